@@ -1,0 +1,43 @@
+"""Deep metric learning for TensorFlow and Keras 3.
+
+Importing this module registers every Loss and Layer of the library with Keras, so that a saved
+model reloads after `import keras_ms`. What registers nothing (data, export) loads on first use.
+"""
+
+import importlib
+
+from keras_ms.callbacks import RecallAtK as RecallAtK
+from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
+from keras_ms.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
+from keras_ms.models.embedding import build_embedder as build_embedder
+from keras_ms.version import __version__ as __version__
+
+_ON_FIRST_USE = {
+    "ImageList": "keras_ms.data.image_list",
+    "balanced_batches": "keras_ms.data.balanced_batches",
+    "export_onnx": "keras_ms.export",
+    "export_saved_model": "keras_ms.export",
+}
+
+__all__ = [
+    "ImageList",
+    "MultiSimilarityLoss",
+    "RecallAtK",
+    "balanced_batches",
+    "build_embedder",
+    "export_onnx",
+    "export_saved_model",
+    "recall_at_k",
+]
+
+
+def __getattr__(name):
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'keras_ms' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(_ON_FIRST_USE))

@@ -1,0 +1,1 @@
+"""From images on disk (or drawn) to balanced tf.data batches."""

@@ -1,0 +1,1 @@
+"""How good an embedding is: exact retrieval metrics in bounded memory."""

@@ -1,0 +1,81 @@
+"""Files and folders that appear whole or not at all.
+
+The content is written under a temporary name beside its destination (same file system, so the
+last step is a rename) and takes its name only once it is complete. A crash, a full disk or a
+failed check leaves whatever stood at the destination before.
+"""
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path):
+    """Yields a temporary path that becomes `path` when the block ends without an error.
+
+    Args:
+        path: destination file; its folder is created if missing. An existing file is replaced.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
+        OSError: the folder cannot be written to (the message names it).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected a file name to write to. Received a folder: {path}")
+    temporary = _temporary_folder_beside(path)
+    try:
+        # the suffix is kept: writers choose their format by it
+        yield temporary / path.name
+        written = temporary / path.name
+        with open(written, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(written, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(path):
+    """Yields a new, empty temporary folder that becomes `path` when the block ends without error.
+
+    Args:
+        path: destination folder. An existing folder there is replaced in the last step.
+
+    Raises:
+        NotADirectoryError: `path` is an existing file.
+        OSError: the parent cannot be written to (the message names it).
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"Expected a folder to write to. Received a file: {path}")
+    temporary = _temporary_folder_beside(path)
+    try:
+        new = temporary / path.name
+        new.mkdir()
+        yield new
+        if path.exists():
+            # a folder cannot be renamed over a full one: the old one steps aside first
+            os.replace(path, temporary / "old")
+        os.replace(new, path)
+    except BaseException:
+        if (temporary / "old").exists() and not path.exists():
+            os.replace(temporary / "old", path)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_folder_beside(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"Cannot write {path.name!r} into the folder {str(path.parent)!r} ({error.strerror}). "
+            "Choose a folder that exists or can be created and that you may write to",
+        ) from error
