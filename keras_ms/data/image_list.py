@@ -1,0 +1,223 @@
+"""ImageList: which images there are, the class of each, and the split each class belongs to."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.data.image_folder import SPLITS, read_image_folder, some_names
+
+
+@dataclass(frozen=True, eq=False)
+class ImageList:
+    """A set of images as plain arrays, split by class for zero-shot retrieval.
+
+    A class belongs to one split only: what is measured on test classes is then retrieval of
+    classes that were never trained on.
+
+    Args:
+        paths: (N,) str, the image files; for in-memory sets one readable name per image.
+        labels: (N,) integers, kept as int64; `class_names[label]` names the class.
+        class_names: one name per class id, of every split: subsets keep it whole, so an id means
+            the same class everywhere.
+        split: (N,) str, each "train", "validation" or "test".
+        images: uint8 (N, height, width, 3 or 1) for in-memory sets. Defaults to `None`: the
+            images are read from `paths`.
+        name: what reports call the set.
+
+    Raises:
+        ValueError: lengths or dtypes that do not fit together, an unknown split, a label without
+            a class name, a class in two splits, or no image at all.
+
+    Example:
+
+    >>> birds = ImageList(paths=["a.jpg", "b.jpg", "c.jpg"], labels=[0, 0, 1],
+    ...                   class_names=("crow", "owl"), split=["train", "train", "test"])
+    >>> len(birds.subset("train"))
+    2
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    class_names: tuple
+    split: np.ndarray
+    images: np.ndarray = None
+    name: str = "images"
+
+    def __post_init__(self):
+        labels = np.asarray(self.labels)
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise ValueError(
+                "Expected `labels` to be class ids, integers of shape (N,). "
+                f"Received: dtype {labels.dtype}, shape {labels.shape}"
+            )
+        paths, split = np.asarray(self.paths, dtype=str), np.asarray(self.split, dtype=str)
+        for name, value in (
+            ("paths", paths),
+            ("labels", labels.astype(np.int64)),
+            ("split", split),
+            ("class_names", tuple(str(name) for name in self.class_names)),
+        ):
+            object.__setattr__(self, name, value)
+        self._check_lengths()
+        self._check_classes()
+
+    def _check_lengths(self):
+        count = len(self.labels)
+        if count == 0:
+            raise ValueError("Expected at least one image. Received an empty list")
+        for name, value in (("paths", self.paths), ("split", self.split)):
+            if value.shape != (count,):
+                raise ValueError(
+                    f"Expected one entry of `{name}` per label, shape ({count},). "
+                    f"Received: shape {value.shape}"
+                )
+        if self.images is not None:
+            images = np.asarray(self.images)
+            fits = images.ndim == 4 and len(images) == count and images.shape[-1] in (1, 3)
+            if images.dtype != np.uint8 or not fits:
+                raise ValueError(
+                    f"Expected `images` as uint8 of shape ({count}, height, width, 3 or 1). "
+                    f"Received: {images.dtype} of shape {images.shape}"
+                )
+            object.__setattr__(self, "images", images)
+
+    def _check_classes(self):
+        unknown = sorted(set(np.unique(self.split)) - set(SPLITS))
+        if unknown:
+            raise ValueError(f"Expected each `split` to be one of {SPLITS}. Received: {unknown}")
+        low, high = self.labels.min(), self.labels.max()
+        if low < 0 or high >= len(self.class_names):
+            raise ValueError(
+                f"Expected labels from 0 to {len(self.class_names) - 1}, one per entry of "
+                f"`class_names`. Received: labels from {low} to {high}"
+            )
+        # a class in two splits leaves more distinct (label, split) pairs than labels
+        pairs = sorted(set(zip(self.labels.tolist(), self.split.tolist())))
+        twice = {a for (a, _), (b, _) in zip(pairs, pairs[1:]) if a == b}
+        if twice:
+            names = some_names([self.class_names[label] for label in sorted(twice)])
+            raise ValueError(
+                "Expected each class in one split only (zero-shot evaluation needs class-disjoint "
+                f"splits). In two: {names}"
+            )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __str__(self):
+        lines = [f"{self.name}: {len(self)} images"]
+        lines += [
+            f"  {name}: {classes} classes, {images} images"
+            for name, (classes, images) in self.counts().items()
+        ]
+        return "\n".join(lines)
+
+    def counts(self):
+        """{split: (number of classes, number of images)} of the splits that have images."""
+        labels = {name: self.labels[self.split == name] for name in SPLITS}
+        return {name: (len(np.unique(ids)), len(ids)) for name, ids in labels.items() if len(ids)}
+
+    def subset(self, split_name):
+        """The images of one split, in order; class ids and `class_names` stay as they are."""
+        if split_name not in SPLITS:
+            raise ValueError(f"Expected a split of {SPLITS}. Received: {split_name!r}")
+        chosen = np.flatnonzero(self.split == split_name)
+        if not len(chosen):
+            raise ValueError(
+                f"{self.name} has no {split_name!r} images. It has: {', '.join(self.counts())}"
+            )
+        return replace(
+            self,
+            paths=self.paths[chosen],
+            labels=self.labels[chosen],
+            split=self.split[chosen],
+            images=None if self.images is None else self.images[chosen],
+        )
+
+    def hold_out_validation(self, fraction, seed=0):
+        """Moves a random fraction of the training classes to the split "validation".
+
+        Settings and weights are then chosen on classes that are neither trained on nor reported.
+
+        Args:
+            fraction: share of the training classes, in [0, 1). 0 returns the list as it is; else
+                at least 2 classes move (one class alone is always retrieved) and at least 2 stay.
+            seed: which classes; the same seed chooses the same classes.
+
+        Raises:
+            ValueError: `fraction` out of range, fewer than 4 training classes, or a list that has
+                validation classes already.
+        """
+        if not 0 <= fraction < 1:
+            raise ValueError(f"Expected `fraction` in [0, 1). Received: {fraction}")
+        if fraction == 0:
+            return self
+        if (self.split == "validation").any():
+            raise ValueError(f"{self.name} has validation classes already: use fraction=0")
+        classes = np.unique(self.labels[self.split == "train"])
+        if len(classes) < 4:
+            raise ValueError(
+                "Expected at least 4 training classes to hold some out (2 to train on, 2 to "
+                f"validate on). Received: {len(classes)}. Use fraction=0"
+            )
+        count = min(max(2, round(fraction * len(classes))), len(classes) - 2)
+        moved = np.random.default_rng(seed).choice(classes, count, replace=False)
+        return replace(self, split=np.where(np.isin(self.labels, moved), "validation", self.split))
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder,
+        *,
+        test_fraction=0.5,  # the field's convention: CUB 1-100 train, 101-200 test
+        test_classes=None,
+        skip_unreadable=False,
+        skip_small_classes=False,
+        check_images=True,
+        progress=None,
+    ):
+        """Reads a folder with one subfolder of images per class.
+
+        Which classes test, in this order of precedence:
+        - subfolders named train, test and (optional) validation or val, which hold the class
+          folders: as they say. A class name may stand in one of them only;
+        - `test_classes`: those; all others train;
+        - else the last part of the classes in sorted order, `test_fraction` of them rounded down.
+
+        What counts as an image: .jpg .jpeg .png .bmp .gif (first frame), any case, directly in
+        its class folder. Grey, CMYK, palette and transparent pictures become RGB (transparency
+        is dropped); EXIF rotation is not applied. Hidden files and folders are ignored. The order
+        is sorted by class name, then file name.
+
+        Args:
+            folder: path of the folder.
+            test_fraction: share of the classes that test, 0 to 1.
+            test_classes: names of the test classes. Defaults to `None`.
+            skip_unreadable: leave out damaged images (their number is logged) rather than raise.
+            skip_small_classes: leave out class folders without images and training classes with
+                one image (logged) rather than raise. Test classes may have one image: as a query
+                it has no match and is skipped, in the gallery it is a distractor.
+            check_images: decode every image once, at an eighth of its size where the format
+                allows it, so that damaged files show now rather than hours into the training.
+            progress: called with (images checked, images in all) after each image.
+
+        Raises:
+            FileNotFoundError: `folder` does not exist or is not a folder.
+            ValueError: no classes, one class only, a class without images, a training class with
+                one image, damaged images (each named), a class in both train/ and test/.
+
+        Example:
+
+        >>> ImageList.from_folder("birds", test_fraction=0.5)  # doctest: +SKIP
+        """
+        paths, labels, class_names, split = read_image_folder(
+            folder,
+            test_fraction=test_fraction,
+            test_classes=test_classes,
+            skip_unreadable=skip_unreadable,
+            skip_small_classes=skip_small_classes,
+            check_images=check_images,
+            progress=progress,
+        )
+        return cls(paths, labels, class_names, split, name=Path(folder).resolve().name)
