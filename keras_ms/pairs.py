@@ -1,0 +1,99 @@
+"""All pairs of a batch: similarities, who is whose positive, and reductions over masked pairs.
+
+Everything here has a static shape and is written in keras.ops, so it compiles under XLA and runs
+on every Keras backend.
+"""
+
+from typing import NamedTuple
+
+from keras import ops
+
+
+class Pairs(NamedTuple):
+    """Every anchor-candidate pair of a batch.
+
+    similarity: (anchors, candidates) float, cosine similarity, higher = closer.
+    positive:   (anchors, candidates) bool, same label and not the anchor itself.
+    negative:   (anchors, candidates) bool, other label.
+    """
+
+    similarity: object
+    positive: object
+    negative: object
+
+
+def unit_length(embeddings):
+    """L2-normalises rows; finite, with a finite gradient, for every finite row.
+
+    Args:
+        embeddings: (batch, dimension) float32 or float64.
+
+    Returns:
+        Same shape and dtype. A row of zeros stays zeros (and gets the plain gradient, as if its
+        norm were 1); a row with a NaN or infinity becomes NaN.
+    """
+    # Dividing by the largest entry first keeps the sum of squares from overflowing or vanishing.
+    # The direction does not depend on this scale, so no gradient has to flow through it.
+    largest = ops.stop_gradient(ops.max(ops.abs(embeddings), axis=-1, keepdims=True))
+    scaled = embeddings / ops.where(largest == 0, ops.ones_like(largest), largest)
+    squared_norm = ops.sum(scaled * scaled, axis=-1, keepdims=True)
+    # inner where: rsqrt(0) never enters, so neither does its infinite derivative
+    return scaled * ops.rsqrt(
+        ops.where(squared_norm == 0, ops.ones_like(squared_norm), squared_norm)
+    )
+
+
+def pair_masks(label_keys, valid=None):
+    """Who is whose positive and negative.
+
+    Args:
+        label_keys: (batch,) labels or (batch, parts) exact label codes; two items have the same
+            label iff all parts are equal.
+        valid: optional (batch,) bool; items that are not valid (padding) take part in no pair.
+
+    Returns:
+        `(positive, negative)`, each (batch, batch) bool. An item is left out of its own
+        positives **by index**: an exact duplicate of it stays a positive.
+    """
+    if len(label_keys.shape) == 1:
+        label_keys = ops.expand_dims(label_keys, -1)
+    same = None
+    for part in range(label_keys.shape[-1]):
+        column = label_keys[:, part]
+        equal = ops.equal(ops.expand_dims(column, 1), ops.expand_dims(column, 0))
+        same = equal if same is None else ops.logical_and(same, equal)
+    index = ops.arange(ops.shape(label_keys)[0])
+    other_index = ops.not_equal(ops.expand_dims(index, 1), ops.expand_dims(index, 0))
+    positive = ops.logical_and(same, other_index)
+    negative = ops.logical_not(same)
+    if valid is not None:
+        both_valid = ops.logical_and(ops.expand_dims(valid, 1), ops.expand_dims(valid, 0))
+        positive = ops.logical_and(positive, both_valid)
+        negative = ops.logical_and(negative, both_valid)
+    return positive, negative
+
+
+def masked_max(values, mask, empty):
+    """Row maximum over the entries where `mask` holds; `empty` (finite) for rows without any."""
+    return ops.max(ops.where(mask, values, ops.full_like(values, empty)), axis=-1, keepdims=True)
+
+
+def masked_min(values, mask, empty):
+    """Row minimum over the entries where `mask` holds; `empty` (finite) for rows without any."""
+    return ops.min(ops.where(mask, values, ops.full_like(values, empty)), axis=-1, keepdims=True)
+
+
+def log_one_plus_sum_exp(exponents, mask):
+    """log(1 + sum over the masked entries of e^exponent), row by row, without overflow.
+
+    The "1 +" is a column of zeros inside the log-sum-exp, so an empty row gives exactly 0.
+
+    Returns:
+        (anchors, 1), same dtype as `exponents`.
+    """
+    # the maximum is over mined entries and the 0 column only: a masked entry never sets the scale
+    largest = ops.stop_gradient(masked_max(exponents, mask, 0.0))
+    largest = ops.maximum(largest, ops.zeros_like(largest))
+    shifted = ops.where(mask, exponents - largest, ops.zeros_like(exponents))
+    terms = ops.where(mask, ops.exp(shifted), ops.zeros_like(shifted))
+    return largest + ops.log(ops.exp(-largest) + ops.sum(terms, axis=-1, keepdims=True))
