@@ -73,6 +73,8 @@ class PairLoss(keras.losses.Loss):
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
         keys = _label_keys(y_true, self.dtype)
+        if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
+            y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         mask = getattr(y_pred, "_keras_mask", None)
         if mask is not None:
             # one more part: 1 for items that count, 0 for padding
