@@ -67,7 +67,7 @@ class PairLoss(keras.losses.Loss):
         self.jit_compile = jit_compile
         self._pair_loss = pair_loss
         self._miner = miner
-        self._compiled = None
+        self._compiled = {}
         self._warned_of_zero = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
@@ -102,14 +102,24 @@ class PairLoss(keras.losses.Loss):
             compile_here = keras.backend.backend() == "tensorflow"
         if not compile_here or keras.backend.backend() != "tensorflow":
             return self._row_losses(y_true, y_pred)
-        if self._compiled is None:
+        return self._compiled_row_losses(y_true.shape[1])(y_true, y_pred)
+
+    def _compiled_row_losses(self, parts):
+        # Traced once for all batch sizes; XLA then compiles a program per batch size it meets.
+        # Inside a model that is itself compiled with XLA it is inlined.
+        if parts not in self._compiled:
             import tensorflow as tf
 
-            # one compiled program per batch shape; inside a model compiled with XLA it is inlined
-            self._compiled = tf.function(
-                self._row_losses, jit_compile=True, reduce_retracing=True, autograph=False
+            self._compiled[parts] = tf.function(
+                self._row_losses,
+                input_signature=[
+                    tf.TensorSpec([None, parts], self.dtype),
+                    tf.TensorSpec([None, None], self.dtype),
+                ],
+                jit_compile=True,
+                autograph=False,
             )
-        return self._compiled(y_true, y_pred)
+        return self._compiled[parts]
 
     def _row_losses(self, y_true, embeddings):
         valid = y_true[:, -1] > 0
