@@ -1,0 +1,72 @@
+"""Layers held in inference mode while a network trains: batch statistics, dropout."""
+
+import keras
+from keras import layers
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class FrozenStatisticsBatchNormalization(layers.BatchNormalization):
+    """Batch normalisation by the running statistics, in training as in inference.
+
+    A batch of 16 classes × 5 images is no fair sample of what pretrained statistics stand for, so
+    the recipes of metric learning keep these and train the affine part only (said to give two
+    points of Recall@1 on CUB). A layer of its own is needed, because the two usual ways fail:
+    `layer.trainable = False` stops γ and β too, and a network called with `training=False` inside
+    a functional model is called with `training=True` all the same by `fit`.
+
+    Args: those of `keras.layers.BatchNormalization`.
+
+    Shapes: as `keras.layers.BatchNormalization`; weights γ, β, moving mean, moving variance in the
+        same order, so that `set_weights` carries them from one kind to the other.
+
+    Example:
+        >>> layer = FrozenStatisticsBatchNormalization()
+        >>> layer(keras.ops.ones((2, 4)), training=True).shape
+        (2, 4)
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
+def with_frozen_batch_norm(network):
+    """A copy of a functional network, weights included, whose batch statistics stay as they are.
+
+    Args:
+        network: a functional `keras.Model` without nested models.
+
+    Returns:
+        A new `keras.Model` with the same name, layer names and weight values. Layers other than
+        batch normalisation are plain copies.
+
+    Example:
+        >>> network = with_frozen_batch_norm(keras.applications.MobileNetV2(weights=None))
+    """
+    return _copy(network, _frozen_statistics)
+
+
+def without_dropout(network):
+    """A copy of a functional network, weights included, whose dropout layers drop nothing.
+
+    `trainable = False` puts batch normalisation into inference mode, but not dropout.
+    """
+    return _copy(network, _no_dropout)
+
+
+def _frozen_statistics(layer):
+    if isinstance(layer, layers.BatchNormalization):
+        return FrozenStatisticsBatchNormalization.from_config(layer.get_config())
+    return layer.__class__.from_config(layer.get_config())
+
+
+def _no_dropout(layer):
+    config = layer.get_config()
+    if isinstance(layer, layers.Dropout):
+        config["rate"] = 0.0
+    return layer.__class__.from_config(config)
+
+
+def _copy(network, clone_function):
+    copy = keras.models.clone_model(network, clone_function=clone_function)
+    copy.set_weights(network.get_weights())
+    return copy
