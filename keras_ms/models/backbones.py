@@ -1,0 +1,212 @@
+"""Backbones by name: a network together with its own input normalisation.
+
+Every backbone takes RGB images with values 0–255 and gives a feature map, so that a model built on
+it, and whatever it is exported to, needs no preprocessing outside.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+from keras import applications, layers
+
+from keras_ms.models.bn_inception import bn_inception
+from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
+from keras_ms.models.weights_files import load_network_weights
+
+
+class Normalisation(NamedTuple):
+    """What a network expects of its input: channel · scale + offset, from RGB 0–255."""
+
+    scale: tuple
+    offset: tuple
+    bgr: bool = False  # scale and offset are then in the order blue, green, red
+
+
+_MINUS_ONE_TO_ONE = Normalisation((1 / 127.5,) * 3, (-1.0,) * 3)
+_FROM_MINUS_ONE_BY_128 = Normalisation((1 / 128.0,) * 3, (-1.0,) * 3)
+# Mean and standard deviation of ImageNet's channels on the scale 0–1.
+_IMAGENET_STANDARDISED = Normalisation(
+    tuple(1 / (255 * deviation) for deviation in (0.229, 0.224, 0.225)),
+    tuple(-mean / dev for mean, dev in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+)
+_CAFFE = Normalisation((1.0,) * 3, (-103.939, -116.779, -123.68), bgr=True)
+_BN_INCEPTION = Normalisation((1.0,) * 3, (-104.0, -117.0, -128.0), bgr=True)
+
+
+class Backbone(NamedTuple):
+    """How to build a network, and the input that it expects."""
+
+    build: Callable  # build(input_shape, weights) -> keras.Model, weights None or "imagenet"
+    normalisation: Normalisation | None  # None: the network normalises its input itself
+
+
+def _small(input_shape, weights):
+    from keras_ms.models.small_network import small_network
+
+    _refuse_imagenet("small", weights)
+    return small_network(input_shape)
+
+
+def _bn_inception(input_shape, weights):
+    _refuse_imagenet("bn_inception", weights)
+    return bn_inception(input_shape)
+
+
+def _application(build, **options):
+    """The network of a keras.applications function, without its classifier."""
+
+    def network(input_shape, weights):
+        return build(include_top=False, weights=weights, input_shape=input_shape, **options)
+
+    return network
+
+
+def _efficientnet_v2(build):
+    return _application(build, include_preprocessing=False)
+
+
+BACKBONES = {
+    "small": Backbone(_small, None),
+    "bn_inception": Backbone(_bn_inception, _BN_INCEPTION),
+    "inception_v3": Backbone(_application(applications.InceptionV3), _MINUS_ONE_TO_ONE),
+    "inception_resnet_v2": Backbone(
+        _application(applications.InceptionResNetV2), _MINUS_ONE_TO_ONE
+    ),
+    "xception": Backbone(_application(applications.Xception), _MINUS_ONE_TO_ONE),
+    "resnet50": Backbone(_application(applications.ResNet50), _CAFFE),
+    "resnet101": Backbone(_application(applications.ResNet101), _CAFFE),
+    "resnet50_v2": Backbone(_application(applications.ResNet50V2), _MINUS_ONE_TO_ONE),
+    "densenet121": Backbone(_application(applications.DenseNet121), _IMAGENET_STANDARDISED),
+    "mobilenet_v2": Backbone(_application(applications.MobileNetV2), _MINUS_ONE_TO_ONE),
+    "efficientnet_v2_b0": Backbone(
+        _efficientnet_v2(applications.EfficientNetV2B0), _IMAGENET_STANDARDISED
+    ),
+    "efficientnet_v2_b3": Backbone(
+        _efficientnet_v2(applications.EfficientNetV2B3), _IMAGENET_STANDARDISED
+    ),
+    "efficientnet_v2_s": Backbone(
+        _efficientnet_v2(applications.EfficientNetV2S), _FROM_MINUS_ONE_BY_128
+    ),
+}
+
+
+def build_backbone(
+    name, *, input_shape, weights=None, output_layer=None, frozen_batch_norm=None, freeze=False
+):
+    """Build a network by name, from RGB images to a feature map.
+
+    Args:
+        name: one of `BACKBONES`, e.g. "small", "bn_inception", "inception_v3", "resnet50",
+            "mobilenet_v2", "efficientnet_v2_b0".
+        input_shape: (height, width, 3) in pixels.
+        weights: None for random weights, "imagenet" for the weights that keras.applications
+            downloads, or the path of a `.weights.h5` file of the network (cut at `output_layer` or
+            whole). Defaults to None.
+        output_layer: name of the layer to cut the network at, e.g. "mixed8" of inception_v3.
+            Defaults to None, its last feature map.
+        frozen_batch_norm: whether batch normalisation keeps its running statistics and normalises
+            by them in training too; γ and β are trained all the same. Defaults to None: frozen if
+            `weights` are given, as in the official recipe of the Multi-Similarity loss; not for a
+            network from scratch, which has to learn its statistics first.
+        freeze: whether the whole backbone is held as it is: nothing in it is trained, batch
+            normalisation and dropout stay in inference mode. Defaults to False.
+
+    Returns:
+        A `keras.Model` named "backbone": float32 RGB 0–255 (batch, height, width, 3) to
+        (batch, h, w, channels).
+
+    Raises:
+        ValueError: for an unknown name or output layer (with the nearest ones), an input size that
+            the network cannot take, or a weights file that does not fit it.
+        OSError: when the ImageNet weights cannot be downloaded.
+
+    Example:
+        >>> backbone = build_backbone("mobilenet_v2", input_shape=(96, 96, 3))
+        >>> backbone.output_shape
+        (None, 3, 3, 1280)
+    """
+    if name not in BACKBONES:
+        raise ValueError(_unknown("backbone", name, BACKBONES))
+    recipe = BACKBONES[name]
+    whole = _build_network(name, recipe.build, input_shape, weights)
+    network = _cut(whole, output_layer)
+    if weights is not None and weights != "imagenet":
+        load_network_weights(network, weights, whole=whole)
+
+    if frozen_batch_norm is None:
+        frozen_batch_norm = weights is not None
+    if frozen_batch_norm:
+        network = with_frozen_batch_norm(network)
+    if freeze:
+        network = without_dropout(network)
+
+    images = keras.Input(input_shape, name="image")
+    normalised = images if recipe.normalisation is None else _normalise(images, recipe)
+    backbone = keras.Model(images, network(normalised), name="backbone")
+    backbone.trainable = not freeze
+    return backbone
+
+
+def _normalise(images, recipe):
+    scale, offset, bgr = recipe.normalisation
+    if bgr:
+        # A gather of the channels: reversing them exports to ONNX as a chain of loops.
+        images = keras.ops.take(images, [2, 1, 0], axis=-1)
+    # Rescaling exports to ONNX as it is; Normalization does not. In float32 under every policy:
+    # bfloat16 holds 8 bits, as many as the pixels themselves.
+    return layers.Rescaling(list(scale), list(offset), dtype="float32", name="normalise")(images)
+
+
+def _build_network(name, build, input_shape, weights):
+    if weights != "imagenet":
+        return build(input_shape, None)
+    try:
+        return build(input_shape, "imagenet")
+    except ValueError:
+        raise
+    except Exception as error:  # Keras raises a bare Exception when its download fails
+        raise OSError(
+            f"The ImageNet weights of {name} could not be downloaded: {error}. Check the network "
+            "connection, give a file that you have (weights=path of a .weights.h5 file), or train "
+            "from scratch with weights=None."
+        ) from error
+
+
+def _cut(network, output_layer):
+    if output_layer is not None:
+        # A name that Keras gave (conv2d_188) counts the layers of the whole process: it means
+        # another layer in the next run.
+        names = [layer.name for layer in network.layers if not _is_numbered_by_keras(layer)]
+        if output_layer not in names:
+            raise ValueError(_unknown(f"output_layer of {network.name}", output_layer, names))
+        output = network.get_layer(output_layer).output
+        network = keras.Model(network.input, output, name=network.name)
+    if len(network.output_shape) != 4:
+        raise ValueError(
+            "The backbone must end in a feature map (batch, height, width, channels). Received: "
+            f"output_layer={output_layer!r}, which gives {network.output_shape}"
+        )
+    return network
+
+
+def _is_numbered_by_keras(layer):
+    class_words = re.sub("[^a-z0-9]", "", layer.__class__.__name__.lower())
+    return re.fullmatch(rf"{class_words}\d*", re.sub("_", "", layer.name)) is not None
+
+
+def _refuse_imagenet(name, weights):
+    if weights == "imagenet":
+        raise ValueError(
+            f"There are no ImageNet weights of {name} to download. Give the path of a .weights.h5 "
+            "file (for bn_inception: the public PyTorch weights, converted), or weights=None. "
+            "Received: weights='imagenet'"
+        )
+
+
+def _unknown(what, received, choices):
+    nearest = difflib.get_close_matches(str(received), choices, n=3, cutoff=0.4)
+    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    return f"Unknown {what}.{hint} Expected one of {', '.join(choices)}. Received: {received!r}"
