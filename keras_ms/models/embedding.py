@@ -1,0 +1,197 @@
+"""The embedder: backbone, global pooling, one linear layer, L2 normalisation."""
+
+import contextlib
+import random
+from numbers import Integral
+
+import keras
+from keras import layers
+
+from keras_ms.models.backbones import build_backbone
+
+POOLINGS = ("avg", "max", "avg+max")
+
+
+def build_embedder(
+    backbone="small",
+    *,
+    embedding_size=512,
+    image_size=224,
+    weights=None,
+    output_layer=None,
+    pooling="avg",
+    frozen_batch_norm=None,
+    freeze_backbone=False,
+    head_initializer="official",
+    seed=None,
+    name="embedder",
+):
+    """Build a model from RGB images to unit-norm embeddings.
+
+    Layers: "image" → "backbone" (one nested model, input normalisation inside) → "pool" →
+    "embedding" (linear, with bias) → "l2". From "pool" on everything is float32 under every
+    precision policy: it costs next to nothing, and similarities are exponentiated 40-fold in the
+    loss, where the three digits of bfloat16 are too few.
+
+    Args:
+        backbone: name of a backbone, see `keras_ms.models.backbones.BACKBONES`. Defaults to
+            "small", which trains from scratch.
+        embedding_size: dimension of the embedding. Defaults to 512, that of the published results;
+            Recall@K grows with it up to there.
+        image_size: pixels of a side, or (height, width). Defaults to 224, which every backbone
+            takes.
+        weights: None, "imagenet" or the path of a `.weights.h5` file of the backbone. Defaults to
+            None.
+        output_layer: layer of the backbone to cut it at, e.g. "mixed8" of inception_v3. Defaults
+            to None, the backbone's last feature map.
+        pooling: "avg", "max" or "avg+max", the sum of both. Defaults to "avg", with which the
+            frozen features of this library's reference points were measured; the official recipe
+            for CUB-200-2011 has "max".
+        frozen_batch_norm: whether batch normalisation keeps its running statistics while γ and β
+            are trained. Defaults to None: frozen if `weights` are given, as in the official recipe;
+            a network from scratch has to learn its statistics.
+        freeze_backbone: whether only the head is trained: nothing in the backbone changes, and it
+            computes the same in training as in inference. Defaults to False.
+        head_initializer: start of the linear layer's matrix: "official" (normal, variance
+            2 / embedding_size, the official recipe), "orthogonal" (keeps the angles between
+            features, as far as the dimension allows) or any Keras initializer. The bias starts at
+            0. Defaults to "official".
+        seed: integer; the same seed gives the same initial weights, and Python's random state is
+            left as it was. Defaults to None: drawn from that state, so
+            `keras.utils.set_random_seed` decides.
+        name: name of the model. Defaults to "embedder".
+
+    Returns:
+        A functional `keras.Model`: (batch, height, width, 3) RGB 0–255, any dtype, to float32
+        (batch, embedding_size) with rows of norm 1. A row of zeros before the normalisation stays
+        zeros.
+
+    Raises:
+        ValueError: for an embedding size below 1, an unknown pooling, backbone, output layer or
+            initializer, an image size that the backbone cannot take, or weights that do not fit it.
+        OSError: when the ImageNet weights cannot be downloaded.
+
+    Example:
+        >>> embedder = build_embedder("mobilenet_v2", image_size=96, embedding_size=64)
+        >>> embedder.predict(np.zeros((2, 96, 96, 3), "uint8"), verbose=0).shape
+        (2, 64)
+    """
+    height, width = _height_and_width(image_size)
+    if not isinstance(embedding_size, Integral) or embedding_size < 1:
+        raise ValueError(
+            f"embedding_size must be an integer of at least 1. Received: {embedding_size!r}"
+        )
+    if pooling not in POOLINGS:
+        raise ValueError(
+            f"Invalid value for `pooling`. Expected one of {POOLINGS}. Received: {pooling!r}"
+        )
+    with _seeded(seed):
+        network = build_backbone(
+            backbone,
+            input_shape=(height, width, 3),
+            weights=weights,
+            output_layer=output_layer,
+            frozen_batch_norm=frozen_batch_norm,
+            freeze=freeze_backbone,
+        )
+        images = keras.Input((height, width, 3), name="image")
+        pooled = _pool(network(images), pooling)
+        linear = layers.Dense(
+            int(embedding_size),
+            kernel_initializer=_kernel_initializer(head_initializer),
+            bias_initializer="zeros",
+            dtype="float32",
+            name="embedding",
+        )
+        embeddings = layers.UnitNormalization(dtype="float32", name="l2")(linear(pooled))
+        return keras.Model(images, embeddings, name=name)
+
+
+def split_embedder(embedder):
+    """Split an embedder at its pooled features into two models that share its layers.
+
+    With a frozen backbone the features of the training images never change: compute them once,
+    and train the head alone on them. Training either part trains the embedder.
+
+    Args:
+        embedder: a model of `build_embedder`.
+
+    Returns:
+        `(features_model, head_model)`: from images to float32 features (batch, channels), and from
+        these to unit-norm embeddings (batch, embedding_size).
+
+    Raises:
+        ValueError: for a model without the layers "pool", "embedding" and "l2".
+
+    Example:
+        >>> features_model, head_model = split_embedder(embedder)
+        >>> features = features_model.predict(images)
+        >>> head_model.compile("adam", loss=MultiSimilarityLoss())
+        >>> head_model.fit(features, labels)
+    """
+    names = [layer.name for layer in embedder.layers]
+    if not {"pool", "embedding", "l2"} <= set(names):
+        raise ValueError(
+            "split_embedder takes a model of build_embedder, with layers 'pool', 'embedding' and "
+            f"'l2'. Received a model with the layers {', '.join(names)}"
+        )
+    pooled = embedder.get_layer("pool").output
+    features_model = keras.Model(embedder.input, pooled, name="features")
+
+    features = keras.Input(pooled.shape[1:], name="features")
+    embeddings = embedder.get_layer("l2")(embedder.get_layer("embedding")(features))
+    return features_model, keras.Model(features, embeddings, name="head")
+
+
+def _pool(feature_map, pooling):
+    # In float32: the mean of a map sums 49 activations and more, which float16 may not hold.
+    if pooling == "avg":
+        return layers.GlobalAveragePooling2D(dtype="float32", name="pool")(feature_map)
+    if pooling == "max":
+        return layers.GlobalMaxPooling2D(dtype="float32", name="pool")(feature_map)
+    average = layers.GlobalAveragePooling2D(dtype="float32", name="pool_avg")(feature_map)
+    maximum = layers.GlobalMaxPooling2D(dtype="float32", name="pool_max")(feature_map)
+    return layers.Add(dtype="float32", name="pool")([average, maximum])
+
+
+def _kernel_initializer(head_initializer):
+    if head_initializer == "official":
+        return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+    try:
+        return keras.initializers.get(head_initializer)
+    except ValueError as error:
+        raise ValueError(
+            "Invalid value for `head_initializer`. Expected 'official', 'orthogonal' or a Keras "
+            f"initializer. Received: {head_initializer!r}"
+        ) from error
+
+
+def _height_and_width(image_size):
+    sides = (image_size, image_size) if isinstance(image_size, Integral) else image_size
+    try:
+        height, width = sides
+    except (TypeError, ValueError):
+        height = width = None
+    if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
+        raise ValueError(
+            "image_size must be the pixels of a side or (height, width), positive integers. "
+            f"Received: {image_size!r}"
+        )
+    return int(height), int(width)
+
+
+@contextlib.contextmanager
+def _seeded(seed):
+    """Initial weights drawn inside repeat with `seed`; the random state outside goes on unmoved.
+
+    Keras draws the seed of every initializer that has none from Python's `random`.
+    """
+    if seed is None:
+        yield
+        return
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
