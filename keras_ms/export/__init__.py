@@ -1,0 +1,10 @@
+"""Trained models as files for other programs: TensorFlow SavedModel and ONNX.
+
+Both writers take any Keras model with one input and one output, write its inference mode, compare
+the written file with the model and leave the destination as it was when the two differ.
+"""
+
+from keras_ms.export.onnx_file import export_onnx as export_onnx
+from keras_ms.export.parity import ExportMismatchError as ExportMismatchError
+from keras_ms.export.parity import verify_export as verify_export
+from keras_ms.export.saved_model import export_saved_model as export_saved_model

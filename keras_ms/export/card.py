@@ -1,0 +1,76 @@
+"""What an exported file says about itself, and what its writer says when the disk refuses."""
+
+import errno
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+from keras_ms.version import __version__
+
+
+def model_card(wrapped, metadata):
+    """Facts stored in an exported file, all of them text.
+
+    Args:
+        wrapped: `InferenceModel`.
+        metadata: mapping of further facts, or None: `training_data`, `recall_at_1`, whatever
+            else a reader of the file should know. Its entries win over the derived ones.
+
+    Returns:
+        dict of str to str with at least `preprocessing`, `embedding_dimension`, `training_data`,
+        `recall_at_1` and `keras_ms_version`.
+
+    Raises:
+        ValueError: `metadata` is not a mapping with text keys.
+    """
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
+        raise ValueError(
+            "Expected `metadata` to be a mapping from names to values, such as "
+            f"{{'training_data': 'CUB-200-2010, classes 1-100'}}. Received: {metadata!r}"
+        )
+    card = {
+        "preprocessing": _preprocessing(wrapped),
+        "embedding_dimension": "x".join(map(str, wrapped.output_shape)),
+        "training_data": "not recorded",
+        "recall_at_1": "not recorded",
+        "keras_ms_version": __version__,
+    }
+    return card | {key: str(value) for key, value in metadata.items()}
+
+
+def _preprocessing(wrapped):
+    sizes = "x".join("any" if size is None else str(size) for size in wrapped.input_shape)
+    if len(wrapped.input_shape) != 3:
+        return f"{wrapped.input_dtype}, {sizes}"
+    *_, channels = wrapped.input_shape
+    colours = {1: "grey, ", 3: "RGB, "}.get(channels, "")
+    sizes = sizes.rsplit("x", 1)[0]
+    return f"{colours}0-255, {wrapped.input_dtype}, NHWC, {sizes}"
+
+
+@contextmanager
+def explained_write_errors(path, byte_count):
+    """Turns errors of a full disk into one OSError that says what to do.
+
+    Args:
+        path: destination, for the message.
+        byte_count: size of what is written, for the message.
+
+    Raises:
+        OSError: with errno ENOSPC, whether the writer raised an OSError or TensorFlow's own error.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and "No space left" not in str(error):
+            raise
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            errno.ENOSPC,
+            f"The disk is full: writing {str(path)!r} needs {byte_count / 1e6:.1f} MB and "
+            f"{free / 1e6:.1f} MB are free. Nothing was left there, and a file that stood there "
+            "is unchanged. Free some space or choose a folder on another disk",
+        ) from error

@@ -1,0 +1,200 @@
+"""Compares an exported file with the Keras model it was written from."""
+
+import importlib
+import math
+from numbers import Real
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_ms.export.inference_model import inference_model
+
+# One image and a few: errors in the batch dimension show only from two images on.
+BATCH_SIZES = (1, 3)
+
+
+class ExportMismatchError(ValueError):
+    """The exported file does not give the model's outputs; the message holds the figures."""
+
+
+def verify_export(model, path, *, images=None, batch_sizes=BATCH_SIZES, image_size=None):
+    """Returns how far an exported file's outputs are from the model's.
+
+    Both run on the CPU. A mixed-precision model is compared as its float32 copy, which is what
+    was exported.
+
+    Args:
+        model: Keras model that the file was written from.
+        path: ONNX file (run by onnxruntime) or SavedModel folder (run by TensorFlow).
+        images: array (N, H, W, C), values 0–255, in the model's input type. Defaults to `None`:
+            seeded random images.
+        batch_sizes: numbers of images to compare at. Defaults to `(1, 3)`.
+        image_size: pixels, an int or (height, width), for a model that leaves them open and for
+            random images. Defaults to `None`: 224 where it is needed.
+
+    Returns:
+        float: the largest absolute difference of any output value.
+
+    Raises:
+        FileNotFoundError: nothing at `path`.
+        ValueError: the model cannot be exported, or fewer images than the largest batch.
+        ExportMismatchError: an output has another shape than the model's, or is not finite.
+
+    Example:
+
+    ```python
+    difference = keras_ms.export.verify_export(model, "embedder.onnx", batch_sizes=(1, 16))
+    ```
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No exported model at {path}")
+    wrapped = inference_model(model, image_size)
+    return compare(wrapped, _runner(path), images=images, batch_sizes=batch_sizes).difference
+
+
+def checked_tolerance(tolerance):
+    """Returns `tolerance`, or raises ValueError if it is not a finite number >= 0."""
+    if not (isinstance(tolerance, Real) and 0 <= tolerance < math.inf):
+        raise ValueError(f"Expected `tolerance` to be a number >= 0. Received: {tolerance!r}")
+    return tolerance
+
+
+def refuse_if_different(wrapped, path, tolerance):
+    """Returns the largest difference of the file at `path`; raises above the tolerance.
+
+    The tolerance is absolute for outputs up to 1 in size, such as unit-norm embeddings. Above, it
+    grows with the largest output, as the spacing of float32 numbers does.
+    """
+    difference, scale = compare(wrapped, _runner(path))
+    allowed = tolerance * max(1.0, scale)
+    if difference > allowed:
+        raise ExportMismatchError(
+            f"The exported {path.name!r} does not give the outputs of the model "
+            f"{wrapped.model.name!r}: the largest difference at batch sizes "
+            f"{', '.join(map(str, BATCH_SIZES))} is {difference:.3g}, allowed is {allowed:.3g} "
+            f"(tolerance {tolerance:g}, largest output {scale:.3g}). The file was discarded. "
+            "Look for a layer that the format renders differently (Resizing with antialias or "
+            "'area' is one), or pass a larger `tolerance` if this difference is acceptable."
+        )
+    return difference
+
+
+class Comparison(NamedTuple):
+    """Largest absolute difference of two runs, and the largest absolute output of the model."""
+
+    difference: float
+    scale: float
+
+
+def compare(wrapped, run, *, images=None, batch_sizes=BATCH_SIZES):
+    """Runs the model and `run` on the same batches, each of other images than the one before.
+
+    Args:
+        wrapped: `InferenceModel`.
+        run: function from an image batch to outputs, both NumPy arrays.
+        images: array of images, taken from its start; None draws seeded random ones.
+        batch_sizes: numbers of images to compare at.
+
+    Returns:
+        A `Comparison`.
+    """
+    import tensorflow as tf
+
+    if images is not None and len(images) < max(batch_sizes):
+        raise ValueError(
+            f"Expected at least {max(batch_sizes)} images for a batch of that size. "
+            f"Received: {len(images)}."
+        )
+    difference, scale = 0.0, 0.0
+    for batch_size in batch_sizes:
+        if images is None:
+            batch = check_images(batch_size, wrapped.check_shape, seed=batch_size)
+        else:
+            batch = np.asarray(images[:batch_size])
+        batch = batch.astype(wrapped.input_dtype)
+        # a GPU may round to TensorFloat-32, whose 1e-3 would be laid to the file
+        with tf.device("/CPU:0"):
+            expected = np.asarray(wrapped(batch))
+        try:
+            received = np.asarray(run(batch))
+        except Exception as error:
+            raise ExportMismatchError(
+                f"The exported file fails on {batch_size} images: {error}"
+            ) from error
+        if not np.isfinite(expected).all():
+            raise ExportMismatchError(
+                f"The model {wrapped.model.name!r} returns values that are not finite, so no file "
+                "can be compared with it. Look for NaN in its weights."
+            )
+        if received.shape != expected.shape:
+            raise ExportMismatchError(
+                f"The exported file returns shape {received.shape} for {batch_size} images. The "
+                f"model {wrapped.model.name!r} returns {expected.shape}."
+            )
+        # NaN compares false with everything: an infinite difference is refused by any tolerance
+        gap = np.nan_to_num(np.abs(received - expected), nan=np.inf).max()
+        difference = max(difference, float(gap))
+        scale = max(scale, float(np.abs(expected).max()))
+    return Comparison(difference, scale)
+
+
+def check_images(count, shape, seed):
+    """Random float32 inputs in 0–255, (count, *shape), that differ more than plain noise does.
+
+    Each image has its own coarse 4 × 4 pattern under the noise: averaged over an image, pure noise
+    always gives nearly the same features, and a file that mixes up the images of a batch would
+    pass.
+    """
+    random = np.random.default_rng(seed)
+    values = random.uniform(0, 255, (count, *shape))
+    if len(shape) == 3:
+        height, width, channels = shape
+        coarse = random.uniform(0, 255, (count, 4, 4, channels))
+        rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+        values = 0.25 * values + 0.75 * coarse[:, rows][:, :, columns]
+    return values.astype("float32")
+
+
+def _runner(path):
+    return _saved_model_runner(path) if path.is_dir() else _onnx_runner(path)
+
+
+def _saved_model_runner(path):
+    import tensorflow as tf
+
+    with tf.device("/CPU:0"):
+        loaded = tf.saved_model.load(str(path))
+
+    def run(images):
+        # closes over `loaded`: its variables must stay alive while a signature is called
+        with tf.device("/CPU:0"):
+            signature = loaded.signatures["serving_default"]
+            return signature(image=tf.constant(images))["embedding"].numpy()
+
+    return run
+
+
+def _onnx_runner(path):
+    onnxruntime = import_onnx_package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: warnings about unused initialisers help nobody here
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ExportMismatchError(f"onnxruntime cannot load {path.name!r}: {error}") from error
+    return lambda images: session.run(["embedding"], {"image": images})[0]
+
+
+def import_onnx_package(name):
+    """Imports a package of the extra `onnx`, or says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"Export to ONNX needs the package {name!r}, which could not be imported ({error}). "
+            'Install what it needs with: pip install "keras_ms[onnx]"'
+        ) from error

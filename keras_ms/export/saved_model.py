@@ -1,0 +1,89 @@
+"""Writes a TensorFlow SavedModel that needs neither Keras nor keras_ms to run."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import keras
+
+from keras_ms.export.card import explained_write_errors, model_card
+from keras_ms.export.inference_model import inference_model
+from keras_ms.export.parity import checked_tolerance, refuse_if_different
+from keras_ms.whole_files import whole_folder
+
+# The folder that TensorFlow leaves to other programs inside a SavedModel.
+METADATA_FILE = "assets.extra/keras_ms.json"
+
+
+def export_saved_model(model, path, *, tolerance=1e-5, metadata=None, image_size=None):
+    """Writes the inference mode of a Keras model as a TensorFlow SavedModel folder.
+
+    The signatures `serve` and `serving_default` take `image`, any number of images, and return
+    `embedding`, float32. What is known about the model stands in `assets.extra/keras_ms.json`.
+    Mixed-precision models are written in float32.
+
+    The folder takes its name only after its outputs were compared with the model's on seeded
+    random images, 0–255, at batch sizes 1 and 3; otherwise whatever stood there stays.
+
+    Args:
+        model: any Keras model with one input and one output, built or called. Integer inputs keep
+            their type, all others become float32.
+        path: folder to write. An earlier SavedModel there is replaced.
+        tolerance: largest difference allowed, absolute for outputs up to 1 and relative to the
+            largest output above. Defaults to `1e-5`, some ten times what different orders of
+            summation cost a deep network in float32.
+        metadata: mapping of facts to store, such as `training_data` and `recall_at_1`.
+        image_size: pixels, an int or (height, width), at which a model that leaves them open is
+            compared. Defaults to `None`: 224.
+
+    Returns:
+        float: the largest absolute difference that was found, usually 0.
+
+    Raises:
+        ValueError: the model cannot be exported (several inputs or outputs, never called, no
+            float32 copy), or `path` is a folder that holds something else.
+        ExportMismatchError: the outputs differ by more than `tolerance`.
+        OSError: the folder cannot be written, or the disk is full.
+
+    Example:
+
+    ```python
+    keras_ms.export_saved_model(model, "saved_models/birds", metadata={"recall_at_1": 0.61})
+    # anywhere with TensorFlow:
+    loaded = tf.saved_model.load("saved_models/birds")
+    embedding = loaded.signatures["serving_default"](image=images)["embedding"]
+    ```
+    """
+    path = Path(path)
+    checked_tolerance(tolerance)
+    _refuse_to_replace_other_folders(path)
+    wrapped = inference_model(model, image_size)
+    card = model_card(wrapped, metadata)
+    archive = _archive(wrapped)
+    byte_count = 4 * wrapped.model.count_params()  # float32
+    with explained_write_errors(path, byte_count), whole_folder(path) as new:
+        # Keras prints the signatures even with verbose=False
+        with contextlib.redirect_stdout(io.StringIO()):
+            archive.write_out(str(new), verbose=False)
+        card_file = new / METADATA_FILE
+        card_file.parent.mkdir()
+        card_file.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return refuse_if_different(wrapped, new, tolerance)
+
+
+def _archive(wrapped):
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    spec = tf.TensorSpec((None, *wrapped.input_shape), wrapped.input_dtype, name="image")
+    archive.add_endpoint("serve", lambda image: {"embedding": wrapped(image)}, [spec])
+    return archive
+
+
+def _refuse_to_replace_other_folders(path):
+    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+        raise ValueError(
+            f"The folder {str(path)!r} holds something else than a SavedModel and would be "
+            f"replaced. Choose a new folder, such as {str(path / 'saved_model')!r}."
+        )
