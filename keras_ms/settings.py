@@ -1,0 +1,215 @@
+"""Every setting of a training run: its default, its unit and where the default comes from.
+
+The command line (`keras_ms/cli.py`) is generated from the fields of `Settings`, and a run folder
+holds them as settings.json, which `--config` reads back.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _setting(default, explanation, choices=None):
+    return field(default=default, metadata={"explanation": explanation, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one run. The defaults are those of the default run, on `glyphs`.
+
+    Raises:
+        ValueError: a value of the wrong type, outside its range or not among its choices.
+    """
+
+    # data
+    dataset: str = _setting(
+        "auto",
+        "glyphs (drawn, no download), folder (class per subfolder of --data-dir) or omniglot (its "
+        "two archives in --data-dir); auto: folder if --data-dir is given, else glyphs",
+        ("auto", "glyphs", "folder", "omniglot"),
+    )
+    data_dir: str = _setting("", "folder with the images or archives")
+    # first half trains, second half tests: the convention of CUB-200 and Cars-196
+    test_fraction: float = _setting(
+        0.5, "share of the classes, last in sorted order, that is for testing only"
+    )
+    test_classes: str = _setting(
+        "", "text file naming the test classes, one a line, instead of --test-fraction"
+    )
+    # the best weights have to be chosen on classes that are neither trained on nor reported
+    validation_fraction: float = _setting(
+        0.1, "share of the training classes held out to choose the best weights; 0 for none"
+    )
+    skip_unreadable: bool = _setting(False, "leave unreadable images out instead of stopping")
+
+    # images
+    image_size: int = _setting(48, "height and width the network sees, pixels")
+    resize_to: int = _setting(
+        # 256 / 227 in the official recipe
+        0, "shorter side before the centre crop when evaluating, pixels; 0: image_size * 256 / 227"
+    )
+    augmentation: str = _setting(
+        "auto",
+        "crop (random crop and flip, for photos), distort (rotate, scale, shear, shift, for "
+        "characters), none; auto: crop for folders, else distort",
+        ("auto", "crop", "distort", "none"),
+    )
+    # 0.16 is the official recipe's lower bound
+    crop_scale: float = _setting(0.16, "smallest share of an image's area that a crop keeps")
+
+    # model
+    backbone: str = _setting("small", "small, bn_inception, inception_v3, resnet50, mobilenet_v2 …")
+    weights: str = _setting(
+        "", "backbone weights: a .weights.h5 file, or imagenet (downloads); empty: random"
+    )
+    output_layer: str = _setting("", "layer of the backbone to stop at, such as mixed8")
+    pooling: str = _setting("avg", "global pooling", ("avg", "max", "avg+max"))
+    embedding_size: int = _setting(128, "dimensions of the embedding")
+    freeze_backbone: bool = _setting(
+        False, "train the head only, on pooled features computed once and cached"
+    )
+    feature_views: int = _setting(
+        1, "with a frozen backbone: augmented views cached per training image; 1: the plain image"
+    )
+    frozen_batch_norm: bool | None = _setting(
+        None,
+        "batch normalisation keeps its running statistics (its scale and offset still train), as "
+        "in the official recipe; default: yes with --weights, no for a network from scratch",
+    )
+    head_initializer: str = _setting(
+        # a rotation at the start: the head keeps the features' own neighbours
+        "orthogonal", "initial weights of the head", ("orthogonal", "official")
+    )
+
+    # loss: the official code's values
+    alpha: float = _setting(2.0, "Multi-Similarity loss: weight scale of positive pairs")
+    beta: float = _setting(40.0, "Multi-Similarity loss: weight scale of negative pairs")
+    threshold: float = _setting(0.5, "Multi-Similarity loss: similarity threshold (lambda)")
+    epsilon: float = _setting(0.1, "Multi-Similarity loss: mining margin")
+
+    # batches
+    classes_per_batch: int = _setting(32, "classes in a batch")
+    images_per_class: int = _setting(4, "images of each class in a batch")
+
+    # training
+    steps: int = _setting(600, "training steps in all")
+    steps_per_epoch: int = _setting(100, "steps between evaluations")
+    learning_rate: float = _setting(2e-3, "Adam's learning rate, of the head and of everything else")
+    backbone_learning_rate: float | None = _setting(
+        None, "learning rate of the backbone; default: the same"
+    )
+    coupled_l2: float = _setting(
+        # the official recipe's 5e-4 is for fine-tuning ImageNet weights
+        0.0, "added to the gradient times the parameter (not decoupled), biases included"
+    )
+    schedule: str = _setting(
+        "cosine",
+        "cosine (to 0), step (x 0.1 at 40 % and 80 %, the official 1200 and 2400 of 3000) or "
+        "constant",
+        ("cosine", "step", "constant"),
+    )
+    precision: str = _setting(
+        "float32",
+        "of the network; the loss is always float32",
+        ("float32", "mixed_float16", "mixed_bfloat16"),
+    )
+    seed: int = _setting(0, "of initial weights, batches, augmentation and drawn glyphs")
+
+    # evaluation and output
+    ks: str = _setting("1,2,4,8", "the K of Recall@K, comma separated")
+    evaluation_batch_size: int = _setting(64, "images embedded at a time")
+    runs_folder: str = _setting("runs", "a folder for every run is made in here")
+    export_folder: str = _setting("saved_models", "SavedModel and ONNX are exported into here")
+    run_name: str = _setting("", "name of the run's folder; empty: data set, backbone, date and time")
+    export: str = _setting("saved_model,onnx", "what to export at the end; empty: nothing")
+
+    def __post_init__(self):
+        types = typing.get_type_hints(type(self))
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            _check_type(option.name, value, types[option.name])
+            choices = option.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(
+                    f"Invalid value for {option.name}. Expected one of {', '.join(choices)}. "
+                    f"Received: {value!r}"
+                )
+        for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
+                     "evaluation_batch_size"):
+            _check(name, getattr(self, name), lambda v: v >= 1, "at least 1")
+        for name in ("classes_per_batch", "images_per_class"):
+            _check(name, getattr(self, name), lambda v: v >= 2, "at least 2, to have pairs")
+        for name in ("learning_rate", "alpha", "beta"):
+            _check(name, getattr(self, name), lambda v: v > 0, "above 0")
+        for name in ("coupled_l2", "epsilon", "resize_to", "seed"):
+            _check(name, getattr(self, name), lambda v: v >= 0, "0 or above")
+        if self.backbone_learning_rate is not None:
+            _check("backbone_learning_rate", self.backbone_learning_rate, lambda v: v >= 0,
+                   "0 or above")
+        for name in ("test_fraction", "crop_scale"):
+            _check(name, getattr(self, name), lambda v: 0 < v <= 1, "above 0 and at most 1")
+        _check("validation_fraction", self.validation_fraction, lambda v: 0 <= v < 1,
+               "at least 0 and below 1")
+        _check("steps", self.steps, lambda v: v % self.steps_per_epoch == 0,
+               f"a multiple of steps_per_epoch={self.steps_per_epoch}")
+        self.recall_ks()
+        self.exports()
+
+    def recall_ks(self):
+        """The K of Recall@K as a tuple of integers, in ascending order; 1 is always among them."""
+        try:
+            ks = {int(k) for k in self.ks.split(",")}
+        except ValueError:
+            ks = {0}
+        _check("ks", self.ks, lambda _: min(ks) >= 1, "whole numbers above 0, such as 1,2,4,8")
+        return tuple(sorted(ks | {1}))
+
+    def exports(self):
+        """The formats to export, a tuple of "saved_model" and "onnx"."""
+        formats = tuple(part.strip() for part in self.export.split(",") if part.strip())
+        _check("export", self.export, lambda _: set(formats) <= {"saved_model", "onnx"},
+               "saved_model, onnx, both with a comma, or nothing")
+        return formats
+
+    def to_json(self):
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path):
+        """Settings from a JSON file; keys it lacks keep their defaults.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a JSON object, an unknown key (the nearest known one is named) or an
+                invalid value.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Expected a JSON file of settings. Received {path}: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"Expected a JSON object of settings in {path}. Received: {values!r}")
+        known = [option.name for option in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
+                raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
+        return cls(**values)
+
+
+def _check_type(name, value, expected):
+    allowed = typing.get_args(expected) or (expected,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return
+    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise ValueError(f"Invalid type for {name}. Expected {names}. Received: {value!r}")
+
+
+def _check(name, value, holds, expected):
+    if not holds(value):
+        raise ValueError(f"Invalid value for {name}. Expected {expected}. Received: {value!r}")

@@ -1,0 +1,54 @@
+"""Settings: defaults that work, a JSON round trip, and refusals that say what to do."""
+
+import json
+
+import pytest
+
+from keras_ms.settings import Settings
+
+
+def test_defaults_are_valid_and_survive_json(tmp_path):
+    settings = Settings(steps=50, steps_per_epoch=25, backbone_learning_rate=1e-5)
+    file = tmp_path / "settings.json"
+    file.write_text(settings.to_json())
+    assert Settings.read(file) == settings
+    assert Settings.read(file) != Settings()
+
+
+def test_ks_are_sorted_and_hold_1():
+    assert Settings(ks="10, 4,100").recall_ks() == (1, 4, 10, 100)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"steps": 0, "steps_per_epoch": 1}, "steps.*at least 1"),
+        ({"steps": 150, "steps_per_epoch": 100}, "multiple of steps_per_epoch=100"),
+        ({"images_per_class": 1}, "images_per_class.*at least 2"),
+        ({"pooling": "mean"}, "pooling.*avg, max, avg"),
+        ({"validation_fraction": 1.0}, "validation_fraction.*below 1"),
+        ({"learning_rate": -1.0}, "learning_rate.*above 0"),
+        ({"seed": 0.5}, "seed.*int"),
+        ({"freeze_backbone": 1}, "freeze_backbone.*bool"),
+        ({"ks": "1,two"}, "ks.*whole numbers"),
+        ({"export": "coreml"}, "export.*saved_model, onnx"),
+    ],
+)
+def test_invalid_values_are_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+def test_unknown_keys_are_refused_with_the_nearest_known(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"learning_rat": 1}))
+    with pytest.raises(ValueError, match="'learning_rat'.*'learning_rate'"):
+        Settings.read(file)
+
+
+@pytest.mark.parametrize("content, message", [("[1]", "JSON object"), ("{", "JSON file")])
+def test_files_that_are_no_settings_are_refused(tmp_path, content, message):
+    file = tmp_path / "settings.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Settings.read(file)
