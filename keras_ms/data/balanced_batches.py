@@ -1,0 +1,204 @@
+"""Batches of P classes × K images, as an endless tf.data.Dataset.
+
+One generator makes batches of indices (balanced_indices.py); everything else maps indices to
+images or rows. There is never one dataset per class.
+"""
+
+import logging
+
+import numpy as np
+import tensorflow as tf
+
+from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.images import (
+    NUM_UNIFORM,
+    as_rgb,
+    batch_views,
+    crop,
+    decoded_images,
+    flip_and_resize,
+    read_crop,
+    side_for,
+)
+
+logger = logging.getLogger(__name__)
+
+def balanced_batches(
+    source,
+    *,
+    classes_per_batch=16,  # 16 x 5 = 80: the official Multi-Similarity recipe
+    images_per_class=5,
+    image_size=None,
+    crop_scale=(0.16, 1.0),  # the official recipe, as crop_ratio and the flip
+    crop_ratio=(3 / 4, 4 / 3),
+    flip=True,
+    distort=None,
+    seed=0,
+    start_step=0,
+    shard=(0, 1),
+    cache="auto",
+    prefetch=tf.data.AUTOTUNE,
+):
+    """Endless balanced batches of `classes_per_batch` classes × `images_per_class` items.
+
+    The rule by which classes and images are drawn is that of `balanced_indices`. The stream is a
+    function of the source, the seed and the settings alone: two datasets, or one read twice, give
+    the same batches, and `start_step=k` gives what follows after k batches, augmentation
+    included. It has no end: give `fit` a number of `steps_per_epoch`.
+
+    Args:
+        source: what to draw from, all of it:
+            - an ImageList (pass `images.subset("train")`): yields (images float32 (batch,
+              image_size, image_size, 3) RGB 0-255, labels);
+            - class ids, integers (N,): yields (indices int64 (batch,), labels);
+            - a pair (array, labels): yields (rows (batch, …) in the array's dtype, labels). The
+              array is (N, …), or (views, N, dimension), of which each item takes a random view:
+              features of a frozen network, computed once.
+        classes_per_batch: different classes in a batch.
+        images_per_class: items of each class in a batch.
+        image_size: side in pixels. Defaults to `None`: 224 for files (what most ImageNet weights
+            were trained with), the images' own height for in-memory sets.
+        crop_scale: (least, greatest) share of the image's area in a random crop. `None`: no
+            random crop, the largest centred square. Use `None` for characters.
+        crop_ratio: (least, greatest) width / height of a crop before it becomes a square.
+        flip: mirror half of the images. Use `False` where that changes the class: characters.
+        distort: `distort(images, seed)`, called on each finished batch before grey becomes RGB,
+            with a seed int64 (2,) that differs by step and shard. Defaults to `None`.
+        seed: whole number from 0 to 2**63 - 1.
+        start_step: number of batches that were consumed already.
+        shard: (index, number of shards). Each shard gets its own `classes_per_batch / number`
+            whole classes of the same global batches; together they are the unsharded batch.
+        cache: keep decoded files in memory as uint8 so that each is decoded once: True, False or
+            "auto", which does so up to 1 GiB (twice that while it is being filled).
+        prefetch: batches prepared ahead.
+
+    Returns:
+        A tf.data.Dataset of (items, labels int64 (batch,)) with static shapes, so XLA compiles
+        once; batch is `classes_per_batch * images_per_class / number of shards`.
+
+    Raises:
+        ValueError: as `balanced_indices`; also a source of another kind, a shard that does not
+            divide the classes, image options that make no sense or come without images.
+        tf.errors.InvalidArgumentError: while iterating, a damaged file, which it names.
+
+    Example:
+
+    >>> features, labels = np.zeros((8, 3)), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> dataset = balanced_batches((features, labels), classes_per_batch=2, images_per_class=2)
+    >>> dataset.element_spec[0].shape
+    TensorShape([4, 3])
+    """
+    is_images = isinstance(source, ImageList)
+    array, labels = _columns(source)
+    labels = checked_labels(labels, classes_per_batch, images_per_class, seed, start_step)
+    index, shards = shard
+    if not 0 <= index < shards or classes_per_batch % shards:
+        raise ValueError(
+            "Expected `shard` as (index, number) with a number that divides "
+            f"classes_per_batch={classes_per_batch}. Received: {shard}"
+        )
+    if not is_images and (image_size is not None or distort is not None):
+        raise ValueError("`image_size` and `distort` are for an ImageList; this source has none")
+    batch = classes_per_batch * images_per_class // shards
+    part = slice(index * batch, (index + 1) * batch)
+
+    def batches():
+        stream = balanced_indices(
+            labels, classes_per_batch, images_per_class, seed=seed, start_step=start_step
+        )
+        for step, indices in enumerate(stream, start_step):
+            # drawn for the global batch, so that shards see what one process would
+            uniform = view_numbers(step, len(indices), NUM_UNIFORM, seed)
+            indices, uniform = indices[part], uniform[part]
+            yield _rows(array, indices, uniform), uniform, labels[indices]
+
+    row = _rows(array, np.zeros(1, np.int64), np.zeros((1, NUM_UNIFORM)))
+    dataset = tf.data.Dataset.from_generator(
+        batches,
+        output_signature=(
+            tf.TensorSpec((batch, *row.shape[1:]), row.dtype),
+            tf.TensorSpec((batch, NUM_UNIFORM), tf.float32),
+            tf.TensorSpec((batch,), tf.int64),
+        ),
+    )
+    if not is_images:
+        return dataset.map(lambda rows, _, labels: (rows, labels)).prefetch(prefetch)
+    view = _checked_view(image_size, crop_scale, crop_ratio, flip, source)
+    if source.images is not None:
+        dataset = dataset.map(
+            lambda images, uniform, labels: (batch_views(images, uniform, **view), labels),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    else:
+        load = _loader(source.paths, cache, **view)
+        dataset = dataset.unbatch().map(
+            lambda index, uniform, label: (load(index, uniform), label),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        dataset = dataset.batch(batch, drop_remainder=True)
+
+    def finish(step, item):
+        images, labels = item
+        if distort is not None:
+            images = distort(images, tf.stack([seed, step * shards + index]))
+        return as_rgb(images), labels
+
+    dataset = dataset.enumerate(start_step).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(prefetch)
+
+
+def _columns(source):
+    """(array or None, labels) of a source; with None, the items are the indices themselves."""
+    if isinstance(source, ImageList):
+        if len(source.counts()) > 1:
+            logger.warning('%s\nAll splits are drawn from: pass subset("train")?', source)
+        return source.images, source.labels
+    if not isinstance(source, tuple):
+        return None, source
+    if len(source) != 2:
+        raise ValueError(f"Expected a pair (array, labels). Received: a tuple of {len(source)}")
+    array, labels = source[0], np.asarray(source[1])
+    array = array if hasattr(array, "shape") else np.asarray(array)
+    axis = 1 if array.ndim == 3 else 0
+    if array.ndim == 0 or array.shape[axis] != labels.size:
+        raise ValueError(
+            "Expected the array of (array, labels) as (N, …) or (views, N, dimension) with "
+            f"N={labels.size} labels. Received: shape {array.shape}"
+        )
+    return array, labels
+
+
+def _rows(array, indices, uniform):
+    if array is None:
+        return indices
+    if array.ndim == 3:
+        # uniform < 1, but float32 times a large count may round up to the count
+        views = np.minimum(uniform[:, 0] * len(array), len(array) - 1).astype(np.int64)
+        return array[views, indices]
+    return array[indices]
+
+
+def _loader(paths, cache, image_size, scale, ratio, flip):
+    """index, uniform -> float32 image: from its file, or from a cache of all decoded files."""
+    read_cached = decoded_images(paths, cache)
+    with tf.device("CPU"):
+        names = tf.constant(paths)
+
+    def load(index, uniform):
+        if read_cached is None:
+            image = read_crop(names[index], uniform, scale, ratio)
+        else:
+            image = crop(read_cached(index), uniform, scale, ratio)
+        return flip_and_resize(image, uniform, image_size, flip)
+
+    return load
+
+
+def _checked_view(image_size, crop_scale, crop_ratio, flip, image_list):
+    if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+        raise ValueError(f"Expected 0 < least <= greatest <= 1 in `crop_scale`. Got: {crop_scale}")
+    if not 0 < crop_ratio[0] <= crop_ratio[1]:
+        raise ValueError(f"Expected 0 < least <= greatest in `crop_ratio`. Received: {crop_ratio}")
+    side = side_for(image_list, image_size)
+    return {"image_size": side, "scale": crop_scale, "ratio": crop_ratio, "flip": flip}

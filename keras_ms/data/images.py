@@ -1,0 +1,288 @@
+"""From image files and arrays to float tensors: decode, crop, flip, resize (tf.data maps).
+
+All randomness comes in as numbers: `uniform` holds five values in [0, 1) per image, for the
+crop's area, shape, top and left, and for the flip. The same numbers give the same picture.
+"""
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_ms.data.image_folder import image_fault
+
+NUM_UNIFORM = 5  # random numbers that one training view uses
+# one gigabyte: 6,600 evaluation images of 224 px; a laptop keeps room for the training
+CACHE_BYTES = 2**30
+
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+
+
+def read_contents(path):
+    """The bytes of an image file, scalar string; a damaged file raises an error that names it.
+
+    TensorFlow's decoders do not name the file they fail on. Files with a JPEG's or PNG's first
+    and last bytes go straight on; every other is decoded by Pillow first, which is slower but
+    tells truncated files and files that are not images.
+    """
+    contents = tf.io.read_file(path)
+    size = tf.strings.length(contents)
+
+    def starts(mark):
+        return tf.strings.substr(contents, 0, len(mark)) == mark
+
+    def ends(mark):
+        return tf.strings.substr(contents, -tf.minimum(len(mark), size), len(mark)) == mark
+
+    complete = (starts(_JPEG_START) & ends(_JPEG_END)) | (starts(_PNG_START) & ends(_PNG_END))
+    checked = tf.cond(
+        complete, lambda: True, lambda: tf.numpy_function(_raise_if_damaged, [path], tf.bool)
+    )
+    with tf.control_dependencies([checked]):
+        return tf.identity(contents)
+
+
+def _raise_if_damaged(path):
+    fault = image_fault(path.decode())
+    if fault:
+        raise ValueError(f"Cannot read the image {path.decode()}: {fault}")
+    return np.True_
+
+
+def decode(contents):
+    """uint8 (height, width, 3) RGB from the bytes of a JPEG, PNG, BMP or GIF (first frame)."""
+    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def crop_window(height, width, uniform, scale, ratio):
+    """The window of a random resized crop: (top, left, height, width), int32.
+
+    The area is uniform in `scale` times the image's area, the ratio width / height log-uniform in
+    the part of `ratio` for which a window of that area fits into the image. Where none fits (a
+    large area of a long narrow image), the nearest ratio does, clipped to the image.
+
+    Args:
+        height, width: pixels, scalars or tensors (batch,).
+        uniform: float (..., 5), values in [0, 1).
+        scale: (least, greatest) share of the area, or `None`: the largest centred square.
+        ratio: (least, greatest) width / height.
+
+    Returns:
+        Four int32 tensors; each window has at least one pixel and lies inside the image.
+    """
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    if scale is None:
+        side = tf.minimum(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return tuple(tf.cast(value, tf.int32) for value in (top, left, side, side))
+    share = scale[0] + (scale[1] - scale[0]) * uniform[..., 0]
+    # width_of_crop² = share · height · width · ratio <= width², and likewise for its height
+    low = tf.maximum(tf.math.log(ratio[0]), tf.math.log(share * width / height))
+    high = tf.minimum(tf.math.log(ratio[1]), tf.math.log(width / (share * height)))
+    shape = tf.exp(low + tf.maximum(high - low, 0.0) * uniform[..., 1])
+    area = share * height * width
+    crop_height = tf.clip_by_value(tf.round(tf.sqrt(area / shape)), 1.0, height)
+    crop_width = tf.clip_by_value(tf.round(tf.sqrt(area * shape)), 1.0, width)
+    top = tf.floor((height - crop_height + 1.0) * uniform[..., 2])
+    left = tf.floor((width - crop_width + 1.0) * uniform[..., 3])
+    # float32 may round x · 0.9999999 up to x, one pixel too far
+    top = tf.minimum(top, height - crop_height)
+    left = tf.minimum(left, width - crop_width)
+    return tuple(tf.cast(value, tf.int32) for value in (top, left, crop_height, crop_width))
+
+
+def read_crop(path, uniform, scale, ratio):
+    """A random crop of an image file, uint8; of a JPEG only the crop is decoded."""
+    contents = read_contents(path)
+
+    def from_jpeg():
+        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(contents))
+        window = tf.stack(crop_window(height, width, uniform, scale, ratio))
+        return tf.image.decode_and_crop_jpeg(contents, window, channels=3)
+
+    is_jpeg = tf.strings.substr(contents, 0, len(_JPEG_START)) == _JPEG_START
+    image = tf.cond(is_jpeg, from_jpeg, lambda: crop(decode(contents), uniform, scale, ratio))
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def crop(image, uniform, scale, ratio):
+    """The same random crop of an image that is decoded already."""
+    shape = tf.shape(image)
+    top, left, height, width = crop_window(shape[0], shape[1], uniform, scale, ratio)
+    return image[top : top + height, left : left + width]
+
+
+def flip_and_resize(image, uniform, image_size, flip):
+    """float32 (image_size, image_size, 3) from a crop, mirrored in half of the cases if `flip`."""
+    if flip:
+        image = tf.cond(uniform[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    # without antialias, which halves the speed of the whole pipeline: training does well without
+    return tf.image.resize(image, (image_size, image_size))
+
+
+def batch_views(images, uniform, image_size, scale, ratio, flip):
+    """The same views of a batch of equally large images at once.
+
+    Args:
+        images: uint8 (batch, height, width, channels).
+        uniform: float32 (batch, 5).
+
+    Returns:
+        (batch, image_size, image_size, channels): float32 where anything was resampled, else
+        uint8. Windows are sampled from their first to their last pixel centre, so a window of
+        the target size is copied exactly.
+    """
+    height, width = images.shape[1:3]
+    if scale is not None or (height, width) != (image_size, image_size):
+        top, left, crop_height, crop_width = (
+            tf.cast(value, tf.float32) + tf.zeros_like(uniform[:, 0])
+            for value in crop_window(height, width, uniform, scale, ratio)
+        )
+        rows, columns = max(height - 1, 1), max(width - 1, 1)
+        boxes = tf.stack(
+            [
+                top / rows,
+                left / columns,
+                (top + crop_height - 1.0) / rows,
+                (left + crop_width - 1.0) / columns,
+            ],
+            axis=1,
+        )
+        # a box end of 1 + 1e-7 would read outside the image, which is black
+        boxes = tf.clip_by_value(boxes, 0.0, 1.0)
+        every = tf.range(tf.shape(images)[0])
+        images = tf.image.crop_and_resize(images, boxes, every, (image_size, image_size))
+    if flip:
+        mirrored = uniform[:, 4, None, None, None] < 0.5
+        images = tf.where(mirrored, tf.reverse(images, [2]), images)
+    return images
+
+
+def as_rgb(images):
+    """float32 with three channels from grey or RGB images."""
+    if images.shape[-1] == 1:
+        images = tf.repeat(images, 3, axis=-1)
+    return tf.cast(images, tf.float32)
+
+
+def centre_view(image, image_size, resize_to):
+    """uint8 (image_size, image_size, channels): shorter side to `resize_to`, then the centre.
+
+    Antialiased, as Pillow's resize is, and rounded to whole values as in an image file.
+    """
+    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+    factor = resize_to / tf.minimum(height, width)
+    target = tf.cast(tf.round(tf.stack([height, width]) * factor), tf.int32)
+    resized = tf.image.resize(image, target, antialias=True)
+    top, left = tf.unstack((target - image_size) // 2)
+    centre = resized[top : top + image_size, left : left + image_size]
+    centre = tf.saturate_cast(tf.round(centre), tf.uint8)
+    return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
+
+
+def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_size=64, cache="auto"):
+    """All images of a list once, in order, as a model is evaluated on them.
+
+    Args:
+        image_list: an ImageList; pass `subset("test")` for the test classes.
+        image_size: side of the images in pixels. Defaults to `None`: 224 for files (what most
+            ImageNet weights were trained with), the images' own height for in-memory sets.
+        resize_to: the shorter side becomes this many pixels before the centre is cut out; the
+            official Multi-Similarity recipe has 256 for an `image_size` of 227. Defaults to
+            `None`: `image_size`, so the centred square is seen whole.
+        batch_size: images per batch; the last batch may be smaller.
+        cache: keep the finished images in memory as uint8 for the next pass: True, False or
+            "auto", which does so up to 1 GiB.
+
+    Returns:
+        A finite tf.data.Dataset of (images float32 (batch, image_size, image_size, 3) RGB 0-255,
+        labels int64 (batch,)).
+
+    Raises:
+        ValueError: sizes below 1, `resize_to` below `image_size`, an unknown `cache`.
+        tf.errors.InvalidArgumentError: while iterating, a damaged file, which it names.
+
+    Example:
+
+    >>> dataset = evaluation_batches(birds.subset("test"), 224)  # doctest: +SKIP
+    """
+    image_size = side_for(image_list, image_size)
+    resize_to = image_size if resize_to is None else resize_to
+    if resize_to < image_size or batch_size < 1:
+        raise ValueError(
+            f"Expected `resize_to` of at least image_size={image_size} and `batch_size` of at "
+            f"least 1. Received: resize_to={resize_to}, batch_size={batch_size}"
+        )
+    channels = 3 if image_list.images is None else image_list.images.shape[-1]
+    keep = to_cache(cache, len(image_list) * image_size**2 * channels)
+    if image_list.images is None:
+        dataset = tf.data.Dataset.from_tensor_slices(image_list.paths)
+        dataset = dataset.map(
+            lambda path: centre_view(decode(read_contents(path)), image_size, resize_to),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    else:
+        dataset = tf.data.Dataset.from_generator(
+            lambda: iter(image_list.images),
+            output_signature=tf.TensorSpec(image_list.images.shape[1:], tf.uint8),
+        )
+        if image_list.images.shape[1:3] != (resize_to, resize_to) or resize_to != image_size:
+            dataset = dataset.map(
+                lambda image: centre_view(image, image_size, resize_to),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+    dataset = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(image_list.labels))
+    dataset = dataset.batch(batch_size)
+    if keep:
+        dataset = dataset.cache()
+    dataset = dataset.map(lambda images, labels: (as_rgb(images), labels))
+    batches = -(-len(image_list) // batch_size)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def decoded_images(paths, cache):
+    """Decodes all files into memory: a function index -> uint8 image, or None where not to cache.
+
+    The images keep their own sizes: they lie behind each other in one tensor.
+    """
+    if not to_cache(cache, 0):
+        return None
+    num_bytes = 0
+    for path in paths:
+        # only the header is read; stops as soon as the files are known not to fit
+        with Image.open(path) as image:
+            num_bytes += image.width * image.height * 3
+        if not to_cache(cache, num_bytes):
+            return None
+    files = tf.data.Dataset.from_tensor_slices(paths)
+    files = files.map(lambda path: decode(read_contents(path)), num_parallel_calls=tf.data.AUTOTUNE)
+    with tf.device("CPU"):
+        decoded = list(files)
+        shapes = tf.constant([image.shape for image in decoded], tf.int64)
+        pixels = tf.concat([tf.reshape(image, [-1]) for image in decoded], axis=0)
+        starts = tf.cumsum(tf.reduce_prod(shapes, axis=1), exclusive=True)
+
+    def read(index):
+        size = tf.reduce_prod(shapes[index])
+        image = tf.reshape(tf.slice(pixels, [starts[index]], [size]), shapes[index])
+        return tf.ensure_shape(image, (None, None, 3))
+
+    return read
+
+
+def side_for(image_list, image_size):
+    """`image_size`, or its default for this list."""
+    if image_size is None:
+        return 224 if image_list.images is None else image_list.images.shape[1]
+    if image_size < 1 or image_size != int(image_size):
+        raise ValueError(f"Expected `image_size` in whole pixels, at least 1. Got: {image_size}")
+    return int(image_size)
+
+
+def to_cache(cache, num_bytes):
+    """Whether `num_bytes` of decoded images are to be kept in memory."""
+    if cache not in (True, False, "auto"):
+        raise ValueError(f"Expected `cache` to be True, False or 'auto'. Received: {cache!r}")
+    return cache is True or (cache == "auto" and num_bytes <= CACHE_BYTES)
