@@ -1,12 +1,14 @@
 """The Multi-Similarity loss."""
 
 import math
+from functools import partial
 
 import keras
 
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs import log_one_plus_sum_exp
+from keras_ms.weighting import multi_similarity_weights
 
 # Two regimes, not two spellings of one: with threshold 1 a negative at similarity 0.82 weighs 1e-4.
 PRESETS = {
@@ -104,18 +106,20 @@ class MultiSimilarityLoss(PairLoss):
             raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
         if epsilon is not None and not (math.isfinite(epsilon) and epsilon >= 0):
             raise ValueError(
-                "Expected `epsilon` >= 0, or None for no mining. Received: " f"epsilon={epsilon}"
+                f"Expected `epsilon` >= 0, or None for no mining. Received: epsilon={epsilon}"
             )
-        self.alpha = alpha
-        self.beta = beta
-        self.threshold = threshold
-        self.epsilon = epsilon
+        self.alpha = float(alpha)
+        self.beta = float(beta)
+        self.threshold = float(threshold)
+        self.epsilon = None if epsilon is None else float(epsilon)
+        scales = {"alpha": self.alpha, "beta": self.beta, "threshold": self.threshold}
         super().__init__(
-            pair_loss=lambda pairs: multi_similarity(pairs, alpha, beta, threshold),
+            pair_loss=partial(multi_similarity, **scales),
+            weighting=partial(multi_similarity_weights, **scales),
             miner=(
                 mine_all
                 if epsilon is None
-                else lambda pairs: mine_multi_similarity(pairs, epsilon)
+                else partial(mine_multi_similarity, epsilon=self.epsilon)
             ),
             jit_compile=jit_compile,
             reduction=reduction,

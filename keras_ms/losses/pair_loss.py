@@ -3,13 +3,15 @@
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ms.pairs import Pairs, pair_masks, unit_length
 
-# A label is carried through Keras's cast to the loss dtype as parts of this many bits, each
-# exact in float32 (whose integers are exact up to 2**24).
+# A label is carried through Keras's cast to the loss dtype as four parts of 16 bits, each exact in
+# float32 (whose integers are exact up to 2**24).
 _BITS_PER_PART = 16
+_PARTS = 4
 
 ZERO_LOSS_EXPLANATION = (
     "No anchor of this batch has a mined pair, so the loss and its gradient are 0. That is right "
@@ -22,22 +24,28 @@ ZERO_LOSS_EXPLANATION = (
 class PairLoss(keras.losses.Loss):
     """Computes a pair-based loss over all pairs of a batch.
 
-    The class does what every pair-based loss needs, and takes the loss itself as a function: it
+    The class does what every pair-based loss needs, and takes the loss itself as functions: it
     carries labels exactly, leaves masked items out, normalises the embeddings in the loss's
     dtype, builds the pairs, compiles the pairwise part and returns one value per anchor, which
     Keras weights and reduces.
 
     Args:
-        pair_loss: function `Pairs -> (batch,)`, the loss of every anchor from the mined pairs.
+        pair_loss: function `Pairs -> (anchors,)`, the loss of every anchor from the mined pairs.
+        weighting: function `Pairs -> (anchors, candidates)`, the derivative of every anchor's
+            loss with respect to its similarities, in closed form. It is the backward pass.
         miner: function `Pairs -> Pairs`, which pairs to keep.
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
-            `True`, `False` or `"auto"`, which means True on the TensorFlow backend (the only one
-            whose models run uncompiled) and False elsewhere. Defaults to `"auto"`.
+            `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
+            models run uncompiled) outside tf.distribute, False elsewhere. Defaults to `"auto"`:
+            scripts/benchmarks/loss_step.py measures what it gains.
         reduction: as in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`, the mean over
             all anchors of the batch.
         name: name of the loss.
         dtype: dtype of the computation: `"float32"` or `"float64"`, whatever the model's
             precision. Defaults to `"float32"`: an exponent of 40 * similarity needs it.
+
+    Under tf.distribute every replica sees its own part of the batch: pairs are formed within a
+    replica, not across replicas.
 
     Raises:
         ValueError: a dtype of low precision, or labels or embeddings of the wrong kind.
@@ -46,6 +54,7 @@ class PairLoss(keras.losses.Loss):
     def __init__(
         self,
         pair_loss,
+        weighting,
         miner,
         jit_compile="auto",
         reduction="sum_over_batch_size",
@@ -66,22 +75,22 @@ class PairLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.jit_compile = jit_compile
         self._pair_loss = pair_loss
+        self._weighting = weighting
         self._miner = miner
-        self._compiled = {}
+        self._compiled_row_losses = None
         self._warned_of_zero = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
-        keys = _label_keys(y_true, self.dtype)
+        parts = exact_label_parts(y_true, self.dtype)
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         mask = getattr(y_pred, "_keras_mask", None)
-        if mask is not None:
-            # one more part: 1 for items that count, 0 for padding
-            valid = ops.cast(ops.reshape(mask, (-1, 1)), keys.dtype)
+        if mask is None:
+            valid = ops.ones_like(parts[:, :1])
         else:
-            valid = ops.ones_like(keys[:, :1])
-        value = super().__call__(ops.concatenate([keys, valid], axis=1), y_pred, sample_weight)
+            valid = ops.cast(ops.reshape(mask, (-1, 1)), parts.dtype)
+        value = super().__call__(ops.concatenate([parts, valid], axis=1), y_pred, sample_weight)
         self._explain_zero(value)
         return value
 
@@ -97,48 +106,67 @@ class PairLoss(keras.losses.Loss):
                 "Expected one label per embedding. Received: "
                 f"{y_true.shape[0]} labels and {y_pred.shape[0]} embeddings"
             )
-        compile_here = self.jit_compile
-        if compile_here == "auto":
-            compile_here = keras.backend.backend() == "tensorflow"
-        if not compile_here or keras.backend.backend() != "tensorflow":
+        if not self._compiles_here():
             return self._row_losses(y_true, y_pred)
-        return self._compiled_row_losses(y_true.shape[1])(y_true, y_pred)
-
-    def _compiled_row_losses(self, parts):
-        # Traced once for all batch sizes; XLA then compiles a program per batch size it meets.
-        # Inside a model that is itself compiled with XLA it is inlined.
-        if parts not in self._compiled:
+        if self._compiled_row_losses is None:
             import tensorflow as tf
 
-            self._compiled[parts] = tf.function(
+            # Traced once for all batch sizes; XLA then compiles a program per batch size it
+            # meets. Inside a model that is itself compiled with XLA it is inlined.
+            self._compiled_row_losses = tf.function(
                 self._row_losses,
                 input_signature=[
-                    tf.TensorSpec([None, parts], self.dtype),
+                    tf.TensorSpec([None, _PARTS + 1], self.dtype),
                     tf.TensorSpec([None, None], self.dtype),
                 ],
                 jit_compile=True,
                 autograph=False,
             )
-        return self._compiled[parts]
+        return self._compiled_row_losses(y_true, y_pred)
+
+    def _compiles_here(self):
+        if keras.backend.backend() != "tensorflow" or not self.jit_compile:
+            return False
+        if self.jit_compile == "auto":
+            import tensorflow as tf
+
+            # XLA and tf.distribute do not go together
+            return not tf.distribute.has_strategy()
+        return True
 
     def _row_losses(self, y_true, embeddings):
-        valid = y_true[:, -1] > 0
+        label_parts, valid = y_true[:, :-1], y_true[:, -1] > 0
+        # padding may hold anything: as zeros, it cannot reach the gradient of the others
+        embeddings = ops.where(ops.expand_dims(valid, 1), embeddings, ops.zeros_like(embeddings))
+        positive, negative = pair_masks(label_parts, valid)
+
+        # The backward pass of a pair-based loss is its weighting: autodiff handles only the
+        # similarities (two products with the embeddings) and the normalisation.
+        @ops.custom_gradient
+        def from_similarity(similarity):
+            mined = self._miner(Pairs(similarity, positive, negative))
+            weights = self._weighting(mined)
+
+            # TensorFlow and JAX call grad(upstream), torch grad(similarity, upstream=...)
+            def grad(*args, upstream=None):
+                per_anchor = args[0] if upstream is None else upstream
+                return ops.expand_dims(per_anchor, 1) * weights
+
+            return self._pair_loss(mined), grad
+
         unit = unit_length(embeddings)
-        similarity = ops.matmul(unit, ops.transpose(unit))
-        pairs = Pairs(similarity, *pair_masks(y_true[:, :-1], valid))
-        losses = self._pair_loss(self._miner(pairs))
+        losses = from_similarity(ops.matmul(unit, ops.transpose(unit)))
         # Every comparison with NaN is false, so mining would drop a broken embedding without a
         # word: its own value stays NaN instead.
         finite = ops.all(ops.isfinite(embeddings), axis=-1)
-        visible = ops.logical_or(finite, ops.logical_not(valid))
-        return ops.where(visible, losses, ops.full_like(losses, float("nan")))
+        return ops.where(finite, losses, ops.full_like(losses, float("nan")))
 
     def _explain_zero(self, value):
         # Only a concrete value can be looked at, so this speaks where the loss is called eagerly;
         # in fit, the callbacks look at the logged values.
         if self._warned_of_zero or not _is_concrete(value):
             return
-        if not keras.ops.convert_to_numpy(value).any():
+        if not ops.convert_to_numpy(value).any():
             self._warned_of_zero = True
             warnings.warn(f"{self.name}: {ZERO_LOSS_EXPLANATION}", stacklevel=3)
 
@@ -151,26 +179,37 @@ def _is_concrete(value):
     return False
 
 
-def _label_keys(y_true, dtype):
-    """Integer labels as (batch, parts) numbers, exact in `dtype`: equal iff all parts are."""
-    labels = ops.convert_to_tensor(y_true)
+def exact_label_parts(y_true, dtype="float32"):
+    """Integer labels as numbers that no cast to `dtype` can confuse.
+
+    Args:
+        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
+        dtype: a float dtype of at least 32 bits.
+
+    Returns:
+        (batch, 4) of dtype `dtype`: 16 bits of the 64-bit id each. Two labels are equal iff all
+        their parts are.
+
+    Raises:
+        ValueError: labels that are not integers, or not one per item.
+    """
+    labels = ops.convert_to_tensor(y_true if hasattr(y_true, "shape") else np.asarray(y_true))
     kind = keras.backend.standardize_dtype(labels.dtype)
-    if "int" not in kind and kind != "bool":
+    if not keras.backend.is_int_dtype(kind):
         raise ValueError(
-            "Expected integer class ids as labels. Received labels of dtype "
-            f"{kind}. Convert names or floats to integers (e.g. numpy.unique(..., "
-            "return_inverse=True)), the same id for the same class in every batch"
+            f"Expected integer class ids as labels. Received: labels of dtype {kind} and shape "
+            f"{tuple(labels.shape)}. Convert names or floats to integers, the same id for the "
+            "same class in every batch; for one-hot labels pass argmax(labels, axis=-1)"
         )
-    if len(labels.shape) > 2 or (len(labels.shape) == 2 and labels.shape[1] not in (1, None)):
+    if len(labels.shape) not in (1, 2) or tuple(labels.shape[1:]) not in ((), (1,), (None,)):
         raise ValueError(
             "Expected class ids of shape (batch,) or (batch, 1). Received: shape="
             f"{tuple(labels.shape)}. For one-hot labels pass argmax(labels, axis=-1)"
         )
-    wide = "64" in kind
-    labels = ops.cast(ops.reshape(labels, (-1,)), "int64" if wide or kind == "uint32" else "int32")
-    wide = "64" in keras.backend.standardize_dtype(labels.dtype)  # JAX may hold 32 bits only
+    # where 64-bit integers do not exist (JAX by default) the upper parts repeat the sign
+    labels = ops.cast(ops.reshape(labels, (-1,)), "int64")
     parts = [
-        ops.bitwise_and(ops.right_shift(labels, shift), 2**_BITS_PER_PART - 1)
-        for shift in range(0, 64 if wide else 32, _BITS_PER_PART)
+        ops.bitwise_and(ops.right_shift(labels, part * _BITS_PER_PART), 2**_BITS_PER_PART - 1)
+        for part in range(_PARTS)
     ]
     return ops.cast(ops.stack(parts, axis=1), dtype)

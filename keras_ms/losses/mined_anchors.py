@@ -1,0 +1,75 @@
+"""MinedAnchors: how many anchors still have something to learn from."""
+
+import keras
+from keras import ops
+
+from keras_ms.losses.pair_loss import exact_label_parts
+from keras_ms.mining import mine_all, mine_multi_similarity
+from keras_ms.pairs import Pairs, pair_masks, unit_length
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class MinedAnchors(keras.metrics.Metric):
+    """Computes the share of anchors that have at least one mined pair.
+
+    Watch it beside the loss: it falls from near 1 as training separates the classes. A share of
+    0 means that the loss and its gradient are exactly 0, because no batch holds two images of a
+    class and another class, or because everything is separated by more than the mining margin.
+
+    Args:
+        epsilon: mining margin, the same as the loss's: cosine similarity >= 0, or None to count
+            every pair. Defaults to 0.1, as in `keras_ms.MultiSimilarityLoss`.
+        name: name of the metric. Defaults to `"mined_anchors"`.
+        dtype: dtype of the two counters. Defaults to `"float32"`.
+
+    Inputs:
+        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
+        y_pred: embeddings, (batch, dimension), any float dtype.
+        sample_weight: ignored: an anchor counts as one. Items that a Keras mask of the
+            embeddings leaves out are not counted.
+
+    Result:
+        A share from 0 to 1 over the batches since the last reset (Keras resets every epoch); 0
+        before the first batch.
+
+    Raises:
+        ValueError: labels that are not integer ids.
+
+    Example:
+
+    >>> metric = MinedAnchors()
+    >>> metric.update_state([0, 0, 1], [[1.0, 0.0], [0.8660254, 0.5], [0.5, 0.8660254]])
+    >>> round(float(metric.result()), 4)  # the third item has no positive
+    0.6667
+
+    `model.compile(optimizer, loss=keras_ms.MultiSimilarityLoss(), metrics=[MinedAnchors()])`
+    """
+
+    def __init__(self, epsilon=0.1, name="mined_anchors", dtype="float32"):
+        super().__init__(name=name, dtype=dtype)
+        self.epsilon = epsilon
+        self.mined = self.add_weight(shape=(), initializer="zeros", name="mined")
+        self.anchors = self.add_weight(shape=(), initializer="zeros", name="anchors")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        mask = getattr(y_pred, "_keras_mask", None)
+        embeddings = ops.cast(ops.convert_to_tensor(y_pred), "float32")
+        labels = exact_label_parts(y_true)
+        valid = ops.ones_like(labels[:, 0]) if mask is None else ops.reshape(mask, (-1,))
+        valid = ops.cast(valid, "bool")
+
+        unit = unit_length(embeddings)
+        pairs = Pairs(ops.matmul(unit, ops.transpose(unit)), *pair_masks(labels, valid))
+        if self.epsilon is None:
+            pairs = mine_all(pairs)
+        else:
+            pairs = mine_multi_similarity(pairs, self.epsilon)
+        has_pair = ops.any(ops.logical_or(pairs.positive, pairs.negative), axis=-1)
+        self.mined.assign_add(ops.sum(ops.cast(has_pair, self.dtype)))
+        self.anchors.assign_add(ops.sum(ops.cast(valid, self.dtype)))
+
+    def result(self):
+        return ops.divide_no_nan(self.mined, self.anchors)
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
