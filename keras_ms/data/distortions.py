@@ -1,0 +1,184 @@
+"""Random affine and lighting distortions of a whole batch, a pure function of a seed.
+
+Written in TensorFlow, since it runs inside tf.data: one call per batch, no loop over images.
+"""
+
+import math
+
+import tensorflow as tf
+
+
+def distort(
+    images,
+    seed,
+    *,
+    rotation=10.0,  # handwriting leans this much; beyond ~30, letters turn into others (N, Z)
+    scale=0.15,  # about the spread of sizes between two writers
+    shear=0.15,  # about 9 degrees of slant
+    translation=0.08,  # keeps a character that fills 5/6 of the side inside the image
+    perspective=0.0,  # drawings lie flat; photographs want about 0.1
+    brightness=0.0,  # off: it costs a pass over the batch and line drawings have no lighting
+    contrast=0.0,
+    erasing=0.0,  # off: an erased stroke can make one character of another
+    fill="nearest",
+):
+    """Turns, stretches, slants and shifts each image by its own random amounts.
+
+    Args:
+        images: uint8 or floating tensor of shape `(batch, height, width, channels)`, values
+            0-255. The batch size may be unknown.
+        seed: int32 or int64 tensor or pair of shape `(2,)`. Equal images, seed and settings give
+            equal results, in any process and on any thread.
+        rotation: degrees. Each image turns by an angle uniform in ±`rotation`.
+        scale: fraction. Height and width are stretched by two independent factors, log-uniform
+            between `1 / (1 + scale)` and `1 + scale`.
+        shear: tangent of the greatest slant of the vertical strokes.
+        translation: fraction of the side, the greatest shift along each axis.
+        perspective: fraction. The greatest relative change of magnification between the centre
+            and the border.
+        brightness: fraction of the full range (255), the greatest shift of all values.
+        contrast: fraction. Distances from the image's mean are multiplied by a factor in
+            `1 ± contrast`.
+        erasing: probability with which a rectangle of 1/50 to 1/5 of the area is painted with the
+            image's mean.
+        fill: what enters from outside the image: `"nearest"` repeats the border, a number is a
+            constant value.
+
+    Returns:
+        A tensor of the shape and dtype of `images`; uint8 is rounded and clipped.
+
+    Raises:
+        ValueError: `images` is not 4-dimensional, or a setting lies outside its range.
+
+    Example:
+
+    >>> images = tf.random.uniform((8, 28, 28, 1), maxval=255.0)
+    >>> distort(images, seed=(0, 1), rotation=20.0, fill=0).shape
+    TensorShape([8, 28, 28, 1])
+    """
+    _check(rotation, scale, shear, translation, perspective, brightness, contrast, erasing, fill)
+    images = tf.convert_to_tensor(images)
+    if images.shape.rank != 4:
+        raise ValueError(
+            "Expected `images` of shape (batch, height, width, channels). "
+            f"Received shape {images.shape}. Add a batch axis with images[None]"
+        )
+    dtype, static_shape = images.dtype, images.shape
+    values = tf.cast(images, tf.float32)
+    # int32 and int64 seeds of equal value would draw differently
+    seeds = tf.unstack(tf.random.split(tf.cast(seed, tf.int64), 3), num=3)
+    transforms = affine_transforms(
+        tf.shape(values)[0],
+        tf.shape(values)[1],
+        tf.shape(values)[2],
+        seeds[0],
+        rotation=rotation,
+        scale=scale,
+        shear=shear,
+        translation=translation,
+        perspective=perspective,
+    )
+    nearest = fill == "nearest"
+    values = tf.raw_ops.ImageProjectiveTransformV3(
+        images=values,
+        transforms=transforms,
+        output_shape=tf.shape(values)[1:3],
+        interpolation="BILINEAR",
+        fill_mode="NEAREST" if nearest else "CONSTANT",
+        fill_value=0.0 if nearest else float(fill),
+    )
+    if brightness or contrast:
+        values = _relight(values, seeds[1], brightness, contrast)
+    if erasing:
+        values = _erase(values, seeds[2], erasing)
+    if dtype == tf.uint8:
+        values = tf.clip_by_value(tf.round(values), 0.0, 255.0)
+    return tf.ensure_shape(tf.cast(values, dtype), static_shape)
+
+
+def affine_transforms(
+    batch, height, width, seed, *, rotation, scale, shear, translation, perspective=0.0
+):
+    """Random maps from output to input pixels, one row of eight numbers per image.
+
+    A row (a0, a1, a2, b0, b1, b2, c0, c1) sends the output pixel (x, y) to the input position
+    ((a0 x + a1 y + a2) / k, (b0 x + b1 y + b2) / k) with k = c0 x + c1 y + 1. With u the offset
+    of a pixel from the image's centre c, the map is u → M u + t, M = rotation · shear · stretch;
+    so a2, b2 = c + t − M c. Arguments as in `distort`.
+
+    Returns:
+        float32 tensor of shape `(batch, 8)`.
+    """
+    draws = tf.random.stateless_uniform((8, batch), seed, minval=-1.0, maxval=1.0)
+    angle = draws[0] * (rotation * math.pi / 180.0)
+    stretch_x = tf.exp(draws[1] * math.log1p(scale))
+    stretch_y = tf.exp(draws[2] * math.log1p(scale))
+    slant = draws[3] * shear
+    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    shift_x, shift_y = draws[4] * translation * width, draws[5] * translation * height
+
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    m00, m01 = cos * stretch_x, (cos * slant - sin) * stretch_y
+    m10, m11 = sin * stretch_x, (sin * slant + cos) * stretch_y
+    centre_x, centre_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
+    # k = 1 + p·u: magnification changes by ±perspective over half a side, and the centre stays
+    p_x, p_y = draws[6] * perspective * 2.0 / width, draws[7] * perspective * 2.0 / height
+    # numerator is M u + t + c k, so that u = 0 lands on c + t whatever p is
+    a0, a1 = m00 + centre_x * p_x, m01 + centre_x * p_y
+    b0, b1 = m10 + centre_y * p_x, m11 + centre_y * p_y
+    a2 = centre_x + shift_x - a0 * centre_x - a1 * centre_y
+    b2 = centre_y + shift_y - b0 * centre_x - b1 * centre_y
+    k0 = 1.0 - p_x * centre_x - p_y * centre_y
+    rows = tf.stack([a0, a1, a2, b0, b1, b2, p_x, p_y], axis=1)
+    # the op fixes the constant of k at 1: divide the row by it
+    return rows / k0[:, None]
+
+
+def _relight(values, seed, brightness, contrast):
+    draws = tf.random.stateless_uniform((2, tf.shape(values)[0], 1, 1, 1), seed, -1.0, 1.0)
+    mean = tf.reduce_mean(values, axis=(1, 2, 3), keepdims=True)
+    relit = (values - mean) * (1.0 + contrast * draws[0]) + mean + 255.0 * brightness * draws[1]
+    return tf.clip_by_value(relit, 0.0, 255.0)
+
+
+def _erase(values, seed, probability):
+    shape = tf.shape(values)
+    batch, height, width = shape[0], shape[1], shape[2]
+    draws = tf.random.stateless_uniform((5, batch, 1), seed)
+    area = 0.02 + 0.18 * draws[0]
+    # sides a and b with a·b = area and a/b between 1/2 and 2, as fractions of the image's sides
+    aspect = tf.exp((2.0 * draws[1] - 1.0) * math.log(2.0))
+    half_height, half_width = tf.sqrt(area * aspect) / 2.0, tf.sqrt(area / aspect) / 2.0
+    y = (tf.range(height, dtype=tf.float32) + 0.5) / tf.cast(height, tf.float32)
+    x = (tf.range(width, dtype=tf.float32) + 0.5) / tf.cast(width, tf.float32)
+    rows = tf.abs(y[None] - draws[2]) <= half_height
+    columns = tf.abs(x[None] - draws[3]) <= half_width
+    chosen = draws[4] < probability
+    inside = (rows & chosen)[:, :, None, None] & columns[:, None, :, None]
+    mean = tf.reduce_mean(values, axis=(1, 2, 3), keepdims=True)
+    return tf.where(inside, mean, values)
+
+
+def _check(rotation, scale, shear, translation, perspective, brightness, contrast, erasing, fill):
+    # beyond these bounds the map folds or leaves nothing of the image
+    ranges = {
+        "rotation": (rotation, 180.0),
+        "scale": (scale, 4.0),
+        "shear": (shear, 2.0),
+        "translation": (translation, 1.0),
+        "perspective": (perspective, 0.4),
+        "brightness": (brightness, 1.0),
+        "contrast": (contrast, 1.0),
+        "erasing": (erasing, 1.0),
+    }
+    for name, (value, largest) in ranges.items():
+        if not 0.0 <= value <= largest:
+            raise ValueError(
+                f"Invalid value for `{name}`. Expected a number from 0 to {largest:g}. "
+                f"Received: {name}={value!r}"
+            )
+    if fill != "nearest" and (isinstance(fill, (str, bool)) or not 0 <= fill <= 255):
+        raise ValueError(
+            "Invalid value for `fill`. Expected 'nearest' or a number from 0 to 255. "
+            f"Received: fill={fill!r}"
+        )
