@@ -4,6 +4,8 @@ All randomness comes in as numbers: `uniform` holds five values in [0, 1) per im
 crop's area, shape, top and left, and for the flip. The same numbers give the same picture.
 """
 
+import os
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -43,9 +45,11 @@ def read_contents(path):
 
 
 def _raise_if_damaged(path):
-    fault = image_fault(path.decode())
+    # bytes inside tf.data, an array around a string when called eagerly
+    path = os.fsdecode(np.asarray(path).item())
+    fault = image_fault(path)
     if fault:
-        raise ValueError(f"Cannot read the image {path.decode()}: {fault}")
+        raise ValueError(f"Cannot read the image {path}: {fault}")
     return np.True_
 
 

@@ -1,0 +1,133 @@
+"""Measures the input pipeline: images per second, and the time to the first batch.
+
+    python scripts/benchmarks/input_pipeline.py [folder of class folders]
+
+Without a folder, 500x375 JPEGs (the usual size of CUB-200-2011 and ImageNet pictures) are made of
+gradients and noise in a temporary folder. All variants run in one process, in turns, so that
+whatever else the machine does falls on all alike; the table gives medians over the rounds.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_ms.data.balanced_batches import balanced_batches
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.images import NUM_UNIFORM, evaluation_batches, read_crop
+
+SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
+
+
+def write_pictures(folder, num_classes=20, per_class=20):
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:375, 0:500]
+    for label in range(num_classes):
+        (folder / f"{label:03}").mkdir()
+        for number in range(per_class):
+            slopes = random.uniform(-0.5, 0.5, (2, 3))
+            pixels = 128 + rows[..., None] * slopes[0] + columns[..., None] * slopes[1]
+            pixels += random.normal(0, 12, pixels.shape)
+            picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+            picture.save(folder / f"{label:03}" / f"{number:03}.jpg", quality=90)
+
+
+def decode_only(images):
+    """The bare loop that everything is compared with: read, decode, next."""
+    dataset = tf.data.Dataset.from_tensor_slices(images.paths)
+    return dataset.map(
+        lambda path: tf.shape(tf.io.decode_jpeg(tf.io.read_file(path), channels=3)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def crop_only(images):
+    """Our read, check, random window and decode of that window, not resized."""
+    numbers = np.random.default_rng(0).random((len(images), NUM_UNIFORM), dtype=np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices((images.paths, numbers))
+    return dataset.map(
+        lambda path, uniform: tf.shape(read_crop(path, uniform, SCALE, RATIO)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def seconds_per_image(dataset, num_images):
+    """Time for `num_images` after the first batch, which pays for starting threads."""
+    batches = iter(dataset)
+    first, seen = next(batches), 0
+    start = time.perf_counter()
+    while seen < num_images:
+        seen += len(next(batches)[0])
+    del first
+    return (time.perf_counter() - start) / seen
+
+
+def measure(images, image_size, rounds, num_images):
+    def batched(dataset):
+        return dataset.repeat().batch(80).map(lambda shapes: (shapes, 0)).prefetch(2)
+
+    classes = min(16, len(np.unique(images.labels)))
+    common = {"classes_per_batch": classes, "image_size": image_size}
+    variants = {
+        "bare tf.data decode loop": batched(decode_only(images)),
+        "decode and crop, not resized": batched(crop_only(images)),
+        f"full pipeline, {image_size} px": balanced_batches(images, cache=False, **common),
+        f"full pipeline, {image_size} px, cached": balanced_batches(images, cache=True, **common),
+        f"evaluation, {image_size} px": evaluation_batches(images, image_size, cache=False).repeat(),
+    }
+    times = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, dataset in variants.items():
+            times[name].append(seconds_per_image(dataset, num_images))
+    bare = next(iter(times.values()))
+    print(f"{'':36}{'images/s':>10}{'of bare':>10}")
+    for name, seconds in times.items():
+        # the ratio of turns next to each other, not of two medians
+        ratio = median(b / s for b, s in zip(bare, seconds))
+        print(f"{name:36}{1 / median(seconds):10.0f}{ratio:10.2f}")
+
+
+def measure_first_batch(num_classes=11_318, num_indices=60_000):
+    """Stanford Online Products has 11,318 training classes of about 5 images."""
+    random = np.random.default_rng(0)
+    extra = random.integers(0, num_classes, num_indices - 2 * num_classes)
+    labels = np.concatenate([np.repeat(np.arange(num_classes), 2), extra])
+    labels = random.permutation(labels)
+    for start_step in (0, 100_000):
+        start = time.perf_counter()
+        next(iter(balanced_batches(labels, start_step=start_step)))
+        seconds = time.perf_counter() - start
+        print(
+            f"first batch of {num_classes:,} classes x {num_indices:,} indices"
+            f" from step {start_step:,}: {seconds:.2f} s"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", nargs="?", help="a folder of class folders of JPEGs")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images-per-round", type=int, default=800)
+    args = parser.parse_args()
+    measure_first_batch()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.folder or temporary)
+        if not args.folder:
+            write_pictures(folder)
+        images = ImageList.from_folder(folder, test_fraction=0)
+        width, height = Image.open(images.paths[0]).size
+        print(f"{len(images)} files, the first {width}x{height}; {os.cpu_count()} cores")
+        measure(images, args.image_size, args.rounds, args.images_per_round)
+
+
+if __name__ == "__main__":
+    main()
