@@ -1,0 +1,178 @@
+"""Omniglot: 1,623 handwritten characters, 20 drawings each, read from its authors' two archives."""
+
+import io
+import warnings
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_ms.data.image_list import ImageList
+
+# split → archive, number of characters in it
+_ARCHIVES = {
+    "train": ("omniglot_images_background.zip", 964),
+    "test": ("omniglot_images_evaluation.zip", 659),
+}
+_DRAWINGS_PER_CHARACTER = 20
+_SIDE = 105
+# the largest drawing holds 522 bytes; a member that claims to unpack to more than this is no
+# drawing of Omniglot and is refused before it is unpacked
+_LARGEST_MEMBER = 64 * 1024
+_WHERE = (
+    "The authors distribute both archives at https://github.com/brendenlake/omniglot, folder "
+    "python/ (there named images_background.zip and images_evaluation.zip)"
+)
+
+
+def load_omniglot(folder, *, image_size=35):
+    """Reads Omniglot with the background characters for training, the evaluation ones for testing.
+
+    Each character is a class (`"Alphabet/character01"`), so test classes, and even their
+    alphabets, are never seen in training. Nothing is unpacked to disk.
+
+    The drawings keep their polarity, dark ink (0) on white paper (255): a model trained on them
+    takes an ordinary picture of a character as it is. Where a distortion brings in pixels from
+    outside, fill them with 255.
+
+    Reference: Lake, Salakhutdinov, Tenenbaum, Human-level concept learning through probabilistic
+    program induction, Science 350 (2015).
+
+    Args:
+        folder: the folder that holds `omniglot_images_background.zip` and
+            `omniglot_images_evaluation.zip` (or the same without `omniglot_`).
+        image_size: pixels of a side, at most 105. The drawings, 105 × 105 pixels of pure black or
+            white, are averaged over areas down to it. Defaults to 35, a third of the original:
+            every pixel is then the mean of 3 × 3.
+
+    Returns:
+        `ImageList` of 32,460 images, uint8 `(N, image_size, image_size, 1)`; 19,280 have the
+        split "train", 13,180 "test". A warning tells counts that differ from these.
+
+    Raises:
+        FileNotFoundError: an archive is missing (the message says which and where it goes).
+        ValueError: an archive is damaged or is no Omniglot archive, or `image_size` is impossible.
+
+    Example:
+
+    >>> characters = load_omniglot("downloads", image_size=28)   # doctest: +SKIP
+    >>> characters.subset("test").images.shape                   # doctest: +SKIP
+    (13180, 28, 28, 1)
+    """
+    if not isinstance(image_size, (int, np.integer)) or not 8 <= image_size <= _SIDE:
+        raise ValueError(
+            f"Invalid value for `image_size`. Expected an integer from 8 to {_SIDE} (the drawings' "
+            f"own side). Received: image_size={image_size!r}"
+        )
+    # both are looked for before either is read: one message tells everything that is missing
+    archives = _find_archives(Path(folder))
+    paths, images, characters, splits = [], [], [], []
+    for split, archive in archives.items():
+        names, pixels = _read_archive(archive, int(image_size))
+        _tell_other_counts(archive, names, _ARCHIVES[split][1])
+        paths += [f"{archive}/{name}" for name in names]
+        images.append(pixels)
+        characters += [_character(name) for name in names]
+        splits += [split] * len(names)
+    class_names = tuple(dict.fromkeys(characters))
+    if len(class_names) != len(dict.fromkeys(zip(characters, splits))):
+        raise ValueError(
+            f"The two archives in {folder} share characters, so train and test classes would "
+            f"overlap. {_WHERE}"
+        )
+    class_ids = {name: number for number, name in enumerate(class_names)}
+    return ImageList(
+        paths=np.array(paths),
+        labels=np.array([class_ids[name] for name in characters], dtype=np.int64),
+        class_names=class_names,
+        split=np.array(splits),
+        images=np.concatenate(images),
+        name="omniglot",
+    )
+
+
+def _find_archives(folder):
+    found, missing = {}, []
+    for split, (name, _) in _ARCHIVES.items():
+        candidates = [folder / name, folder / name.removeprefix("omniglot_")]
+        present = [path for path in candidates if path.is_file()]
+        if present:
+            found[split] = present[0]
+        else:
+            missing.append(name)
+    if missing:
+        raise FileNotFoundError(
+            f"Missing in the folder {str(folder)!r}: {' and '.join(missing)}. Put them there as "
+            f"they are, without unpacking. {_WHERE}"
+        )
+    return found
+
+
+def _read_archive(archive, image_size):
+    """Names (sorted, so ids do not depend on the archive's order) and uint8 images of an archive."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = sorted(
+                (member for member in opened.infolist() if _is_drawing(member.filename)),
+                key=lambda member: member.filename,
+            )
+            if not members:
+                raise ValueError(
+                    f"{archive} holds no drawings: expected names such as "
+                    f"images_background/Greek/character01/0394_01.png. {_WHERE}"
+                )
+            # decoding releases Python's lock for part of the time only: two workers are enough
+            with ThreadPoolExecutor(2) as workers:
+                images = list(
+                    workers.map(lambda member: _read_drawing(opened, member, image_size), members)
+                )
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{archive} is damaged or is no zip archive ({error}). Fetch it again. {_WHERE}"
+        ) from error
+    return [member.filename for member in members], np.stack(images)[..., None]
+
+
+def _is_drawing(name):
+    # also passes over the __MACOSX/ copies that some systems add to an archive
+    return name.count("/") == 3 and name.endswith(".png") and not name.startswith("__")
+
+
+def _character(name):
+    _, alphabet, character, _ = name.split("/")
+    return f"{alphabet}/{character}"
+
+
+def _read_drawing(opened, member, image_size):
+    if member.file_size > _LARGEST_MEMBER:
+        raise ValueError(
+            f"{member.filename} in {opened.filename} would unpack to {member.file_size} bytes; a "
+            f"drawing has at most {_LARGEST_MEMBER}. This is no Omniglot archive. {_WHERE}"
+        )
+    try:
+        with Image.open(io.BytesIO(opened.read(member)), formats=["PNG"]) as drawing:
+            if drawing.size != (_SIDE, _SIDE):
+                raise ValueError(f"expected {_SIDE} x {_SIDE} pixels, received {drawing.size}")
+            grey = drawing.convert("L")
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{member.filename} in {opened.filename} cannot be read ({error}). Fetch the archive "
+            f"again. {_WHERE}"
+        ) from error
+    # a box filter averages areas: exact where the sides divide, without ringing at the strokes
+    return np.asarray(grey.resize((image_size, image_size), Image.Resampling.BOX))
+
+
+def _tell_other_counts(archive, names, expected_characters):
+    characters = [_character(name) for name in names]
+    counts = np.unique(characters, return_counts=True)[1]
+    if len(counts) != expected_characters or np.any(counts != _DRAWINGS_PER_CHARACTER):
+        warnings.warn(
+            f"{archive} holds {len(counts)} characters with {counts.min()} to {counts.max()} "
+            f"drawings; Omniglot has {expected_characters} with {_DRAWINGS_PER_CHARACTER} each. "
+            "Figures will not compare with others'",
+            stacklevel=3,
+        )
