@@ -180,7 +180,8 @@ def test_damaged_images_are_named_or_skipped(tmp_path, caplog):
     truncated, text = folder / "a" / "1.jpg", folder / "d" / "2.jpg"
     truncated.write_bytes(truncated.read_bytes()[:-2])
     text.write_text("hello")
-    with pytest.raises(ValueError, match="(?s)2 of 12 images.*a/1.jpg.*truncated.*d/2.jpg") as error:
+    message = "(?s)2 of 12 images.*a/1.jpg.*truncated.*d/2.jpg"
+    with pytest.raises(ValueError, match=message) as error:
         ImageList.from_folder(folder)
     assert "0.jpg" not in str(error.value)
     with caplog.at_level(logging.WARNING):

@@ -175,14 +175,19 @@ def centre_view(image, image_size, resize_to):
 
     Antialiased, as Pillow's resize is, and rounded to whole values as in an image file.
     """
-    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
-    factor = resize_to / tf.minimum(height, width)
-    target = tf.cast(tf.round(tf.stack([height, width]) * factor), tf.int32)
-    resized = tf.image.resize(image, target, antialias=True)
-    top, left = tf.unstack((target - image_size) // 2)
-    centre = resized[top : top + image_size, left : left + image_size]
-    centre = tf.saturate_cast(tf.round(centre), tf.uint8)
-    return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    target = tf.round(shape * (resize_to / tf.reduce_min(shape)))
+    # tf.image.resize(antialias=True) calls the same function without a translation: so only the
+    # pixels inside the centre are computed
+    centre = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=(image_size, image_size),
+        scale=target / shape,
+        translation=-((target - image_size) // 2),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return tf.saturate_cast(tf.round(centre), tf.uint8)
 
 
 def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_size=64, cache="auto"):

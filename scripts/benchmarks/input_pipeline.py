@@ -62,11 +62,10 @@ def crop_only(images):
 def seconds_per_image(dataset, num_images):
     """Time for `num_images` after the first batch, which pays for starting threads."""
     batches = iter(dataset)
-    first, seen = next(batches), 0
-    start = time.perf_counter()
+    next(batches)
+    seen, start = 0, time.perf_counter()
     while seen < num_images:
         seen += len(next(batches)[0])
-    del first
     return (time.perf_counter() - start) / seen
 
 
@@ -81,7 +80,9 @@ def measure(images, image_size, rounds, num_images):
         "decode and crop, not resized": batched(crop_only(images)),
         f"full pipeline, {image_size} px": balanced_batches(images, cache=False, **common),
         f"full pipeline, {image_size} px, cached": balanced_batches(images, cache=True, **common),
-        f"evaluation, {image_size} px": evaluation_batches(images, image_size, cache=False).repeat(),
+        f"evaluation, {image_size} px": evaluation_batches(
+            images, image_size, batch_size=80, cache=False
+        ).repeat(),
     }
     times = {name: [] for name in variants}
     for _ in range(rounds):
