@@ -14,9 +14,9 @@ from keras import ops
 # A negative counts as ranked ahead when it is at most this much less similar than the best
 # positive: ties are pessimistic, and float32 products of the same unit vectors differ by about
 # 1e-7 from kernel to kernel, so exact equality would let collapsed embeddings score 100 %.
-# Generic data does not feel it: a negative must fall into a gap of 1e-6 below the best positive
-# (for 20,000 generic 512-d embeddings about one query in 50) and then moves that rank by one,
-# which changes Recall@K only where the rank was exactly K.
+# Generic data hardly feels it: a negative must fall into a gap of 1e-6 below the best positive,
+# which moves that rank by one, and Recall@K only where the rank was exactly K. Of 20,000 random
+# 512-d embeddings this moved 73 ranks (float64 with the same rule: 72) and one query of Recall@1.
 TIE = 1e-6
 
 # Below every similarity of unit vectors: stands for "no such pair". Finite, so that no arithmetic

@@ -1,0 +1,202 @@
+"""Recall@{1,10,100,1000} of 20,000 x 512: time beside the bare product's and beside faiss's.
+
+Cost: about 2 minutes on 2 cores. All contenders get the same arrays and the same number of threads,
+take turns, and are compared by their medians. Each runs in a process of its own, so that peak
+memory is its own too; the figure is what the run adds to the process with its data loaded.
+
+    python scripts/benchmarks/evaluation.py --threads 2
+
+faiss is timed if it can be imported (`pip install faiss-cpu`) here or by `--peer-python`.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+KS = (1, 10, 100, 1000)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=4000, help="5 images a class, as in SOP")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has faiss")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--data", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        return serve(CONTENDERS[options.contender], options)
+    with tempfile.TemporaryDirectory() as folder:
+        options.data = str(Path(folder) / "data.npz")
+        np.savez(options.data, **draw_data(options))
+        compare(options)
+
+
+def draw_data(options):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, options.classes, options.images)
+    # class centres so weak that ranks spread over 1 .. 1000, as on a hard test set
+    centres = rng.standard_normal((options.classes, options.dimension), dtype=np.float32)
+    embeddings = rng.standard_normal((options.images, options.dimension), dtype=np.float32)
+    embeddings += 0.35 * centres[labels]
+    return {
+        "embeddings": embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
+        "labels": labels,
+    }
+
+
+def recall_at_k_run(embeddings, labels, threads):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    from keras_ms import recall_at_k
+
+    return lambda: recall_at_k(embeddings, labels, KS)
+
+
+def tensorflow_product(embeddings, labels, threads):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    gallery = tf.constant(embeddings)
+
+    def run():
+        for start in range(0, len(embeddings), 1024):
+            tf.matmul(gallery[start : start + 1024], gallery, transpose_b=True)
+
+    return run
+
+
+def numpy_product(embeddings, labels, threads):
+    tile = np.empty((1024, len(embeddings)), np.float32)
+
+    def run():
+        for start in range(0, len(embeddings), 1024):
+            queries = embeddings[start : start + 1024]
+            np.matmul(queries, embeddings.T, out=tile[: len(queries)])
+
+    return run
+
+
+def faiss_search(embeddings, labels, threads):
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    index = faiss.IndexFlatIP(embeddings.shape[1])
+    index.add(embeddings)
+
+    def run():
+        # one more than the largest K: the query finds itself
+        neighbours = index.search(embeddings, max(KS) + 1)[1]
+        others = neighbours != np.arange(len(labels))[:, None]
+        # without self, or without the last one where self was not found
+        others[others.all(axis=1), -1] = False
+        neighbours = neighbours[others].reshape(len(labels), max(KS))
+        relevant = labels[neighbours] == labels[:, None]
+        scored = np.bincount(labels)[labels] > 1
+        return {k: float(relevant[scored, :k].any(axis=1).mean()) for k in KS}
+
+    return run
+
+
+CONTENDERS = {
+    "numpy product": numpy_product,
+    "TensorFlow product": tensorflow_product,
+    "keras_ms recall_at_k": recall_at_k_run,
+    "faiss IndexFlatIP, k=1001": faiss_search,
+}
+
+
+def serve(contender, options):
+    """Runs once for each line of standard input and prints seconds, peak MiB and the result."""
+    data = np.load(options.data)
+    try:
+        run = contender(data["embeddings"], data["labels"], options.threads)
+    except ImportError as error:
+        print(f"missing {error}", flush=True)
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        result = run()
+        seconds = time.perf_counter() - start
+        added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        print(seconds, added, result, sep="\t", flush=True)
+
+
+def compare(options):
+    servers = {name: started(name, options) for name in CONTENDERS}
+    servers = {name: server for name, server in servers.items() if server is not None}
+    rounds = {name: [] for name in servers}
+    for repeat in range(options.repeats + 1):
+        for name, server in servers.items():
+            server.stdin.write("run\n")
+            server.stdin.flush()
+            answer = server.stdout.readline().rstrip("\n").split("\t")
+            # the first round compiles and warms up: its time is not counted
+            rounds[name] += [answer] if repeat else []
+    for server in servers.values():
+        server.stdin.close()
+        server.wait()
+    report(rounds, options)
+
+
+def started(name, options):
+    threads = str(options.threads)
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, threads) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    python = options.peer_python if name.startswith("faiss") else sys.executable
+    server = subprocess.Popen(
+        [python, __file__, "--contender", name, "--data", options.data, "--threads", threads],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    )
+    answer = server.stdout.readline().strip()
+    if answer == "ready":
+        return server
+    print(f"not timed: {name} ({answer or 'did not start'})")
+    return None
+
+
+def report(rounds, options):
+    seconds = {name: [float(answer[0]) for answer in answers] for name, answers in rounds.items()}
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    product = min((name for name in medians if name.endswith("product")), key=medians.get)
+    # other work on the machine slows the contenders of one round alike: ratios within rounds
+    ratios = {
+        name: float(np.median(np.divide(values, seconds[product])))
+        for name, values in seconds.items()
+    }
+    print(
+        f"{options.images:,} x {options.dimension}, {options.classes:,} classes, "
+        f"{options.threads} threads, {options.repeats} rounds\n\n"
+        "| | median s | of the faster product | in each round | peak MiB added |\n"
+        "|---|---|---|---|---|"
+    )
+    for name, answers in rounds.items():
+        peak = max(float(answer[1]) for answer in answers)
+        print(
+            f"| {name} | {medians[name]:.2f} | {medians[name] / medians[product]:.2f} "
+            f"| {ratios[name]:.2f} | {peak:.0f} |"
+        )
+    for name, answers in rounds.items():
+        if not name.endswith("product"):
+            print(f"\n{name}: {answers[-1][2]}")
+
+
+if __name__ == "__main__":
+    main()

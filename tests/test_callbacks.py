@@ -1,0 +1,321 @@
+import csv
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
+from keras_ms.evaluation.retrieval import recall_at_k
+
+NUM_CLASSES = 8
+
+
+def rows(num_rows=80, seed=0):
+    """Rows whose class shows in few of the directions: a linear map can learn to see it."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num_rows) % NUM_CLASSES
+    centres = np.random.default_rng(99).standard_normal((NUM_CLASSES, 4))
+    images = rng.standard_normal((num_rows, 24)).astype(np.float32)
+    images[:, :4] = 0.4 * images[:, :4] + centres[labels]
+    return images, labels
+
+
+IMAGES, LABELS = rows()
+
+
+def pull_together(y_true, y_pred):
+    """Per-anchor loss: softmax over the batch of the similarity to one's own class."""
+    unit = keras.ops.normalize(keras.ops.cast(y_pred, "float32"), axis=-1)
+    similarity = 8.0 * keras.ops.matmul(unit, keras.ops.transpose(unit))
+    labels = keras.ops.reshape(y_true, (-1,))
+    same = keras.ops.cast(labels[:, None] == labels[None, :], "float32")
+    likelihood = similarity - keras.ops.logsumexp(similarity, axis=1, keepdims=True)
+    return -keras.ops.sum(same * likelihood, axis=1) / keras.ops.sum(same, axis=1)
+
+
+def embedder(seed=1, **compile_options):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [keras.Input((24,)), keras.layers.Dropout(0.5), keras.layers.Dense(6)]
+    )
+    compile_options.setdefault("optimizer", keras.optimizers.Adam(0.02))
+    model.compile(loss=pull_together, **compile_options)
+    return model
+
+
+def fit(model, callbacks, epochs=3, **options):
+    return model.fit(
+        IMAGES, LABELS, batch_size=16, epochs=epochs, callbacks=callbacks, verbose=0, **options
+    ).history
+
+
+@pytest.mark.parametrize(
+    "mode", [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}]
+)
+def test_logs_the_recall_of_the_current_weights(mode):
+    model, validation = embedder(**mode), rows(70, seed=5)
+    recall = RecallAtK(validation, ks=(1, 4), batch_size=32)
+    history = fit(model, [recall])
+    assert list(history) == ["loss", "val_recall@1", "val_recall@4"]
+    expected = recall_at_k(model(validation[0], training=False), validation[1], (1, 4))
+    assert history["val_recall@1"][-1] == expected[1]
+    assert history["val_recall@4"][-1] == expected[4]
+    assert all(type(value) is float for value in history["val_recall@1"])
+    assert history["val_recall@1"][-1] > 1 / NUM_CLASSES  # better than chance: it learned
+    assert [step for step, _ in recall.history] == [5, 10, 15]
+
+
+def test_neighbouring_callbacks_use_the_values(tmp_path):
+    # without learning nothing improves: patience must end the run
+    model, log = embedder(optimizer=keras.optimizers.SGD(0.0)), tmp_path / "log.csv"
+    stop = keras.callbacks.EarlyStopping("val_recall@1", mode="max", patience=2)
+    best = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best.keras", "val_recall@1", mode="max", save_best_only=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        recall = RecallAtK((IMAGES, LABELS))
+        fit(model, [recall, stop, best, keras.callbacks.CSVLogger(log)], epochs=10)
+    assert stop.stopped_epoch == 2
+    assert best.best == recall.best_value
+    assert (tmp_path / "best.keras").exists()
+    logged = list(csv.DictReader(log.read_text().splitlines()))
+    assert len(logged) == 3
+    assert float(logged[0]["val_recall@1"]) == recall.history[0][1][1]
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        lambda folder: keras.callbacks.EarlyStopping("val_recall@1", mode="max"),
+        lambda folder: keras.callbacks.CSVLogger(folder / "log.csv"),
+    ],
+)
+def test_warns_when_it_does_not_stand_first(earlier, tmp_path):
+    with pytest.warns(UserWarning, match="put RecallAtK first"):
+        fit(embedder(), [earlier(tmp_path), RecallAtK((IMAGES, LABELS))], epochs=1)
+
+
+def test_counts_batches_where_the_optimizer_is_not_used():
+    class OtherOptimizer(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(6)
+
+        def call(self, images):
+            return self.dense(images)
+
+        def train_step(self, data):
+            return {"loss": keras.ops.mean(self(data[0]))}
+
+    model, recall = OtherOptimizer(), RecallAtK((IMAGES, LABELS), every_steps=3)
+    model.compile()
+    fit(model, [recall], epochs=3)
+    assert [step for step, _ in recall.history] == [3, 6, 9, 12, 15]
+
+
+def test_callbacks_that_use_other_values_may_stand_before():
+    stop = keras.callbacks.EarlyStopping("loss")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(embedder(), [stop, RecallAtK((IMAGES, LABELS))], epochs=1)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_every_steps(steps_per_execution):
+    model = embedder(steps_per_execution=steps_per_execution)
+    recall = RecallAtK((IMAGES, LABELS), every_steps=4)
+    history = fit(model, [recall], epochs=3)  # 5 steps each
+    steps = [step for step, _ in recall.history]
+    assert steps == ([4, 8, 12] if steps_per_execution == 1 else [4, 9, 12])
+    assert history["val_recall@1"] == [recalls[1] for _, recalls in recall.history]
+
+
+def test_every_steps_beyond_the_first_epoch_still_logs():
+    history = fit(embedder(), [RecallAtK((IMAGES, LABELS), every_steps=7)], epochs=3)
+    assert len(history["val_recall@1"]) == 3
+
+
+def test_steps_go_on_in_a_second_fit():
+    model, recall = embedder(), RecallAtK((IMAGES, LABELS))
+    fit(model, [recall], epochs=1)
+    fit(model, [recall], epochs=1)
+    resumed = RecallAtK((IMAGES, LABELS))
+    fit(model, [resumed], epochs=1)
+    assert [step for step, _ in recall.history + resumed.history] == [5, 10, 15]
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_best_weights_are_kept_and_restored(to_file, tmp_path):
+    path = tmp_path / "weights" / "best.weights.h5" if to_file else None
+    model = embedder(optimizer=keras.optimizers.SGD(0.5))
+    recall = RecallAtK((IMAGES, LABELS), restore_best_weights=True, weights_path=path)
+
+    def spoil(epoch, logs):
+        if epoch == 2:
+            model.set_weights([np.zeros_like(value) for value in model.get_weights()])
+
+    history = fit(model, [keras.callbacks.LambdaCallback(on_epoch_end=spoil), recall], epochs=3)
+    assert history["val_recall@1"][-1] == 0  # collapsed, yet the best comes back
+    assert recall.best_value == max(history["val_recall@1"]) > 0
+    assert recall.best_step in (5, 10)
+    restored = recall_at_k(model(IMAGES, training=False), LABELS)
+    assert restored[1] == recall.best_value
+    assert (recall.best_weights is None) == to_file
+    if to_file:
+        assert [file.name for file in path.parent.iterdir()] == ["best.weights.h5"]
+
+
+def test_a_shuffling_dataset_is_measured_rightly():
+    model = embedder()
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None])).shuffle(80).batch(32)
+    recall = RecallAtK(dataset)
+    fit(model, [recall], epochs=1)
+    assert recall.history[0][1] == recall_at_k(model(IMAGES, training=False), LABELS)
+
+
+def test_other_datasets():
+    class Batches(keras.utils.PyDataset):
+        num_batches = 4
+
+        def __getitem__(self, index):
+            part = slice(20 * index, 20 * index + 20)
+            return IMAGES[part], LABELS[part]
+
+    model, batches = embedder(), Batches()
+    same = []
+    for dataset in (batches, [batches[i] for i in range(4)], (IMAGES, LABELS)):
+        recall = RecallAtK(dataset)
+        recall.set_model(model)
+        same.append(recall.measure())
+    assert same[0] == same[1] == same[2]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = embedder()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    history = fit(model, [RecallAtK((IMAGES, LABELS))], epochs=1)
+    assert 0 < history["val_recall@1"][0] <= 1
+
+
+def test_divergence_is_logged_as_nan_with_one_warning():
+    model = embedder(optimizer=keras.optimizers.SGD(float("nan")))
+    recall = RecallAtK((IMAGES, LABELS), keep_best_weights=True)
+    with pytest.warns(UserWarning, match="80 of 80 embeddings hold NaN") as caught:
+        history = fit(model, [recall], epochs=3)
+    assert len([w for w in caught if "hold NaN" in str(w.message)]) == 1
+    assert all(math.isnan(value) for value in history["val_recall@1"])
+    assert recall.best_value is None and recall.best_weights is None
+
+
+def test_verbose_prints_one_line_for_each_measurement(capsys):
+    model = embedder()
+    fit(model, [RecallAtK((IMAGES, LABELS), ks=(1,))], epochs=2)
+    assert capsys.readouterr().out == ""
+    fit(model, [RecallAtK((IMAGES, LABELS), ks=(1,), verbose=1)], epochs=2)
+    lines = capsys.readouterr().out.split("\n")
+    assert [line[:18] for line in lines if line] == ["step 15: recall@1 ", "step 20: recall@1 "]
+
+
+def endless():
+    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(16).repeat()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": endless()}, "repeats forever"),
+        ({"dataset": iter([(IMAGES, LABELS)])}, "read once"),
+        ({"dataset": (IMAGES, LABELS), "every_steps": 0}, "every_steps"),
+        ({"dataset": (IMAGES, LABELS), "weights_path": "best.h5"}, "weights.h5"),
+    ],
+)
+def test_bad_options_are_explained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RecallAtK(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ([], "empty"),
+        ([IMAGES], "batches"),
+        ((IMAGES, LABELS[:5]), "one length"),
+        ((IMAGES, np.arange(80)), "none with one"),
+    ],
+)
+def test_bad_datasets_are_explained(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        fit(embedder(), [RecallAtK(dataset)], epochs=1)
+
+
+def test_a_model_without_one_embedding_per_image_is_explained():
+    model = keras.Sequential([keras.Input((24,)), keras.layers.Reshape((4, 6))])
+    recall = RecallAtK((IMAGES, LABELS))
+    recall.set_model(model)
+    with pytest.raises(ValueError, match=r"Received: \(64, 4, 6\)"):
+        recall.measure()
+
+
+@pytest.mark.parametrize("logs", [{"loss": 0.0}, {"loss": 0.01, "mined_anchors": 0.0}])
+def test_a_loss_of_zero_is_explained_once(logs):
+    callback = ExplainZeroLoss()
+    with pytest.warns(UserWarning, match="balanced_batches") as caught:
+        callback.on_epoch_end(0, {"loss": 0.3, "mined_anchors": 0.5})
+        callback.on_epoch_end(1, logs)
+        callback.on_epoch_end(2, logs)
+    assert len(caught) == 1
+    assert "epoch 2" in str(caught[0].message)
+
+
+def test_a_loss_above_zero_needs_no_explanation():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExplainZeroLoss().on_epoch_end(0, {"loss": 1e-9, "mined_anchors": 0.01})
+        ExplainZeroLoss().on_epoch_end(0, None)
+
+
+def test_two_replicas_measure_what_one_does():
+    script = """
+        import keras
+        import numpy as np
+        import tensorflow as tf
+        from keras_ms.callbacks import RecallAtK
+        from keras_ms.evaluation.retrieval import recall_at_k
+
+        processor = tf.config.list_physical_devices("CPU")[0]
+        logical = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(processor, logical)
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((50, 8)).astype("float32")
+        labels = np.arange(50) % 5
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+            model.compile("sgd", "mse")
+        recall = RecallAtK((images, labels), batch_size=32)
+        history = model.fit(
+            images, np.zeros((50, 4)), batch_size=10, callbacks=[recall], verbose=0
+        ).history
+        embeddings = images @ model.layers[0].kernel.numpy() + model.layers[0].bias.numpy()
+        expected = recall_at_k(embeddings, labels)
+        assert [history[f"val_recall@{k}"][0] for k in (1, 2, 4, 8)] == list(expected.values())
+        print("same")
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip().endswith("same"), run.stderr[-2000:]
