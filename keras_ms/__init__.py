@@ -6,13 +6,13 @@ model reloads after `import keras_ms`. What registers nothing (data, export) loa
 
 import importlib
 
+from keras_ms.callbacks import RecallAtK as RecallAtK
+from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
+from keras_ms.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
+from keras_ms.models.embedding import build_embedder as build_embedder
 from keras_ms.version import __version__ as __version__
 
 _ON_FIRST_USE = {
-    "RecallAtK": "keras_ms.callbacks",
-    "recall_at_k": "keras_ms.evaluation.retrieval",
-    "MultiSimilarityLoss": "keras_ms.losses.multi_similarity",
-    "build_embedder": "keras_ms.models.embedding",
     "ImageList": "keras_ms.data.image_list",
     "balanced_batches": "keras_ms.data.balanced_batches",
     "export_onnx": "keras_ms.export",

@@ -69,6 +69,11 @@ def whole_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(folder):
+    """Makes the folder if it is missing; raises OSError if nothing can be written into it."""
+    shutil.rmtree(_temporary_folder_beside(Path(folder) / "check"))
+
+
 def _temporary_folder_beside(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

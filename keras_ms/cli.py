@@ -1,0 +1,148 @@
+"""The command line: keras-ms train | export. Its options are the fields of Settings."""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+import typing
+from pathlib import Path
+
+from keras_ms.settings import Settings
+
+# what bad data, settings, folders and files raise; anything else is a bug and keeps its traceback
+_USER_ERRORS = (ValueError, OSError, ImportError)
+
+
+def main(arguments=None):
+    """Runs the command line and returns its exit code: 0, 1 for an error, 130 for Ctrl-C.
+
+    Args:
+        arguments: list of words. Defaults to those the program was started with.
+    """
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    command, debug = options.pop("command"), options.pop("debug")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _log_to_terminal()
+    try:
+        command(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Continue where it stopped with: train --resume", file=sys.stderr)
+        return 130
+    except _USER_ERRORS as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _log_to_terminal():
+    """The library's own messages as plain lines; of TensorFlow's, the errors."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("keras_ms")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    for name in ("absl", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _train(options):
+    resume, config = options.pop("resume"), options.pop("config")
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume:
+        changed = sorted(set(given) - {"runs_folder"})
+        if changed or config:
+            raise ValueError(
+                "--resume continues a run with its own settings. Leave out "
+                + ", ".join(["--config"] * bool(config) + [_flag(name) for name in changed])
+            )
+    settings = Settings.read(config) if config else Settings()
+    settings = dataclasses.replace(settings, **given)
+
+    from keras_ms.training import train
+
+    train(settings, resume)
+
+
+def _export(options):
+    import keras
+
+    from keras_ms.export import export_onnx, export_saved_model
+
+    model_file, folder = Path(options["model"]), Path(options["to"])
+    if not model_file.is_file():
+        raise FileNotFoundError(f"Expected a .keras file. Nothing is at {model_file}")
+    import keras_ms.training  # noqa: F401  registers what saved models may hold
+
+    # safe_mode: a file from elsewhere must not run code of its own
+    model = keras.saving.load_model(model_file, compile=False, safe_mode=True)
+    metadata = json.loads(options["metadata"]) if options["metadata"] else None
+    formats = dataclasses.replace(Settings(), export=options["formats"]).exports()
+    for kind, export, name in (
+        ("saved_model", export_saved_model, "saved_model"),
+        ("onnx", export_onnx, "embedder.onnx"),
+    ):
+        if kind in formats:
+            difference = export(model, folder / name, metadata=metadata)
+            print(f"{folder / name}: differs from the model by at most {difference:.1e}")
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="keras-ms", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = parser.add_subparsers(required=True, metavar="train | export")
+
+    train = commands.add_parser(
+        "train",
+        help="train an embedder, evaluate it on unseen classes, export it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    train.set_defaults(command=_train)
+    train.add_argument("--config", metavar="FILE", help="settings.json to start from")
+    train.add_argument(
+        "--resume", nargs="?", const="latest", metavar="RUN_FOLDER",
+        help="continue an interrupted run; without a folder, the newest unfinished one",
+    )
+    types = typing.get_type_hints(Settings)
+    for option in dataclasses.fields(Settings):
+        _add_option(train, option, types[option.name])
+
+    export = commands.add_parser("export", help="export a saved .keras model")
+    export.set_defaults(command=_export)
+    export.add_argument("model", help="a .keras file")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="folder to export into")
+    export.add_argument("--formats", default="saved_model,onnx", help="saved_model, onnx or both")
+    export.add_argument("--metadata", metavar="JSON", help='such as \'{"recall_at_1": "0.61"}\'')
+    return parser
+
+
+def _add_option(parser, option, kind):
+    explanation = option.metadata["explanation"].replace("%", "%%")
+    default = "" if option.default in (None, "") else f" (default: {option.default})"
+    # None marks what was not given, so that --config is overridden only by what was
+    shared = {"default": None, "help": explanation + default, "dest": option.name}
+    kinds = typing.get_args(kind) or (kind,)
+    if bool in kinds:
+        parser.add_argument(
+            _flag(option.name), action=argparse.BooleanOptionalAction, **shared
+        )
+        return
+    parser.add_argument(
+        _flag(option.name),
+        type=kinds[0],
+        choices=option.metadata["choices"],
+        metavar=None if option.metadata["choices"] else kinds[0].__name__.upper(),
+        **shared,
+    )
+
+
+def _flag(name):
+    return "--" + name.replace("_", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Pooled features of a frozen backbone: computed once per image, kept on disk, trained on."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.data.images import evaluation_batches
+from keras_ms.whole_files import whole_file
+
+
+def pooled_features(features_model, images, folder, *, image_size, resize_to, batch_size, log=print):
+    """The features of all images, in the list's order; read from `folder` if computed before.
+
+    The file's name is a digest of the model's configuration and weights, of the images' names,
+    sizes and dates, and of the view, so that nothing stale is ever read.
+
+    Args:
+        features_model: images to pooled features, of `split_embedder`.
+        images: an ImageList.
+        folder: where features are kept, one .npy file a list; made if missing.
+        image_size, resize_to, batch_size: as in `evaluation_batches`.
+        log: function that tells the user what takes time.
+
+    Returns:
+        float32 (N, channels).
+    """
+    digest = _digest(features_model, images, (image_size, resize_to))
+    file = Path(folder) / f"{images.name}-{digest}.npy"
+    if file.is_file():
+        features = np.load(file, allow_pickle=False)
+        if len(features) == len(images):
+            log(f"Features of {len(images)} images: read from {file}")
+            return features
+    log(f"Computing the features of {len(images)} images once")
+    batches = evaluation_batches(
+        images, image_size, resize_to=resize_to, batch_size=batch_size, cache=False
+    )
+    features = features_model.predict(batches.map(lambda image, label: image), verbose=2)
+    with whole_file(file) as temporary:
+        np.save(temporary, features)
+    return features
+
+
+def _digest(model, images, view):
+    digest = hashlib.sha256(json.dumps([model.to_json(), view]).encode())
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights))
+    if images.images is not None:
+        digest.update(np.ascontiguousarray(images.images))
+    else:
+        for path in images.paths:
+            stat = Path(path).stat()
+            digest.update(f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,191 @@
+"""The folder of a run: settings, environment, history, training state. All written whole.
+
+A run that was interrupted at any moment continues from the state saved at its last complete
+epoch; batches and augmentation are functions of the seed and the step, so what follows is what
+would have followed.
+"""
+
+import csv
+import json
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_ms.settings import Settings
+from keras_ms.whole_files import check_writable, whole_file
+
+_PACKAGES = ("keras_ms", "tensorflow", "keras", "numpy", "pillow", "matplotlib", "onnx", "tf2onnx",
+             "onnxruntime")
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.settings = self.path / "settings.json"
+        self.state = self.path / "state.npz"
+        self.history = self.path / "history.csv"
+        self.curves = self.path / "curves.png"
+        self.baselines = self.path / "baselines.json"
+        self.summary = self.path / "summary.json"
+        self.model = self.path / "embedder.keras"
+        self.best_weights = self.path / "best.weights.h5"
+        self.last_weights = self.path / "last.weights.h5"
+
+    def check_new(self):
+        """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
+        if self.settings.exists():
+            raise FileExistsError(
+                f"{self.path} holds a run already. Continue it with --resume {self.path}, or "
+                "choose another --run-name"
+            )
+        check_writable(self.path.parent)
+
+    def create(self, settings):
+        """Makes the folder and writes settings.json and environment.json into it."""
+        with whole_file(self.settings) as temporary:
+            temporary.write_text(settings.to_json())
+        self.write_json(self.path / "environment.json", _environment())
+
+    @classmethod
+    def find(cls, path, runs_folder="runs"):
+        """The run to resume: `path`, or the newest unfinished run in `runs_folder` for "latest".
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if path == "latest":
+            unfinished = [
+                cls(settings.parent)
+                for settings in sorted(Path(runs_folder).glob("*/settings.json"),
+                                       key=lambda file: file.stat().st_mtime)
+                if not cls(settings.parent).summary.exists()
+            ]
+            if not unfinished:
+                raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
+            return unfinished[-1]
+        run = cls(path)
+        if not run.settings.is_file():
+            raise FileNotFoundError(
+                f"Expected the folder of a run, with settings.json in it, to resume. Received: {path}"
+            )
+        return run
+
+    def remove_unfinished_files(self):
+        """Removes what a killed process was writing: temporary folders that never got a name."""
+        for folder in self.path.glob(".*.part"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def read_settings(self):
+        return Settings.read(self.settings)
+
+    def write_json(self, path, content):
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, path):
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def write_history(self, rows):
+        """Writes the rows of all epochs so far, one dict each, as history.csv."""
+        with whole_file(self.history) as temporary:
+            with open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def save_state(self, model, epoch, rows, best):
+        """Saves everything that training continues from.
+
+        Args:
+            model: the compiled model being trained; its optimizer's variables are saved too.
+            epoch: epochs completed.
+            rows: history so far, a list of dicts.
+            best: dict of what is known of the best weights so far.
+        """
+        arrays = {f"variable_{i:05d}": keras.ops.convert_to_numpy(v)
+                  for i, v in enumerate(_state_variables(model))}
+        story = json.dumps({"epoch": epoch, "rows": rows, "best": best})
+        with whole_file(self.state) as temporary:
+            with open(temporary, "wb") as file:
+                np.savez(file, story=np.array(story), **arrays)
+
+    def restore_state(self, model):
+        """Restores what `save_state` saved into `model`.
+
+        Returns:
+            `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
+            complete epoch.
+
+        Raises:
+            ValueError: the state belongs to another model.
+        """
+        if not self.state.is_file():
+            return 0, [], {}
+        variables = _state_variables(model)
+        with np.load(self.state, allow_pickle=False) as saved:
+            story = json.loads(str(saved["story"]))
+            arrays = [saved[name] for name in saved.files if name.startswith("variable_")]
+        shapes = [tuple(v.shape) for v in variables]
+        if [a.shape for a in arrays] != shapes:
+            raise ValueError(
+                f"{self.state} holds the state of another model: expected {len(shapes)} variables "
+                f"of the model's shapes. Received: {len(arrays)}. Was settings.json changed?"
+            )
+        for variable, array in zip(variables, arrays):
+            variable.assign(array)
+        return story["epoch"], story["rows"], story["best"]
+
+
+class SaveRun(keras.callbacks.Callback):
+    """Writes history.csv and the training state after every epoch; stands last in the list.
+
+    Args:
+        run: RunFolder.
+        steps_per_epoch: int.
+        rows: history of the epochs before, as `restore_state` returned it.
+        best: function that returns what is known of the best weights, a dict.
+    """
+
+    def __init__(self, run, steps_per_epoch, rows, best):
+        super().__init__()
+        self.run = run
+        self.steps_per_epoch = steps_per_epoch
+        self.rows = rows
+        self.best = best
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps_per_epoch}
+        self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
+        self.run.write_history(self.rows)
+        self.run.save_state(self.model, epoch + 1, self.rows, self.best())
+
+
+def _state_variables(model):
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _environment():
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "backend": keras.backend.backend(),
+        "packages": versions,
+    }

@@ -1,0 +1,194 @@
+"""The training run end to end on a small folder of generated images."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_ms.cli import main
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.images import evaluation_batches
+from keras_ms.evaluation.retrieval import recall_at_k
+
+_SMALL = [
+    "--image-size", "32", "--embedding-size", "16", "--classes-per-batch", "4",
+    "--images-per-class", "3", "--steps", "12", "--steps-per-epoch", "4", "--ks", "1,2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """16 classes of 8 images: a colour gradient per class, noise per image."""
+    root = tmp_path_factory.mktemp("data") / "gradients"
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 1, 40)
+    for number in range(16):
+        (root / f"class_{number:02d}").mkdir(parents=True)
+        low, high = rng.uniform(0, 255, (2, 3))
+        for image in range(8):
+            weight = rng.permutation([ramp[:, None], ramp[None, :]][image % 2].ravel()[:1])
+            pixels = low + (high - low) * ramp[:, None, None] * np.ones((40, 40, 1)) + weight
+            pixels = np.clip(pixels + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype("uint8")
+            Image.fromarray(pixels).save(root / f"class_{number:02d}" / f"{image}.png")
+    return root
+
+
+def _arguments(folder, out, *more):
+    return [
+        "train", "--data-dir", str(folder), "--runs-folder", str(out / "runs"),
+        "--export-folder", str(out / "exports"), "--run-name", "run", *_SMALL, *more,
+    ]  # fmt: skip
+
+
+def _history(run):
+    with open(run / "history.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(folder, tmp_path):
+    assert main(_arguments(folder, tmp_path)) == 0
+    run = tmp_path / "runs" / "run"
+    names = {file.name for file in run.iterdir()}
+    assert names == {
+        "settings.json", "environment.json", "baselines.json", "history.csv", "curves.png",
+        "state.npz", "best.weights.h5", "last.weights.h5", "embedder.keras", "summary.json",
+    }  # fmt: skip
+    rows = _history(run)
+    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert {"loss", "mined_anchors", "val_recall@1", "val_recall@2"} <= set(rows[0])
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["test_recall"]) == {
+        "raw_pixels", "before_training", "last", "best_on_validation",
+    }  # fmt: skip
+    best = max(rows, key=lambda row: float(row["val_recall@1"]))
+    assert summary["best_step"] == int(best["step"])
+    model = keras.saving.load_model(run / "embedder.keras", compile=False)
+    images = ImageList.from_folder(folder).subset("test")
+    batches = evaluation_batches(images, 32, resize_to=36)
+    embeddings = model.predict(batches.map(lambda image, label: image), verbose=0)
+    recalls = recall_at_k(embeddings, images.labels, ks=(1, 2))
+    expected = summary["test_recall"]["best_on_validation"]
+    assert expected == pytest.approx({"1": recalls[1], "2": recalls[2]}, abs=1e-9)
+    assert (tmp_path / "exports" / "run" / "saved_model" / "saved_model.pb").is_file()
+    assert (tmp_path / "exports" / "run" / "embedder.onnx").is_file()
+
+
+def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, capsys):
+    more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
+            "0.01")  # fmt: skip
+    assert main(_arguments(folder, tmp_path, *more)) == 0
+    assert "read from" in capsys.readouterr().out
+    run = tmp_path / "runs" / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert "pooled_features" in summary["test_recall"]
+    assert "best_on_validation" not in summary["test_recall"]
+    assert not (run / "best.weights.h5").exists()
+    losses = [float(row["loss"]) for row in _history(run)]
+    assert losses[-1] < losses[0]
+
+
+def test_mixed_precision_and_rate_groups(folder, tmp_path):
+    more = ("--precision", "mixed_bfloat16", "--backbone-learning-rate", "1e-4", "--schedule",
+            "step", "--coupled-l2", "5e-4")  # fmt: skip
+    assert main(_arguments(folder, tmp_path, *more)) == 0
+    assert keras.config.dtype_policy().name == "float32"
+    summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())
+    assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
+
+
+def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, tmp_path):
+    more = ("--export", "", "--steps", "120", "--steps-per-epoch", "40")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "keras_ms.cli"]
+    subprocess.run([*command, *_arguments(folder, whole, *more)], check=True)
+
+    process = subprocess.Popen([*command, *_arguments(folder, killed, *more)])
+    state = killed / "runs" / "run" / "state.npz"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.15)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(_history(killed / "runs" / "run")) < 3
+    assert not (killed / "runs" / "run" / "summary.json").exists()
+    resume = ["train", "--resume", "--runs-folder", str(killed / "runs")]
+    subprocess.run([*command, *resume], check=True)
+
+    assert _history(killed / "runs" / "run") == _history(whole / "runs" / "run")
+    with (
+        np.load(state) as resumed,
+        np.load(whole / "runs" / "run" / "state.npz") as expected,
+    ):
+        assert resumed.files == expected.files
+        for name in expected.files:
+            np.testing.assert_array_equal(resumed[name], expected[name])
+
+
+def _refusal(capsys, arguments):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    return error
+
+
+def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    wrong = tmp_path / "wrong.weights.h5"
+    wrong.write_text("no HDF5")
+    out = tmp_path / "out"
+    for arguments, expected in [
+        (_arguments(tmp_path / "missing", out), "missing"),
+        (_arguments(empty, out), str(empty)),
+        (_arguments(folder, out, "--backbone", "resnet51"), "resnet50"),
+        (_arguments(folder, out, "--weights", str(wrong)), "wrong.weights.h5"),
+        (_arguments(folder, out, "--weights", str(tmp_path / "no.weights.h5")), "no.weights.h5"),
+        (_arguments(folder, out, "--backbone", "bn_inception", "--image-size", "200"), "198"),
+        (_arguments(folder, out, "--classes-per-batch", "40"), "40"),
+        (_arguments(folder, out, "--steps", "10"), "multiple"),
+        (["train", "--dataset", "omniglot"], "--data-dir"),
+        (["train", "--config", str(tmp_path / "none.json")], "none.json"),
+        (["train", "--resume", str(tmp_path)], "settings.json"),
+        (["export", str(tmp_path / "none.keras"), "--to", str(out)], "none.keras"),
+    ]:
+        assert expected in _refusal(capsys, arguments), arguments
+        leftovers = [path for path in out.rglob("*") if path.is_file()]
+        assert leftovers == [], arguments
+
+
+def test_a_run_is_not_overwritten_and_an_unwritable_folder_is_named(folder, tmp_path, capsys):
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "settings.json").write_text("{}")
+    assert "--resume" in _refusal(capsys, _arguments(folder, tmp_path))
+    (tmp_path / "file").write_text("")
+    assert "Choose a folder" in _refusal(capsys, _arguments(folder, tmp_path / "file"))
+
+
+def test_unknown_options_and_values_stop_at_the_command_line(capsys):
+    for arguments in (["train", "--los", "x", "--seeds", "1"], ["train", "--pooling", "mean"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert "error" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
+    arguments = _arguments(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_ms.cli", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "runs" / "run" / "state.npz").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error
