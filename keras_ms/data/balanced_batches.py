@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
+from keras_ms.data.image_cache import decoded_images
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import (
     NUM_UNIFORM,
     as_rgb,
     batch_views,
     crop,
-    decoded_images,
     flip_and_resize,
     read_crop,
     side_for,

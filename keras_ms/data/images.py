@@ -8,7 +8,6 @@ import os
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from keras_ms.data.image_folder import image_fault
 
@@ -20,28 +19,32 @@ _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 
 
-def read_contents(path):
-    """The bytes of an image file, scalar string; a damaged file raises an error that names it.
+def read_image(path):
+    """uint8 (height, width, 3) RGB from an image file; a damaged one raises an error naming it.
 
     TensorFlow's decoders do not name the file they fail on. Files with a JPEG's or PNG's first
     and last bytes go straight on; every other is decoded by Pillow first, which is slower but
     tells truncated files and files that are not images.
     """
     contents = tf.io.read_file(path)
+    complete = _encloses(contents, _JPEG_START, _JPEG_END)
+    return tf.cond(complete, lambda: decode(contents), lambda: _checked_image(path, contents))
+
+
+def _encloses(contents, start, end):
     size = tf.strings.length(contents)
+    last = tf.strings.substr(contents, -tf.minimum(len(end), size), len(end))
+    return (tf.strings.substr(contents, 0, len(start)) == start) & (last == end)
 
-    def starts(mark):
-        return tf.strings.substr(contents, 0, len(mark)) == mark
 
-    def ends(mark):
-        return tf.strings.substr(contents, -tf.minimum(len(mark), size), len(mark)) == mark
-
-    complete = (starts(_JPEG_START) & ends(_JPEG_END)) | (starts(_PNG_START) & ends(_PNG_END))
+def _checked_image(path, contents):
+    """`decode` of a file that is not a complete JPEG."""
+    complete = _encloses(contents, _PNG_START, _PNG_END)
     checked = tf.cond(
         complete, lambda: True, lambda: tf.numpy_function(_raise_if_damaged, [path], tf.bool)
     )
     with tf.control_dependencies([checked]):
-        return tf.identity(contents)
+        return decode(tf.identity(contents))
 
 
 def _raise_if_damaged(path):
@@ -98,15 +101,18 @@ def crop_window(height, width, uniform, scale, ratio):
 
 def read_crop(path, uniform, scale, ratio):
     """A random crop of an image file, uint8; of a JPEG only the crop is decoded."""
-    contents = read_contents(path)
+    contents = tf.io.read_file(path)
 
     def from_jpeg():
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(contents))
         window = tf.stack(crop_window(height, width, uniform, scale, ratio))
         return tf.image.decode_and_crop_jpeg(contents, window, channels=3)
 
-    is_jpeg = tf.strings.substr(contents, 0, len(_JPEG_START)) == _JPEG_START
-    image = tf.cond(is_jpeg, from_jpeg, lambda: crop(decode(contents), uniform, scale, ratio))
+    image = tf.cond(
+        _encloses(contents, _JPEG_START, _JPEG_END),
+        from_jpeg,
+        lambda: crop(_checked_image(path, contents), uniform, scale, ratio),
+    )
     return tf.ensure_shape(image, (None, None, 3))
 
 
@@ -177,17 +183,28 @@ def centre_view(image, image_size, resize_to):
     """
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     target = tf.round(shape * (resize_to / tf.reduce_min(shape)))
-    # tf.image.resize(antialias=True) calls the same function without a translation: so only the
-    # pixels inside the centre are computed
-    centre = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=(image_size, image_size),
-        scale=target / shape,
-        translation=-((target - image_size) // 2),
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return tf.saturate_cast(tf.round(centre), tf.uint8)
+    corner = (target - image_size) // 2
+
+    def cut():
+        top, left = tf.unstack(tf.cast(corner, tf.int32))
+        return image[top : top + image_size, left : left + image_size]
+
+    def resize():
+        # tf.image.resize(antialias=True) calls the same function without a translation: so only
+        # the pixels inside the centre are computed
+        centre = tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=(image_size, image_size),
+            scale=target / shape,
+            translation=-corner,
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
+        return tf.saturate_cast(tf.round(centre), tf.uint8)
+
+    # resizing an image to its own size would take three times as long as decoding it
+    centre = tf.cond(tf.reduce_all(target == shape), cut, resize)
+    return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
 
 
 def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_size=64, cache="auto"):
@@ -228,7 +245,7 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
     if image_list.images is None:
         dataset = tf.data.Dataset.from_tensor_slices(image_list.paths)
         dataset = dataset.map(
-            lambda path: centre_view(decode(read_contents(path)), image_size, resize_to),
+            lambda path: centre_view(read_image(path), image_size, resize_to),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
@@ -249,36 +266,6 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
     batches = -(-len(image_list) // batch_size)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(batches))
     return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def decoded_images(paths, cache):
-    """Decodes all files into memory: a function index -> uint8 image, or None where not to cache.
-
-    The images keep their own sizes: they lie behind each other in one tensor.
-    """
-    if not to_cache(cache, 0):
-        return None
-    num_bytes = 0
-    for path in paths:
-        # only the header is read; stops as soon as the files are known not to fit
-        with Image.open(path) as image:
-            num_bytes += image.width * image.height * 3
-        if not to_cache(cache, num_bytes):
-            return None
-    files = tf.data.Dataset.from_tensor_slices(paths)
-    files = files.map(lambda path: decode(read_contents(path)), num_parallel_calls=tf.data.AUTOTUNE)
-    with tf.device("CPU"):
-        decoded = list(files)
-        shapes = tf.constant([image.shape for image in decoded], tf.int64)
-        pixels = tf.concat([tf.reshape(image, [-1]) for image in decoded], axis=0)
-        starts = tf.cumsum(tf.reduce_prod(shapes, axis=1), exclusive=True)
-
-    def read(index):
-        size = tf.reduce_prod(shapes[index])
-        image = tf.reshape(tf.slice(pixels, [starts[index]], [size]), shapes[index])
-        return tf.ensure_shape(image, (None, None, 3))
-
-    return read
 
 
 def side_for(image_list, image_size):

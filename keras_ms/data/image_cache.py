@@ -1,0 +1,36 @@
+"""All decoded images of a list in memory, for random crops at the speed of slicing."""
+
+import tensorflow as tf
+from PIL import Image
+
+from keras_ms.data.images import read_image, to_cache
+
+
+def decoded_images(paths, cache):
+    """Decodes all files into memory: a function index -> uint8 image, or None where not to cache.
+
+    The images keep their own sizes: they lie behind each other in one tensor.
+    """
+    if not to_cache(cache, 0):
+        return None
+    num_bytes = 0
+    for path in paths:
+        # only the header is read; stops as soon as the files are known not to fit
+        with Image.open(path) as image:
+            num_bytes += image.width * image.height * 3
+        if not to_cache(cache, num_bytes):
+            return None
+    files = tf.data.Dataset.from_tensor_slices(paths)
+    files = files.map(lambda path: read_image(path), num_parallel_calls=tf.data.AUTOTUNE)
+    with tf.device("CPU"):
+        decoded = list(files)
+        shapes = tf.constant([image.shape for image in decoded], tf.int64)
+        pixels = tf.concat([tf.reshape(image, [-1]) for image in decoded], axis=0)
+        starts = tf.cumsum(tf.reduce_prod(shapes, axis=1), exclusive=True)
+
+    def read(index):
+        size = tf.reduce_prod(shapes[index])
+        image = tf.reshape(tf.slice(pixels, [starts[index]], [size]), shapes[index])
+        return tf.ensure_shape(image, (None, None, 3))
+
+    return read
