@@ -259,6 +259,27 @@ def test_mixed_precision_exports_as_float32(policy, backbone_call, tmp_path):
     assert mixed.get_layer("backbone").compute_dtype == policy.removeprefix("mixed_")
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_the_librarys_own_embedder(policy, tmp_path):
+    from keras_ms.models.embedding import build_embedder
+
+    keras.config.set_dtype_policy(policy)
+    try:
+        embedder = build_embedder(
+            "small", image_size=64, embedding_size=32, frozen_batch_norm=True, seed=0
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert export_saved_model(embedder, tmp_path / "sm") == 0
+    assert export_onnx(embedder, tmp_path / "m.onnx") <= 1e-6
+    images = check_images(2, (64, 64, 3), seed=0)
+    embeddings = run_onnx(tmp_path / "m.onnx", images)
+    assert embeddings.shape == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    # float16 arithmetic is this close to the float32 file; other weights would be far off
+    np.testing.assert_allclose(embeddings, embedder(images, training=False), atol=2e-2)
+
+
 def test_mixed_precision_reaches_wrapped_layers(tmp_path):
     inputs = layers.Input((6, 4))
     lstm = layers.LSTM(3, dtype="mixed_bfloat16")

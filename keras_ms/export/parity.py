@@ -75,8 +75,8 @@ def refuse_if_different(wrapped, path, tolerance):
             f"{wrapped.model.name!r}: the largest difference at batch sizes "
             f"{', '.join(map(str, BATCH_SIZES))} is {difference:.3g}, allowed is {allowed:.3g} "
             f"(tolerance {tolerance:g}, largest output {scale:.3g}). The file was discarded. "
-            "Look for a layer that the format renders differently (Resizing with antialias or "
-            "'area' is one), or pass a larger `tolerance` if this difference is acceptable."
+            "Look for a layer that the format renders differently (Resizing with 'area' or "
+            "'bicubic' is one), or pass a larger `tolerance` if this difference is acceptable."
         )
     return difference
 
@@ -179,7 +179,7 @@ def _saved_model_runner(path):
 def _onnx_runner(path):
     onnxruntime = import_onnx_package("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: warnings about unused initialisers help nobody here
+    options.log_severity_level = 4  # fatal only: errors are raised, with the same text
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
