@@ -21,7 +21,7 @@ def decoded_images(paths, cache):
         if not to_cache(cache, num_bytes):
             return None
     files = tf.data.Dataset.from_tensor_slices(paths)
-    files = files.map(lambda path: read_image(path), num_parallel_calls=tf.data.AUTOTUNE)
+    files = files.map(read_image, num_parallel_calls=tf.data.AUTOTUNE)
     with tf.device("CPU"):
         decoded = list(files)
         shapes = tf.constant([image.shape for image in decoded], tf.int64)
