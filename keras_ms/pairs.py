@@ -86,7 +86,8 @@ def masked_min(values, mask, empty):
 def log_one_plus_sum_exp(exponents, mask):
     """log(1 + sum over the masked entries of e^exponent), row by row, without overflow.
 
-    The "1 +" is a column of zeros inside the log-sum-exp, so an empty row gives exactly 0.
+    The "1 +" is a column of zeros inside the log-sum-exp, so an empty row gives exactly 0; sums
+    far below 1 keep their relative precision.
 
     Returns:
         (anchors, 1), same dtype as `exponents`.
@@ -96,4 +97,5 @@ def log_one_plus_sum_exp(exponents, mask):
     largest = ops.maximum(largest, ops.zeros_like(largest))
     shifted = ops.where(mask, exponents - largest, ops.zeros_like(exponents))
     terms = ops.where(mask, ops.exp(shifted), ops.zeros_like(shifted))
-    return largest + ops.log(ops.exp(-largest) + ops.sum(terms, axis=-1, keepdims=True))
+    # log(e^-largest + sum), which is log1p(sum) where the 0 column is the largest
+    return largest + ops.log1p(ops.expm1(-largest) + ops.sum(terms, axis=-1, keepdims=True))

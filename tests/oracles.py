@@ -58,7 +58,7 @@ def multi_similarity_rows(similarity, kept, alpha, beta, threshold):
     for i, (positives, negatives) in enumerate(zip(*kept, strict=True)):
         pull = sum(math.exp(-alpha * (similarity[i, k] - threshold)) for k in positives)
         push = sum(math.exp(beta * (similarity[i, k] - threshold)) for k in negatives)
-        rows.append(math.log(1 + pull) / alpha + math.log(1 + push) / beta)
+        rows.append(math.log1p(pull) / alpha + math.log1p(push) / beta)
     return np.array(rows)
 
 
