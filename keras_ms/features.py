@@ -10,7 +10,9 @@ from keras_ms.data.images import evaluation_batches
 from keras_ms.whole_files import whole_file
 
 
-def pooled_features(features_model, images, folder, *, image_size, resize_to, batch_size, log=print):
+def pooled_features(
+    features_model, images, folder, *, image_size, resize_to, batch_size, log=print
+):
     """The features of all images, in the list's order; read from `folder` if computed before.
 
     The file's name is a digest of the model's configuration and weights, of the images' names,

@@ -76,7 +76,8 @@ class RunFolder:
         run = cls(path)
         if not run.settings.is_file():
             raise FileNotFoundError(
-                f"Expected the folder of a run, with settings.json in it, to resume. Received: {path}"
+                "Expected the folder of a run, with settings.json in it, to resume. "
+                f"Received: {path}"
             )
         return run
 

@@ -61,7 +61,9 @@ class Settings:
     crop_scale: float = _setting(0.16, "smallest share of an image's area that a crop keeps")
 
     # model
-    backbone: str = _setting("small", "small, bn_inception, inception_v3, resnet50, mobilenet_v2 …")
+    backbone: str = _setting(
+        "small", "small, bn_inception, inception_v3, resnet50, mobilenet_v2, efficientnet_v2_b0 …"
+    )
     weights: str = _setting(
         "", "backbone weights: a .weights.h5 file, or imagenet (downloads); empty: random"
     )
@@ -97,7 +99,7 @@ class Settings:
     # training
     steps: int = _setting(600, "training steps in all")
     steps_per_epoch: int = _setting(100, "steps between evaluations")
-    learning_rate: float = _setting(2e-3, "Adam's learning rate, of the head and of everything else")
+    learning_rate: float = _setting(2e-3, "Adam's learning rate, of the head and all else")
     backbone_learning_rate: float | None = _setting(
         None, "learning rate of the backbone; default: the same"
     )
@@ -123,7 +125,7 @@ class Settings:
     evaluation_batch_size: int = _setting(64, "images embedded at a time")
     runs_folder: str = _setting("runs", "a folder for every run is made in here")
     export_folder: str = _setting("saved_models", "SavedModel and ONNX are exported into here")
-    run_name: str = _setting("", "name of the run's folder; empty: data set, backbone, date and time")
+    run_name: str = _setting("", "name of the run's folder; empty: data set, backbone, date, time")
     export: str = _setting("saved_model,onnx", "what to export at the end; empty: nothing")
 
     def __post_init__(self):
@@ -189,7 +191,9 @@ class Settings:
         try:
             values = json.loads(Path(path).read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"Expected a JSON file of settings. Received {path}: {error}") from None
+            raise ValueError(
+                f"Expected a JSON file of settings. Received {path}: {error}"
+            ) from None
         if not isinstance(values, dict):
             raise ValueError(f"Expected a JSON object of settings in {path}. Received: {values!r}")
         known = [option.name for option in dataclasses.fields(cls)]
