@@ -179,6 +179,16 @@ def _is_concrete(value):
     return False
 
 
+def _averaged_over_replicas(labels):
+    # Under a tf.distribute strategy Keras builds the model with placeholders shaped like the mean
+    # of the replicas' batches, labels included. Those floats never reach a step.
+    if keras.backend.backend() != "tensorflow" or _is_concrete(labels):
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
+
+
 def exact_label_parts(y_true, dtype="float32"):
     """Integer labels as numbers that no cast to `dtype` can confuse.
 
@@ -195,7 +205,7 @@ def exact_label_parts(y_true, dtype="float32"):
     """
     labels = ops.convert_to_tensor(y_true if hasattr(y_true, "shape") else np.asarray(y_true))
     kind = keras.backend.standardize_dtype(labels.dtype)
-    if not keras.backend.is_int_dtype(kind):
+    if not keras.backend.is_int_dtype(kind) and not _averaged_over_replicas(labels):
         raise ValueError(
             f"Expected integer class ids as labels. Received: labels of dtype {kind} and shape "
             f"{tuple(labels.shape)}. Convert names or floats to integers, the same id for the "

@@ -1,0 +1,127 @@
+"""Imports go down a floor; importing the package is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
+
+# Ground first. A name is a module or a package of keras_ms.
+FLOORS = [
+    {"pairs", "replicas", "class_tree", "settings", "whole_files", "version", "optimizers"},
+    {"mining", "weighting"},
+    {"losses", "data", "evaluation"},
+    {"models", "callbacks", "export", "features"},
+    {"report", "run_folder"},
+    {"training"},
+    {"cli"},
+]
+FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+
+
+def imported_names(source, module):
+    """Dotted names below keras_ms that `module` (a tuple of names) imports, anywhere in its code."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            parent = ["keras_ms", *module][: -node.level]
+            base = parent + (node.module.split(".") if node.module else [])
+            found = [".".join(base + [alias.name]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # `from keras_ms import pairs` imports a module, `from keras_ms.pairs import x` too
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            if name.split(".")[0] == "keras_ms":
+                yield tuple(name.split(".")[1:])
+
+
+def violations(module, source):
+    """What is wrong with the imports of `module`, e.g. ("losses", "pair_loss")."""
+    own = module[0]
+    if own not in FLOOR_OF:
+        return [f"{own} stands on no floor: add it to FLOORS in {Path(__file__).name}"]
+    wrong = []
+    for imported in imported_names(source, module):
+        if not imported or imported[0] not in FLOOR_OF:
+            wrong.append(f"{'.'.join(module)} imports keras_ms.{'.'.join(imported)}")
+        elif imported[0] == own:
+            # siblings are free, but the losses stand beside each other on pair_loss
+            if own == "losses" and imported[1:2] != ("pair_loss",):
+                wrong.append(f"{'.'.join(module)} imports its sibling {'.'.join(imported)}")
+        elif FLOOR_OF[imported[0]] >= FLOOR_OF[own]:
+            wrong.append(f"{'.'.join(module)} imports {'.'.join(imported)} from no lower floor")
+    return wrong
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).with_suffix("").parts
+        if module not in (("__init__",), ("__main__",)):
+            yield module, path.read_text()
+
+
+def test_every_import_goes_down():
+    wrong = [line for module, source in modules() for line in violations(module, source)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "module, source, fault",
+    [
+        (("pairs",), "from keras_ms.mining import mine_all", "no lower floor"),
+        (("data", "images"), "def f():\n    import keras_ms.losses.pair_loss", "no lower floor"),
+        (("losses", "a"), "from keras_ms.losses.b import c", "sibling"),
+        (("losses", "a"), "from . import b", "sibling"),
+        (("mining",), "from . import losses", "no lower floor"),
+        (("pairs",), "import keras_ms", "imports keras_ms"),
+        (("utils",), "", "no floor"),
+    ],
+)
+def test_a_wrong_import_is_found(module, source, fault):
+    assert any(fault in line for line in violations(module, source))
+
+
+@pytest.mark.parametrize(
+    "module, source",
+    [
+        (("losses", "a"), "from keras_ms.losses.pair_loss import PairLoss"),
+        (("data", "a"), "from keras_ms.data.b import c\nimport keras"),
+        (("cli",), "from keras_ms.training import train"),
+    ],
+)
+def test_a_right_import_passes(module, source):
+    assert violations(module, source) == []
+
+
+def fresh(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+
+
+def test_import_loads_nothing_optional():
+    heavy = "'onnx', 'tf2onnx', 'onnxruntime', 'tensorflow_datasets', 'matplotlib'"
+    loaded = fresh(
+        "import keras, sys; before = set(sys.modules); import keras_ms; "
+        f"print(sorted(set([{heavy}]) & (set(sys.modules) - before)))"
+    )
+    assert loaded.strip() == "[]"
+
+
+def test_import_costs_little_over_keras():
+    seconds = []
+    for _ in range(3):  # the best of three: another program may hold the processor
+        printed = fresh(
+            "import keras, time; start = time.perf_counter(); import keras_ms; "
+            "keras_ms.MultiSimilarityLoss; print(time.perf_counter() - start)"
+        )
+        seconds.append(float(printed))
+        if seconds[-1] <= 0.2:
+            break
+    assert min(seconds) <= 0.2
