@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,60 @@ def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path
         assert expected in _refusal(capsys, arguments), arguments
         leftovers = [path for path in out.rglob("*") if path.is_file()]
         assert leftovers == [], arguments
+
+
+def _broken_copy(folder, target, break_it):
+    shutil.copytree(folder, target)
+    break_it(target / "class_03")
+    return target
+
+
+def _one_image(class_folder):
+    for file in sorted(class_folder.iterdir())[1:]:
+        file.unlink()
+
+
+def _truncated(class_folder):
+    picture = Image.open(class_folder / "0.png").convert("RGB").resize((200, 200))
+    picture.save(class_folder / "cut.jpg", quality=95)
+    content = (class_folder / "cut.jpg").read_bytes()
+    (class_folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+
+
+def _text(class_folder):
+    (class_folder / "notes.jpg").write_text("no picture")
+
+
+def _only_class(class_folder):
+    for other in class_folder.parent.iterdir():
+        if other != class_folder:
+            shutil.rmtree(other)
+
+
+@pytest.mark.parametrize(
+    "break_it, expected",
+    [
+        (_one_image, "class_03"),
+        (_truncated, "cut.jpg"),
+        (_text, "notes.jpg"),
+        (_only_class, "at least 2"),
+    ],
+)
+def test_bad_images_are_named_before_anything_is_written(
+    folder, tmp_path, capsys, break_it, expected
+):
+    broken = _broken_copy(folder, tmp_path / "broken", break_it)
+    assert expected in _refusal(capsys, _arguments(broken, tmp_path))
+    assert not list((tmp_path / "runs").glob("*/*"))
+
+
+def test_unreadable_images_are_skipped_and_counted_on_request(folder, tmp_path, capsys):
+    broken = _broken_copy(folder, tmp_path / "broken", _truncated)
+    more = ("--skip-unreadable", "--export", "", "--steps", "4")
+    assert main(_arguments(broken, tmp_path, *more)) == 0
+    captured = capsys.readouterr()
+    assert "128 images" in captured.out
+    assert "1 of 129 images cannot be read" in captured.err and "cut.jpg" in captured.err
 
 
 def test_a_run_is_not_overwritten_and_an_unwritable_folder_is_named(folder, tmp_path, capsys):
