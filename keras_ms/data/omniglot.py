@@ -112,7 +112,7 @@ def _find_archives(folder):
 
 
 def _read_archive(archive, image_size):
-    """Names (sorted, so ids do not depend on the archive's order) and uint8 images of an archive."""
+    """Names, sorted so that ids do not depend on the archive's order, and uint8 images."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = sorted(
