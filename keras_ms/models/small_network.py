@@ -3,7 +3,8 @@
 import keras
 from keras import layers
 
-# with a wider first layer the step time grows and Recall@1 on held-out characters hardly does
+# channels after the first convolution: about 0.2 to 0.3 s for a training step of 160 pictures of
+# 35 pixels on two cores, so that a thousand steps take minutes
 _WIDTH = 32
 # above this side the first convolution halves the picture: strokes are then several pixels wide,
 # and all later layers cost as much as they do for half the side
