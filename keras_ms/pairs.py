@@ -4,6 +4,7 @@ Everything here has a static shape and is written in keras.ops, so it compiles u
 on every Keras backend.
 """
 
+import math
 from typing import NamedTuple
 
 from keras import ops
@@ -83,19 +84,49 @@ def masked_min(values, mask, empty):
     return ops.min(ops.where(mask, values, ops.full_like(values, empty)), axis=-1, keepdims=True)
 
 
-def log_one_plus_sum_exp(exponents, mask):
+def log_one_plus_sum_exp(exponents, mask, bound=math.inf):
     """log(1 + sum over the masked entries of e^exponent), row by row, without overflow.
 
     The "1 +" is a column of zeros inside the log-sum-exp, so an empty row gives exactly 0; sums
     far below 1 keep their relative precision.
 
+    Args:
+        exponents: (anchors, candidates).
+        mask: (anchors, candidates) bool.
+        bound: a number that no masked exponent exceeds, where one is known beforehand (cosine
+            similarities are at most 1). A small one saves looking for the maximum of every row.
+
     Returns:
         (anchors, 1), same dtype as `exponents`.
     """
-    # the maximum is over mined entries and the 0 column only: a masked entry never sets the scale
-    largest = ops.stop_gradient(masked_max(exponents, mask, 0.0))
-    largest = ops.maximum(largest, ops.zeros_like(largest))
+    _, total, largest = _scaled_terms(exponents, mask, bound)
+    # log(e^-largest + total), which is log1p(total) where the 0 column is the largest
+    return largest + ops.log1p(ops.expm1(-largest) + total)
+
+
+def share_of_one_plus_sum_exp(exponents, mask, bound=math.inf):
+    """e^exponent / (1 + sum over the masked entries of its row), 0 where the mask does not hold.
+
+    It is the derivative of `log_one_plus_sum_exp` with respect to the exponents; same arguments.
+
+    Returns:
+        (anchors, candidates), same dtype as `exponents`.
+    """
+    terms, total, largest = _scaled_terms(exponents, mask, bound)
+    return terms / (ops.exp(-largest) + total)
+
+
+def _scaled_terms(exponents, mask, bound):
+    """e^(exponent - largest) of the masked entries, their row sums, and the row's largest
+    exponent, the 0 column included."""
+    # e^60 times any batch size is far from overflow in float32, whose limit is e^88
+    if bound <= 60:
+        largest = ops.zeros_like(exponents[:, :1])
+    else:
+        # over masked entries and the 0 column only: no other entry sets the scale
+        largest = ops.stop_gradient(masked_max(exponents, mask, 0.0))
+        largest = ops.maximum(largest, ops.zeros_like(largest))
+    # the inner where keeps entries that do not count from overflowing
     shifted = ops.where(mask, exponents - largest, ops.zeros_like(exponents))
     terms = ops.where(mask, ops.exp(shifted), ops.zeros_like(shifted))
-    # log(e^-largest + sum), which is log1p(sum) where the 0 column is the largest
-    return largest + ops.log1p(ops.expm1(-largest) + ops.sum(terms, axis=-1, keepdims=True))
+    return terms, ops.sum(terms, axis=-1, keepdims=True), largest

@@ -9,9 +9,7 @@ Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for De
 Learning, CVPR 2019, Section 3.
 """
 
-from keras import ops
-
-from keras_ms.pairs import log_one_plus_sum_exp
+from keras_ms.pairs import share_of_one_plus_sum_exp
 
 
 def multi_similarity_weights(pairs, alpha=2.0, beta=40.0, threshold=0.5):
@@ -19,8 +17,8 @@ def multi_similarity_weights(pairs, alpha=2.0, beta=40.0, threshold=0.5):
 
     On a negative of anchor i: 1 / (e^{beta (threshold - S_ij)} + sum_k e^{beta (S_ik - S_ij)});
     on a positive: -1 / (e^{-alpha (threshold - S_ij)} + sum_k e^{-alpha (S_ik - S_ij)}), the sums
-    over the anchor's mined pairs of the same kind. Each is a share of e^{exponent} in
-    "1 + sum of e^{exponent}", computed here as e^{exponent - log(1 + sum)}.
+    over the anchor's mined pairs of the same kind. Multiplied out, each is the share of
+    e^{exponent} in "1 + sum of e^{exponent}".
 
     Args:
         pairs: Pairs, after mining.
@@ -29,15 +27,19 @@ def multi_similarity_weights(pairs, alpha=2.0, beta=40.0, threshold=0.5):
     Returns:
         (anchors, candidates), same dtype as the similarities, every entry within (-1, 1).
     """
+    positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
+    return share_of_one_plus_sum_exp(*negative) - share_of_one_plus_sum_exp(*positive)
+
+
+def multi_similarity_exponents(pairs, alpha, beta, threshold):
+    """The exponents of Eq. 15, which the loss and its weights share.
+
+    Returns:
+        For the positive and for the negative pairs `(exponents, mask, bound)`, the arguments of
+        `log_one_plus_sum_exp`; the bounds hold because a similarity is within [-1, 1].
+    """
     above = pairs.similarity - threshold
-    return _share(beta * above, pairs.negative) - _share(-alpha * above, pairs.positive)
-
-
-def _share(exponents, mask):
-    log_total = log_one_plus_sum_exp(exponents, mask)
-    # exponent - log_total < 0 on mined pairs; others are set aside before exp can overflow
-    return ops.where(
-        mask,
-        ops.exp(ops.where(mask, exponents - log_total, ops.zeros_like(exponents))),
-        ops.zeros_like(exponents),
+    return (
+        (-alpha * above, pairs.positive, alpha * (1 + threshold)),
+        (beta * above, pairs.negative, beta * (1 - threshold)),
     )

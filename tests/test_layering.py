@@ -23,7 +23,7 @@ FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floo
 
 
 def imported_names(source, module):
-    """Dotted names below keras_ms that `module` (a tuple of names) imports, anywhere in its code."""
+    """Names below keras_ms that `module` (a tuple of names) imports, anywhere in its code."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]

@@ -168,7 +168,8 @@ def test_two_replicas():
         import keras, numpy, tensorflow as tf, keras_ms
         from keras_ms.losses.multi_similarity import MultiSimilarityLoss
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
         rng = numpy.random.default_rng(0)
         inputs, labels = rng.normal(size=(24, 6)).astype("float32"), rng.integers(3, size=24)
         with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():

@@ -4,7 +4,14 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_ms.pairs import log_one_plus_sum_exp, masked_max, masked_min, pair_masks, unit_length
+from keras_ms.pairs import (
+    log_one_plus_sum_exp,
+    masked_max,
+    masked_min,
+    pair_masks,
+    share_of_one_plus_sum_exp,
+    unit_length,
+)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
@@ -79,14 +86,32 @@ def test_masked_extremes_and_their_empty_rows():
     assert masked_min(values, mask, 9.0).numpy().tolist() == [[-5.0], [9.0]]
 
 
-def test_log_one_plus_sum_exp():
+@pytest.mark.parametrize("bound", [np.inf, 60.0])
+def test_log_one_plus_sum_exp(bound):
     rng = np.random.default_rng(0)
     exponents = rng.normal(size=(6, 9)) * 5
     mask = rng.random((6, 9)) < 0.5
     mask[3] = False
     expected = [[np.log1p(np.exp(row[keep]).sum())] for row, keep in zip(exponents, mask)]
-    np.testing.assert_allclose(log_one_plus_sum_exp(exponents, mask), expected, rtol=1e-12)
-    assert log_one_plus_sum_exp(exponents, mask)[3, 0] == 0
+    logarithm = log_one_plus_sum_exp(exponents, mask, bound).numpy()
+    np.testing.assert_allclose(logarithm, expected, rtol=1e-12)
+    assert logarithm[3, 0] == 0
+    np.testing.assert_allclose(
+        share_of_one_plus_sum_exp(exponents, mask, bound),
+        np.where(mask, np.exp(exponents - expected), 0),
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("bound", [np.inf, 60.0])
+def test_log_one_plus_sum_exp_of_the_largest_and_smallest_within_the_bound(bound):
+    exponents = np.concatenate([np.full((1, 4000), 60.0), np.full((1, 4000), -60.0)])
+    exponents = exponents.astype(np.float32)
+    mask = np.ones_like(exponents, bool)
+    logarithm = log_one_plus_sum_exp(exponents, mask, bound)
+    np.testing.assert_allclose(logarithm, [[60 + np.log(4000)], [4000 * np.exp(-60)]], rtol=1e-6)
+    share = share_of_one_plus_sum_exp(exponents, mask, bound).numpy()
+    np.testing.assert_allclose(share[:, 0], [1 / 4000, np.exp(-60)], rtol=1e-5)
 
 
 def test_log_one_plus_sum_exp_ignores_masked_giants_and_survives_mined_ones():

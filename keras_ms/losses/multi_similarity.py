@@ -8,7 +8,7 @@ import keras
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs import log_one_plus_sum_exp
-from keras_ms.weighting import multi_similarity_weights
+from keras_ms.weighting import multi_similarity_exponents, multi_similarity_weights
 
 # Two regimes, not two spellings of one: with threshold 1 a negative at similarity 0.82 weighs 1e-4.
 PRESETS = {
@@ -32,9 +32,9 @@ def multi_similarity(pairs, alpha=2.0, beta=40.0, threshold=0.5):
     Returns:
         (anchors,), same dtype as the similarities; 0 for an anchor without pairs.
     """
-    above = pairs.similarity - threshold
-    positive_part = log_one_plus_sum_exp(-alpha * above, pairs.positive) / alpha
-    negative_part = log_one_plus_sum_exp(beta * above, pairs.negative) / beta
+    positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
+    positive_part = log_one_plus_sum_exp(*positive) / alpha
+    negative_part = log_one_plus_sum_exp(*negative) / beta
     return (positive_part + negative_part)[:, 0]
 
 
