@@ -14,7 +14,7 @@ _BITS_PER_PART = 16
 _PARTS = 4
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
-_COMPILE_FROM = 200
+_COMPILE_FROM = 256
 
 ZERO_LOSS_EXPLANATION = (
     "No anchor of this batch has a mined pair, so the loss and its gradient are 0. That is right "
@@ -40,9 +40,9 @@ class PairLoss(keras.losses.Loss):
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
             `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
             models run uncompiled), outside tf.distribute, for batches whose size is static and
-            at least 200. Defaults to `"auto"`: on 2 processor cores compiling makes a step 0.9
-            times as fast at batch 80, 1.05 at 160, 1.15 at 240, 1.3 at 400 and 1.4 at 1024
-            (scripts/benchmarks/loss_step.py).
+            at least 256. Defaults to `"auto"`: compiled, a step on 2 processor cores was 0.93
+            times as fast at batch 80 and 160, 1.05 at 240, 1.2 at 400 and 1.3 at 1024
+            (scripts/benchmarks/loss_step.py times 80 and 1024).
         reduction: as in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`, the mean over
             all anchors of the batch.
         name: name of the loss.
