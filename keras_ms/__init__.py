@@ -1,15 +1,18 @@
 """Deep metric learning for TensorFlow and Keras 3.
 
-Importing this module registers every Loss and Layer of the library with Keras, so that a saved
+Importing this module registers every Loss, Layer, metric and optimizer with Keras, so that a saved
 model reloads after `import keras_ms`. What registers nothing (data, export) loads on first use.
 """
 
 import importlib
 
+from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import RecallAtK as RecallAtK
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
+from keras_ms.losses.mined_anchors import MinedAnchors as MinedAnchors
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from keras_ms.models.embedding import build_embedder as build_embedder
+from keras_ms.optimizers import GroupedAdam as GroupedAdam
 from keras_ms.version import __version__ as __version__
 
 _ON_FIRST_USE = {
@@ -20,7 +23,10 @@ _ON_FIRST_USE = {
 }
 
 __all__ = [
+    "ExplainZeroLoss",
+    "GroupedAdam",
     "ImageList",
+    "MinedAnchors",
     "MultiSimilarityLoss",
     "RecallAtK",
     "balanced_batches",

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import sys
 import typing
 from pathlib import Path
@@ -24,7 +23,6 @@ def main(arguments=None):
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     command, debug = options.pop("command"), options.pop("debug")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _log_to_terminal()
     try:
         command(options)
@@ -76,8 +74,6 @@ def _export(options):
     model_file, folder = Path(options["model"]), Path(options["to"])
     if not model_file.is_file():
         raise FileNotFoundError(f"Expected a .keras file. Nothing is at {model_file}")
-    import keras_ms.training  # noqa: F401  registers what saved models may hold
-
     # safe_mode: a file from elsewhere must not run code of its own
     model = keras.saving.load_model(model_file, compile=False, safe_mode=True)
     metadata = json.loads(options["metadata"]) if options["metadata"] else None

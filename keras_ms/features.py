@@ -11,7 +11,7 @@ from keras_ms.whole_files import whole_file
 
 
 def pooled_features(
-    features_model, images, folder, *, image_size, resize_to, batch_size, log=print
+    features_model, images, folder, *, image_size, resize_to, batch_size, log=print, verbose=2
 ):
     """The features of all images, in the list's order; read from `folder` if computed before.
 
@@ -24,6 +24,7 @@ def pooled_features(
         folder: where features are kept, one .npy file a list; made if missing.
         image_size, resize_to, batch_size: as in `evaluation_batches`.
         log: function that tells the user what takes time.
+        verbose: as in `keras.Model.predict`.
 
     Returns:
         float32 (N, channels).
@@ -39,7 +40,7 @@ def pooled_features(
     batches = evaluation_batches(
         images, image_size, resize_to=resize_to, batch_size=batch_size, cache=False
     )
-    features = features_model.predict(batches.map(lambda image, label: image), verbose=2)
+    features = features_model.predict(batches.map(lambda image, label: image), verbose=verbose)
     with whole_file(file) as temporary:
         np.save(temporary, features)
     return features

@@ -46,7 +46,8 @@ class Settings:
     skip_unreadable: bool = _setting(False, "leave unreadable images out instead of stopping")
 
     # images
-    image_size: int = _setting(48, "height and width the network sees, pixels")
+    # at which the dots and clutter of drawn glyphs stay apart; 160 to 224 for photos
+    image_size: int = _setting(64, "height and width the network sees, pixels")
     resize_to: int = _setting(
         # 256 / 227 in the official recipe
         0, "shorter side before the centre crop when evaluating, pixels; 0: image_size * 256 / 227"
@@ -54,7 +55,8 @@ class Settings:
     augmentation: str = _setting(
         "auto",
         "crop (random crop and flip, for photos), distort (rotate, scale, shear, shift, for "
-        "characters), none; auto: crop for folders, else distort",
+        "characters), none; auto: crop for folders, distort for omniglot, none for glyphs, which "
+        "are drawn distorted",
         ("auto", "crop", "distort", "none"),
     )
     # 0.16 is the official recipe's lower bound
@@ -92,11 +94,11 @@ class Settings:
     threshold: float = _setting(0.5, "Multi-Similarity loss: similarity threshold (lambda)")
     epsilon: float = _setting(0.1, "Multi-Similarity loss: mining margin")
 
-    # batches
+    # batches: many classes hold more hard negatives; the official recipe for photos is 16 x 5
     classes_per_batch: int = _setting(32, "classes in a batch")
     images_per_class: int = _setting(4, "images of each class in a batch")
 
-    # training
+    # training: what the default run needs, about two minutes on two cores
     steps: int = _setting(600, "training steps in all")
     steps_per_epoch: int = _setting(100, "steps between evaluations")
     learning_rate: float = _setting(2e-3, "Adam's learning rate, of the head and all else")

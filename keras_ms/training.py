@@ -12,10 +12,8 @@ import numpy as np
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.distortions import distort
-from keras_ms.data.glyphs import draw_glyphs
-from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
-from keras_ms.data.omniglot import load_omniglot
+from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export import export_onnx, export_saved_model
 from keras_ms.export.parity import import_onnx_package
@@ -26,7 +24,7 @@ from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.optimizers import GroupedAdam
 from keras_ms.report import write_curves
 from keras_ms.run_folder import RunFolder, SaveRun
-from keras_ms.whole_files import check_writable
+from keras_ms.whole_files import check_writable, whole_file
 
 # Neighbours of raw pixels are looked for at this size (that of the published Omniglot figure
 # in the docs) and for at most so many test images.
@@ -151,7 +149,7 @@ class _Training:
                 initial_epoch=epoch,
                 epochs=epochs,
                 shuffle=False,  # the batches come in the sampler's order
-                verbose=1 if sys.stdout.isatty() else 2,
+                verbose=_verbose(),
                 callbacks=[
                     recall,
                     ExplainZeroLoss(),
@@ -169,12 +167,16 @@ class _Training:
     def _report(self, baselines, test, recall, started):
         settings, run = self.settings, self.run
         results = {**baselines, "last": self._recalls(test)}
-        self.embedder.save_weights(run.last_weights)
+        with whole_file(run.last_weights) as temporary:
+            self.model.save_weights(temporary)
         if recall is not None:
             self.model.load_weights(run.best_weights)
             results["best_on_validation"] = self._recalls(test)
         chosen = results["last" if recall is None else "best_on_validation"]
-        self.embedder.save(run.model)
+        # a model of its own: without the optimizer's state, which is twice the weights
+        deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
+        with whole_file(run.model) as temporary:
+            deployed.save(temporary)
         self.log(_table(results, self.ks))
 
         exports = {}
@@ -188,7 +190,7 @@ class _Training:
             ("onnx", export_onnx, "embedder.onnx"),
         ):
             if kind in settings.exports():
-                difference = export(self.embedder, folder / name, metadata=metadata)
+                difference = export(deployed, folder / name, metadata=metadata)
                 exports[kind] = {"path": str(folder / name), "max_difference": difference}
                 self.log(f"{folder / name}: differs from the model by at most {difference:.1e}")
         summary = {
@@ -242,6 +244,7 @@ class _Training:
             resize_to=self._resize_to(),
             batch_size=self.settings.evaluation_batch_size,
             log=self.log,
+            verbose=_verbose(),
         )
 
     def _training_batches(self, start_step):
@@ -258,6 +261,8 @@ class _Training:
         augmentation = settings.augmentation
         if augmentation == "auto":
             augmentation = "crop" if images.images is None else "distort"
+            if images.name == "glyphs":
+                augmentation = "none"
         return balanced_batches(
             images,
             image_size=settings.image_size,
@@ -285,10 +290,13 @@ class _Training:
             size = min(_PIXELS, self.settings.image_size)
             pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, cache=False)]
             pixels = np.concatenate(pixels).reshape(len(images), -1)
+            # centred: else the white of the paper makes all images look alike
+            pixels -= pixels.mean(axis=0)
             results["raw_pixels"] = _plain(recall_at_k(pixels, images.labels, ks=self.ks))
         if self.settings.freeze_backbone:
             features = self._features(images)
             results["pooled_features"] = _plain(recall_at_k(features, images.labels, ks=self.ks))
+        self.log(f"Embedding {len(images)} test images before training")
         results["before_training"] = self._recalls(test)
         self.log(_table(results, self.ks))
         return results
@@ -297,43 +305,6 @@ class _Training:
         embeddings = self.model.predict(dataset.map(lambda item, label: item), verbose=0)
         labels = np.concatenate([label.numpy() for _, label in dataset])
         return _plain(recall_at_k(embeddings, labels, ks=self.ks))
-
-
-def load_images(settings, log=print):
-    """The ImageList that `settings` name, with its validation classes held out.
-
-    Raises:
-        ValueError, FileNotFoundError: no such data; the message says what is expected.
-    """
-    dataset = settings.dataset
-    if dataset == "auto":
-        dataset = "folder" if settings.data_dir else "glyphs"
-    if dataset != "glyphs" and not settings.data_dir:
-        raise ValueError(f"The data set {dataset!r} needs --data-dir, the folder it lies in")
-    if dataset == "glyphs" and settings.data_dir:
-        raise ValueError("The data set 'glyphs' is drawn and reads no --data-dir. Leave one out")
-    if dataset == "glyphs":
-        images = draw_glyphs(image_size=settings.image_size, seed=settings.seed)
-    elif dataset == "omniglot":
-        images = load_omniglot(settings.data_dir, image_size=settings.image_size)
-    else:
-        names = None
-        if settings.test_classes:
-            lines = Path(settings.test_classes).read_text().splitlines()
-            names = [line.strip() for line in lines if line.strip()]
-        images = ImageList.from_folder(
-            settings.data_dir,
-            test_fraction=settings.test_fraction,
-            test_classes=names,
-            skip_unreadable=settings.skip_unreadable,
-        )
-    if settings.validation_fraction and not (images.split == "validation").any():
-        images = images.hold_out_validation(settings.validation_fraction, seed=settings.seed)
-    for split in ("train", "test"):
-        if not (images.split == split).any():
-            raise ValueError(f"{images.name} has no {split} classes. It holds: {images}")
-    log(str(images))
-    return images
 
 
 def _schedule(settings):
@@ -345,6 +316,11 @@ def _schedule(settings):
             [settings.learning_rate * factor for factor in (1.0, 0.1, 0.01)],
         )
     return settings.learning_rate
+
+
+def _verbose():
+    # a moving bar for a terminal, a line an epoch for a log file
+    return 1 if sys.stdout.isatty() else 2
 
 
 def _run_name(settings):

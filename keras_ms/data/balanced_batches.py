@@ -24,6 +24,7 @@ from keras_ms.data.images import (
 
 logger = logging.getLogger(__name__)
 
+
 def balanced_batches(
     source,
     *,
