@@ -290,8 +290,8 @@ class _Training:
             size = min(_PIXELS, self.settings.image_size)
             pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, cache=False)]
             pixels = np.concatenate(pixels).reshape(len(images), -1)
-            # centred: else the white of the paper makes all images look alike
-            pixels -= pixels.mean(axis=0)
+            # each about its own mean: else the white of the paper makes all images look alike
+            pixels -= pixels.mean(axis=1, keepdims=True)
             results["raw_pixels"] = _plain(recall_at_k(pixels, images.labels, ks=self.ks))
         if self.settings.freeze_backbone:
             features = self._features(images)
