@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ms.data.images import evaluation_batches
 from keras_ms.whole_files import whole_file
 
 
-def pooled_features(
-    features_model, images, folder, *, image_size, resize_to, batch_size, log=print, verbose=2
-):
+def pooled_features(features_model, images, view, batches, folder, *, log=print, verbose=2):
     """The features of all images, in the list's order; read from `folder` if computed before.
 
     The file's name is a digest of the model's configuration and weights, of the images' names,
@@ -21,26 +18,24 @@ def pooled_features(
     Args:
         features_model: images to pooled features, of `split_embedder`.
         images: an ImageList.
-        folder: where features are kept, one .npy file a list; made if missing.
-        image_size, resize_to, batch_size: as in `evaluation_batches`.
+        view: what `batches` shows of the images, in terms that JSON can hold.
+        batches: function without arguments that returns the images as a finite dataset; called
+            only if the features are not there yet.
+        folder: where features are kept, one .npy file for each list and view; made if missing.
         log: function that tells the user what takes time.
         verbose: as in `keras.Model.predict`.
 
     Returns:
         float32 (N, channels).
     """
-    digest = _digest(features_model, images, (image_size, resize_to))
-    file = Path(folder) / f"{images.name}-{digest}.npy"
+    file = Path(folder) / f"{images.name}-{_digest(features_model, images, view)}.npy"
     if file.is_file():
         features = np.load(file, allow_pickle=False)
         if len(features) == len(images):
             log(f"Features of {len(images)} images: read from {file}")
             return features
     log(f"Computing the features of {len(images)} images once")
-    batches = evaluation_batches(
-        images, image_size, resize_to=resize_to, batch_size=batch_size, cache=False
-    )
-    features = features_model.predict(batches.map(lambda image, label: image), verbose=verbose)
+    features = features_model.predict(batches(), verbose=verbose)
     with whole_file(file) as temporary:
         np.save(temporary, features)
     return features

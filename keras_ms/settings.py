@@ -76,7 +76,9 @@ class Settings:
         False, "train the head only, on pooled features computed once and cached"
     )
     feature_views: int = _setting(
-        1, "with a frozen backbone: augmented views cached per training image; 1: the plain image"
+        1,
+        "with a frozen backbone: views of each training image whose features are cached; the first "
+        "is the plain image, the others are augmented",
     )
     frozen_batch_norm: bool | None = _setting(
         None,

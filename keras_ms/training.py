@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
+from keras_ms.data.augmented_views import augmented_batches
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.distortions import distort
 from keras_ms.data.images import evaluation_batches
@@ -235,17 +236,52 @@ class _Training:
         photos = self.images.images is None
         return round(settings.image_size * 256 / 227) if photos else settings.image_size
 
-    def _features(self, images):
+    def _features(self, images, view=0):
+        """Pooled features of the plain images (view 0) or of a random training view."""
+        settings = self.settings
+        size, resize_to = settings.image_size, self._resize_to()
+        if view == 0:
+            shown = {"plain": [size, resize_to]}
+
+            def batches():
+                return self._plain_batches(images).map(lambda image, label: image)
+        else:
+            shown = {"view": [size, view, settings.seed, self._augmentation(images),
+                              settings.crop_scale]}
+
+            def batches():
+                return augmented_batches(
+                    images,
+                    size,
+                    seed=(settings.seed, view),
+                    batch_size=settings.evaluation_batch_size,
+                    **self._view_options(images),
+                )
+
         return pooled_features(
             self._features_model,
             images,
-            Path(self.settings.runs_folder) / "features",
-            image_size=self.settings.image_size,
-            resize_to=self._resize_to(),
-            batch_size=self.settings.evaluation_batch_size,
+            shown,
+            batches,
+            Path(settings.runs_folder) / "features",
             log=self.log,
             verbose=_verbose(),
         )
+
+    def _augmentation(self, images):
+        if self.settings.augmentation != "auto":
+            return self.settings.augmentation
+        if images.images is None:
+            return "crop"
+        return "none" if images.name == "glyphs" else "distort"
+
+    def _view_options(self, images):
+        augmentation = self._augmentation(images)
+        return {
+            "crop_scale": (self.settings.crop_scale, 1.0) if augmentation == "crop" else None,
+            "flip": augmentation == "crop",
+            "distort": distort if augmentation == "distort" else None,
+        }
 
     def _training_batches(self, start_step):
         settings = self.settings
@@ -257,19 +293,11 @@ class _Training:
             "start_step": start_step,
         }
         if settings.freeze_backbone:
-            return balanced_batches((self._features(images), images.labels), **sampling)
-        augmentation = settings.augmentation
-        if augmentation == "auto":
-            augmentation = "crop" if images.images is None else "distort"
-            if images.name == "glyphs":
-                augmentation = "none"
+            features = [self._features(images, view) for view in range(settings.feature_views)]
+            features = np.stack(features) if len(features) > 1 else features[0]
+            return balanced_batches((features, images.labels), **sampling)
         return balanced_batches(
-            images,
-            image_size=settings.image_size,
-            crop_scale=(settings.crop_scale, 1.0) if augmentation == "crop" else None,
-            flip=augmentation == "crop",
-            distort=distort if augmentation == "distort" else None,
-            **sampling,
+            images, image_size=settings.image_size, **self._view_options(images), **sampling
         )
 
     def _optimizer(self):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -85,9 +84,13 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
 
 def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, capsys):
     more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
-            "0.01")  # fmt: skip
+            "0.01", "--feature-views", "2")  # fmt: skip
     assert main(_arguments(folder, tmp_path, *more)) == 0
     assert "read from" in capsys.readouterr().out
+    # the plain test and training images, and one augmented view of the training images
+    features = {file: np.load(file) for file in (tmp_path / "runs" / "features").iterdir()}
+    assert sorted(len(array) for array in features.values()) == [64, 64, 64]
+    assert len({array.tobytes() for array in features.values()}) == 3
     run = tmp_path / "runs" / "run"
     summary = json.loads((run / "summary.json").read_text())
     assert "pooled_features" in summary["test_recall"]
@@ -236,14 +239,25 @@ def test_unknown_options_and_values_stop_at_the_command_line(capsys):
         assert "error" in capsys.readouterr().err
 
 
+def _as_in_a_terminal():
+    # a shell starts background programs, and with them this test, deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
     arguments = _arguments(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
     process = subprocess.Popen(
-        [sys.executable, "-m", "keras_ms.cli", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "keras_ms.cli", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_as_in_a_terminal,
     )
-    while not (tmp_path / "runs" / "run" / "state.npz").exists() and process.poll() is None:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        while not (tmp_path / "runs" / "run" / "state.npz").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "--resume" in error

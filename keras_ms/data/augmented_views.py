@@ -1,0 +1,60 @@
+"""Each image of a list once, in order, in a random training view: for features kept on disk."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_ms.data.images import as_rgb, batch_views, flip_and_resize, read_crop
+
+# numbers that a random crop and flip take, see `crop_window`
+_NUM_UNIFORM = 5
+
+
+def augmented_batches(
+    image_list,
+    image_size,
+    *,
+    crop_scale=(0.16, 1.0),  # the official recipe, as crop_ratio and the flip
+    crop_ratio=(3 / 4, 4 / 3),
+    flip=True,
+    distort=None,
+    seed=0,
+    batch_size=64,
+):
+    """Random training views of all images once, in the list's order.
+
+    Args:
+        image_list: an ImageList.
+        image_size, crop_scale, crop_ratio, flip, distort: as in `balanced_batches`.
+        seed: whole number or tuple of them; another seed gives other views.
+        batch_size: images per batch; the last batch may be smaller.
+
+    Returns:
+        A finite tf.data.Dataset of float32 images (batch, image_size, image_size, 3), RGB 0-255.
+
+    Example:
+
+    >>> dataset = augmented_batches(birds.subset("train"), 224, seed=1)  # doctest: +SKIP
+    """
+    generator = np.random.default_rng(seed)
+    uniform = generator.random((len(image_list), _NUM_UNIFORM), dtype=np.float32)
+    if image_list.images is None:
+        dataset = tf.data.Dataset.from_tensor_slices((image_list.paths, uniform))
+        dataset = dataset.map(
+            lambda path, uniform: flip_and_resize(
+                read_crop(path, uniform, crop_scale, crop_ratio), uniform, image_size, flip
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        ).batch(batch_size)
+    else:
+        dataset = tf.data.Dataset.from_tensor_slices((image_list.images, uniform))
+        dataset = dataset.batch(batch_size).map(
+            lambda images, uniform: batch_views(
+                images, uniform, image_size, crop_scale, crop_ratio, flip
+            )
+        )
+    if distort is not None:
+        base = int(generator.integers(2**31))
+        dataset = dataset.enumerate().map(
+            lambda number, images: distort(images, tf.stack([tf.constant(base, tf.int64), number]))
+        )
+    return dataset.map(as_rgb).prefetch(tf.data.AUTOTUNE)
