@@ -259,7 +259,8 @@ class ExplainZeroLoss(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}
-        if self._warned:
+        # a NaN loss mines nothing either, but says for itself what happened
+        if self._warned or math.isnan(logs.get(self.loss_name, 0.0)):
             return
         if logs.get(self.mined_name) == 0:
             found = f"no anchor had any mined pair ({self.mined_name} = 0)"

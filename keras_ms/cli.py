@@ -27,7 +27,7 @@ def main(arguments=None):
     try:
         command(options)
     except KeyboardInterrupt:
-        print("\nInterrupted. Continue where it stopped with: train --resume", file=sys.stderr)
+        print("Interrupted", file=sys.stderr)
         return 130
     except _USER_ERRORS as error:
         if debug:
@@ -95,7 +95,6 @@ def _parser():
     train = commands.add_parser(
         "train",
         help="train an embedder, evaluate it on unseen classes, export it",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     train.set_defaults(command=_train)
     train.add_argument("--config", metavar="FILE", help="settings.json to start from")

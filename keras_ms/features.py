@@ -10,7 +10,7 @@ from keras_ms.whole_files import whole_file
 
 
 def pooled_features(features_model, images, view, batches, folder, *, log=print, verbose=2):
-    """The features of all images, in the list's order; read from `folder` if computed before.
+    """The features of one view of all images, in the list's order, computed at most once.
 
     The file's name is a digest of the model's configuration and weights, of the images' names,
     sizes and dates, and of the view, so that nothing stale is ever read.

@@ -8,7 +8,7 @@ would have followed.
 import csv
 import json
 import platform
-import shutil
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +17,11 @@ import numpy as np
 
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable, whole_file
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, mind not to resume a running run
+    fcntl = None
 
 _PACKAGES = ("keras_ms", "tensorflow", "keras", "numpy", "pillow", "matplotlib", "onnx", "tf2onnx",
              "onnxruntime")
@@ -30,7 +35,8 @@ class RunFolder:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        # resolved, so that even "." has a name
+        self.path = Path(path).resolve()
         self.settings = self.path / "settings.json"
         self.state = self.path / "state.npz"
         self.history = self.path / "history.csv"
@@ -58,7 +64,8 @@ class RunFolder:
 
     @classmethod
     def find(cls, path, runs_folder="runs"):
-        """The run to resume: `path`, or the newest unfinished run in `runs_folder` for "latest".
+        """The run to resume: `path`, or the newest unfinished run in `runs_folder` that no
+        process is working on, for "latest".
 
         Raises:
             FileNotFoundError: there is none.
@@ -69,6 +76,7 @@ class RunFolder:
                 for settings in sorted(Path(runs_folder).glob("*/settings.json"),
                                        key=lambda file: file.stat().st_mtime)
                 if not cls(settings.parent).summary.exists()
+                and cls(settings.parent)._is_free()
             ]
             if not unfinished:
                 raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
@@ -81,10 +89,29 @@ class RunFolder:
             )
         return run
 
-    def remove_unfinished_files(self):
-        """Removes what a killed process was writing: temporary folders that never got a name."""
-        for folder in self.path.glob(".*.part"):
-            shutil.rmtree(folder, ignore_errors=True)
+    @contextmanager
+    def lock(self):
+        """Keeps a second process from working on the run; released when the process ends.
+
+        Raises:
+            BlockingIOError: the run is being worked on.
+        """
+        with open(self.path / ".lock", "w") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise BlockingIOError(
+                        error.errno, f"{self.path} is being trained by another process"
+                    ) from None
+            yield
+
+    def _is_free(self):
+        try:
+            with self.lock():
+                return True
+        except BlockingIOError:
+            return False
 
     def read_settings(self):
         return Settings.read(self.settings)

@@ -7,6 +7,7 @@ holds them as settings.json, which `--config` reads back.
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +45,18 @@ class Settings:
         0.1, "share of the training classes held out to choose the best weights; 0 for none"
     )
     skip_unreadable: bool = _setting(False, "leave unreadable images out instead of stopping")
+    skip_small_classes: bool = _setting(
+        False, "leave training classes with one image out instead of stopping"
+    )
 
     # images
     # at which the dots and clutter of drawn glyphs stay apart; 160 to 224 for photos
     image_size: int = _setting(64, "height and width the network sees, pixels")
     resize_to: int = _setting(
         # 256 / 227 in the official recipe
-        0, "shorter side before the centre crop when evaluating, pixels; 0: image_size * 256 / 227"
+        0,
+        "shorter side before the centre crop when evaluating, pixels; 0: image_size * 256 / 227 "
+        "for photos, image_size for characters",
     )
     augmentation: str = _setting(
         "auto",
@@ -150,6 +156,8 @@ class Settings:
             _check(name, getattr(self, name), lambda v: v >= 2, "at least 2, to have pairs")
         for name in ("learning_rate", "alpha", "beta"):
             _check(name, getattr(self, name), lambda v: v > 0, "above 0")
+        for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2"):
+            _check(name, getattr(self, name), math.isfinite, "a finite number")
         for name in ("coupled_l2", "epsilon", "resize_to", "seed"):
             _check(name, getattr(self, name), lambda v: v >= 0, "0 or above")
         if self.backbone_learning_rate is not None:
@@ -159,6 +167,15 @@ class Settings:
             _check(name, getattr(self, name), lambda v: 0 < v <= 1, "above 0 and at most 1")
         _check("validation_fraction", self.validation_fraction, lambda v: 0 <= v < 1,
                "at least 0 and below 1")
+        _check("resize_to", self.resize_to, lambda v: v == 0 or v >= self.image_size,
+               f"0 or at least image_size={self.image_size}")
+        # a setting that would not be read is refused rather than dropped
+        if self.freeze_backbone:
+            _check("backbone_learning_rate", self.backbone_learning_rate, lambda v: v is None,
+                   "none with freeze_backbone")
+        else:
+            _check("feature_views", self.feature_views, lambda v: v == 1,
+                   "1 without freeze_backbone")
         _check("steps", self.steps, lambda v: v % self.steps_per_epoch == 0,
                f"a multiple of steps_per_epoch={self.steps_per_epoch}")
         self.recall_ks()

@@ -10,26 +10,18 @@ import keras
 import numpy as np
 
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
-from keras_ms.data.augmented_views import augmented_batches
-from keras_ms.data.balanced_batches import balanced_batches
-from keras_ms.data.distortions import distort
-from keras_ms.data.images import evaluation_batches
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export import export_onnx, export_saved_model
 from keras_ms.export.parity import import_onnx_package
-from keras_ms.features import pooled_features
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.optimizers import GroupedAdam
 from keras_ms.report import write_curves
+from keras_ms.run_data import RunData
 from keras_ms.run_folder import RunFolder, SaveRun
-from keras_ms.whole_files import check_writable, whole_file
-
-# Neighbours of raw pixels are looked for at this size (that of the published Omniglot figure
-# in the docs) and for at most so many test images.
-_PIXELS, _MOST_IMAGES_FOR_PIXELS = 42, 20_000
+from keras_ms.whole_files import check_writable, remove_unfinished, whole_file
 
 
 def train(settings, resume=None, log=functools.partial(print, flush=True)):
@@ -39,7 +31,7 @@ def train(settings, resume=None, log=functools.partial(print, flush=True)):
     without validation classes the last weights count. Test classes are only reported.
 
     Args:
-        settings: `Settings`; not read when resuming, since the run has its own.
+        settings: `Settings`; of a run to resume only `runs_folder` is read, it has its own.
         resume: folder of an interrupted run to continue, "latest", or None. The result is that
             of the uninterrupted run.
         log: function that takes a line of text for the user.
@@ -50,12 +42,12 @@ def train(settings, resume=None, log=functools.partial(print, flush=True)):
         exports are.
 
     Raises:
-        ValueError, OSError: bad data, settings or folders; the message says what to do.
+        ValueError, OSError: bad data, settings or folders, or a training that diverged; the
+            message says what to do.
     """
     if resume:
         run = RunFolder.find(resume, settings.runs_folder)
         settings = run.read_settings()
-        run.remove_unfinished_files()
         log(f"Continuing {run.path}")
     else:
         run = RunFolder(Path(settings.runs_folder) / (settings.run_name or _run_name(settings)))
@@ -73,7 +65,12 @@ def train(settings, resume=None, log=functools.partial(print, flush=True)):
         if not resume:
             run.create(settings)
             log(f"Run folder: {run.path}")
-        return training.finish()
+        with run.lock():
+            try:
+                return training.finish()
+            except KeyboardInterrupt:
+                log(f"\nInterrupted. Continue with: train --resume {run.path}")
+                raise
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -84,14 +81,8 @@ class _Training:
     def __init__(self, settings, run, log):
         self.settings, self.run, self.log = settings, run, log
         keras.utils.set_random_seed(settings.seed)
-        self.images = load_images(settings, log)
         self.ks = settings.recall_ks()
-        # too few classes or images for the batches show now
-        balanced_batches(
-            self.images.subset("train").labels,
-            classes_per_batch=settings.classes_per_batch,
-            images_per_class=settings.images_per_class,
-        )
+        images = load_images(settings, log)
         self.embedder = build_embedder(
             settings.backbone,
             embedding_size=settings.embedding_size,
@@ -105,9 +96,9 @@ class _Training:
             seed=settings.seed,
         )
         features_model, head = split_embedder(self.embedder)
+        self.data = RunData(settings, images, features_model, log, _verbose())
         # what fit trains: the head on cached features, or the whole embedder on images
         self.model = head if settings.freeze_backbone else self.embedder
-        self._features_model = features_model
         self.log(
             f"{settings.backbone}: {self.embedder.count_params():,} parameters, "
             f"{sum(int(np.prod(v.shape)) for v in self.model.trainable_variables):,} trained"
@@ -116,8 +107,10 @@ class _Training:
     def finish(self):
         settings, run = self.settings, self.run
         started = time.perf_counter()
-        validation = self._evaluation("validation")
-        test = self._evaluation("test")
+        for folder in (run.path, self._export_folder()):
+            remove_unfinished(folder)
+        validation = self.data.evaluation("validation")
+        test = self.data.evaluation("test")
         baselines = run.read_json(run.baselines) or self._baselines(test)
         run.write_json(run.baselines, baselines)
 
@@ -145,7 +138,7 @@ class _Training:
         if epoch < epochs:
             self.log(f"Training: steps {epoch * settings.steps_per_epoch} to {settings.steps}")
             self.model.fit(
-                self._training_batches(start_step=epoch * settings.steps_per_epoch),
+                self.data.training(start_step=epoch * settings.steps_per_epoch),
                 steps_per_epoch=settings.steps_per_epoch,
                 initial_epoch=epoch,
                 epochs=epochs,
@@ -163,147 +156,65 @@ class _Training:
                 ],
             )
         write_curves(rows, run.curves)
-        return self._report(baselines, test, recall if has_validation else None, started)
-
-    def _report(self, baselines, test, recall, started):
-        settings, run = self.settings, self.run
-        results = {**baselines, "last": self._recalls(test)}
-        with whole_file(run.last_weights) as temporary:
-            self.model.save_weights(temporary)
-        if recall is not None:
-            self.model.load_weights(run.best_weights)
-            results["best_on_validation"] = self._recalls(test)
-        chosen = results["last" if recall is None else "best_on_validation"]
-        # a model of its own: without the optimizer's state, which is twice the weights
-        deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
-        with whole_file(run.model) as temporary:
-            deployed.save(temporary)
-        self.log(_table(results, self.ks))
-
-        exports = {}
-        metadata = {
-            "training_data": f"{self.images.name}: {len(self._classes('train'))} classes",
-            "recall_at_1": f"{chosen['1']:.4f} on {len(self._classes('test'))} unseen classes",
-        }
-        folder = Path(settings.export_folder) / run.path.name
-        for kind, export, name in (
-            ("saved_model", export_saved_model, "saved_model"),
-            ("onnx", export_onnx, "embedder.onnx"),
-        ):
-            if kind in settings.exports():
-                difference = export(deployed, folder / name, metadata=metadata)
-                exports[kind] = {"path": str(folder / name), "max_difference": difference}
-                self.log(f"{folder / name}: differs from the model by at most {difference:.1e}")
+        results = self._results(baselines, test, recall if has_validation else None)
+        exports = self._exports(results)
         summary = {
-            "data": {split: list(count) for split, count in self.images.counts().items()},
+            "data": {split: list(count) for split, count in self.data.images.counts().items()},
             "test_recall": results,
-            "best_step": None if recall is None else recall.best_step,
+            "best_step": recall.best_step if has_validation else None,
             "exports": exports,
             "seconds_of_last_session": round(time.perf_counter() - started, 1),
         }
         run.write_json(run.summary, summary)
         return summary
 
-    def _classes(self, split):
-        return np.unique(self.images.labels[self.images.split == split])
+    def _results(self, baselines, test, recall):
+        """Test recalls of the last and the best weights; the model ends with those that count."""
+        with whole_file(self.run.last_weights) as temporary:
+            self.model.save_weights(temporary)
+        results = {**baselines, "last": self._recalls(test)}
+        if recall is not None and recall.best_step is not None:
+            self.model.load_weights(self.run.best_weights)
+            results["best_on_validation"] = self._recalls(test)
+        self.log(_table(results, self.ks))
+        counted = results["last"] if recall is None else results.get("best_on_validation")
+        if counted is None:
+            raise ValueError(
+                "Training diverged: the embeddings hold NaN or infinity, so there is nothing to "
+                f"export. The last weights are in {self.run.last_weights}. Lower the learning "
+                "rate, or train in float32"
+            )
+        return results
 
-    def _evaluation(self, split):
-        """Batches of what the trained model takes, with labels; None for a split without images."""
-        if not (self.images.split == split).any():
-            return None
-        images = self.images.subset(split)
-        if not self.settings.freeze_backbone:
-            return self._plain_batches(images)
-        import tensorflow as tf
-
-        pairs = (self._features(images), images.labels)
-        return tf.data.Dataset.from_tensor_slices(pairs).batch(1024)
-
-    def _plain_batches(self, images):
-        settings = self.settings
-        return evaluation_batches(
-            images,
-            settings.image_size,
-            resize_to=self._resize_to(),
-            batch_size=settings.evaluation_batch_size,
-        )
-
-    def _resize_to(self):
-        settings = self.settings
-        if settings.resize_to:
-            return settings.resize_to
-        # characters fill their image; of photos the border is cut, as in the official recipe
-        photos = self.images.images is None
-        return round(settings.image_size * 256 / 227) if photos else settings.image_size
-
-    def _features(self, images, view=0):
-        """Pooled features of the plain images (view 0) or of a random training view."""
-        settings = self.settings
-        size, resize_to = settings.image_size, self._resize_to()
-        if view == 0:
-            shown = {"plain": [size, resize_to]}
-
-            def batches():
-                return self._plain_batches(images).map(lambda image, label: image)
-        else:
-            shown = {"view": [size, view, settings.seed, self._augmentation(images),
-                              settings.crop_scale]}
-
-            def batches():
-                return augmented_batches(
-                    images,
-                    size,
-                    seed=(settings.seed, view),
-                    batch_size=settings.evaluation_batch_size,
-                    **self._view_options(images),
-                )
-
-        return pooled_features(
-            self._features_model,
-            images,
-            shown,
-            batches,
-            Path(settings.runs_folder) / "features",
-            log=self.log,
-            verbose=_verbose(),
-        )
-
-    def _augmentation(self, images):
-        if self.settings.augmentation != "auto":
-            return self.settings.augmentation
-        if images.images is None:
-            return "crop"
-        return "none" if images.name == "glyphs" else "distort"
-
-    def _view_options(self, images):
-        augmentation = self._augmentation(images)
-        return {
-            "crop_scale": (self.settings.crop_scale, 1.0) if augmentation == "crop" else None,
-            "flip": augmentation == "crop",
-            "distort": distort if augmentation == "distort" else None,
+    def _exports(self, results):
+        # a model of its own: without the optimizer's state, which is twice the weights
+        deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
+        with whole_file(self.run.model) as temporary:
+            deployed.save(temporary)
+        data, written = self.data, {}
+        counted = results.get("best_on_validation") or results["last"]
+        metadata = {
+            "training_data": f"{data.images.name}: {data.num_classes('train')} classes",
+            "recall_at_1": f"{counted['1']:.4f} on {data.num_classes('test')} unseen classes",
         }
+        for kind, export, name in (
+            ("saved_model", export_saved_model, "saved_model"),
+            ("onnx", export_onnx, "embedder.onnx"),
+        ):
+            if kind in self.settings.exports():
+                path = self._export_folder() / name
+                difference = export(deployed, path, metadata=metadata)
+                written[kind] = {"path": str(path), "max_difference": difference}
+                self.log(f"{path}: differs from the model by at most {difference:.1e}")
+        return written
 
-    def _training_batches(self, start_step):
-        settings = self.settings
-        images = self.images.subset("train")
-        sampling = {
-            "classes_per_batch": settings.classes_per_batch,
-            "images_per_class": settings.images_per_class,
-            "seed": settings.seed,
-            "start_step": start_step,
-        }
-        if settings.freeze_backbone:
-            features = [self._features(images, view) for view in range(settings.feature_views)]
-            features = np.stack(features) if len(features) > 1 else features[0]
-            return balanced_batches((features, images.labels), **sampling)
-        return balanced_batches(
-            images, image_size=settings.image_size, **self._view_options(images), **sampling
-        )
+    def _export_folder(self):
+        return Path(self.settings.export_folder) / self.run.path.name
 
     def _optimizer(self):
         settings = self.settings
         factors = None
-        if settings.backbone_learning_rate is not None and not settings.freeze_backbone:
+        if settings.backbone_learning_rate is not None:
             backbone = {id(v) for v in self.embedder.get_layer("backbone").trainable_variables}
             factor = settings.backbone_learning_rate / settings.learning_rate
             factors = [
@@ -313,16 +224,12 @@ class _Training:
 
     def _baselines(self, test):
         results = {}
-        images = self.images.subset("test")
-        if len(images) <= _MOST_IMAGES_FOR_PIXELS:
-            size = min(_PIXELS, self.settings.image_size)
-            pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, cache=False)]
-            pixels = np.concatenate(pixels).reshape(len(images), -1)
-            # each about its own mean: else the white of the paper makes all images look alike
-            pixels -= pixels.mean(axis=1, keepdims=True)
+        images = self.data.images.subset("test")
+        pixels = self.data.raw_pixels()
+        if pixels is not None:
             results["raw_pixels"] = _plain(recall_at_k(pixels, images.labels, ks=self.ks))
         if self.settings.freeze_backbone:
-            features = self._features(images)
+            features = self.data.features(images)
             results["pooled_features"] = _plain(recall_at_k(features, images.labels, ks=self.ks))
         self.log(f"Embedding {len(images)} test images before training")
         results["before_training"] = self._recalls(test)
@@ -330,7 +237,10 @@ class _Training:
         return results
 
     def _recalls(self, dataset):
+        """Recall@K by K as text, for JSON; None if the embeddings are not finite."""
         embeddings = self.model.predict(dataset.map(lambda item, label: item), verbose=0)
+        if not np.isfinite(embeddings).all():
+            return None
         labels = np.concatenate([label.numpy() for _, label in dataset])
         return _plain(recall_at_k(embeddings, labels, ks=self.ks))
 
@@ -364,6 +274,6 @@ def _table(results, ks):
     head = "Recall@K on unseen test classes"
     lines = [f"{head:<34}" + "".join(f"{f'@{k}':>8}" for k in ks)]
     for name, recalls in results.items():
-        label = name.replace("_", " ")
-        lines.append(f"  {label:<32}" + "".join(f"{recalls[str(k)]:8.3f}" for k in ks))
+        values = [f"{recalls[str(k)]:8.3f}" if recalls else f"{'NaN':>8}" for k in ks]
+        lines.append(f"  {name.replace('_', ' '):<32}" + "".join(values))
     return "\n".join(lines)

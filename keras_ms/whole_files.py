@@ -43,7 +43,9 @@ def whole_folder(path):
     """Yields a new, empty temporary folder that becomes `path` when the block ends without error.
 
     Args:
-        path: destination folder. An existing folder there is replaced in the last step.
+        path: destination folder. An existing folder there is replaced in the last step; a
+            process killed between that step's two renames leaves it beside `path`, in a folder
+            that ends in ".part".
 
     Raises:
         NotADirectoryError: `path` is an existing file.
@@ -67,6 +69,12 @@ def whole_folder(path):
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder):
+    """Removes what a killed process was writing into the folder and never got its name."""
+    for unfinished in Path(folder).glob(".*.part"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_writable(folder):

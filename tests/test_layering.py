@@ -15,7 +15,7 @@ FLOORS = [
     {"mining", "weighting"},
     {"losses", "data", "evaluation"},
     {"models", "callbacks", "export", "features"},
-    {"report", "run_folder"},
+    {"report", "run_folder", "run_data"},
     {"training"},
     {"cli"},
 ]

@@ -17,6 +17,8 @@ from keras_ms.cli import main
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
 from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.run_folder import RunFolder, SaveRun
+from keras_ms.settings import Settings
 
 _SMALL = [
     "--image-size", "32", "--embedding-size", "16", "--classes-per-batch", "4",
@@ -56,7 +58,7 @@ def _history(run):
 def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(folder, tmp_path):
     assert main(_arguments(folder, tmp_path)) == 0
     run = tmp_path / "runs" / "run"
-    names = {file.name for file in run.iterdir()}
+    names = {file.name for file in run.iterdir() if not file.name.startswith(".")}
     assert names == {
         "settings.json", "environment.json", "baselines.json", "history.csv", "curves.png",
         "state.npz", "best.weights.h5", "last.weights.h5", "embedder.keras", "summary.json",
@@ -110,7 +112,7 @@ def test_mixed_precision_and_rate_groups(folder, tmp_path):
 
 
 def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, tmp_path):
-    more = ("--export", "", "--steps", "120", "--steps-per-epoch", "40")
+    more = ("--export", "", "--steps", "240", "--steps-per-epoch", "40")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "keras_ms.cli"]
     subprocess.run([*command, *_arguments(folder, whole, *more)], check=True)
@@ -122,19 +124,80 @@ def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, t
     time.sleep(0.15)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert len(_history(killed / "runs" / "run")) < 3
+    assert len(_history(killed / "runs" / "run")) < 6
     assert not (killed / "runs" / "run" / "summary.json").exists()
     resume = ["train", "--resume", "--runs-folder", str(killed / "runs")]
     subprocess.run([*command, *resume], check=True)
 
-    assert _history(killed / "runs" / "run") == _history(whole / "runs" / "run")
-    with (
-        np.load(state) as resumed,
-        np.load(whole / "runs" / "run" / "state.npz") as expected,
-    ):
+    _assert_same_state(killed / "runs" / "run", whole / "runs" / "run")
+
+
+def _assert_same_state(run, other):
+    assert _history(run) == _history(other)
+    with np.load(run / "state.npz") as resumed, np.load(other / "state.npz") as expected:
         assert resumed.files == expected.files
         for name in expected.files:
             np.testing.assert_array_equal(resumed[name], expected[name])
+
+
+_FEW = ("--steps", "6", "--steps-per-epoch", "2")
+
+
+@pytest.mark.parametrize(
+    # float16 is slow on processors; its optimizer has the scale of the loss to restore
+    "more", [("--freeze-backbone", *_FEW), ("--precision", "mixed_float16", *_FEW)]
+)
+def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monkeypatch, more):
+    more = (*more, "--export", "")
+    assert main(_arguments(folder, tmp_path / "whole", *more)) == 0
+
+    def interrupt_the_second_epoch(self, batch, logs=None):
+        if len(self.rows) == 1 and batch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveRun, "on_train_batch_end", interrupt_the_second_epoch)
+        assert main(_arguments(folder, tmp_path / "cut", *more)) == 130
+    run = tmp_path / "cut" / "runs" / "run"
+    assert len(_history(run)) == 1
+    assert main(["train", "--resume", str(run)]) == 0
+    _assert_same_state(run, tmp_path / "whole" / "runs" / "run")
+
+
+def test_interrupted_while_exporting_the_run_resumes_with_the_export(
+    folder, tmp_path, monkeypatch, capsys
+):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("keras_ms.training.export_onnx", interrupt)
+        assert main(_arguments(folder, tmp_path)) == 130
+    run = tmp_path / "runs" / "run"
+    assert f"--resume {run}" in capsys.readouterr().out
+    assert not (run / "summary.json").exists()
+    left = tmp_path / "exports" / "run" / ".embedder.onnx.abc.part"
+    left.mkdir()
+    assert main(["train", "--resume", "--runs-folder", str(tmp_path / "runs")]) == 0
+    assert "onnx" in json.loads((run / "summary.json").read_text())["exports"]
+    assert not left.exists()
+
+
+def test_a_diverged_run_says_so_and_keeps_its_weights(folder, tmp_path, capsys):
+    more = ("--learning-rate", "1e30", "--validation-fraction", "0")
+    assert main(_arguments(folder, tmp_path, *more)) == 1
+    assert "diverged" in capsys.readouterr().err
+    assert (tmp_path / "runs" / "run" / "last.weights.h5").is_file()
+    assert not (tmp_path / "exports" / "run").exists()
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(folder, tmp_path, capsys):
+    run = RunFolder(tmp_path / "runs" / "run")
+    run.create(Settings(data_dir=str(folder), image_size=32, classes_per_batch=4, export=""))
+    with run.lock():
+        assert "another process" in _refusal(capsys, ["train", "--resume", str(run.path)])
+        latest = ["train", "--resume", "--runs-folder", str(tmp_path / "runs")]
+        assert "No unfinished run" in _refusal(capsys, latest)
 
 
 def _refusal(capsys, arguments):
@@ -159,6 +222,10 @@ def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path
         (_arguments(folder, out, "--backbone", "bn_inception", "--image-size", "200"), "198"),
         (_arguments(folder, out, "--classes-per-batch", "40"), "40"),
         (_arguments(folder, out, "--steps", "10"), "multiple"),
+        (_arguments(folder, out, "--resize-to", "16"), "resize_to"),
+        (_arguments(folder, out, "--threshold", "nan"), "threshold"),
+        (_arguments(folder, out, "--feature-views", "2"), "feature_views"),
+        (["train", "--skip-unreadable"], "image folders"),
         (["train", "--dataset", "omniglot"], "--data-dir"),
         (["train", "--config", str(tmp_path / "none.json")], "none.json"),
         (["train", "--resume", str(tmp_path)], "settings.json"),
@@ -231,6 +298,13 @@ def test_a_run_is_not_overwritten_and_an_unwritable_folder_is_named(folder, tmp_
     assert "Choose a folder" in _refusal(capsys, _arguments(folder, tmp_path / "file"))
 
 
+def test_help_tells_each_default_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 0.5)" in text and "default: None" not in text
+
+
 def test_unknown_options_and_values_stop_at_the_command_line(capsys):
     for arguments in (["train", "--los", "x", "--seeds", "1"], ["train", "--pooling", "mean"]):
         with pytest.raises(SystemExit) as stopped:
@@ -248,7 +322,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
     arguments = _arguments(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
     process = subprocess.Popen(
         [sys.executable, "-m", "keras_ms.cli", *arguments],
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
         preexec_fn=_as_in_a_terminal,
     )
@@ -256,8 +330,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
         while not (tmp_path / "runs" / "run" / "state.npz").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "--resume" in error
+    assert "Continue with: train --resume" in output

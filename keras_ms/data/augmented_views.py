@@ -3,10 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_ms.data.images import as_rgb, batch_views, flip_and_resize, read_crop
-
-# numbers that a random crop and flip take, see `crop_window`
-_NUM_UNIFORM = 5
+from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize, read_crop
 
 
 def augmented_batches(
@@ -36,7 +33,7 @@ def augmented_batches(
     >>> dataset = augmented_batches(birds.subset("train"), 224, seed=1)  # doctest: +SKIP
     """
     generator = np.random.default_rng(seed)
-    uniform = generator.random((len(image_list), _NUM_UNIFORM), dtype=np.float32)
+    uniform = generator.random((len(image_list), NUM_UNIFORM), dtype=np.float32)
     if image_list.images is None:
         dataset = tf.data.Dataset.from_tensor_slices((image_list.paths, uniform))
         dataset = dataset.map(

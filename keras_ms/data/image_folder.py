@@ -15,6 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 # What TensorFlow decodes, by Pillow's names for what the bytes are; MPO is a JPEG with a second
 # picture appended, of which TensorFlow reads the first.
+_LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")
 _SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 # enough to see the pattern, few enough to read
@@ -56,7 +57,7 @@ def read_image_folder(
         empty = [path.name for path, _ in class_folders if not files[path]]
         message = f"{len(empty)} class folders of {folder} have no images: {some_names(empty)}"
         if not skip_small_classes:
-            raise ValueError(f"{message}. Remove them, or use skip_small_classes=True")
+            raise ValueError(f"{message}. Remove them, or {_LEAVE_OUT_SMALL}")
         logger.warning("%s: left out", message)
     if len(kept) < 2:
         raise ValueError(
@@ -146,7 +147,7 @@ def _trainable(class_folders, files, skip_small_classes, folder):
             f"make a positive pair): {some_names([path.name for path in small])}"
         )
         if not skip_small_classes:
-            raise ValueError(f"{message}. Add images, or use skip_small_classes=True")
+            raise ValueError(f"{message}. Add images, or {_LEAVE_OUT_SMALL}")
         logger.warning("%s: left out", message)
         class_folders = [pair for pair in class_folders if pair[0] not in set(small)]
     num_train = sum(split == "train" for _, split in class_folders)
@@ -179,7 +180,10 @@ def _readable(files, skip_unreadable, progress):
         f"{separator}{some_names(named, separator)}"
     )
     if not skip_unreadable:
-        raise ValueError(f"{message}\nRepair or remove them, or use skip_unreadable=True")
+        raise ValueError(
+            f"{message}\nRepair or remove them, or leave them out with skip_unreadable "
+            "(--skip-unreadable)"
+        )
     logger.warning("%s\nLeft out.", message)
     return {folder: [p for p in group if p not in damaged] for folder, group in files.items()}
 

@@ -154,12 +154,12 @@ class ImageList:
         if fraction == 0:
             return self
         if (self.split == "validation").any():
-            raise ValueError(f"{self.name} has validation classes already: use fraction=0")
+            raise ValueError(f"{self.name} has validation classes already: use a fraction of 0")
         classes = np.unique(self.labels[self.split == "train"])
         if len(classes) < 4:
             raise ValueError(
                 "Expected at least 4 training classes to hold some out (2 to train on, 2 to "
-                f"validate on). Received: {len(classes)}. Use fraction=0"
+                f"validate on). Received: {len(classes)}. Use a validation fraction of 0"
             )
         count = min(max(2, round(fraction * len(classes))), len(classes) - 2)
         moved = np.random.default_rng(seed).choice(classes, count, replace=False)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from keras_ms.data.glyphs import draw_glyphs
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.omniglot import load_omniglot
@@ -22,6 +24,11 @@ def load_images(settings, log=print):
         raise ValueError(f"The data set {dataset!r} needs --data-dir, the folder it lies in")
     if dataset == "glyphs" and settings.data_dir:
         raise ValueError("The data set 'glyphs' is drawn and reads no --data-dir. Leave one out")
+    if dataset != "folder":
+        defaults = type(settings)()
+        for name in ("test_classes", "test_fraction", "skip_unreadable", "skip_small_classes"):
+            if getattr(settings, name) != getattr(defaults, name):
+                raise ValueError(f"{name} is for image folders; {dataset!r} has a split of its own")
     if dataset == "glyphs":
         images = draw_glyphs(image_size=settings.image_size, seed=settings.seed)
     elif dataset == "omniglot":
@@ -36,6 +43,7 @@ def load_images(settings, log=print):
             test_fraction=settings.test_fraction,
             test_classes=names,
             skip_unreadable=settings.skip_unreadable,
+            skip_small_classes=settings.skip_small_classes,
             progress=_progress(log),
         )
     if settings.validation_fraction and not (images.split == "validation").any():
@@ -43,6 +51,13 @@ def load_images(settings, log=print):
     for split in ("train", "test"):
         if not (images.split == split).any():
             raise ValueError(f"{images.name} has no {split} classes. It holds: {images}")
+    for split in images.counts():
+        labels = images.labels[images.split == split]
+        if np.unique(labels, return_counts=True)[1].max() < 2:
+            raise ValueError(
+                f"Expected a {split} class with at least 2 images, a query and its match. All "
+                f"{split} classes of {images.name} have one. Add images"
+            )
     log(str(images))
     return images
 

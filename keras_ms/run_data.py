@@ -1,0 +1,154 @@
+"""What a run trains on and is evaluated on: images, or pooled features with a frozen backbone."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_ms.data.augmented_views import augmented_batches
+from keras_ms.data.balanced_batches import balanced_batches
+from keras_ms.data.distortions import distort
+from keras_ms.data.images import evaluation_batches
+from keras_ms.features import pooled_features
+
+# Neighbours of raw pixels are looked for at most at this size and among so many images.
+_PIXELS, _MOST_IMAGES_FOR_PIXELS = 42, 20_000
+
+
+class RunData:
+    """Batches for training and evaluation, as the settings of a run say.
+
+    Args:
+        settings: `Settings`.
+        images: ImageList with all splits.
+        features_model: images to pooled features, used with a frozen backbone.
+        log: function that takes a line of text for the user.
+        verbose: as in `keras.Model.predict`.
+    """
+
+    def __init__(self, settings, images, features_model, log, verbose):
+        self.settings = settings
+        self.images = images
+        self._features_model = features_model
+        self._log = log
+        self._verbose = verbose
+        if settings.feature_views > 1 and self._augmentation() == "none":
+            raise ValueError(
+                f"Expected feature_views=1 where images are not augmented ({images.name}: "
+                f"augmentation {settings.augmentation}). Received: {settings.feature_views}"
+            )
+        # too few classes or images for the batches show now
+        self._balanced(images.subset("train").labels, start_step=0)
+
+    def num_classes(self, split):
+        return len(np.unique(self.images.labels[self.images.split == split]))
+
+    def evaluation(self, split):
+        """Batches of what the trained model takes, with labels; None for a split without images."""
+        if not (self.images.split == split).any():
+            return None
+        images = self.images.subset(split)
+        if not self.settings.freeze_backbone:
+            return self._plain_batches(images, cache="auto")
+        pairs = (self.features(images), images.labels)
+        return tf.data.Dataset.from_tensor_slices(pairs).batch(1024)
+
+    def training(self, start_step):
+        """Endless balanced batches from `start_step` on."""
+        settings = self.settings
+        images = self.images.subset("train")
+        if settings.freeze_backbone:
+            features = [self.features(images, view) for view in range(settings.feature_views)]
+            features = np.stack(features) if len(features) > 1 else features[0]
+            return self._balanced((features, images.labels), start_step)
+        return self._balanced(
+            images, start_step, image_size=settings.image_size, **self._view_options()
+        )
+
+    def features(self, images, view=0):
+        """Pooled features of the plain images (view 0) or of a random training view."""
+        settings = self.settings
+        size = settings.image_size
+        if view == 0:
+            shown = {"plain": [size, self._resize_to()]}
+
+            def batches():
+                return self._plain_batches(images, cache=False).map(lambda image, label: image)
+        else:
+            shown = {
+                "view": [size, view, settings.seed, self._augmentation(), settings.crop_scale]
+            }
+
+            def batches():
+                return augmented_batches(
+                    images,
+                    size,
+                    seed=(settings.seed, view),
+                    batch_size=settings.evaluation_batch_size,
+                    **self._view_options(),
+                )
+
+        return pooled_features(
+            self._features_model,
+            images,
+            shown,
+            batches,
+            Path(settings.runs_folder) / "features",
+            log=self._log,
+            verbose=self._verbose,
+        )
+
+    def raw_pixels(self):
+        """The test images as float32 rows, each about its own mean; None for very many images."""
+        images = self.images.subset("test")
+        if len(images) > _MOST_IMAGES_FOR_PIXELS:
+            return None
+        size = min(_PIXELS, self.settings.image_size)
+        pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, cache=False)]
+        pixels = np.concatenate(pixels).reshape(len(images), -1)
+        # else the white of the paper makes all images look alike
+        return pixels - pixels.mean(axis=1, keepdims=True)
+
+    def _balanced(self, source, start_step, **options):
+        settings = self.settings
+        return balanced_batches(
+            source,
+            classes_per_batch=settings.classes_per_batch,
+            images_per_class=settings.images_per_class,
+            seed=settings.seed,
+            start_step=start_step,
+            **options,
+        )
+
+    def _plain_batches(self, images, cache):
+        settings = self.settings
+        return evaluation_batches(
+            images,
+            settings.image_size,
+            resize_to=self._resize_to(),
+            batch_size=settings.evaluation_batch_size,
+            cache=cache,
+        )
+
+    def _resize_to(self):
+        settings = self.settings
+        if settings.resize_to:
+            return settings.resize_to
+        # characters fill their image; of photos the border is cut, as in the official recipe
+        photos = self.images.images is None
+        return round(settings.image_size * 256 / 227) if photos else settings.image_size
+
+    def _augmentation(self):
+        if self.settings.augmentation != "auto":
+            return self.settings.augmentation
+        if self.images.images is None:
+            return "crop"
+        return "none" if self.images.name == "glyphs" else "distort"
+
+    def _view_options(self):
+        augmentation = self._augmentation()
+        return {
+            "crop_scale": (self.settings.crop_scale, 1.0) if augmentation == "crop" else None,
+            "flip": augmentation == "crop",
+            "distort": distort if augmentation == "distort" else None,
+        }
