@@ -15,9 +15,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 # What TensorFlow decodes, by Pillow's names for what the bytes are; MPO is a JPEG with a second
 # picture appended, of which TensorFlow reads the first.
-_LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")
 _SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
 # enough to see the pattern, few enough to read
 _MAX_NAMED = 10
 
