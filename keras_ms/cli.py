@@ -69,22 +69,16 @@ def _train(options):
 def _export(options):
     import keras
 
-    from keras_ms.export import export_onnx, export_saved_model
+    from keras_ms.export.formats import export_formats
 
-    model_file, folder = Path(options["model"]), Path(options["to"])
+    model_file = Path(options["model"])
     if not model_file.is_file():
         raise FileNotFoundError(f"Expected a .keras file. Nothing is at {model_file}")
     # safe_mode: a file from elsewhere must not run code of its own
     model = keras.saving.load_model(model_file, compile=False, safe_mode=True)
     metadata = json.loads(options["metadata"]) if options["metadata"] else None
     formats = dataclasses.replace(Settings(), export=options["formats"]).exports()
-    for kind, export, name in (
-        ("saved_model", export_saved_model, "saved_model"),
-        ("onnx", export_onnx, "embedder.onnx"),
-    ):
-        if kind in formats:
-            difference = export(model, folder / name, metadata=metadata)
-            print(f"{folder / name}: differs from the model by at most {difference:.1e}")
+    export_formats(model, options["to"], formats, metadata=metadata)
 
 
 def _parser():

@@ -12,7 +12,7 @@ import numpy as np
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.export import export_onnx, export_saved_model
+from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
@@ -191,22 +191,19 @@ class _Training:
         deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
         with whole_file(self.run.model) as temporary:
             deployed.save(temporary)
-        data, written = self.data, {}
+        data = self.data
         counted = results.get("best_on_validation") or results["last"]
         metadata = {
             "training_data": f"{data.images.name}: {data.num_classes('train')} classes",
             "recall_at_1": f"{counted['1']:.4f} on {data.num_classes('test')} unseen classes",
         }
-        for kind, export, name in (
-            ("saved_model", export_saved_model, "saved_model"),
-            ("onnx", export_onnx, "embedder.onnx"),
-        ):
-            if kind in self.settings.exports():
-                path = self._export_folder() / name
-                difference = export(deployed, path, metadata=metadata)
-                written[kind] = {"path": str(path), "max_difference": difference}
-                self.log(f"{path}: differs from the model by at most {difference:.1e}")
-        return written
+        return export_formats(
+            deployed,
+            self._export_folder(),
+            self.settings.exports(),
+            metadata=metadata,
+            log=self.log,
+        )
 
     def _export_folder(self):
         return Path(self.settings.export_folder) / self.run.path.name

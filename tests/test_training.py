@@ -83,6 +83,10 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
     assert (tmp_path / "exports" / "run" / "saved_model" / "saved_model.pb").is_file()
     assert (tmp_path / "exports" / "run" / "embedder.onnx").is_file()
 
+    again = tmp_path / "again"
+    assert main(["export", str(run / "embedder.keras"), "--to", str(again)]) == 0
+    assert (again / "saved_model").is_dir() and (again / "embedder.onnx").is_file()
+
 
 def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, capsys):
     more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
@@ -171,7 +175,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("keras_ms.training.export_onnx", interrupt)
+        patched.setattr("keras_ms.export.formats.export_onnx", interrupt)
         assert main(_arguments(folder, tmp_path)) == 130
     run = tmp_path / "runs" / "run"
     assert f"--resume {run}" in capsys.readouterr().out
