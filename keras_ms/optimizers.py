@@ -26,7 +26,7 @@ class GroupedAdam(keras.optimizers.Adam):
     Example:
 
     >>> factors = [0.1] * len(backbone.trainable_variables) + [1.0, 1.0]
-    >>> model.compile(keras_ms.optimizers.GroupedAdam(1e-4, factors, coupled_l2=5e-4), loss)
+    >>> model.compile(keras_ms.GroupedAdam(1e-4, factors, coupled_l2=5e-4), loss)
     """
 
     def __init__(
