@@ -4,6 +4,8 @@ Everything here has a static shape and is written in keras.ops, so it compiles u
 on every Keras backend.
 """
 
+import functools
+import inspect
 import math
 from typing import NamedTuple
 
@@ -21,6 +23,71 @@ class Pairs(NamedTuple):
     similarity: object
     positive: object
     negative: object
+
+
+class RowWise:
+    """A function of Pairs whose entry (i, j) depends on pair (i, j) and some numbers of anchor i.
+
+    Most miners and weightings of the field are such functions: the numbers (`statistics`) are what
+    the anchor's other pairs contribute, e.g. its hardest negative or a sum of exponentials. Stated
+    in two parts, the entry (j, i) can be computed beside (i, j) without transposing a matrix, and
+    row block by row block.
+
+    Call it like a function, `weights(pairs, **settings)`. Made by the decorator `row_wise`.
+
+    Attributes:
+        statistics: function `(pairs, **settings) -> tuple of (anchors, 1)`.
+        num_statistics: length of that tuple.
+        entry: function `(pairs, *statistics, **settings)` that works element by element: it
+            broadcasts the statistics and reduces nothing.
+    """
+
+    def __init__(self, statistics, num_statistics, entry):
+        self.statistics = statistics
+        self.num_statistics = num_statistics
+        self.entry = entry
+        functools.update_wrapper(self, entry, updated=())
+
+    def __call__(self, pairs, **settings):
+        return self.entry(pairs, *self.statistics(pairs, **settings), **settings)
+
+
+def row_wise(statistics):
+    """Decorator that makes a RowWise of an `entry` function and its `statistics`.
+
+    The entry takes the pairs, the statistics by position and the settings with their defaults,
+    which hold for both; `statistics` takes the settings it needs by the same names.
+    """
+    needed = list(inspect.signature(statistics).parameters)[1:]
+
+    def decorate(entry):
+        parameters = inspect.signature(entry).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+
+        def with_defaults(pairs, **settings):
+            settings = {**defaults, **settings}
+            return statistics(pairs, **{name: settings[name] for name in needed})
+
+        # all parameters but the pairs and the settings
+        return RowWise(with_defaults, len(parameters) - 1 - len(defaults), entry)
+
+    return decorate
+
+
+def row_form(function):
+    """`function`, a RowWise or a partial of one, as a RowWise with these settings; None for any
+    other function."""
+    if isinstance(function, RowWise):
+        return function
+    inner = getattr(function, "func", None)
+    if not isinstance(inner, RowWise) or function.args:
+        return None
+    settings = function.keywords
+    return RowWise(
+        functools.partial(inner.statistics, **settings),
+        inner.num_statistics,
+        functools.partial(inner.entry, **settings),
+    )
 
 
 def unit_length(embeddings):
@@ -44,31 +111,41 @@ def unit_length(embeddings):
     )
 
 
-def pair_masks(label_keys, valid=None):
+def pair_masks(label_keys, valid=None, candidate_keys=None, candidate_valid=None, offset=0):
     """Who is whose positive and negative.
 
     Args:
-        label_keys: (batch,) labels or (batch, parts) exact label codes; two items have the same
-            label iff all parts are equal.
-        valid: optional (batch,) bool; items that are not valid (padding) take part in no pair.
+        label_keys: labels of the anchors, (anchors,), or exact label codes (anchors, parts); two
+            items have the same label iff all parts are equal.
+        valid: optional (anchors,) bool; items that are not valid (padding) take part in no pair.
+        candidate_keys, candidate_valid: the same of the candidates, where these are not the
+            anchors themselves but hold them as a run of neighbours.
+        offset: index of the first anchor among the candidates.
 
     Returns:
-        `(positive, negative)`, each (batch, batch) bool. An item is left out of its own
+        `(positive, negative)`, each (anchors, candidates) bool. An item is left out of its own
         positives **by index**: an exact duplicate of it stays a positive.
     """
+    if candidate_keys is None:
+        candidate_keys, candidate_valid = label_keys, valid
     if len(label_keys.shape) == 1:
         label_keys = ops.expand_dims(label_keys, -1)
+        candidate_keys = ops.expand_dims(candidate_keys, -1)
     same = None
     for part in range(label_keys.shape[-1]):
-        column = label_keys[:, part]
-        equal = ops.equal(ops.expand_dims(column, 1), ops.expand_dims(column, 0))
+        equal = ops.equal(
+            ops.expand_dims(label_keys[:, part], 1), ops.expand_dims(candidate_keys[:, part], 0)
+        )
         same = equal if same is None else ops.logical_and(same, equal)
-    index = ops.arange(ops.shape(label_keys)[0])
-    other_index = ops.not_equal(ops.expand_dims(index, 1), ops.expand_dims(index, 0))
+    own_index = ops.arange(ops.shape(label_keys)[0]) + offset
+    index = ops.arange(ops.shape(candidate_keys)[0])
+    other_index = ops.not_equal(ops.expand_dims(own_index, 1), ops.expand_dims(index, 0))
     positive = ops.logical_and(same, other_index)
     negative = ops.logical_not(same)
     if valid is not None:
-        both_valid = ops.logical_and(ops.expand_dims(valid, 1), ops.expand_dims(valid, 0))
+        both_valid = ops.logical_and(
+            ops.expand_dims(valid, 1), ops.expand_dims(candidate_valid, 0)
+        )
         positive = ops.logical_and(positive, both_valid)
         negative = ops.logical_and(negative, both_valid)
     return positive, negative

@@ -9,10 +9,20 @@ Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for De
 Learning, CVPR 2019, Section 3.
 """
 
-from keras_ms.pairs import share_of_one_plus_sum_exp
+from keras import ops
+
+from keras_ms.pairs import log_one_plus_sum_exp, row_wise
 
 
-def multi_similarity_weights(pairs, alpha=2.0, beta=40.0, threshold=0.5):
+def _multi_similarity_totals(pairs, alpha, beta, threshold):
+    positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
+    return log_one_plus_sum_exp(*positive), log_one_plus_sum_exp(*negative)
+
+
+@row_wise(_multi_similarity_totals)
+def multi_similarity_weights(
+    pairs, positive_total, negative_total, alpha=2.0, beta=40.0, threshold=0.5
+):
     """Pair weights of the Multi-Similarity loss (Eqs 13 and 14), signed.
 
     On a negative of anchor i: 1 / (e^{beta (threshold - S_ij)} + sum_k e^{beta (S_ik - S_ij)});
@@ -22,13 +32,24 @@ def multi_similarity_weights(pairs, alpha=2.0, beta=40.0, threshold=0.5):
 
     Args:
         pairs: Pairs, after mining.
+        positive_total, negative_total: filled in, log(1 + sum of e^{exponent}) of the anchor.
         alpha, beta, threshold: as in `keras_ms.MultiSimilarityLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities, every entry within (-1, 1).
     """
-    positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
-    return share_of_one_plus_sum_exp(*negative) - share_of_one_plus_sum_exp(*positive)
+    above = pairs.similarity - threshold
+    # a pair is of one kind, so one exponential serves both
+    share = ops.exp(
+        ops.where(pairs.positive, -alpha * above - positive_total, beta * above - negative_total)
+    )
+    return signed(pairs, share)
+
+
+def signed(pairs, size):
+    """`size` on negatives, minus `size` on positives, 0 elsewhere."""
+    zero = ops.zeros_like(size)
+    return ops.where(pairs.positive, -size, ops.where(pairs.negative, size, zero))
 
 
 def multi_similarity_exponents(pairs, alpha, beta, threshold):

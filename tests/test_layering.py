@@ -12,9 +12,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
     {"pairs", "replicas", "class_tree", "settings", "whole_files", "version", "optimizers"},
-    {"mining", "weighting"},
+    {"mining", "weighting", "whole_batch_weighting", "triplets", "pairwise"},
     {"losses", "data", "evaluation"},
-    {"models", "callbacks", "export", "features"},
+    {"models", "callbacks", "export", "features", "pair_statistics"},
     {"report", "run_folder", "run_data"},
     {"training"},
     {"cli"},

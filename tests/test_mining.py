@@ -15,7 +15,7 @@ def batch(seed, size, classes):
 
 
 def mined(similarity, labels, epsilon):
-    kept = mine_multi_similarity(Pairs(similarity, *pair_masks(labels)), epsilon)
+    kept = mine_multi_similarity(Pairs(similarity, *pair_masks(labels)), epsilon=epsilon)
     return kept.positive.numpy(), kept.negative.numpy()
 
 
@@ -55,7 +55,7 @@ def test_the_margin_decides():
     similarity = np.array([[1.0, 0.7, 0.65, 0.5]])
     pairs = Pairs(similarity, similarity == 0.7, (similarity == 0.65) | (similarity == 0.5))
     for epsilon, positives, negatives in [(0.01, 0, 0), (0.1, 1, 1), (0.3, 1, 2)]:
-        kept = mine_multi_similarity(pairs, epsilon)
+        kept = mine_multi_similarity(pairs, epsilon=epsilon)
         assert (kept.positive.numpy().sum(), kept.negative.numpy().sum()) == (positives, negatives)
 
 

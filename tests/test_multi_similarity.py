@@ -312,7 +312,15 @@ def test_presets():
 
 def test_config_round_trip():
     loss = MultiSimilarityLoss(
-        1, np.float32(10), 0.25, None, False, "sum", name="ms", dtype="float64"
+        1,
+        np.float32(10),
+        0.25,
+        None,
+        block_size=64,
+        jit_compile=False,
+        reduction="sum",
+        name="ms",
+        dtype="float64",
     )
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(again, MultiSimilarityLoss)

@@ -21,7 +21,7 @@ def mined_pairs(seed, epsilon):
     labels = rng.integers(6, size=20)
     similarity = oracles.similarities(rng.normal(size=(20, 4)))
     pairs = Pairs(similarity, *pair_masks(labels))
-    pairs = mine_all(pairs) if epsilon is None else mine_multi_similarity(pairs, epsilon)
+    pairs = mine_all(pairs) if epsilon is None else mine_multi_similarity(pairs, epsilon=epsilon)
     return labels, Pairs(similarity, pairs.positive.numpy(), pairs.negative.numpy())
 
 

@@ -63,7 +63,7 @@ class MinedAnchors(keras.metrics.Metric):
         if self.epsilon is None:
             pairs = mine_all(pairs)
         else:
-            pairs = mine_multi_similarity(pairs, self.epsilon)
+            pairs = mine_multi_similarity(pairs, epsilon=self.epsilon)
         has_pair = ops.any(ops.logical_or(pairs.positive, pairs.negative), axis=-1)
         self.mined.assign_add(ops.sum(ops.cast(has_pair, self.dtype)))
         self.anchors.assign_add(ops.sum(ops.cast(valid, self.dtype)))

@@ -57,7 +57,7 @@ class MultiSimilarityLoss(PairLoss):
             0.5, the official code's value.
         epsilon: mining margin in cosine similarity, >= 0, or None to use every pair. Defaults to
             0.1.
-        jit_compile, reduction, name, dtype: as in `PairLoss`.
+        name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
     Inputs:
         y_true: class ids of any integer dtype, shape (batch,) or (batch, 1). 64-bit ids are
@@ -94,10 +94,8 @@ class MultiSimilarityLoss(PairLoss):
         beta=40.0,
         threshold=0.5,
         epsilon=0.1,
-        jit_compile="auto",
-        reduction="sum_over_batch_size",
         name="multi_similarity",
-        dtype=None,
+        **options,
     ):
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):
@@ -121,10 +119,8 @@ class MultiSimilarityLoss(PairLoss):
                 if epsilon is None
                 else partial(mine_multi_similarity, epsilon=self.epsilon)
             ),
-            jit_compile=jit_compile,
-            reduction=reduction,
             name=name,
-            dtype=dtype,
+            **options,
         )
 
     @classmethod
@@ -143,6 +139,4 @@ class MultiSimilarityLoss(PairLoss):
             "beta": self.beta,
             "threshold": self.threshold,
             "epsilon": self.epsilon,
-            "jit_compile": self.jit_compile,
-            "dtype": self.dtype,
         }

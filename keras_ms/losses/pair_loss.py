@@ -1,12 +1,16 @@
 """PairLoss: from labels and embeddings as Keras passes them to one loss value per anchor."""
 
+import functools
 import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.pairs import Pairs, pair_masks, unit_length
+from keras_ms import replicas
+from keras_ms.mining import mine_all
+from keras_ms.pairs import unit_length
+from keras_ms.pairwise import Pairwise
 
 # A label is carried through Keras's cast to the loss dtype as four parts of 16 bits, each exact in
 # float32 (whose integers are exact up to 2**24).
@@ -15,6 +19,10 @@ _PARTS = 4
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
+
+# block_size="auto": a (batch, batch) float32 matrix of 8192 items takes 256 MiB, and a few of them
+# exist at a time; a block of 256 anchors keeps a matrix of 32,768 candidates at 32 MiB
+_BLOCKS_FROM, _BLOCK = 8192, 256
 
 ZERO_LOSS_EXPLANATION = (
     "No anchor of this batch has a mined pair, so the loss and its gradient are 0. That is right "
@@ -29,14 +37,28 @@ class PairLoss(keras.losses.Loss):
 
     The class does what every pair-based loss needs, and takes the loss itself as functions: it
     carries labels exactly, leaves masked items out, normalises the embeddings in the loss's
-    dtype, builds the pairs, compiles the pairwise part and returns one value per anchor, which
-    Keras weights and reduces.
+    dtype, builds the pairs (across all replicas), compiles the pairwise part and returns one value
+    per anchor, which Keras weights and reduces.
 
     Args:
         pair_loss: function `Pairs -> (anchors,)`, the loss of every anchor from the mined pairs.
         weighting: function `Pairs -> (anchors, candidates)`, the derivative of every anchor's
             loss with respect to its similarities, in closed form. It is the backward pass.
-        miner: function `Pairs -> Pairs`, which pairs to keep.
+        miner: function `Pairs -> Pairs`, which pairs to keep. Defaults to `mine_all`. Where miner
+            and weighting are `keras_ms.pairs.RowWise` functions, the gradient takes one product
+            instead of two.
+        whole_batch: whether the loss of an anchor depends on other rows than its own. Then
+            `weighting` takes `(Pairs, upstream)`, upstream (anchors,), and returns the derivative
+            of the sum of upstream times loss; the pairs are square, and the loss takes no
+            cross-batch memory and no blocks. Defaults to False.
+        normalize: whether embeddings are L2-normalised first, so that similarity is cosine.
+            Defaults to True; False takes their dot products.
+        uses_dimension: whether `pair_loss` and `weighting` also take the keyword `dimension`, the
+            size of the embeddings. Defaults to False.
+        block_size: how many anchors are compared with the batch at a time: memory then grows
+            with the batch instead of its square, and the values are the same. A number, None for
+            all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on.
+            Defaults to `"auto"`.
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
             `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
             models run uncompiled), outside tf.distribute, for batches whose size is static and
@@ -49,18 +71,24 @@ class PairLoss(keras.losses.Loss):
         dtype: dtype of the computation: `"float32"` or `"float64"`, whatever the model's
             precision. Defaults to `"float32"`: an exponent of 40 * similarity needs it.
 
-    Under tf.distribute every replica sees its own part of the batch: pairs are formed within a
-    replica, not across replicas.
+    Under tf.distribute each replica compares its own items with those of all replicas, so that
+    the loss and its gradient are those of one device on the global batch.
 
     Raises:
-        ValueError: a dtype of low precision, or labels or embeddings of the wrong kind.
+        ValueError: a dtype of low precision, an unknown option, or labels or embeddings of the
+            wrong kind.
     """
 
     def __init__(
         self,
         pair_loss,
         weighting,
-        miner,
+        miner=mine_all,
+        *,
+        whole_batch=False,
+        normalize=True,
+        uses_dimension=False,
+        block_size="auto",
         jit_compile="auto",
         reduction="sum_over_batch_size",
         name=None,
@@ -77,70 +105,139 @@ class PairLoss(keras.losses.Loss):
                 "Invalid value for argument `jit_compile`. Expected one of True, False, 'auto'. "
                 f"Received: jit_compile={jit_compile!r}"
             )
+        if block_size not in (None, "auto") and not (
+            isinstance(block_size, int) and block_size > 0
+        ):
+            raise ValueError(
+                "Invalid value for argument `block_size`. Expected a positive whole number, None "
+                f"or 'auto'. Received: block_size={block_size!r}"
+            )
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.jit_compile = jit_compile
-        self._pair_loss = pair_loss
-        self._weighting = weighting
-        self._miner = miner
-        self._compiled = None
+        self.block_size = block_size
+        self.whole_batch = whole_batch
+        self.normalize = normalize
+        self._functions = (pair_loss, weighting, miner)
+        self._uses_dimension = uses_dimension
+        self._pairwise = {}
         self._warned_of_zero = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
-        parts = exact_label_parts(y_true, self.dtype)
+        keys = self.keys(y_true, y_pred)
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        value = super().__call__(keys, y_pred, sample_weight)
+        self._explain_zero(value)
+        return value
+
+    def keys(self, y_true, y_pred):
+        """Exact labels (four parts, see `exact_label_parts`) and a last column `valid`, 1 or 0,
+        after the Keras mask of the embeddings: (batch, 5) of the loss's dtype."""
+        parts = exact_label_parts(y_true, self.dtype)
         mask = getattr(y_pred, "_keras_mask", None)
         if mask is None:
             valid = ops.ones_like(parts[:, :1])
         else:
             valid = ops.cast(ops.reshape(mask, (-1, 1)), parts.dtype)
-        value = super().__call__(ops.concatenate([parts, valid], axis=1), y_pred, sample_weight)
-        self._explain_zero(value)
-        return value
+        return ops.concatenate([parts, valid], axis=1)
 
     def call(self, y_true, y_pred):
-        """One value per anchor; `y_true` holds the exact label parts and a last column `valid`."""
-        if len(y_pred.shape) != 2:
-            raise ValueError(
-                "Expected embeddings of shape (batch, dimension). Received: "
-                f"shape={tuple(y_pred.shape)}"
-            )
-        if None not in (y_true.shape[0], y_pred.shape[0]) and y_true.shape[0] != y_pred.shape[0]:
-            raise ValueError(
-                "Expected one label per embedding. Received: "
-                f"{y_true.shape[0]} labels and {y_pred.shape[0]} embeddings"
-            )
-        label_parts, valid = y_true[:, :-1], y_true[:, -1] > 0
+        """One value per anchor; `y_true` holds the keys."""
+        return self.per_anchor(y_true, y_pred)
+
+    def per_anchor(self, keys, embeddings, memory=None):
+        """The loss of every anchor, before weighting and reduction.
+
+        Args:
+            keys: (batch, 5), of the method `keys`.
+            embeddings: (batch, dimension).
+            memory: optional `(keys, embeddings)` of further candidates, (size, 5) and (size,
+                dimension), to pair the anchors with. They are constants: no gradient.
+
+        Returns:
+            (batch,) of the loss's dtype. An embedding with a NaN has a value of NaN.
+        """
+        _check_batch(keys, embeddings)
+        embeddings = ops.cast(embeddings, self.dtype)
+        valid = keys[:, -1:] > 0
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
-        embeddings = ops.where(ops.expand_dims(valid, 1), y_pred, ops.zeros_like(y_pred))
-        compiled = self._compiles(batch_size=y_pred.shape[0])
-        pairwise = self._compiled_pairwise() if compiled else self._pairwise
-
-        # The backward pass of a pair-based loss is its weighting: autodiff handles only the
-        # similarities (two products with the embeddings) and the normalisation. One product with
-        # G + G^T would do, but under XLA on a CPU that transpose costs as much as the product.
-        @ops.custom_gradient
-        def from_similarity(similarity):
-            losses, weights = pairwise(similarity, label_parts, valid)
-
-            # TensorFlow and JAX call grad(upstream), torch grad(similarity, upstream=...)
-            def grad(*args, upstream=None):
-                per_anchor = args[0] if upstream is None else upstream
-                return ops.expand_dims(per_anchor, 1) * weights
-
-            return losses, grad
-
-        unit = unit_length(embeddings)
-        losses = from_similarity(ops.matmul(unit, ops.transpose(unit)))
+        rows = ops.where(valid, embeddings, ops.zeros_like(embeddings))
+        rows = unit_length(rows) if self.normalize else rows
+        losses = self._losses(keys, rows, memory)
         # Every comparison with NaN is false, so mining would drop a broken embedding without a
         # word: its own value stays NaN instead.
-        finite = ops.all(ops.isfinite(embeddings), axis=-1)
-        return ops.where(finite, losses, ops.full_like(losses, float("nan")))
+        broken = ops.logical_and(valid[:, 0], ops.any(~ops.isfinite(embeddings), axis=-1))
+        return ops.where(broken, ops.full_like(losses, float("nan")), losses)
 
-    def _pairwise(self, similarity, label_parts, valid):
-        mined = self._miner(Pairs(similarity, *pair_masks(label_parts, valid)))
-        return self._pair_loss(mined), self._weighting(mined)
+    def _losses(self, keys, rows, memory):
+        size = rows.shape[0]
+        pairwise = self.pairwise(rows.shape[1], compiled=self._compiles(size))
+        num_replicas = replicas.num_replicas()
+        if num_replicas > 1 and memory is None:
+            return self._part_of_global_batch(pairwise, keys, rows)
+        if self.whole_batch:
+            if memory is not None:
+                raise ValueError(self._refusal("a cross-batch memory"))
+            return pairwise.whole_batch(rows, keys)
+        if memory is not None:
+            memory_keys, memory_rows = memory
+            memory_rows = ops.stop_gradient(ops.cast(memory_rows, self.dtype))
+            memory_rows = unit_length(memory_rows) if self.normalize else memory_rows
+            candidates = ops.concatenate([rows, memory_rows])
+            candidate_keys = ops.concatenate([keys, ops.cast(memory_keys, keys.dtype)])
+            return pairwise.against(rows, keys, candidates, candidate_keys, 0)
+        block_size = self._blocks(size)
+        if block_size:
+            return pairwise.blocks(rows, keys, block_size)
+        if pairwise.is_row_wise:
+            return pairwise.symmetric(rows, keys)
+        return pairwise.against(rows, keys, rows, keys, 0)
+
+    def _part_of_global_batch(self, pairwise, keys, rows):
+        batch = replicas.gather(rows, keys)
+        size = ops.shape(rows)[0]
+        if self.whole_batch:
+            losses = pairwise.whole_batch(batch.embeddings, batch.keys)
+            losses = ops.slice(losses, (batch.offset,), (size,))
+        else:
+            losses = pairwise.against(rows, keys, batch.embeddings, batch.keys, batch.offset)
+        weight = replicas.weight_of_part(
+            size, ops.shape(batch.keys)[0], batch.num_replicas, self.reduction
+        )
+        return losses * ops.cast(weight, losses.dtype)
+
+    def pairwise(self, dimension, compiled=False):
+        """The `keras_ms.pairwise.Pairwise` of this loss for embeddings of this size."""
+        pair_loss, weighting, miner = self._functions
+        key = (dimension if self._uses_dimension else None, compiled)
+        if key not in self._pairwise:
+            if self._uses_dimension:
+                pair_loss = functools.partial(pair_loss, dimension=dimension)
+                weighting = functools.partial(weighting, dimension=dimension)
+            self._pairwise[key] = Pairwise(pair_loss, weighting, miner, compiled)
+        return self._pairwise[key]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "block_size": self.block_size,
+            "jit_compile": self.jit_compile,
+            "dtype": self.dtype,
+        }
+
+    def _blocks(self, size):
+        if self.block_size != "auto":
+            if self.whole_batch and self.block_size is not None:
+                raise ValueError(self._refusal("blocks (`block_size`)"))
+            return self.block_size
+        return _BLOCK if not self.whole_batch and size is not None and size >= _BLOCKS_FROM else None
+
+    def _refusal(self, what):
+        return (
+            f"{type(self).__name__} takes no {what}: an anchor's loss depends on the other rows of "
+            "its batch. Use a loss that is separable by anchor, such as MultiSimilarityLoss"
+        )
 
     def _compiles(self, batch_size):
         if keras.backend.backend() != "tensorflow":
@@ -153,25 +250,6 @@ class PairLoss(keras.losses.Loss):
         large = batch_size is not None and batch_size >= _COMPILE_FROM
         return large and not tf.distribute.has_strategy()
 
-    def _compiled_pairwise(self):
-        if self._compiled is None:
-            import tensorflow as tf
-
-            # Traced once for all batch sizes; XLA then compiles a program per batch size it
-            # meets. Inside a model that is itself compiled with XLA it is inlined. No gradient
-            # goes through it: that made XLA take the whole batch for compile-time constants.
-            self._compiled = tf.function(
-                self._pairwise,
-                input_signature=[
-                    tf.TensorSpec([None, None], self.dtype),
-                    tf.TensorSpec([None, _PARTS], self.dtype),
-                    tf.TensorSpec([None], "bool"),
-                ],
-                jit_compile=True,
-                autograph=False,
-            )
-        return self._compiled
-
     def _explain_zero(self, value):
         # Only a concrete value can be looked at, so this speaks where the loss is called eagerly;
         # in fit, the callbacks look at the logged values.
@@ -180,6 +258,20 @@ class PairLoss(keras.losses.Loss):
         if not ops.convert_to_numpy(value).any():
             self._warned_of_zero = True
             warnings.warn(f"{self.name}: {ZERO_LOSS_EXPLANATION}", stacklevel=3)
+
+
+def _check_batch(keys, embeddings):
+    if len(embeddings.shape) != 2:
+        raise ValueError(
+            "Expected embeddings of shape (batch, dimension). Received: "
+            f"shape={tuple(embeddings.shape)}"
+        )
+    sizes = keys.shape[0], embeddings.shape[0]
+    if None not in sizes and sizes[0] != sizes[1]:
+        raise ValueError(
+            "Expected one label per embedding. Received: "
+            f"{sizes[0]} labels and {sizes[1]} embeddings"
+        )
 
 
 def _is_concrete(value):
