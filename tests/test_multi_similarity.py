@@ -332,6 +332,7 @@ def test_config_round_trip():
         "beta": 10.0,
         "threshold": 0.25,
         "epsilon": None,
+        "block_size": 64,
         "jit_compile": False,
         "dtype": "float64",
     }

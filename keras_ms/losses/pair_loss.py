@@ -177,8 +177,12 @@ class PairLoss(keras.losses.Loss):
         if num_replicas > 1 and memory is None:
             return self._part_of_global_batch(pairwise, keys, rows)
         if self.whole_batch:
-            if memory is not None:
-                raise ValueError(self._refusal("a cross-batch memory"))
+            for what, given in (
+                ("cross-batch memory", memory is not None),
+                ("`block_size`", self.block_size not in (None, "auto")),
+            ):
+                if given:
+                    raise ValueError(self._refusal(what))
             return pairwise.whole_batch(rows, keys)
         if memory is not None:
             memory_keys, memory_rows = memory
@@ -227,11 +231,9 @@ class PairLoss(keras.losses.Loss):
         }
 
     def _blocks(self, size):
-        if self.block_size != "auto":
-            if self.whole_batch and self.block_size is not None:
-                raise ValueError(self._refusal("blocks (`block_size`)"))
-            return self.block_size
-        return _BLOCK if not self.whole_batch and size is not None and size >= _BLOCKS_FROM else None
+        if self.block_size == "auto":
+            return _BLOCK if size is not None and size >= _BLOCKS_FROM else None
+        return self.block_size
 
     def _refusal(self, what):
         return (
