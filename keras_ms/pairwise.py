@@ -6,7 +6,6 @@ embeddings is a product or two. With an upstream gradient g per anchor (sample w
 weights of anchor i are multiplied by g_i.
 """
 
-import keras
 from keras import ops
 
 from keras_ms.pairs import Pairs, pair_masks, row_form
@@ -22,15 +21,17 @@ class Pairwise:
             upstream times loss.
         miner: function `Pairs -> Pairs`.
         compiled: whether each step is compiled with XLA (TensorFlow backend only).
+        block_size: anchors at a time in `blocks`.
 
     Keys are what two items of a class share: (batch, parts) integers or floats of which the last
     column is 0 for items that take part in no pair.
     """
 
-    def __init__(self, pair_loss, weighting, miner, compiled):
+    def __init__(self, pair_loss, weighting, miner, compiled, block_size=None):
         self.pair_loss = pair_loss
         self.weighting = weighting
         self.miner = miner
+        self.block_size = block_size
         self.row_form = row_form(miner), row_form(weighting)
         self._compiled = compiled
         self._programs = {}
@@ -58,13 +59,14 @@ class Pairwise:
 
         @ops.custom_gradient
         def losses_of(unit):
+            unit = ops.stop_gradient(unit)  # or TensorFlow prepares to differentiate the inside
             similarity = ops.matmul(unit, ops.transpose(unit))
-            losses, *statistics = self._program(self._row_losses)(similarity, keys)
+            losses, *statistics = self._program(self._row_losses, similarity, keys)
 
             # TensorFlow and JAX call grad(upstream), torch grad(unit, upstream=...)
             def grad(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
-                both = self._program(self._both_weights)(similarity, keys, upstream, *statistics)
+                both = self._program(self._both_weights, similarity, keys, upstream, *statistics)
                 return ops.matmul(both, unit)
 
             return losses, grad
@@ -108,10 +110,13 @@ class Pairwise:
             (anchors,).
         """
 
+        offset = ops.convert_to_tensor(offset, dtype="int32")
+
         @ops.custom_gradient
         def losses_of(similarity):
-            losses, weights = self._program(self._losses_and_weights)(
-                similarity, keys, candidate_keys, offset
+            similarity = ops.stop_gradient(similarity)
+            losses, weights = self._program(
+                self._losses_and_weights, similarity, keys, candidate_keys, offset
             )
 
             def grad(*args, upstream=None):
@@ -141,11 +146,12 @@ class Pairwise:
 
         @ops.custom_gradient
         def losses_of(similarity):
-            losses = self._program(self._batch_losses)(similarity, keys)
+            similarity = ops.stop_gradient(similarity)
+            losses = self._program(self._batch_losses, similarity, keys)
 
             def grad(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
-                return self._program(self._batch_weights)(similarity, keys, upstream)
+                return self._program(self._batch_weights, similarity, keys, upstream)
 
             return losses, grad
 
@@ -159,7 +165,7 @@ class Pairwise:
 
     # Large batches.
 
-    def blocks(self, unit, keys, block_size):
+    def blocks(self, unit, keys):
         """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
 
         The backward pass computes the similarities of a block again. Of row-wise functions it
@@ -168,7 +174,6 @@ class Pairwise:
         Args:
             unit: (batch, dimension).
             keys: (batch, parts).
-            block_size: anchors at a time.
 
         Returns:
             (batch,).
@@ -176,61 +181,72 @@ class Pairwise:
 
         @ops.custom_gradient
         def losses_of(unit):
-            losses = self._program(self._block_losses, block_size)(unit, keys)
+            unit = ops.stop_gradient(unit)
+            losses = self._program(self._block_losses, unit, keys)
 
             def grad(*args, upstream=None):
                 upstream = args[0] if upstream is None else upstream
-                return self._program(self._block_gradient, block_size)(unit, keys, upstream)
+                return self._program(self._block_gradient, unit, keys, upstream)
 
             return losses, grad
 
         return losses_of(unit)
 
-    def _block_losses(self, unit, keys, block_size):
-        size = ops.shape(unit)[0]
+    def _block_losses(self, unit, keys):
+        block_size = self.block_size
+        anchors, num_blocks = _padded(unit, block_size)
+        anchor_keys, _ = _padded(keys, block_size)
 
-        def losses_of(_, block):
-            anchors, anchor_keys, offset = block
-            similarity = ops.matmul(anchors, ops.transpose(unit))
-            pairs = _pairs(similarity, anchor_keys, keys, offset)
-            return _, self.pair_loss(self.miner(pairs))
+        def add_block(block, losses):
+            start = block * block_size
+            rows = _rows(anchors, start, block_size)
+            row_keys = _rows(anchor_keys, start, block_size)
+            pairs = self._block_pairs(rows, row_keys, start, unit, keys)
+            return ops.slice_update(losses, (start,), self.pair_loss(pairs))
 
-        _, losses = _scan(losses_of, ops.zeros(()), _blocks(block_size, unit, keys))
-        return ops.reshape(losses, (-1,))[:size]
+        losses = ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors[:, 0]))
+        return losses[: ops.shape(unit)[0]]
 
-    def _block_gradient(self, unit, keys, upstream, block_size):
-        size = ops.shape(unit)[0]
+    def _block_gradient(self, unit, keys, upstream):
+        block_size = self.block_size
+        anchors, num_blocks = _padded(unit, block_size)
+        anchor_keys, _ = _padded(keys, block_size)
+        anchor_weights, _ = _padded(ops.expand_dims(upstream, 1), block_size)
 
-        def add_gradient(by_candidates, block):
-            anchors, anchor_keys, weights, offset = block
-            similarity = ops.matmul(anchors, ops.transpose(unit))
-            pairs = _pairs(similarity, anchor_keys, keys, offset)
-            by_pair = ops.expand_dims(weights, 1) * self.weighting(self.miner(pairs))
-            by_candidates = by_candidates + ops.matmul(ops.transpose(by_pair), anchors)
-            return by_candidates, ops.matmul(by_pair, unit)
+        def add_block(block, gradients):
+            by_anchors, by_candidates = gradients
+            start = block * block_size
+            rows = _rows(anchors, start, block_size)
+            row_keys = _rows(anchor_keys, start, block_size)
+            pairs = self._block_pairs(rows, row_keys, start, unit, keys)
+            weights = _rows(anchor_weights, start, block_size) * self.weighting(pairs)
+            by_anchors = ops.slice_update(by_anchors, (start, 0), ops.matmul(weights, unit))
+            return by_anchors, by_candidates + ops.matmul(ops.transpose(weights), rows)
 
-        by_candidates, by_anchors = _scan(
-            add_gradient, ops.zeros_like(unit), _blocks(block_size, unit, keys, upstream)
+        by_anchors, by_candidates = ops.fori_loop(
+            0, num_blocks, add_block, (ops.zeros_like(anchors), ops.zeros_like(unit))
         )
-        return by_candidates + ops.reshape(by_anchors, (-1, unit.shape[1]))[:size]
+        return by_anchors[: ops.shape(unit)[0]] + by_candidates
 
-    def _program(self, function, *static):
-        """The function, compiled with XLA if so chosen; `static` are its last arguments."""
-        key = (function.__name__, *static)
-        if key not in self._programs:
-            program = (lambda *args: function(*args, *static)) if static else function
-            if self._compiled:
-                import tensorflow as tf
+    def _block_pairs(self, rows, keys, start, candidates, candidate_keys):
+        similarity = ops.matmul(rows, ops.transpose(candidates))
+        return self.miner(_pairs(similarity, keys, candidate_keys, start))
 
-                # Traced again for another batch size, at last for all; XLA then compiles a program
-                # for each size it meets. Inside a model that is itself compiled with XLA it is
-                # inlined. No gradient goes through it: autodiff through a nested compiled function
-                # made XLA take the whole batch for compile-time constants.
-                program = tf.function(
-                    program, jit_compile=True, autograph=False, reduce_retracing=True
-                )
-            self._programs[key] = program
-        return self._programs[key]
+    def _program(self, function, *arguments):
+        """Calls the function; where chosen, compiled with XLA."""
+        if not self._compiled:
+            return function(*arguments)
+        name = function.__name__
+        if name not in self._programs:
+            import tensorflow as tf
+
+            # Traced once for all batch sizes; XLA then compiles a program for each size it meets.
+            # Inside a model that is itself compiled with XLA it is inlined. No gradient goes
+            # through it: that made XLA take the whole batch for compile-time constants.
+            signature = [tf.TensorSpec([None] * len(a.shape), a.dtype) for a in arguments]
+            program = tf.function(function, signature, jit_compile=True, autograph=False)
+            self._programs[name] = program.get_concrete_function()
+        return self._programs[name](*arguments)
 
 
 def _pairs(similarity, keys, candidate_keys=None, offset=0):
@@ -249,24 +265,12 @@ def _codes(keys):
     return ops.stack(codes, axis=1), parts[:, -1] > 0
 
 
-def _blocks(block_size, *arrays):
-    """The arrays cut into blocks of rows, the last one filled with zeros (whose keys make them
-    invalid), and the index of each block's first row."""
-    size = ops.shape(arrays[0])[0]
+def _padded(array, block_size):
+    """The rows filled up with zeros (zero keys are invalid) to whole blocks, and their number."""
+    size = ops.shape(array)[0]
     number = (size + block_size - 1) // block_size
-    padding = number * block_size - size
-    cut = []
-    for array in arrays:
-        padded = ops.pad(array, [[0, padding]] + [[0, 0]] * (len(array.shape) - 1))
-        cut.append(ops.reshape(padded, (number, block_size, *array.shape[1:])))
-    return (*cut, ops.arange(number) * block_size)
+    return ops.pad(array, [[0, number * block_size - size], [0, 0]]), number
 
 
-def _scan(function, initial, blocks):
-    if keras.backend.backend() == "torch":  # its scan wants the blocks as one tensor
-        total, results = initial, []
-        for block in zip(*blocks):
-            total, result = function(total, block)
-            results.append(result)
-        return total, ops.stack(results)
-    return ops.scan(function, initial, blocks)
+def _rows(array, start, number):
+    return ops.slice(array, (start, 0), (number, ops.shape(array)[1]))

@@ -161,34 +161,6 @@ def test_a_compiled_model_reloads_after_importing_keras_ms(tmp_path):
     assert float(printed) == pytest.approx(expected, rel=1e-6)
 
 
-def test_two_replicas():
-    """Pairs are formed within each replica: the loss is the mean of the replicas' losses."""
-    printed = in_a_fresh_process(
-        """
-        import keras, numpy, tensorflow as tf, keras_ms
-        from keras_ms.losses.multi_similarity import MultiSimilarityLoss
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        two = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(cpu, two)
-        rng = numpy.random.default_rng(0)
-        inputs, labels = rng.normal(size=(24, 6)).astype("float32"), rng.integers(3, size=24)
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
-            model.compile(keras.optimizers.SGD(0.1), MultiSimilarityLoss())
-        kernel, bias = model.get_weights()
-        apart = [
-            float(MultiSimilarityLoss()(labels[half], inputs[half] @ kernel + bias))
-            for half in (slice(0, 12), slice(12, 24))
-        ]
-        history = model.fit(inputs, labels, batch_size=24, shuffle=False, verbose=0).history
-        assert abs(history["loss"][0] - sum(apart) / 2) < 1e-5, (history, apart)
-        assert numpy.isfinite(model.get_weights()[0]).all()
-        print("ok")
-        """
-    )
-    assert printed == "ok"
-
-
 @pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
 def test_low_precision_defaults_leave_the_loss_in_float32(floatx):
     embeddings, labels = data()

@@ -191,9 +191,8 @@ class PairLoss(keras.losses.Loss):
             candidates = ops.concatenate([rows, memory_rows])
             candidate_keys = ops.concatenate([keys, ops.cast(memory_keys, keys.dtype)])
             return pairwise.against(rows, keys, candidates, candidate_keys, 0)
-        block_size = self._blocks(size)
-        if block_size:
-            return pairwise.blocks(rows, keys, block_size)
+        if self._in_blocks(size):
+            return pairwise.blocks(rows, keys)
         if pairwise.is_row_wise:
             return pairwise.symmetric(rows, keys)
         return pairwise.against(rows, keys, rows, keys, 0)
@@ -219,7 +218,13 @@ class PairLoss(keras.losses.Loss):
             if self._uses_dimension:
                 pair_loss = functools.partial(pair_loss, dimension=dimension)
                 weighting = functools.partial(weighting, dimension=dimension)
-            self._pairwise[key] = Pairwise(pair_loss, weighting, miner, compiled)
+            self._pairwise[key] = Pairwise(
+                pair_loss,
+                weighting,
+                miner,
+                compiled,
+                block_size=_BLOCK if self.block_size == "auto" else self.block_size,
+            )
         return self._pairwise[key]
 
     def get_config(self):
@@ -230,10 +235,10 @@ class PairLoss(keras.losses.Loss):
             "dtype": self.dtype,
         }
 
-    def _blocks(self, size):
+    def _in_blocks(self, size):
         if self.block_size == "auto":
-            return _BLOCK if size is not None and size >= _BLOCKS_FROM else None
-        return self.block_size
+            return size is not None and size >= _BLOCKS_FROM
+        return self.block_size is not None
 
     def _refusal(self, what):
         return (
