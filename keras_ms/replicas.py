@@ -17,13 +17,11 @@ class GlobalBatch(NamedTuple):
         replica that each row came from.
     keys: (global batch, parts), the label keys of all replicas.
     offset: () int32, index of this replica's first item in the global batch.
-    num_replicas: number of replicas.
     """
 
     embeddings: object
     keys: object
     offset: object
-    num_replicas: int
 
 
 def num_replicas():
@@ -57,18 +55,28 @@ def gather(embeddings, keys):
         context.all_gather(embeddings, axis=0),
         context.all_gather(keys, axis=0),
         tf.reduce_sum(tf.where(before, sizes, 0)),
-        context.num_replicas_in_sync,
     )
 
 
-def weight_of_part(part_size, gathered_size, replicas, reduction):
-    """What a replica's values are multiplied by so that all replicas together give the loss of one
-    device on the global batch.
+def share_of_mean(counted):
+    """What a replica's mean is multiplied by so that all replicas together give the mean of the
+    global batch.
 
-    Keras divides each replica's loss by the number of replicas and adds them up. A mean over the
-    part is a mean over the global batch after multiplication with part * replicas / global, which
-    is 1 for even parts; a sum over the part with the number of replicas.
+    Keras divides the mean of each replica's part by the number of replicas and adds them up. The
+    parts of an uneven batch count for as much as they hold, though: part / whole instead of
+    1 / replicas. A sum needs no such factor: Keras adds sums as they are.
+
+    Args:
+        counted: (local batch,), what the mean divides by the sum of: 1 per item, 0 for a masked
+            one, or sample weights.
+
+    Returns:
+        () of the same dtype: replicas * sum of this part / sum of all, which is 1 for even parts
+        and 0 where nothing counts. To be called in a replica context only.
     """
-    if reduction == "sum":
-        return float(replicas)
-    return ops.cast(part_size, "float32") * replicas / ops.cast(gathered_size, "float32")
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    part = tf.reduce_sum(counted)
+    whole = context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+    return tf.math.divide_no_nan(part * context.num_replicas_in_sync, whole)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ms import replicas
 from keras_ms.losses.pair_loss import exact_label_parts
 from keras_ms.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs import Pairs, pair_masks, unit_length
@@ -27,6 +28,8 @@ class MinedAnchors(keras.metrics.Metric):
         y_pred: embeddings, (batch, dimension), any float dtype.
         sample_weight: ignored: an anchor counts as one. Items that a Keras mask of the
             embeddings leaves out are not counted.
+
+    Under tf.distribute the pairs are those of the global batch, as in the losses.
 
     Result:
         A share from 0 to 1 over the batches since the last reset (Keras resets every epoch); 0
@@ -59,7 +62,10 @@ class MinedAnchors(keras.metrics.Metric):
         valid = ops.cast(valid, "bool")
 
         unit = unit_length(embeddings)
-        pairs = Pairs(ops.matmul(unit, ops.transpose(unit)), *pair_masks(labels, valid))
+        if replicas.num_replicas() > 1:
+            pairs = _pairs_with_all_replicas(unit, labels, valid)
+        else:
+            pairs = Pairs(ops.matmul(unit, ops.transpose(unit)), *pair_masks(labels, valid))
         if self.epsilon is None:
             pairs = mine_all(pairs)
         else:
@@ -73,3 +79,12 @@ class MinedAnchors(keras.metrics.Metric):
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
+
+
+def _pairs_with_all_replicas(unit, labels, valid):
+    keys = ops.concatenate([labels, ops.cast(ops.expand_dims(valid, 1), labels.dtype)], axis=1)
+    batch = replicas.gather(unit, keys)
+    masks = pair_masks(
+        labels, valid, batch.keys[:, :-1], batch.keys[:, -1] > 0, batch.offset
+    )
+    return Pairs(ops.matmul(unit, ops.transpose(batch.embeddings)), *masks)

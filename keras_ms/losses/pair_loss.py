@@ -128,6 +128,11 @@ class PairLoss(keras.losses.Loss):
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         value = super().__call__(keys, y_pred, sample_weight)
+        if self.reduction == "mean_with_sample_weight" and replicas.num_replicas() > 1:
+            counted = keys[:, -1]
+            if sample_weight is not None:
+                counted = counted * ops.cast(ops.reshape(sample_weight, (-1,)), counted.dtype)
+            value = value * replicas.share_of_mean(counted)
         self._explain_zero(value)
         return value
 
@@ -205,10 +210,9 @@ class PairLoss(keras.losses.Loss):
             losses = ops.slice(losses, (batch.offset,), (size,))
         else:
             losses = pairwise.against(rows, keys, batch.embeddings, batch.keys, batch.offset)
-        weight = replicas.weight_of_part(
-            size, ops.shape(batch.keys)[0], batch.num_replicas, self.reduction
-        )
-        return losses * ops.cast(weight, losses.dtype)
+        if self.reduction in ("sum_over_batch_size", "mean"):
+            losses = losses * replicas.share_of_mean(keys[:, -1])
+        return losses
 
     def pairwise(self, dimension, compiled=False):
         """The `keras_ms.pairwise.Pairwise` of this loss for embeddings of this size."""
