@@ -330,10 +330,12 @@ def exact_label_parts(y_true, dtype="float32"):
             "Expected class ids of shape (batch,) or (batch, 1). Received: shape="
             f"{tuple(labels.shape)}. For one-hot labels pass argmax(labels, axis=-1)"
         )
-    # where 64-bit integers do not exist (JAX by default) the upper parts repeat the sign
-    labels = ops.cast(ops.reshape(labels, (-1,)), "int64")
+    # JAX has no 64-bit integers by default: 32 bits go without them, their upper parts are zeros
+    wide = "64" in kind or not keras.backend.is_int_dtype(kind)
+    labels = ops.cast(ops.reshape(labels, (-1,)), "int64" if wide else "int32")
     parts = [
         ops.bitwise_and(ops.right_shift(labels, part * _BITS_PER_PART), 2**_BITS_PER_PART - 1)
-        for part in range(_PARTS)
+        for part in range(_PARTS if wide else _PARTS // 2)
     ]
+    parts += [ops.zeros_like(labels)] * (_PARTS - len(parts))
     return ops.cast(ops.stack(parts, axis=1), dtype)
