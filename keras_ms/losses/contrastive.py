@@ -1,0 +1,83 @@
+"""The contrastive loss on cosine similarities."""
+
+import math
+from functools import partial
+
+import keras
+from keras import ops
+
+from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.weighting import contrastive_weights
+
+
+def contrastive(pairs, threshold=0.5):
+    """The contrastive loss of every anchor.
+
+    L_i = sum_N [S_ik - threshold]+ + sum_P (1 - S_ik)
+
+    Args:
+        pairs: Pairs, after mining.
+        threshold: as in `ContrastiveLoss`.
+
+    Returns:
+        (anchors,), same dtype as the similarities; 0 for an anchor without pairs.
+    """
+    zero = ops.zeros_like(pairs.similarity)
+    push = ops.where(pairs.negative, ops.relu(pairs.similarity - threshold), zero)
+    return ops.sum(ops.where(pairs.positive, 1 - pairs.similarity, push), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class ContrastiveLoss(PairLoss):
+    """Computes the contrastive loss over all pairs of a batch.
+
+    The simplest pair loss and the baseline of the others: every positive pair is pulled with the
+    same weight, every negative pair above a threshold is pushed with the same weight.
+
+    L_i = sum_N [S_ik - threshold]+ + sum_P (1 - S_ik)
+
+    Reference: Hadsell, Chopra, LeCun: Dimensionality Reduction by Learning an Invariant Mapping,
+    CVPR 2006, in the form on similarities of Wang et al., CVPR 2019, Section 3. There the
+    positives add -S; 1 - S has the same gradient and never falls below 0. Sums, not means: an
+    anchor with more positives counts more.
+
+    Args:
+        threshold: similarity (lambda in the paper) above which a negative is pushed. Defaults to
+            0.5, as in the other losses on similarities: random unit vectors are near 0, so only
+            negatives that look alike are pushed.
+        name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
+
+    Inputs:
+        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
+        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
+
+    Corner cases:
+        - An anchor without positives still pushes its negatives, and one without negatives pulls
+          its positives; one without pairs has the loss 0.
+        - An exact duplicate of the anchor is an ordinary positive, at a loss of 0.
+
+    Raises:
+        ValueError: settings out of range, labels that are not integer ids, embeddings that are
+            not (batch, dimension).
+
+    Example:
+
+    >>> loss = keras_ms.ContrastiveLoss()
+    >>> embeddings = [[1.0, 0.0], [0.8660254, 0.5], [0.5, 0.8660254]]  # 0, 30, 60 degrees
+    >>> round(float(loss([0, 0, 1], embeddings)), 6)
+    0.333333
+    """
+
+    def __init__(self, threshold=0.5, name="contrastive", **options):
+        if not math.isfinite(threshold):
+            raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
+        self.threshold = float(threshold)
+        super().__init__(
+            pair_loss=partial(contrastive, threshold=self.threshold),
+            weighting=partial(contrastive_weights, threshold=self.threshold),
+            name=name,
+            **options,
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}
