@@ -1,0 +1,138 @@
+"""Run as a program by test_replicas.py: TensorFlow's devices are chosen before its first step.
+
+Prints JSON: for each case the largest difference between two logical devices and one.
+"""
+
+import contextlib
+import inspect
+import json
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import keras_ms  # noqa: E402
+from keras_ms.losses.pair_loss import PairLoss  # noqa: E402
+
+SIZE, CLASSES = 253, 20
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(SIZE, 6)).astype("float32")
+# ids that a cast to float32, or to 32 bits, would confuse
+LABELS = 2**40 + RNG.integers(CLASSES, size=SIZE)
+WEIGHTS = RNG.uniform(0.2, 2.0, size=SIZE).astype("float32")
+RATES = {keras.optimizers.SGD: 0.1, keras.optimizers.Adam: 0.01}
+
+
+def start():
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, two)
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@keras.saving.register_keras_serializable(package="keras_ms_tests")
+class MaskSome(keras.layers.Layer):
+    """Masks the items whose first feature is below -1, more of them in one part than another."""
+
+    supports_masking = True
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_mask(self, inputs, mask=None):
+        return inputs[:, 0] > -1.0
+
+
+def fitted(strategy, optimizer, loss, weights=None, masked=False, batch_size=64, recall=False):
+    """How far 20 steps of `fit` move the weights, and the history. Of 64, the last batch of an
+    epoch has 61 items."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        source = keras.Input((6,))
+        hidden = keras.layers.Dense(8, activation="relu")(MaskSome()(source) if masked else source)
+        model = keras.Model(source, keras.layers.Dense(4)(hidden))
+        model.layers[-1].supports_masking = model.layers[-2].supports_masking = True
+        model.compile(optimizer(RATES[optimizer]), loss, metrics=[keras_ms.MinedAnchors()])
+    before = model.get_weights()
+    history = model.fit(
+        INPUTS, LABELS, sample_weight=weights, batch_size=batch_size, epochs=5,
+        shuffle=False, verbose=0,
+        callbacks=[keras_ms.RecallAtK((INPUTS, LABELS), ks=(1,))] if recall else [],
+    ).history  # fmt: skip
+    return [after - start for after, start in zip(model.get_weights(), before)], history
+
+
+def compare_fits(strategy, *arguments, **options):
+    one, one_history = fitted(None, *arguments, **options)
+    two, two_history = fitted(strategy, *arguments, **options)
+    return {
+        "moved": max(float(np.abs(a).max()) for a in one),
+        "weights": max(float(np.abs(a - b).max()) for a, b in zip(one, two)),
+        **{
+            name: float(np.max(np.abs(np.subtract(values, two_history[name])) / np.abs(values)))
+            for name, values in one_history.items()
+        },
+    }
+
+
+def compare_gradients(strategy, loss):
+    """Of one step on parts of 13 and 10 items: the sum of the replicas' values, and gradients."""
+    rows, labels, weights = INPUTS[:23], LABELS[:23] % 5 + 2**40, WEIGHTS[:23]
+    parts = [slice(0, 13), slice(13, 23)]
+
+    def step(rows, labels, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            value = loss(labels, rows, weights)
+        return value, tape.gradient(value, rows)
+
+    def of_replica(array):
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(array[parts[context.replica_id_in_sync_group]])
+        )
+
+    values, gradients = tf.function(
+        lambda *args: strategy.run(step, args=args), autograph=False
+    )(of_replica(rows), of_replica(labels), of_replica(weights))
+    value, gradient = step(*map(tf.constant, (rows, labels, weights)))
+    together = tf.concat(strategy.experimental_local_results(gradients), axis=0)
+    scale = float(tf.reduce_max(tf.abs(gradient)))
+    return {
+        "value": float(abs(sum(strategy.experimental_local_results(values)) - value) / abs(value)),
+        "gradient": float(tf.reduce_max(tf.abs(together - gradient))) / scale,
+    }
+
+
+def losses():
+    """Every public pair loss that has defaults for its settings."""
+    for name in sorted(dir(keras_ms)):
+        kind = getattr(keras_ms, name)
+        if inspect.isclass(kind) and issubclass(kind, PairLoss):
+            parameters = list(inspect.signature(kind).parameters.values())
+            if all(p.default is not p.empty or p.kind is p.VAR_KEYWORD for p in parameters):
+                yield name, kind
+
+
+def main():
+    strategy = start()
+    sgd, adam = RATES
+    results = {"gradients": {name: compare_gradients(strategy, kind()) for name, kind in losses()}}
+    loss = keras_ms.MultiSimilarityLoss
+    results["fits"] = {
+        "sgd": compare_fits(strategy, sgd, loss(), WEIGHTS, recall=True),
+        "adam": compare_fits(strategy, adam, loss()),
+        "sum": compare_fits(strategy, sgd, loss(reduction="sum"), WEIGHTS),
+        "weighted mean of masked items": compare_fits(
+            strategy, sgd, loss(reduction="mean_with_sample_weight"), WEIGHTS, masked=True
+        ),
+        # the last batch, of one item, leaves nothing for the second device
+        "empty part": compare_fits(strategy, sgd, loss(), batch_size=84),
+    }
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
