@@ -1,0 +1,85 @@
+"""Several losses on one output."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class CompositeLoss(keras.losses.Loss):
+    """Computes the sum of several losses of one output, each times a factor.
+
+    Keras 3 takes `compile(loss=[A, B])` as one loss for each output. With a single output it
+    trains on A alone and says nothing: use `compile(loss=CompositeLoss([A, B]))`.
+
+    Args:
+        losses: `keras.losses.Loss` instances, pair-based or any others. Each gets the labels, the
+            output and the sample weights as they are, and keeps its own reduction and dtype.
+        factors: one finite number a loss. Defaults to None: 1 for each, the plain sum.
+        name: name of the loss. Defaults to "composite".
+
+    Raises:
+        ValueError: no loss, something else than losses, losses of which only some reduce to one
+            number, or other factors than one finite number a loss.
+
+    Example:
+
+    >>> loss = CompositeLoss(
+    ...     [keras.losses.MeanSquaredError(), keras.losses.MeanAbsoluteError()], [1.0, 0.5]
+    ... )
+    >>> float(loss([[0.0]], [[2.0]]))  # 1.0 * 4 + 0.5 * 2
+    5.0
+    """
+
+    def __init__(self, losses, factors=None, name="composite"):
+        losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+        factors = [1.0] * len(losses) if factors is None else list(factors)
+        strangers = [loss for loss in losses if not isinstance(loss, keras.losses.Loss)]
+        if strangers or not losses:
+            raise ValueError(
+                "Expected `losses` to be one or more keras.losses.Loss instances, such as "
+                "keras.losses.MeanSquaredError() in place of 'mse'. Received: "
+                f"{strangers or losses}"
+            )
+        reductions = [loss.reduction for loss in losses]
+        if len({reduction in (None, "none") for reduction in reductions}) > 1:
+            raise ValueError(
+                "Expected losses that all give one number, or none of them. Received: "
+                f"reductions {reductions}"
+            )
+        if len(factors) != len(losses) or not all(map(_is_finite_number, factors)):
+            raise ValueError(
+                f"Expected `factors` to be {len(losses)} finite numbers, one a loss. Received: "
+                f"factors={factors}"
+            )
+        super().__init__(name=name, reduction=reductions[0])
+        self.losses = losses
+        self.factors = [float(factor) for factor in factors]
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # not in `call`: Keras would have cast the labels to float32 by then
+        total = None
+        for loss, factor in zip(self.losses, self.factors):
+            value = ops.multiply(loss(y_true, y_pred, sample_weight), factor)
+            total = value if total is None else ops.add(total, value)
+        return total
+
+    def get_config(self):
+        return {
+            "losses": [keras.saving.serialize_keras_object(loss) for loss in self.losses],
+            "factors": self.factors,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        losses = [keras.saving.deserialize_keras_object(loss) for loss in config["losses"]]
+        return cls(**{**config, "losses": losses})
+
+
+def _is_finite_number(value):
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False
