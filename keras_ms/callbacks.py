@@ -46,6 +46,10 @@ class RecallAtK(keras.callbacks.Callback):
             `weights_path` if given, else from memory). Defaults to False.
         batch_size: images embedded at a time when `dataset` is a tuple of arrays. Defaults to 64:
             enough to keep a processor busy; it changes memory and speed only.
+        embedder: model that embeds the images, where the model that is trained goes further than
+            the embeddings (`keras_ms.Proxies` after them, or a classifier). It shares its weights
+            with the trained model, whose weights are those kept as the best. Defaults to None:
+            the trained model embeds.
         verbose: 1 prints a line for each measurement. Defaults to 0: the progress bar shows it.
 
     Attributes:
@@ -82,6 +86,7 @@ class RecallAtK(keras.callbacks.Callback):
         weights_path=None,
         restore_best_weights=False,
         batch_size=64,
+        embedder=None,
         verbose=0,
     ):
         super().__init__()
@@ -102,6 +107,7 @@ class RecallAtK(keras.callbacks.Callback):
         self.weights_path = weights_path
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
+        self.embedder = embedder
         self.verbose = verbose
         self.history = []
         self.best_value = None
@@ -184,7 +190,8 @@ class RecallAtK(keras.callbacks.Callback):
                 self.model.save_weights(temporary)
 
     def _embed(self):
-        model, embeddings, labels = self.model, [], []
+        model = self.model if self.embedder is None else self.embedder
+        embeddings, labels = [], []
         for batch in _batches(self.dataset, self.batch_size):
             if not isinstance(batch, (tuple, list)) or len(batch) < 2:
                 raise ValueError(

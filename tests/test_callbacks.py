@@ -72,6 +72,21 @@ def test_logs_the_recall_of_the_current_weights(mode):
     assert [step for step, _ in recall.history] == [5, 10, 15]
 
 
+def test_an_embedder_within_the_trained_model_is_measured():
+    inner = embedder()
+    classifier = keras.Sequential([inner, keras.layers.Dense(NUM_CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    classifier.compile(keras.optimizers.SGD(0.5), loss)
+    of_embeddings = RecallAtK((IMAGES, LABELS), embedder=inner, restore_best_weights=True)
+    of_outputs = RecallAtK((IMAGES, LABELS), prefix="output_")
+    history = fit(classifier, [of_embeddings, of_outputs])
+    expected = recall_at_k(inner(IMAGES, training=False), LABELS)
+    assert of_embeddings.best_value == expected[1]  # the whole model's best weights came back
+    assert of_embeddings.best_value == max(history["val_recall@1"])
+    assert history["val_recall@1"] != history["output_recall@1"]
+    assert of_embeddings.best_step == 5 * (1 + np.argmax(history["val_recall@1"]))
+
+
 def test_neighbouring_callbacks_use_the_values(tmp_path):
     # without learning nothing improves: patience must end the run
     model, log = embedder(optimizer=keras.optimizers.SGD(0.0)), tmp_path / "log.csv"
