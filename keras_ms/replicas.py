@@ -1,4 +1,4 @@
-"""One batch across devices: gather it where tf.distribute has split it.
+"""One batch across devices: share it out, and gather it where tf.distribute has split it.
 
 On Keras's JAX backend with keras.distribution a program sees the global batch anyway, so there is
 nothing to gather.
@@ -22,6 +22,54 @@ class GlobalBatch(NamedTuple):
     embeddings: object
     keys: object
     offset: object
+
+
+def mirrored_strategy(devices):
+    """A tf.distribute.MirroredStrategy over the first `devices` GPUs, or, on a machine without
+    GPUs, over as many logical devices of its processor.
+
+    Logical devices share the processor's cores: nothing gets faster, but everything happens as it
+    would on as many GPUs.
+
+    Args:
+        devices: number of devices, at least 2.
+
+    Returns:
+        tf.distribute.MirroredStrategy.
+
+    Raises:
+        ValueError: fewer GPUs than asked for, a backend other than TensorFlow, or logical devices
+            asked for after TensorFlow's first operation, when they cannot be made any more.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Expected Keras's TensorFlow backend for {devices} devices. Received: "
+            f"{keras.backend.backend()}. On JAX, use keras.distribution.DataParallel"
+        )
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if devices > len(gpus):
+            raise ValueError(
+                f"Expected at most devices={len(gpus)}, the GPUs of this machine. Received: "
+                f"devices={devices}"
+            )
+        return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(devices)])
+    processor = tf.config.list_physical_devices("CPU")[0]
+    configured = tf.config.get_logical_device_configuration(processor) or ()
+    if len(configured) < devices:
+        try:
+            tf.config.set_logical_device_configuration(
+                processor, [tf.config.LogicalDeviceConfiguration()] * devices
+            )
+        except RuntimeError:
+            raise ValueError(
+                f"Expected devices={devices} to be chosen before TensorFlow's first operation: "
+                "without GPUs the processor is divided into logical devices, which is impossible "
+                "later. Do it in a new process"
+            ) from None
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)])
 
 
 def num_replicas():

@@ -128,6 +128,12 @@ class Settings:
         "of the network; the loss is always float32",
         ("float32", "mixed_float16", "mixed_bfloat16"),
     )
+    # one needs no copies of the network and no transfers; how many there are is the machine's matter
+    devices: int = _setting(
+        1,
+        "devices that share every batch: 1, or the first so many GPUs; without GPUs, logical "
+        "devices of the processor, to try it out",
+    )
     seed: int = _setting(0, "of initial weights, batches, augmentation and drawn glyphs")
 
     # evaluation and output
@@ -150,7 +156,7 @@ class Settings:
                     f"Received: {value!r}"
                 )
         for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
-                     "evaluation_batch_size"):
+                     "evaluation_batch_size", "devices"):
             _check(name, getattr(self, name), lambda v: v >= 1, "at least 1")
         for name in ("classes_per_batch", "images_per_class"):
             _check(name, getattr(self, name), lambda v: v >= 2, "at least 2, to have pairs")
@@ -178,6 +184,10 @@ class Settings:
                    "1 without freeze_backbone")
         _check("steps", self.steps, lambda v: v % self.steps_per_epoch == 0,
                f"a multiple of steps_per_epoch={self.steps_per_epoch}")
+        # Keras cannot start on a batch of uneven parts
+        batch = self.classes_per_batch * self.images_per_class
+        _check("devices", self.devices, lambda v: batch % v == 0,
+               f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
         self.recall_ks()
         self.exports()
 

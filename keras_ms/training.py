@@ -1,5 +1,6 @@
 """The training run: settings -> images, model, fit, evaluation, export."""
 
+import contextlib
 import functools
 import sys
 import time
@@ -18,6 +19,7 @@ from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.optimizers import GroupedAdam
+from keras_ms.replicas import mirrored_strategy
 from keras_ms.report import write_curves
 from keras_ms.run_data import RunData
 from keras_ms.run_folder import RunFolder, SaveRun
@@ -80,10 +82,25 @@ class _Training:
 
     def __init__(self, settings, run, log):
         self.settings, self.run, self.log = settings, run, log
+        # first: without GPUs it divides the processor, which TensorFlow allows at its start only
+        self.strategy = mirrored_strategy(settings.devices) if settings.devices > 1 else None
         keras.utils.set_random_seed(settings.seed)
         self.ks = settings.recall_ks()
         images = load_images(settings, log)
-        self.embedder = build_embedder(
+        with self._scope():
+            self.embedder = self._build_embedder()
+            features_model, head = split_embedder(self.embedder)
+        self.data = RunData(settings, images, features_model, log, _verbose())
+        # what fit trains: the head on cached features, or the whole embedder on images
+        self.model = head if settings.freeze_backbone else self.embedder
+        self.log(
+            f"{settings.backbone}: {self.embedder.count_params():,} parameters, "
+            f"{sum(int(np.prod(v.shape)) for v in self.model.trainable_variables):,} trained"
+        )
+
+    def _build_embedder(self):
+        settings = self.settings
+        embedder = build_embedder(
             settings.backbone,
             embedding_size=settings.embedding_size,
             image_size=settings.image_size,
@@ -95,14 +112,13 @@ class _Training:
             head_initializer=settings.head_initializer,
             seed=settings.seed,
         )
-        features_model, head = split_embedder(self.embedder)
-        self.data = RunData(settings, images, features_model, log, _verbose())
-        # what fit trains: the head on cached features, or the whole embedder on images
-        self.model = head if settings.freeze_backbone else self.embedder
-        self.log(
-            f"{settings.backbone}: {self.embedder.count_params():,} parameters, "
-            f"{sum(int(np.prod(v.shape)) for v in self.model.trainable_variables):,} trained"
-        )
+        if self.strategy and not settings.freeze_backbone:
+            _synchronize_batch_norm(embedder, True)
+        return embedder
+
+    def _scope(self):
+        """Where variables are made: on every device, if there are several."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def finish(self):
         settings, run = self.settings, self.run
@@ -122,16 +138,17 @@ class _Training:
             prefix="val_" if has_validation else "test_",
             weights_path=run.best_weights if has_validation else None,
         )
-        self.model.compile(
-            optimizer=self._optimizer(),
-            loss=MultiSimilarityLoss(
-                settings.alpha, settings.beta, settings.threshold, settings.epsilon
-            ),
-            metrics=[MinedAnchors(epsilon=settings.epsilon)],
-            # XLA for the whole network was slower on CPUs; the loss compiles its own part
-            jit_compile=False,
-        )
-        epoch, rows, best = run.restore_state(self.model)
+        with self._scope():
+            self.model.compile(
+                optimizer=self._optimizer(),
+                loss=MultiSimilarityLoss(
+                    settings.alpha, settings.beta, settings.threshold, settings.epsilon
+                ),
+                metrics=[MinedAnchors(epsilon=settings.epsilon)],
+                # XLA for the whole network was slower on CPUs; the loss compiles its own part
+                jit_compile=False,
+            )
+            epoch, rows, best = run.restore_state(self.model)
         if best:
             recall.best_value, recall.best_step = best["value"], best["step"]
         epochs = settings.steps // settings.steps_per_epoch
@@ -189,8 +206,13 @@ class _Training:
     def _exports(self, results):
         # a model of its own: without the optimizer's state, which is twice the weights
         deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
+        if self.strategy:
+            # a saved model must load on one device and on every backend
+            _synchronize_batch_norm(self.embedder, False)
         with whole_file(self.run.model) as temporary:
             deployed.save(temporary)
+        if self.strategy:
+            deployed = keras.saving.load_model(self.run.model, compile=False)
         data = self.data
         counted = results.get("best_on_validation") or results["last"]
         metadata = {
@@ -240,6 +262,15 @@ class _Training:
             return None
         labels = np.concatenate([label.numpy() for _, label in dataset])
         return _plain(recall_at_k(embeddings, labels, ks=self.ks))
+
+
+def _synchronize_batch_norm(model, synchronized):
+    """Whether batch normalisation takes its statistics from the batch of all devices."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _synchronize_batch_norm(layer, synchronized)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = synchronized
 
 
 def _schedule(settings):
