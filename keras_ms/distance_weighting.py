@@ -160,8 +160,10 @@ def two_sided_lifted_structure_weights(pairs, upstream, margin=1.0):
     by_term = factor * ops.expand_dims(upstream, 1) * term
     both = total + ops.transpose(total)
     both = ops.where(both > 0, both, ops.ones_like(both))
-    # T_i stands in the pairs (i, j) and (j, i)
-    by_total = ops.sum((by_term + ops.transpose(by_term)) / both, axis=-1, keepdims=True)
+    # T_i stands in the pairs (i, j) and (j, i), whose sum T_i + T_j is the same
+    by_sum = by_term / both
+    by_total = ops.sum(by_sum, axis=1, keepdims=True)
+    by_total = by_total + ops.expand_dims(ops.sum(by_sum, axis=0), 1)
     push = by_total * ops.exp(-distance) * inverse
     push = ops.where(pairs.negative, push, ops.zeros_like(push))
     return ops.where(pairs.positive, -by_term * inverse, push)

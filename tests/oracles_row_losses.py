@@ -213,14 +213,16 @@ def two_sided_forward(similarity, labels, margin):
     """What the ordered pairs of every anchor add, times anchors per ordered pair."""
     positives, negatives = kinds(labels)
     pairs = max(sum(len(p) for p in positives), 1)
+    push = []
+    for i, n in enumerate(negatives):
+        away = tf_distance(tf.gather(similarity[i], tf.constant(n, "int32")))
+        push.append(tf.reduce_sum(tf.exp(margin - away)))
     values = []
     for i in range(len(labels)):
         value = tf.constant(0.0, "float64")
         for j in positives[i]:
             if negatives[i]:
-                of_i = margin - tf_distance(tf.gather(similarity[i], negatives[i]))
-                of_j = margin - tf_distance(tf.gather(similarity[j], negatives[j]))
-                push = tf.reduce_logsumexp(tf.concat([of_i, of_j], 0))
-                value += tf.nn.relu(tf_distance(similarity[i, j]) + push) ** 2 / 2
+                bracket = tf_distance(similarity[i, j]) + tf.math.log(push[i] + push[j])
+                value += tf.nn.relu(bracket) ** 2 / 2
         values.append(value * len(labels) / pairs)
     return tf.stack(values)
