@@ -18,9 +18,9 @@ from keras_ms.models.cross_batch_memory import CrossBatchMemory
 RATE = 0.1
 
 
-def data(size=30, classes=4, seed=0, first_id=0):
+def data(size=30, classes=4, seed=0):
     rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=size) + first_id
+    labels = rng.integers(classes, size=size)
     return rng.normal(size=(size, 6)).astype(np.float32), labels
 
 
@@ -37,10 +37,16 @@ def memory_model(memory_size=25, loss=None, seed=0, warm_up_steps=0, **compile_o
     return model
 
 
-def losses():
-    """Separable losses; those that are not there yet are left out."""
-    names = ("MultiSimilarityLoss", "ContrastiveLoss", "TripletLoss", "CircleLoss")
-    return [getattr(keras_ms, name)() for name in names if hasattr(keras_ms, name)]
+SEPARABLE = (
+    "BinomialDevianceLoss",
+    "CircleLoss",
+    "ContrastiveLoss",
+    "LiftedStructureLoss",
+    "MarginLoss",
+    "MultiSimilarityLoss",
+    "SupervisedContrastiveLoss",
+    "TripletLoss",
+)
 
 
 def dense_rows(loss, labels, embeddings, size):
@@ -98,8 +104,9 @@ def test_fit_takes_the_literal_steps_in_every_mode(options):
     assert model.memory_keys[:, -1].numpy().all() and int(model.steps.numpy()) == 6
 
 
-@pytest.mark.parametrize("loss", losses(), ids=lambda loss: loss.name)
-def test_values_are_the_anchors_rows_of_the_dense_loss(loss):
+@pytest.mark.parametrize("name", SEPARABLE)
+def test_values_are_the_anchors_rows_of_the_dense_loss(name):
+    loss = getattr(keras_ms, name)()
     inputs, labels = data(60)
     model = memory_model(40, loss=loss)
     model.optimizer.learning_rate = 0.0
@@ -162,13 +169,13 @@ def test_evaluation_uses_the_batch_alone_and_changes_nothing():
 def test_ids_that_float32_confuses_stay_apart_across_steps(jit_compile):
     inputs, labels = data(40)
     losses_of = []
-    for first_id in (0, 2**40, -(2**62)):
+    for first_id in (0, -(2**40)):
         model = memory_model(25, jit_compile=jit_compile)
         history = model.fit(
             inputs, labels + first_id, batch_size=10, shuffle=False, verbose=0, epochs=2
         ).history
         losses_of.append(history["loss"])
-    assert losses_of[0] == losses_of[1] == losses_of[2]
+    assert losses_of[0] == losses_of[1]
 
 
 @pytest.mark.parametrize("jit_compile", [True, False])
@@ -325,20 +332,6 @@ def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_saved_model_loads_where_only_keras_ms_is_imported(tmp_path):
-    model = memory_model(10)
-    model.save(tmp_path / "model.keras")
-    code = f"""
-        import keras, keras_ms, keras_ms.models.cross_batch_memory
-        model = keras.models.load_model({str(tmp_path / "model.keras")!r})
-        print(type(model).__name__, model.output_shape)
-        """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.strip().endswith("CrossBatchMemory (None, 4)"), done.stderr[-2000:]
-
-
 def test_reset_memory():
     inputs, labels = data(20)
     model = memory_model(25)
@@ -417,10 +410,35 @@ def test_a_second_loss_is_refused():
 
 
 def test_several_replicas_are_refused():
-    class TwoReplicas:
-        num_replicas_in_sync = 2
+    code = """
+        import keras, keras_ms, numpy, tensorflow as tf
+        from keras_ms.models.cross_batch_memory import CrossBatchMemory
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
 
-    from keras_ms.models import cross_batch_memory
+        def build():
+            inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+            model = CrossBatchMemory(inner, keras_ms.MultiSimilarityLoss(), 10)
+            model.compile("sgd")
+            return model
 
-    with pytest.raises(ValueError, match="works on one replica.*Received: 2 replicas"):
-        cross_batch_memory._check_one_replica(TwoReplicas())
+        def refused(function, *arguments):
+            try:
+                function(*arguments)
+            except ValueError as error:
+                return "works on one replica" in str(error)
+
+        def step(model):
+            rows = tf.ones((4, 4)) * tf.range(1.0, 5.0)[:, None]
+            return model.compute_loss(None, tf.constant([0, 0, 1, 1]), rows)
+
+        built_outside = build()
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            print(refused(build), refused(strategy.run, step, (built_outside,)))
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=200
+    )
+    assert done.stdout.strip().endswith("True True"), done.stderr[-2000:]
