@@ -86,6 +86,7 @@ def _inverse_density(pairs, cutoff, dimension):
     return drawn, exponents, ops.rsqrt(2 - 2 * similarity)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(margin_statistics)
 def margin_weights(
     pairs, positive_share, log_total, margin=0.2, boundary=1.2, cutoff=1.4, dimension=128

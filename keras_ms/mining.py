@@ -1,14 +1,20 @@
 """Which pairs: every miner takes Pairs and returns Pairs with smaller masks."""
 
+import keras
 from keras import ops
 
 from keras_ms.pairs import Pairs, masked_max, masked_min, row_wise
+from keras_ms.positives import visit_positives
+
+# Beyond every similarity by more than any margin; finite, so that no inf - inf can arise.
+_FAR = 1e30
 
 
 def _no_statistics(pairs):
     return ()
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_no_statistics)
 def mine_all(pairs):
     """Keeps every pair."""
@@ -24,6 +30,7 @@ def _hardest_pairs(pairs):
     return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_hardest_pairs)
 def mine_multi_similarity(pairs, least_positive, most_negative, epsilon=0.1):
     """Keeps the pairs that are informative relative to the anchor's hardest opposite pair.
@@ -50,3 +57,87 @@ def mine_multi_similarity(pairs, least_positive, most_negative, epsilon=0.1):
         ops.logical_and(pairs.positive, pairs.similarity < most_negative + epsilon),
         ops.logical_and(pairs.negative, pairs.similarity > least_positive - epsilon),
     )
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def mine_hard(pairs):
+    """Keeps the hardest positive and the hardest negative of every anchor.
+
+    Reference: Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person
+    Re-Identification, 2017.
+
+    Args:
+        pairs: Pairs.
+
+    Returns:
+        Pairs with exactly one positive, the least similar, and one negative, the most similar,
+        for every anchor that has both; of equal ones that of the lowest index. Other anchors
+        keep nothing.
+    """
+    positives = ops.where(pairs.positive, -pairs.similarity, -_far(pairs))
+    negatives = ops.where(pairs.negative, pairs.similarity, -_far(pairs))
+    has_both = ops.logical_and(
+        ops.any(pairs.positive, axis=-1, keepdims=True),
+        ops.any(pairs.negative, axis=-1, keepdims=True),
+    )
+    return Pairs(
+        pairs.similarity,
+        ops.logical_and(has_both, _is_first_greatest(positives)),
+        ops.logical_and(has_both, _is_first_greatest(negatives)),
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def mine_semi_hard(pairs, margin=0.1):
+    """Keeps the pairs of the triplets that TensorFlow's semi-hard rule makes.
+
+    For each positive p of an anchor the rule picks one negative: the most similar of those less
+    similar than p, or if there is none the least similar of all. A positive is kept iff that
+    negative comes closer than the margin, S_an > S_ap - margin; a negative is kept iff a positive
+    that is kept picked it. Which positive picked which negative is not kept: a weighting after
+    this miner sees the two sets.
+
+    Reference: Schroff, Kalenichenko, Philbin: FaceNet: A Unified Embedding for Face Recognition
+    and Clustering, CVPR 2015, Section 3.2; the fallback is that of TensorFlow Addons.
+
+    Args:
+        pairs: Pairs.
+        margin: in units of cosine similarity, >= 0. Defaults to 0.1, as in
+            `keras_ms.TripletLoss`.
+
+    Returns:
+        Pairs. Of negatives of equal similarity that of the lowest index is picked. Anchors
+        without a positive or without a negative keep nothing.
+    """
+    similarity = ops.stop_gradient(pairs.similarity)
+    far = _far(pairs)
+    positives = ops.where(pairs.positive, similarity, far)
+    easiest = ops.where(pairs.negative, -similarity, -far)
+
+    def visit(current, positive, negative):
+        below = ops.logical_and(pairs.negative, similarity < current)
+        ranked = ops.where(
+            ops.any(below, axis=-1, keepdims=True), ops.where(below, similarity, -far), easiest
+        )
+        picked = ops.logical_and(pairs.negative, _is_first_greatest(ranked))
+        closer = ops.logical_and(picked, similarity - current + margin > 0)
+        is_current = ops.logical_and(pairs.positive, positives == current)
+        is_kept = ops.logical_and(ops.any(closer, axis=-1, keepdims=True), is_current)
+        return ops.logical_or(positive, is_kept), ops.logical_or(negative, closer)
+
+    nothing = ops.zeros_like(pairs.positive)
+    positive, negative = visit_positives(visit, positives, _FAR, nothing, nothing)
+    return Pairs(pairs.similarity, positive, negative)
+
+
+def _far(pairs):
+    return ops.full_like(pairs.similarity, _FAR)
+
+
+def _is_first_greatest(values):
+    """Where a row has its maximum, for the first time; (anchors, candidates) bool."""
+    size = ops.shape(values)[1]
+    index = ops.arange(size, dtype="int32")
+    # not argmax, which in Keras takes -0 for less than 0
+    greatest = values == ops.max(values, axis=-1, keepdims=True)
+    return index == ops.min(ops.where(greatest, index, size), axis=-1, keepdims=True)

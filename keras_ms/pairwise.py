@@ -75,7 +75,7 @@ class Pairwise:
 
     def _row_losses(self, similarity, keys):
         miner, weighting = self.row_form
-        pairs = _pairs(similarity, keys)
+        pairs = batch_pairs(similarity, keys)
         mining = miner.statistics(pairs)
         mined = miner.entry(pairs, *mining)
         return (self.pair_loss(mined), *mining, *weighting.statistics(mined))
@@ -83,7 +83,7 @@ class Pairwise:
     def _both_weights(self, similarity, keys, upstream, *statistics):
         """diag(g) G + G^T diag(g)."""
         miner, weighting = self.row_form
-        pairs = _pairs(similarity, keys)
+        pairs = batch_pairs(similarity, keys)
         rows = ops.expand_dims(upstream, 1), statistics
         columns = ops.expand_dims(upstream, 0), [ops.transpose(s) for s in statistics]
         both = None
@@ -128,7 +128,7 @@ class Pairwise:
         return losses_of(ops.matmul(anchors, ops.transpose(candidates)))
 
     def _losses_and_weights(self, similarity, keys, candidate_keys, offset):
-        mined = self.miner(_pairs(similarity, keys, candidate_keys, offset))
+        mined = self.miner(batch_pairs(similarity, keys, candidate_keys, offset))
         return self.pair_loss(mined), self.weighting(mined)
 
     # A loss that takes the batch as a whole.
@@ -158,10 +158,10 @@ class Pairwise:
         return losses_of(ops.matmul(rows, ops.transpose(rows)))
 
     def _batch_losses(self, similarity, keys):
-        return self.pair_loss(self.miner(_pairs(similarity, keys)))
+        return self.pair_loss(self.miner(batch_pairs(similarity, keys)))
 
     def _batch_weights(self, similarity, keys, upstream):
-        return self.weighting(self.miner(_pairs(similarity, keys)), upstream)
+        return self.weighting(self.miner(batch_pairs(similarity, keys)), upstream)
 
     # Large batches.
 
@@ -230,7 +230,7 @@ class Pairwise:
 
     def _block_pairs(self, rows, keys, start, candidates, candidate_keys):
         similarity = ops.matmul(rows, ops.transpose(candidates))
-        return self.miner(_pairs(similarity, keys, candidate_keys, start))
+        return self.miner(batch_pairs(similarity, keys, candidate_keys, start))
 
     def _program(self, function, *arguments):
         """Calls the function; where chosen, compiled with XLA."""
@@ -249,7 +249,18 @@ class Pairwise:
         return self._programs[name](*arguments)
 
 
-def _pairs(similarity, keys, candidate_keys=None, offset=0):
+def batch_pairs(similarity, keys, candidate_keys=None, offset=0):
+    """All pairs of the anchors with the candidates, which by default are the anchors.
+
+    Args:
+        similarity: (anchors, candidates).
+        keys: (anchors, 5), four parts of the label and 0 for an item that takes part in no pair.
+        candidate_keys: the same of the candidates.
+        offset: index of the first anchor among the candidates.
+
+    Returns:
+        Pairs.
+    """
     codes, valid = _codes(keys)
     if candidate_keys is None:
         return Pairs(similarity, *pair_masks(codes, valid))

@@ -10,6 +10,7 @@ Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for De
 Learning, CVPR 2019, Section 3.
 """
 
+import keras
 from keras import ops
 
 from keras_ms.pairs import log_one_plus_sum_exp, masked_max, row_wise
@@ -24,6 +25,7 @@ def _multi_similarity_totals(pairs, alpha, beta, threshold):
     return log_one_plus_sum_exp(*positive), log_one_plus_sum_exp(*negative)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_multi_similarity_totals)
 def multi_similarity_weights(
     pairs, positive_total, negative_total, alpha=2.0, beta=40.0, threshold=0.5
@@ -75,6 +77,7 @@ def _no_statistics(pairs):
     return ()
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_no_statistics)
 def contrastive_weights(pairs, threshold=0.5):
     """Pair weights of the contrastive loss, signed: 1 on a negative above the threshold, -1 on
@@ -97,6 +100,7 @@ def binomial_deviance_shares(pairs):
     return _one_over_count(pairs.positive, dtype), _one_over_count(pairs.negative, dtype)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(binomial_deviance_shares)
 def binomial_deviance_weights(
     pairs, positive_share, negative_share, alpha=2.0, beta=50.0, threshold=0.5
@@ -142,6 +146,7 @@ def _active_lifted_structure_totals(pairs, threshold):
     return ops.where(active, positive_total, never), ops.where(active, negative_total, never)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_active_lifted_structure_totals)
 def lifted_structure_weights(pairs, positive_total, negative_total, threshold=1.0):
     """Pair weights of the lifted structure loss in its one-sided form, signed.
@@ -187,6 +192,7 @@ def _circle_totals_over_slope(pairs, margin, gamma):
     return positive_total + minus_log_slope, negative_total + minus_log_slope
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_circle_totals_over_slope)
 def circle_weights(pairs, positive_total, negative_total, margin=0.25, gamma=256.0):
     """Pair weights of the circle loss, signed.
@@ -229,6 +235,7 @@ def _supervised_contrastive_shares(pairs, temperature):
     return positive_total, total, share, ops.sigmoid(gap)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
 @row_wise(_supervised_contrastive_shares)
 def supervised_contrastive_weights(
     pairs, positive_total, total, positive_share, negative_part, temperature=0.1

@@ -11,11 +11,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
-    {"pairs", "replicas", "class_tree", "settings", "whole_files", "version", "optimizers"},
-    {"mining", "weighting", "whole_batch_weighting", "triplets", "pairwise"},
+    {"pairs", "positives", "replicas", "settings", "whole_files", "version", "optimizers"},
+    {
+        "mining",
+        "weighting",
+        "distance_weighting",
+        "triplets",
+        "whole_batch_weighting",
+        "pairwise",
+    },
     {"losses", "data", "evaluation"},
-    {"models", "callbacks", "export", "features", "pair_statistics"},
-    {"report", "run_folder", "run_data"},
+    {"models", "callbacks", "export", "features", "pair_statistics", "named_losses"},
+    {"report", "run_folder", "run_data", "weight_picture"},
     {"training"},
     {"cli"},
 ]

@@ -1,0 +1,40 @@
+"""Every anchor's positives in turn: what depends on triplets, without a matrix of triplets."""
+
+from keras import ops
+
+
+def visit_positives(visit, numbers, last, *state, limit=None):
+    """Visits the positives of all anchors at once, each anchor's in the order of their numbers.
+
+    One pass takes the next positive of every anchor, so that there are as many passes as the
+    anchor with the most positives has, each of memory (anchors, candidates). The number of passes
+    depends on the data: nothing can be differentiated through it, and nothing needs to be where
+    the gradient is a closed form.
+
+    Args:
+        visit: function `(current, *state) -> state`; `current` (anchors, 1) is the number of the
+            positive visited, or `last` for an anchor that has none left: such an anchor's state
+            must not change.
+        numbers: (anchors, candidates), what the positives are ordered by, e.g. their similarity
+            or their column; `last` for all other candidates. Equal numbers are visited once.
+        last: a number above those of all positives.
+        *state: a tensor or several.
+        limit: optional (anchors, 1): the visits end when no anchor has a positive left whose
+            number is below it.
+
+    Returns:
+        The state after all visits, as a tuple.
+    """
+    least = ops.min(numbers, axis=-1, keepdims=True)
+    limit = ops.full_like(least, last) if limit is None else limit
+
+    def is_left(current, *state):
+        return ops.any(current < limit)
+
+    def take(current, *state):
+        state = visit(current, *state)
+        later = ops.where(numbers > current, numbers, ops.full_like(numbers, last))
+        return (ops.min(later, axis=-1, keepdims=True), *state)
+
+    _, *state = ops.while_loop(is_left, take, (least, *state))
+    return tuple(state)

@@ -1,0 +1,120 @@
+"""Values and gradients of every public pair loss on the backend that KERAS_BACKEND names.
+
+Imported by test_backends.py; run as a program by it, `backend_values.py FILE.npz`, on the others.
+"""
+
+import inspect
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+import keras_ms
+from keras_ms.losses.pair_loss import PairLoss
+
+SIZE, DIMENSION, CLASSES = 30, 8, 6
+RNG = np.random.default_rng(3)
+# neighbours in float32, told apart in 32 bits, the integers that every backend has
+LABELS = (2**24 + RNG.integers(CLASSES, size=SIZE)).astype("int32")
+EMBEDDINGS = (
+    RNG.normal(size=(CLASSES, DIMENSION))[LABELS - 2**24] + RNG.normal(size=(SIZE, DIMENSION))
+).astype("float32")
+WEIGHTS = RNG.uniform(0.2, 2.0, size=SIZE).astype("float32")
+# the first 20 items against a memory of the other 10
+ANCHORS = 20
+
+
+def losses():
+    """Names and classes of the public pair losses that have defaults for all settings."""
+    for name, kind in sorted(vars(keras_ms).items(), key=lambda item: item[0]):
+        if inspect.isclass(kind) and issubclass(kind, PairLoss):
+            parameters = inspect.signature(kind).parameters.values()
+            if all(p.default is not p.empty or p.kind is p.VAR_KEYWORD for p in parameters):
+                yield name, kind
+
+
+def value_and_gradient(function, embeddings):
+    """Of a function of embeddings, as this backend trains: JAX compiles it."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, gradient = jax.jit(jax.value_and_grad(function))(embeddings)
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        leaf = torch.tensor(embeddings, requires_grad=True)
+        value = function(leaf)
+        value.backward()
+        value, gradient = value.detach(), leaf.grad
+    else:
+        import tensorflow as tf
+
+        leaf = tf.constant(embeddings)
+        with tf.GradientTape() as tape:
+            tape.watch(leaf)
+            value = function(leaf)
+        gradient = tape.gradient(value, leaf)
+    return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)
+
+
+def values():
+    """dict from "loss, path, value" and "loss, path, gradient" to arrays."""
+    found = {}
+
+    def add(name, function, embeddings=EMBEDDINGS):
+        found[f"{name}, value"], found[f"{name}, gradient"] = value_and_gradient(
+            function, embeddings
+        )
+
+    for name, kind in losses():
+        loss = kind()
+        add(f"{name}, dense", lambda rows, loss=loss: loss(LABELS, rows, WEIGHTS))
+        if loss.whole_batch:
+            continue
+        in_blocks = kind(block_size=7)
+        add(f"{name}, blocks", lambda rows, loss=in_blocks: loss(LABELS, rows, WEIGHTS))
+
+        def against_memory(rows, loss=loss):
+            keys = loss.keys(LABELS[:ANCHORS], rows)
+            memory = loss.keys(LABELS[ANCHORS:], EMBEDDINGS[ANCHORS:]), EMBEDDINGS[ANCHORS:]
+            return ops.sum(loss.per_anchor(keys, rows, memory))
+
+        add(f"{name}, memory", against_memory, EMBEDDINGS[:ANCHORS])
+    for kind in (keras_ms.ProxyNCALoss, keras_ms.ProxyAnchorLoss):
+        proxies = keras_ms.Proxies(CLASSES)
+        proxies.build((None, DIMENSION))
+        proxies.set_weights([EMBEDDINGS[:CLASSES]])
+        add(
+            f"{kind.__name__}, dense",
+            lambda rows, loss=kind(), proxies=proxies: loss(LABELS - 2**24, proxies(rows), WEIGHTS),
+        )
+    found["fit, weights"] = fitted()
+    return found
+
+
+def fitted(distribution=None):
+    """The weights after 20 steps of `fit`."""
+    if distribution is not None:
+        keras.distribution.set_distribution(distribution)
+    model = keras.Sequential([keras.Input((DIMENSION,)), keras.layers.Dense(4, use_bias=False)])
+    model.set_weights([np.random.default_rng(4).normal(size=(DIMENSION, 4))])
+    model.compile(keras.optimizers.Adam(0.01), keras_ms.MultiSimilarityLoss())
+    model.fit(
+        EMBEDDINGS, LABELS, sample_weight=WEIGHTS, batch_size=SIZE, epochs=20, shuffle=False,
+        verbose=0,
+    )  # fmt: skip
+    return model.get_weights()[0]
+
+
+def main(file):
+    found = values()
+    if keras.backend.backend() == "jax":
+        devices = keras.distribution.list_devices()
+        found["devices"] = len(devices)
+        found["fit on all devices, weights"] = fitted(keras.distribution.DataParallel(devices))
+    np.savez(file, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
