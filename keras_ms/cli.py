@@ -1,4 +1,5 @@
-"""The command line: keras-ms train | export. Its options are the fields of Settings."""
+"""The command line: keras-ms train | export | weights. The options of train are the fields of
+Settings."""
 
 import argparse
 import dataclasses
@@ -81,10 +82,38 @@ def _export(options):
     export_formats(model, options["to"], formats, metadata=metadata)
 
 
+def _weights(options):
+    import numpy as np
+
+    from keras_ms.named_losses import PAIR_LOSSES, named_loss
+    from keras_ms.weight_picture import example_batch, weight_table, write_weight_picture
+    from keras_ms.whole_files import whole_file
+
+    names = options["losses"].split(",") if options["losses"] else list(PAIR_LOSSES)
+    losses = {name.replace("_", " "): named_loss(name) for name in names}
+    if options["embeddings"]:
+        with np.load(options["embeddings"], allow_pickle=False) as arrays:
+            missing = {"embeddings", "labels"} - set(arrays)
+            if missing:
+                raise ValueError(
+                    f"Expected the arrays `embeddings` and `labels` in {options['embeddings']}. "
+                    f"Missing: {', '.join(sorted(missing))}"
+                )
+            embeddings, labels = arrays["embeddings"], arrays["labels"]
+    else:
+        embeddings, labels = example_batch(seed=options["seed"])
+    found = write_weight_picture(losses, embeddings, labels, options["to"])
+    table = weight_table(found, labels)
+    print(table)
+    if options["table"]:
+        with whole_file(options["table"]) as temporary:
+            temporary.write_text(table + "\n")
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="keras-ms", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    commands = parser.add_subparsers(required=True, metavar="train | export")
+    commands = parser.add_subparsers(required=True, metavar="train | export | weights")
 
     train = commands.add_parser(
         "train",
@@ -106,6 +135,21 @@ def _parser():
     export.add_argument("--to", required=True, metavar="FOLDER", help="folder to export into")
     export.add_argument("--formats", default="saved_model,onnx", help="saved_model, onnx or both")
     export.add_argument("--metadata", metavar="JSON", help='such as \'{"recall_at_1": "0.61"}\'')
+
+    weights = commands.add_parser(
+        "weights",
+        help="draw how much each loss makes every pair of a batch count, against its similarity",
+    )
+    weights.set_defaults(command=_weights)
+    weights.add_argument("--to", default="weights.png", metavar="FILE", help="PNG, SVG or PDF")
+    weights.add_argument("--table", metavar="FILE", help="Markdown file for the table")
+    weights.add_argument("--losses", default="", help="names with commas between; empty: all")
+    weights.add_argument(
+        "--embeddings", metavar="FILE",
+        help=".npz file with one batch, `embeddings` (batch, dimension) and `labels`; without it, "
+        "80 drawn embeddings as midway in training",
+    )
+    weights.add_argument("--seed", type=int, default=0, help="of the drawn embeddings")
     return parser
 
 

@@ -128,7 +128,7 @@ class Settings:
         "of the network; the loss is always float32",
         ("float32", "mixed_float16", "mixed_bfloat16"),
     )
-    # one needs no copies of the network and no transfers; how many there are is the machine's matter
+    # one needs no copies of the network and no transfers
     devices: int = _setting(
         1,
         "devices that share every batch: 1, or the first so many GPUs; without GPUs, logical "

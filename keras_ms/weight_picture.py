@@ -39,7 +39,7 @@ def write_weight_picture(losses, embeddings, labels, path, title=None):
     """Draws the weight of every pair of a batch against its similarity, a panel for each loss.
 
     Args:
-        losses: dict from a name to a pair-based loss.
+        losses: dict from a name to a `PairLoss`.
         embeddings: (batch, dimension).
         labels: integer class ids, (batch,).
         path: picture to write, by its suffix PNG, SVG or PDF; whole or not at all.
@@ -67,16 +67,18 @@ def write_weight_picture(losses, embeddings, labels, path, title=None):
     rows = -(-len(found) // _COLUMNS)
     columns = min(_COLUMNS, len(found))
     figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.6), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, pairs) in zip(panels, found.items()):
         _draw_panel(axes, name, pairs, np.asarray(labels).reshape(-1))
-    for axes in list(panels):
+        if not losses[name].normalize:
+            axes.set_xlabel("dot product")
+    for axes in panels[len(found) :]:
         axes.set_axis_off()
-    for axes in figure.axes[-columns:]:
+    for axes in panels[max(0, len(found) - columns) : len(found)]:
         axes.set_xlabel("similarity")
     figure.axes[0].set_ylabel("weight / largest weight")
     figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2
+        *figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, markerscale=4
     )
     if title:
         figure.suptitle(title, x=0.01, ha="left")
