@@ -77,9 +77,8 @@ def write_weight_picture(losses, embeddings, labels, path, title=None):
     for axes in panels[max(0, len(found) - columns) : len(found)]:
         axes.set_xlabel("similarity")
     figure.axes[0].set_ylabel("weight / largest weight")
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, markerscale=4
-    )
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2, markerscale=4)
     if title:
         figure.suptitle(title, x=0.01, ha="left")
     with whole_file(path) as temporary:
