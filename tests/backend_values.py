@@ -112,7 +112,8 @@ def main(file):
     if keras.backend.backend() == "jax":
         devices = keras.distribution.list_devices()
         found["devices"] = len(devices)
-        found["fit on all devices, weights"] = fitted(keras.distribution.DataParallel(devices))
+        everywhere = keras.distribution.DataParallel(devices=devices)
+        found["fit on all devices, weights"] = fitted(everywhere)
     np.savez(file, **found)
 
 
