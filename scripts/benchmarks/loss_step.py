@@ -1,18 +1,24 @@
-"""Time of the Multi-Similarity loss with its gradient, beside pytorch-metric-learning's miner and
-loss and beside one product of all embeddings with each other.
+"""Time of the pair-based losses with their gradient, beside pytorch-metric-learning's.
 
     python scripts/benchmarks/loss_step.py --peer-python PYTHON
+    python scripts/benchmarks/loss_step.py --peer-python PYTHON --losses all --rounds 7
 
-PYTHON is an interpreter that has torch and pytorch-metric-learning; without it they are imported
-from this environment, and left out where they are missing. All programs take the same arrays and
-the same number of threads, and take turns, one step each, so that a busy machine slows all alike.
-Prints medians as a Markdown table, and the fastest tenth: two programs of two threads each do
-badly on two cores that a third program uses (torch's threads then wait for each other), so
-measure on an idle machine. About a minute on 2 cores.
+PYTHON is an interpreter that has torch and pytorch-metric-learning; by default this one. Both
+libraries take the same arrays and the same number of threads, and take turns, one step each, so
+that a busy machine slows both alike. Prints a Markdown table per batch size: medians, and in
+brackets the fastest tenth. Two programs of two threads each do badly on two cores that a third
+program uses (torch's threads then wait for each other), so measure on an idle machine, or with
+--threads 1, which waits for no other thread.
+
+The peer works under a limit of memory and of time for each call. A step of it that fails is
+written as such; one that takes long gets fewer rounds.
 """
 
 import argparse
+import json
 import os
+import resource
+import select
 import subprocess
 import sys
 import tempfile
@@ -21,67 +27,148 @@ from pathlib import Path
 
 import numpy as np
 
-BATCH_SIZES = (80, 1024)
-DIMENSION = 512
+SIZES = "80x512,1024x512,4096x128"
 IMAGES_PER_CLASS = 5
-THREADS = 2
-PRODUCT, PEER = "one product of all pairs", "pytorch-metric-learning"
-OURS = "keras_ms, step under XLA"
+PEER_GIB = 14
+PEER_SECONDS = 60  # a call of the peer that takes longer is given up
+ONE_CALL_FROM, FEW_ROUNDS_FROM, FEW_ROUNDS = 20.0, 2.0, 3  # seconds of the peer's first step
+
+XLA, GRAPH, NO_XLA = "keras_ms, step under XLA", "keras_ms, default in a graph", "keras_ms, no XLA"
+PEER = "pytorch-metric-learning"
+
+# row of the table -> name in keras_ms.named_losses.PAIR_LOSSES and settings. Binomial deviance has
+# no counterpart in pytorch-metric-learning 2.9.
+OURS = {
+    "multi_similarity": ("multi_similarity", {}),
+    "contrastive": ("contrastive", {"threshold": 0.5}),
+    "triplet, all": ("triplet", {"mining": "all"}),
+    "triplet, hard": ("triplet", {"mining": "hard"}),
+    "triplet, semi-hard": ("triplet", {"mining": "semi_hard"}),
+    "lifted_structure": ("lifted_structure", {}),
+    "lifted_structure, two-sided": ("lifted_structure", {"two_sided": True}),
+    "n_pair": ("n_pair", {}),
+    "histogram": ("histogram", {"num_steps": 101}),
+    "margin": ("margin", {}),
+    "angular": ("angular", {"angle": 45.0}),
+    "circle": ("circle", {"margin": 0.25, "gamma": 256.0}),
+    "supervised_contrastive": ("supervised_contrastive", {"temperature": 0.1}),
+}
 
 
-def hard_batch(batch_size, seed=0):
+def peer_loss(row):
+    """The peer's loss and miner (or None) for a row of the table, with the settings of ours."""
+    from pytorch_metric_learning import losses, miners
+    from pytorch_metric_learning.distances import CosineSimilarity
+    from pytorch_metric_learning.regularizers import LpRegularizer
+
+    def cosine():
+        return CosineSimilarity()
+
+    def triplet():
+        return losses.TripletMarginLoss(margin=0.1, distance=cosine())
+
+    rows = {
+        "multi_similarity": lambda: (
+            losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5),
+            miners.MultiSimilarityMiner(epsilon=0.1),
+        ),
+        "contrastive": lambda: (
+            losses.ContrastiveLoss(pos_margin=1, neg_margin=0.5, distance=cosine()),
+            None,
+        ),
+        "triplet, all": lambda: (triplet(), None),
+        "triplet, hard": lambda: (triplet(), miners.BatchHardMiner(distance=cosine())),
+        "triplet, semi-hard": lambda: (
+            triplet(),
+            miners.TripletMarginMiner(margin=0.1, type_of_triplets="semihard", distance=cosine()),
+        ),
+        "lifted_structure": lambda: (
+            losses.GeneralizedLiftedStructureLoss(neg_margin=1, distance=cosine()),
+            None,
+        ),
+        "lifted_structure, two-sided": lambda: (losses.LiftedStructureLoss(neg_margin=1), None),
+        "n_pair": lambda: (
+            losses.NPairsLoss(
+                embedding_regularizer=LpRegularizer(power=2), embedding_reg_weight=0.002
+            ),
+            None,
+        ),
+        "histogram": lambda: (losses.HistogramLoss(n_bins=100), None),
+        "margin": lambda: (
+            losses.MarginLoss(margin=0.2, beta=1.2),
+            miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4),
+        ),
+        "angular": lambda: (losses.AngularLoss(alpha=45), None),
+        "circle": lambda: (losses.CircleLoss(m=0.25, gamma=256), None),
+        "supervised_contrastive": lambda: (losses.SupConLoss(temperature=0.1), None),
+    }
+    return rows[row]()
+
+
+def hard_batch(batch_size, dimension, seed=0):
     """Embeddings midway in training: similarities from about -0.2 to 0.9 and most anchors mined."""
     rng = np.random.default_rng(seed)
     labels = np.arange(batch_size) // IMAGES_PER_CLASS
     # classes in groups of four share a direction, so every class has hard negatives
-    groups = rng.normal(size=(labels.max() // 4 + 1, DIMENSION))
-    classes = rng.normal(size=(labels.max() + 1, DIMENSION))
-    noise = rng.normal(size=(batch_size, DIMENSION)) * rng.uniform(0.3, 1.2, (batch_size, 1))
+    groups = rng.normal(size=(labels.max() // 4 + 1, dimension))
+    classes = rng.normal(size=(labels.max() + 1, dimension))
+    noise = rng.normal(size=(batch_size, dimension)) * rng.uniform(0.3, 1.2, (batch_size, 1))
     embeddings = groups[labels // 4] + 0.7 * classes[labels] + noise
     return embeddings.astype(np.float32), labels
 
 
-def keras_steps(embeddings, labels):
-    """name -> function that runs one step and waits for its result."""
+def keras_step(loss, embeddings, labels, jit_compile):
+    """A function that runs one step and returns the loss and its gradient as numpy arrays."""
     import tensorflow as tf
-
-    from keras_ms import MultiSimilarityLoss
 
     embeddings, labels = tf.constant(embeddings), tf.constant(labels)
 
-    def step_of(loss, jit_compile):
-        @tf.function(jit_compile=jit_compile)
-        def step(labels, embeddings):
-            with tf.GradientTape() as tape:
-                tape.watch(embeddings)
-                value = loss(labels, embeddings)
-            return value, tape.gradient(value, embeddings)
+    @tf.function(jit_compile=jit_compile)
+    def step(labels, embeddings):
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            value = loss(labels, embeddings)
+        return value, tape.gradient(value, embeddings)
 
-        return lambda: step(labels, embeddings)[1].numpy()
+    return lambda: [part.numpy() for part in step(labels, embeddings)]
 
+
+def keras_steps(row, embeddings, labels, without_xla):
+    """name -> function that runs one step and waits for its result."""
+    from keras_ms.named_losses import named_loss
+
+    name, settings = OURS[row]
+
+    def step(compiled_step, jit_compile):
+        loss = named_loss(name, jit_compile=jit_compile, **settings)
+        return keras_step(loss, embeddings, labels, compiled_step)
+
+    steps = {XLA: step(True, "auto"), GRAPH: step(False, "auto")}
+    if without_xla:
+        steps[NO_XLA] = step(False, False)
+    return steps
+
+
+def product_step(embeddings):
+    import tensorflow as tf
+
+    embeddings = tf.constant(embeddings)
     product = tf.function(lambda x: tf.matmul(x, x, transpose_b=True))
-    return {
-        PRODUCT: lambda: product(embeddings).numpy(),
-        OURS: step_of(MultiSimilarityLoss(), True),
-        "keras_ms, pairwise part under XLA": step_of(MultiSimilarityLoss(jit_compile=True), False),
-        "keras_ms, no XLA": step_of(MultiSimilarityLoss(jit_compile=False), False),
-    }
+    return lambda: product(embeddings).numpy()
 
 
-def peer_step(embeddings, labels):
+def peer_step(row, embeddings, labels):
     import torch
-    from pytorch_metric_learning.losses import MultiSimilarityLoss
-    from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     embeddings = torch.tensor(embeddings, requires_grad=True)
     labels = torch.tensor(labels)
-    miner = MultiSimilarityMiner(epsilon=0.1)
-    loss = MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
+    loss, miner = peer_loss(row)
 
     def step():
         embeddings.grad = None
-        loss(embeddings, labels, miner(embeddings, labels)).backward()
+        mined = miner(embeddings, labels) if miner else None
+        loss(embeddings, labels, mined).backward()
         return embeddings.grad.numpy()
 
     return step
@@ -93,91 +180,172 @@ def seconds(step):
     return time.perf_counter() - start
 
 
+def limit_memory(gib):
+    """Lets allocations of this process beyond so many GiB of addresses fail."""
+    resource.setrlimit(resource.RLIMIT_AS, (gib << 30, gib << 30))
+
+
+def failure(error, gib):
+    """An exception of the peer in a few words."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "alloc" in text:
+        return f"out of memory beyond {gib} GiB"
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:120]
+
+
 def serve_peer(folder):
-    """Runs one step of the peer for every batch size read from the standard input."""
-    steps = {}
+    """Runs one step of the peer for every row and size read from the standard input."""
+    limit_memory(PEER_GIB)
+    current, step = None, None
     for line in sys.stdin:
-        size = int(line)
-        if size not in steps:
-            arrays = np.load(Path(folder) / f"{size}.npz")
-            steps[size] = peer_step(arrays["embeddings"], arrays["labels"])
-        print(seconds(steps[size]), flush=True)
+        row, size = json.loads(line)
+        try:
+            if current != (row, size):
+                step = None  # frees the last one's gradient first
+                arrays = np.load(Path(folder) / f"{size}.npz")
+                step = peer_step(row, arrays["embeddings"], arrays["labels"])
+                current = (row, size)
+            answer = seconds(step)
+        except (RuntimeError, MemoryError, ValueError, AssertionError, ImportError) as error:
+            current, answer = None, failure(error, PEER_GIB)
+        print(json.dumps(answer), flush=True)
 
 
-def peer_in_its_own_process(peer_python, folder):
-    """A function from a batch size to the seconds of one step, or None where it cannot run."""
-    process = subprocess.Popen(
-        [peer_python, __file__, "--serve", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(THREADS)},
-    )
+class Peer:
+    """The peer in a process of its own, started again after it was given up."""
 
-    def ask(size):
-        process.stdin.write(f"{size}\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
+    def __init__(self, python, folder, threads):
+        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._command = [python, __file__, "--serve", str(folder)]
+        self._process = None
+
+    def ask(self, row, size):
+        """The seconds of one step, or a text that says why there are none."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self._environment,
+            )
+        self._process.stdin.write(json.dumps([row, size]) + "\n")
+        self._process.stdin.flush()
+        # one line answers one question, so nothing waits in the reader's buffer
+        if not select.select([self._process.stdout], [], [], PEER_SECONDS)[0]:
+            self.stop()
+            return f"> {PEER_SECONDS} s"
+        answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{peer_python} could not run pytorch-metric-learning")
-        return float(answer)
+            self.stop()
+            return "the process died"
+        return json.loads(answer)
 
-    return ask
+    def stop(self):
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def measure(steps, ask_peer, rounds):
+    """name -> list of seconds, or a text where the peer gave no time."""
+    for step in steps.values():  # compile and warm up
+        step(), step()
+    times = {name: [] for name in steps}
+    peer_rounds = 0
+    if ask_peer:
+        first = ask_peer()
+        times[PEER] = [] if isinstance(first, float) else first
+        if isinstance(first, float) and first > ONE_CALL_FROM:
+            times[PEER] = f"{first:.0f} s, one call"
+        elif isinstance(first, float):
+            peer_rounds = min(rounds, FEW_ROUNDS) if first > FEW_ROUNDS_FROM else rounds
+    for done in range(rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step))
+        if done < peer_rounds and isinstance(times[PEER], list):
+            answer = ask_peer()
+            times[PEER] = [*times[PEER], answer] if isinstance(answer, float) else answer
+    return times
+
+
+def cells(times):
+    """The columns of a row: the times, then the peer's as a multiple of each of ours."""
+    texts, ratios = [], []
+    for name, values in times.items():
+        if isinstance(values, str):
+            texts.append(values)
+            continue
+        # the fastest tenth: what a step takes when no other program holds a core
+        texts.append(f"{1e3 * np.median(values):.2f} ({1e3 * np.quantile(values, 0.1):.2f})")
+    if PEER in times:
+        for name in (XLA, GRAPH):
+            known = not isinstance(times[PEER], str)
+            ratio = np.median(times[PEER]) / np.median(times[name]) if known else None
+            ratios.append(f"{ratio:.2f}" if known else "–")
+    return texts + ratios
+
+
+def report(size, rows, arguments, peer, batch):
+    rounds = arguments.rounds
+    embeddings, labels = batch
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    some = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)][:1_000_000]
+    low, high = np.quantile(some, [0.001, 0.999])
+    product = product_step(embeddings)
+    product(), product()
+    product_ms = 1e3 * np.median([seconds(product) for _ in range(rounds)])
+    print(
+        f"\nBatch {size}, {IMAGES_PER_CLASS} images a class, similarities {low:.2f} to {high:.2f};"
+    )
+    print(
+        f"{rounds} rounds, {arguments.threads} threads, medians in ms (fastest tenth). One product of all"
+    )
+    print(f"pairs: {product_ms:.2f} ms\n")
+    columns = [XLA, GRAPH, *([NO_XLA] if arguments.without_xla else [])]
+    if peer:
+        columns += [PEER, "peer / ours under XLA", "peer / ours in a graph"]
+    print("| loss |", " | ".join(columns), "|")
+    print("|---" * (1 + len(columns)) + "|", flush=True)
+    for row in rows:
+        steps = keras_steps(row, embeddings, labels, arguments.without_xla)
+        ask_peer = (lambda row=row: peer.ask(row, size)) if peer else None
+        print(f"| {row} |", " | ".join(cells(measure(steps, ask_peer, rounds))), "|", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
+    parser.add_argument("--losses", default="multi_similarity", help="names with ; between, or all")
+    parser.add_argument("--sizes", default=SIZES, help="batch x dimension, with commas between")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2, help="of either library")
+    parser.add_argument("--without-xla", action="store_true", help="time that too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         return serve_peer(arguments.serve)
+    rows = list(OURS) if arguments.losses == "all" else arguments.losses.split(";")
+    if unknown := sorted(set(rows) - set(OURS)):
+        parser.error(f"unknown losses {unknown}; expected some of {list(OURS)}")
+    sizes, python = arguments.sizes.split(","), arguments.peer_python
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        batches = {size: hard_batch(size) for size in BATCH_SIZES}
-        for size, (embeddings, labels) in batches.items():
-            np.savez(Path(folder) / f"{size}.npz", embeddings=embeddings, labels=labels)
-        ask_peer = None
-        if not arguments.no_peer:
-            ask_peer = peer_in_its_own_process(arguments.peer_python, folder)
-        for size, batch in batches.items():
-            steps = keras_steps(*batch)
-            clocks = {name: lambda step=step: seconds(step) for name, step in steps.items()}
-            if ask_peer:
-                clocks[PEER] = lambda size=size: ask_peer(size)
-            report(size, clocks, batch, arguments.rounds)
-
-
-def report(size, clocks, batch, rounds):
-    for clock in clocks.values():  # compile and warm up
-        clock(), clock()
-    times = {name: [] for name in clocks}
-    for _ in range(rounds):
-        for name, clock in clocks.items():
-            times[name].append(clock())
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    # what a step takes when no other program holds a core
-    quiet = {name: float(np.quantile(values, 0.1)) for name, values in times.items()}
-
-    embeddings, labels = batch
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    similarity = unit @ unit.T
-    low, high = np.quantile(similarity[~np.eye(size, dtype=bool)], [0.001, 0.999])
-    print(f"\nBatch {size} x {DIMENSION}, {IMAGES_PER_CLASS} images a class, similarities")
-    print(f"{low:.2f} to {high:.2f}; {rounds} rounds, {THREADS} threads, medians\n")
-    print("| | median ms | of one product | of keras_ms under XLA | fastest tenth, ms |")
-    print("|---|---|---|---|---|")
-    for name, median in medians.items():
-        print(
-            f"| {name} | {1e3 * median:.2f} | {median / medians[PRODUCT]:.2f} "
-            f"| {median / medians[OURS]:.2f} | {1e3 * quiet[name]:.2f} |"
-        )
+        peer = None if arguments.no_peer else Peer(python, folder, arguments.threads)
+        try:
+            for size in sizes:
+                batch = hard_batch(*map(int, size.split("x")))
+                np.savez(Path(folder) / f"{size}.npz", embeddings=batch[0], labels=batch[1])
+                report(size, rows, arguments, peer, batch)
+        finally:
+            if peer:
+                peer.stop()
 
 
 if __name__ == "__main__":
