@@ -144,7 +144,7 @@ def interrupt_the_second_epoch(self, batch, logs=None):
 
 ended = SaveRun.on_train_batch_end
 SaveRun.on_train_batch_end = interrupt_the_second_epoch
-assert run("two", "--devices", "2", "--export", "onnx") == 130
+assert run("two", "--devices", "2", "--export", "saved_model") == 130
 SaveRun.on_train_batch_end = ended
 assert main(["train", "--resume", out + "/two"]) == 0
 assert run("one", "--export", "") == 0
@@ -157,7 +157,7 @@ def test_a_training_on_two_devices_is_interrupted_resumed_and_equals_one(tmp_pat
         [
             sys.executable, "-c", TRAINING, str(tmp_path / "runs"),
             "--data-dir", str(tmp_path / "data"), "--image-size", "32", "--embedding-size", "16",
-            "--classes-per-batch", "4", "--images-per-class", "3", "--steps", "6",
+            "--classes-per-batch", "4", "--images-per-class", "3", "--steps", "4",
             "--steps-per-epoch", "2", "--ks", "1,2", "--learning-rate", "1e-3",
         ],
         capture_output=True, text=True, timeout=250,
@@ -167,13 +167,13 @@ def test_a_training_on_two_devices_is_interrupted_resumed_and_equals_one(tmp_pat
         list(csv.DictReader((tmp_path / "runs" / name / "history.csv").open()))
         for name in ("one", "two")
     )
-    assert [row["step"] for row in two] == ["2", "4", "6"]
+    assert [row["step"] for row in two] == ["2", "4"]
     for expected, found in zip(one, two):
         assert float(expected["loss"]) > 0
         for name in expected:
             assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-4)
     summary = json.loads((tmp_path / "runs" / "two" / "summary.json").read_text())
-    assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
+    assert summary["exports"]["saved_model"]["max_difference"] <= 1e-5
     # the saved model is one for a single device
     model = keras.saving.load_model(tmp_path / "runs" / "two" / "embedder.keras", compile=False)
     assert '"synchronized": true' not in model.to_json()
