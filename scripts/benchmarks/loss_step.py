@@ -300,7 +300,8 @@ def report(size, rows, arguments, peer, batch):
         f"\nBatch {size}, {IMAGES_PER_CLASS} images a class, similarities {low:.2f} to {high:.2f};"
     )
     print(
-        f"{rounds} rounds, {arguments.threads} threads, medians in ms (fastest tenth). One product of all"
+        f"{rounds} rounds, {arguments.threads} threads, medians in ms (fastest tenth). One product "
+        "of all"
     )
     print(f"pairs: {product_ms:.2f} ms\n")
     columns = [XLA, GRAPH, *([NO_XLA] if arguments.without_xla else [])]
