@@ -57,21 +57,17 @@ class Pairwise:
             (batch,).
         """
 
-        @ops.custom_gradient
-        def losses_of(unit):
-            unit = ops.stop_gradient(unit)  # or TensorFlow prepares to differentiate the inside
+        def losses_and_gradient(unit):
             similarity = ops.matmul(unit, ops.transpose(unit))
             losses, *statistics = self._program(self._row_losses, similarity, keys)
 
-            # TensorFlow and JAX call grad(upstream), torch grad(unit, upstream=...)
-            def grad(*args, upstream=None):
-                upstream = args[0] if upstream is None else upstream
+            def gradient(upstream):
                 both = self._program(self._both_weights, similarity, keys, upstream, *statistics)
                 return ops.matmul(both, unit)
 
-            return losses, grad
+            return losses, gradient
 
-        return losses_of(unit)
+        return _in_closed_form(losses_and_gradient, unit)
 
     def _row_losses(self, similarity, keys):
         miner, weighting = self.row_form
@@ -112,20 +108,13 @@ class Pairwise:
 
         offset = ops.convert_to_tensor(offset, dtype="int32")
 
-        @ops.custom_gradient
-        def losses_of(similarity):
-            similarity = ops.stop_gradient(similarity)
+        def losses_and_gradient(similarity):
             losses, weights = self._program(
                 self._losses_and_weights, similarity, keys, candidate_keys, offset
             )
+            return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
 
-            def grad(*args, upstream=None):
-                upstream = args[0] if upstream is None else upstream
-                return ops.expand_dims(upstream, 1) * weights
-
-            return losses, grad
-
-        return losses_of(ops.matmul(anchors, ops.transpose(candidates)))
+        return _in_closed_form(losses_and_gradient, ops.matmul(anchors, ops.transpose(candidates)))
 
     def _losses_and_weights(self, similarity, keys, candidate_keys, offset):
         mined = self.miner(batch_pairs(similarity, keys, candidate_keys, offset))
@@ -144,32 +133,31 @@ class Pairwise:
             (batch,).
         """
 
-        @ops.custom_gradient
-        def losses_of(similarity):
-            similarity = ops.stop_gradient(similarity)
+        def losses_and_gradient(rows):
+            similarity = ops.matmul(rows, ops.transpose(rows))
             losses = self._program(self._batch_losses, similarity, keys)
 
-            def grad(*args, upstream=None):
-                upstream = args[0] if upstream is None else upstream
-                return self._program(self._batch_weights, similarity, keys, upstream)
+            def gradient(upstream):
+                both = self._program(self._both_batch_weights, similarity, keys, upstream)
+                return ops.matmul(both, rows)
 
-            return losses, grad
+            return losses, gradient
 
-        return losses_of(ops.matmul(rows, ops.transpose(rows)))
+        return _in_closed_form(losses_and_gradient, rows)
 
     def _batch_losses(self, similarity, keys):
         return self.pair_loss(self.miner(batch_pairs(similarity, keys)))
 
-    def _batch_weights(self, similarity, keys, upstream):
-        return self.weighting(self.miner(batch_pairs(similarity, keys)), upstream)
+    def _both_batch_weights(self, similarity, keys, upstream):
+        weights = self.weighting(self.miner(batch_pairs(similarity, keys)), upstream)
+        return weights + ops.transpose(weights)
 
     # Large batches.
 
     def blocks(self, unit, keys):
         """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
 
-        The backward pass computes the similarities of a block again. Of row-wise functions it
-        needs one more product, of others two.
+        The backward pass computes the similarities of a block again and takes two more products.
 
         Args:
             unit: (batch, dimension).
@@ -179,18 +167,13 @@ class Pairwise:
             (batch,).
         """
 
-        @ops.custom_gradient
-        def losses_of(unit):
-            unit = ops.stop_gradient(unit)
+        def losses_and_gradient(unit):
             losses = self._program(self._block_losses, unit, keys)
+            return losses, lambda upstream: self._program(
+                self._block_gradient, unit, keys, upstream
+            )
 
-            def grad(*args, upstream=None):
-                upstream = args[0] if upstream is None else upstream
-                return self._program(self._block_gradient, unit, keys, upstream)
-
-            return losses, grad
-
-        return losses_of(unit)
+        return _in_closed_form(losses_and_gradient, unit)
 
     def _block_losses(self, unit, keys):
         block_size = self.block_size
@@ -247,6 +230,24 @@ class Pairwise:
             program = tf.function(function, signature, jit_compile=True, autograph=False)
             self._programs[name] = program.get_concrete_function()
         return self._programs[name](*arguments)
+
+
+def _in_closed_form(function, argument):
+    """The losses that `function(argument) -> (losses, upstream -> gradient)` gives, differentiated
+    by the gradient it gives."""
+
+    @ops.custom_gradient
+    def losses_of(argument):
+        # or TensorFlow prepares to differentiate the inside as well
+        losses, gradient = function(ops.stop_gradient(argument))
+
+        # TensorFlow and JAX call grad(upstream), torch grad(argument, upstream=...)
+        def grad(*args, upstream=None):
+            return gradient(args[0] if upstream is None else upstream)
+
+        return losses, grad
+
+    return losses_of(argument)
 
 
 def batch_pairs(similarity, keys, candidate_keys=None, offset=0):

@@ -11,8 +11,8 @@ trains, the second half tests. For each loss
    same batches for every loss, and the last step is measured on the test classes.
 
 Every finished run is a line of results.jsonl in the folder, and is not repeated: an interrupted
-comparison goes on where it was. At the end the tables are printed and written to tables.md. About
-6 to 15 seconds a run on 2 cores; 16 losses and the ablation take one to two hours.
+comparison goes on where it was. At the end the tables are printed and written to tables.md. Some
+200 runs; an hour on 2 cores that other programs used as well.
 """
 
 import argparse
@@ -300,7 +300,9 @@ def main():
     parser.add_argument("--to", default="runs/compare_losses", help="folder of the results")
     parser.add_argument("--only", default="", help="names of losses, separated by semicolons")
     arguments = parser.parse_args()
-    with np.load(arguments.features) as arrays:
+    if not Path(arguments.features).is_file():
+        parser.error(f"expected an .npz file with `features` and `labels`: {arguments.features}")
+    with np.load(arguments.features, allow_pickle=False) as arrays:
         features, labels = arrays["features"].astype("float32"), arrays["labels"].astype("int64")
     comparison = Comparison(features, labels, arguments.to)
     names = [name.strip() for name in arguments.only.split(";") if name.strip()] or list(TRIALS)

@@ -28,7 +28,7 @@ ZERO_LOSS_EXPLANATION = (
     "No anchor of this batch has a mined pair, so the loss and its gradient are 0. That is right "
     "for a batch with one class only or with one image of every class (use "
     "keras_ms.balanced_batches) and for a batch that is already separated by more than the "
-    "mining margin; otherwise check that labels and images belong together."
+    "margin; otherwise check that labels and images belong together."
 )
 
 
@@ -187,7 +187,7 @@ class PairLoss(keras.losses.Loss):
                 ("`block_size`", self.block_size not in (None, "auto")),
             ):
                 if given:
-                    raise ValueError(self._refusal(what))
+                    raise ValueError(self.refusal(what))
             return pairwise.whole_batch(rows, keys)
         if memory is not None:
             memory_keys, memory_rows = memory
@@ -244,7 +244,8 @@ class PairLoss(keras.losses.Loss):
             return size is not None and size >= _BLOCKS_FROM
         return self.block_size is not None
 
-    def _refusal(self, what):
+    def refusal(self, what):
+        """Why a loss that takes the whole batch does not go with `what`, and what to do."""
         return (
             f"{type(self).__name__} takes no {what}: an anchor's loss depends on the other rows of "
             "its batch. Use a loss that is separable by anchor, such as MultiSimilarityLoss"

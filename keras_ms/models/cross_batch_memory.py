@@ -246,11 +246,7 @@ def _check_loss(loss):
             f"keras_ms.MultiSimilarityLoss(). Received: {loss!r}"
         )
     if loss.whole_batch:
-        raise ValueError(
-            f"{type(loss).__name__} takes no cross-batch memory: an anchor's loss depends on the "
-            "other rows of its batch. Use a loss that is separable by anchor, such as "
-            "MultiSimilarityLoss"
-        )
+        raise ValueError(loss.refusal("cross-batch memory"))
     if loss.reduction in (None, "none"):
         raise ValueError(
             "Expected a `loss` whose reduction gives one number, such as 'sum_over_batch_size'. "
