@@ -130,6 +130,35 @@ def mine_semi_hard(pairs, margin=0.1):
     return Pairs(pairs.similarity, positive, negative)
 
 
+@keras.saving.register_keras_serializable(package="keras_ms")
+def mine_one_pair_per_class(pairs):
+    """Keeps one anchor and one positive of every class: its first two items.
+
+    The first item of a class is its anchor, the second its positive and the negative of the other
+    classes' anchors. All other items take part in no pair.
+
+    Reference: Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective,
+    NeurIPS 2016, Section 3.2.
+
+    Args:
+        pairs: Pairs of a batch with itself.
+
+    Returns:
+        Pairs. Of a class with one item its item is left out; with a single class of two items or
+        more the anchor has a positive and no negative.
+    """
+    index = ops.arange(ops.shape(pairs.positive)[0], dtype="int32")
+    before = ops.expand_dims(index, 0) < ops.expand_dims(index, 1)
+    earlier = ops.sum(ops.cast(ops.logical_and(pairs.positive, before), "int32"), axis=-1)
+    is_anchor = ops.logical_and(earlier == 0, ops.any(pairs.positive, axis=-1))
+    kept = ops.logical_and(ops.expand_dims(is_anchor, 1), ops.expand_dims(earlier == 1, 0))
+    return Pairs(
+        pairs.similarity,
+        ops.logical_and(pairs.positive, kept),
+        ops.logical_and(pairs.negative, kept),
+    )
+
+
 def _far(pairs):
     return ops.full_like(pairs.similarity, _FAR)
 

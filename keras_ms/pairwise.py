@@ -33,7 +33,7 @@ class Pairwise:
         self.miner = miner
         self.block_size = block_size
         self.row_form = row_form(miner), row_form(weighting)
-        self._compiled = compiled
+        self.compiled = compiled
         self._programs = {}
 
     @property
@@ -59,15 +59,15 @@ class Pairwise:
 
         def losses_and_gradient(unit):
             similarity = ops.matmul(unit, ops.transpose(unit))
-            losses, *statistics = self._program(self._row_losses, similarity, keys)
+            losses, *statistics = self.program(self._row_losses, similarity, keys)
 
             def gradient(upstream):
-                both = self._program(self._both_weights, similarity, keys, upstream, *statistics)
+                both = self.program(self._both_weights, similarity, keys, upstream, *statistics)
                 return ops.matmul(both, unit)
 
             return losses, gradient
 
-        return _in_closed_form(losses_and_gradient, unit)
+        return in_closed_form(losses_and_gradient, unit)
 
     def _row_losses(self, similarity, keys):
         miner, weighting = self.row_form
@@ -109,12 +109,12 @@ class Pairwise:
         offset = ops.convert_to_tensor(offset, dtype="int32")
 
         def losses_and_gradient(similarity):
-            losses, weights = self._program(
+            losses, weights = self.program(
                 self._losses_and_weights, similarity, keys, candidate_keys, offset
             )
             return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
 
-        return _in_closed_form(losses_and_gradient, ops.matmul(anchors, ops.transpose(candidates)))
+        return in_closed_form(losses_and_gradient, ops.matmul(anchors, ops.transpose(candidates)))
 
     def _losses_and_weights(self, similarity, keys, candidate_keys, offset):
         mined = self.miner(batch_pairs(similarity, keys, candidate_keys, offset))
@@ -135,15 +135,15 @@ class Pairwise:
 
         def losses_and_gradient(rows):
             similarity = ops.matmul(rows, ops.transpose(rows))
-            losses = self._program(self._batch_losses, similarity, keys)
+            losses = self.program(self._batch_losses, similarity, keys)
 
             def gradient(upstream):
-                both = self._program(self._both_batch_weights, similarity, keys, upstream)
+                both = self.program(self._both_batch_weights, similarity, keys, upstream)
                 return ops.matmul(both, rows)
 
             return losses, gradient
 
-        return _in_closed_form(losses_and_gradient, rows)
+        return in_closed_form(losses_and_gradient, rows)
 
     def _batch_losses(self, similarity, keys):
         return self.pair_loss(self.miner(batch_pairs(similarity, keys)))
@@ -168,12 +168,12 @@ class Pairwise:
         """
 
         def losses_and_gradient(unit):
-            losses = self._program(self._block_losses, unit, keys)
-            return losses, lambda upstream: self._program(
+            losses = self.program(self._block_losses, unit, keys)
+            return losses, lambda upstream: self.program(
                 self._block_gradient, unit, keys, upstream
             )
 
-        return _in_closed_form(losses_and_gradient, unit)
+        return in_closed_form(losses_and_gradient, unit)
 
     def _block_losses(self, unit, keys):
         block_size = self.block_size
@@ -215,9 +215,9 @@ class Pairwise:
         similarity = ops.matmul(rows, ops.transpose(candidates))
         return self.miner(batch_pairs(similarity, keys, candidate_keys, start))
 
-    def _program(self, function, *arguments):
+    def program(self, function, *arguments):
         """Calls the function; where chosen, compiled with XLA."""
-        if not self._compiled:
+        if not self.compiled:
             return function(*arguments)
         name = function.__name__
         if name not in self._programs:
@@ -232,7 +232,7 @@ class Pairwise:
         return self._programs[name](*arguments)
 
 
-def _in_closed_form(function, argument):
+def in_closed_form(function, argument):
     """The losses that `function(argument) -> (losses, upstream -> gradient)` gives, differentiated
     by the gradient it gives."""
 
@@ -262,14 +262,15 @@ def batch_pairs(similarity, keys, candidate_keys=None, offset=0):
     Returns:
         Pairs.
     """
-    codes, valid = _codes(keys)
+    codes, valid = label_codes(keys)
     if candidate_keys is None:
         return Pairs(similarity, *pair_masks(codes, valid))
-    return Pairs(similarity, *pair_masks(codes, valid, *_codes(candidate_keys), offset))
+    return Pairs(similarity, *pair_masks(codes, valid, *label_codes(candidate_keys), offset))
 
 
-def _codes(keys):
-    """Four parts of 16 bits as two int32: half of the comparisons of a pair."""
+def label_codes(keys):
+    """Four parts of 16 bits as two int32, (batch, 2): half of the comparisons of a pair; and which
+    items take part in pairs, (batch,) bool."""
     parts = ops.cast(keys, "int32")
     codes = [
         ops.bitwise_or(parts[:, part], ops.left_shift(parts[:, part + 1], 16)) for part in (0, 2)

@@ -4,6 +4,7 @@ The command line (`keras_ms/cli.py`) is generated from the fields of `Settings`,
 holds them as settings.json, which `--config` reads back.
 """
 
+import ast
 import dataclasses
 import difflib
 import json
@@ -11,6 +12,23 @@ import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+
+
+LOSSES = (
+    "multi_similarity",
+    "contrastive",
+    "triplet",
+    "lifted_structure",
+    "binomial_deviance",
+    "n_pair",
+    "histogram",
+    "margin",
+    "angular",
+    "circle",
+    "supervised_contrastive",
+)
+
+_MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
 
 
 def _setting(default, explanation, choices=None):
@@ -96,7 +114,14 @@ class Settings:
         "orthogonal", "initial weights of the head", ("orthogonal", "official")
     )
 
-    # loss: the official code's values
+    # the loss that the project is named after; docs/results.md compares them
+    loss: str = _setting("multi_similarity", "pair-based loss: " + ", ".join(LOSSES), LOSSES)
+    loss_settings: str = _setting(
+        "",
+        "settings of another loss than multi_similarity by their names in Python, with commas "
+        "between, such as margin=0.2,mining=hard; empty: its defaults",
+    )
+    # the official code's values
     alpha: float = _setting(2.0, "Multi-Similarity loss: weight scale of positive pairs")
     beta: float = _setting(40.0, "Multi-Similarity loss: weight scale of negative pairs")
     threshold: float = _setting(0.5, "Multi-Similarity loss: similarity threshold (lambda)")
@@ -188,8 +213,18 @@ class Settings:
         batch = self.classes_per_batch * self.images_per_class
         _check("devices", self.devices, lambda v: batch % v == 0,
                f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
+        if self.loss == "multi_similarity":
+            _check("loss_settings", self.loss_settings, lambda v: not v,
+                   "empty: the Multi-Similarity loss has settings of its own, alpha, beta, "
+                   "threshold and epsilon")
+        else:
+            for name in _MULTI_SIMILARITY:
+                default = type(self).__dataclass_fields__[name].default
+                _check(name, getattr(self, name), lambda v, default=default: v == default,
+                       f"unset with loss={self.loss}, whose settings go into loss_settings")
         self.recall_ks()
         self.exports()
+        self.loss_options()
 
     def recall_ks(self):
         """The K of Recall@K as a tuple of integers, in ascending order; 1 is always among them."""
@@ -206,6 +241,21 @@ class Settings:
         _check("export", self.export, lambda _: set(formats) <= {"saved_model", "onnx"},
                "saved_model, onnx, both with a comma, or nothing")
         return formats
+
+    def loss_options(self):
+        """The settings of the loss, a dict: numbers, True, False and None as such, else text."""
+        if self.loss == "multi_similarity":
+            return {name: getattr(self, name) for name in _MULTI_SIMILARITY}
+        options = {}
+        for part in filter(None, (part.strip() for part in self.loss_settings.split(","))):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            _check("loss_settings", self.loss_settings, lambda _: name and equals and value,
+                   "name=value with commas between, such as margin=0.2,mining=hard")
+            try:
+                options[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                options[name] = value
+        return options
 
     def to_json(self):
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -16,8 +16,8 @@ from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.losses.mined_anchors import MinedAnchors
-from keras_ms.losses.multi_similarity import MultiSimilarityLoss
-from keras_ms.models.embedding import build_embedder, split_embedder
+from keras_ms.models.embedding import build_embedder, split_embedder, without_normalization
+from keras_ms.named_losses import named_loss
 from keras_ms.optimizers import GroupedAdam
 from keras_ms.replicas import mirrored_strategy
 from keras_ms.report import write_curves
@@ -82,6 +82,7 @@ class _Training:
 
     def __init__(self, settings, run, log):
         self.settings, self.run, self.log = settings, run, log
+        self.loss = named_loss(settings.loss, **settings.loss_options())
         # first: without GPUs it divides the processor, which TensorFlow allows at its start only
         self.strategy = mirrored_strategy(settings.devices) if settings.devices > 1 else None
         keras.utils.set_random_seed(settings.seed)
@@ -90,9 +91,11 @@ class _Training:
         with self._scope():
             self.embedder = self._build_embedder()
             features_model, head = split_embedder(self.embedder)
+            # what fit trains: the head on cached features, or the whole embedder on images
+            self.model = head if settings.freeze_backbone else self.embedder
+            if not self.loss.normalize:
+                self.model = without_normalization(self.model)
         self.data = RunData(settings, images, features_model, log, _verbose())
-        # what fit trains: the head on cached features, or the whole embedder on images
-        self.model = head if settings.freeze_backbone else self.embedder
         self.log(
             f"{settings.backbone}: {self.embedder.count_params():,} parameters, "
             f"{sum(int(np.prod(v.shape)) for v in self.model.trainable_variables):,} trained"
@@ -141,10 +144,8 @@ class _Training:
         with self._scope():
             self.model.compile(
                 optimizer=self._optimizer(),
-                loss=MultiSimilarityLoss(
-                    settings.alpha, settings.beta, settings.threshold, settings.epsilon
-                ),
-                metrics=[MinedAnchors(epsilon=settings.epsilon)],
+                loss=self.loss,
+                metrics=self._metrics(),
                 # XLA for the whole network was slower on CPUs; the loss compiles its own part
                 jit_compile=False,
             )
@@ -172,7 +173,7 @@ class _Training:
                     ),
                 ],
             )
-        write_curves(rows, run.curves)
+        write_curves(rows, run.curves, settings.loss.replace("_", " "))
         results = self._results(baselines, test, recall if has_validation else None)
         exports = self._exports(results)
         summary = {
@@ -229,6 +230,11 @@ class _Training:
 
     def _export_folder(self):
         return Path(self.settings.export_folder) / self.run.path.name
+
+    def _metrics(self):
+        # the mining of the others is not that of the metric
+        mines = self.settings.loss == "multi_similarity"
+        return [MinedAnchors(epsilon=self.settings.epsilon)] if mines else []
 
     def _optimizer(self):
         settings = self.settings

@@ -25,19 +25,25 @@ def n_pair_weights(pairs, upstream, regularization=0.002):
     Returns:
         (anchors, anchors), same dtype as the similarities.
     """
-    similarity = pairs.similarity
-    scale, total = n_pair_scale(pairs), negative_log_sum_exp(pairs)
-    scale = scale * ops.expand_dims(upstream, 1)
+    scale = n_pair_scale(pairs) * ops.expand_dims(upstream, 1)
+    zero = ops.zeros_like(pairs.similarity)
+    own = scale[:, 0] * ops.sum(ops.cast(pairs.positive, scale.dtype), axis=-1)
+    as_positive = ops.sum(ops.where(pairs.positive, scale, zero), axis=0)
+    norms = 0.25 * regularization * (own + as_positive)
+    diagonal = ops.where(_diagonal(pairs.similarity), norms, zero)
+    return scale * n_pair_shares(pairs) + diagonal
+
+
+def n_pair_shares(pairs):
+    """Of every anchor, the sum over its positives of q_pn on negatives, and minus the sum over its
+    negatives on positives; (anchors, candidates)."""
+    similarity, total = pairs.similarity, negative_log_sum_exp(pairs)
     zero = ops.zeros_like(similarity)
     # sum_N q_pn = e^total / (e^{S_ip} + e^total), and q_pn is the share of e^{S_in} in it
     pull = ops.where(pairs.positive, ops.sigmoid(total - similarity), zero)
     share = ops.exp(ops.where(pairs.negative, similarity - total, zero))
     push = ops.where(pairs.negative, share, zero) * ops.sum(pull, axis=-1, keepdims=True)
-
-    own = scale[:, 0] * ops.sum(ops.cast(pairs.positive, scale.dtype), axis=-1)
-    as_positive = ops.sum(ops.where(pairs.positive, scale, zero), axis=0)
-    norms = 0.25 * regularization * (own + as_positive)
-    return scale * (push - pull) + ops.where(_diagonal(similarity), norms, zero)
+    return push - pull
 
 
 def n_pair_scale(pairs):

@@ -165,9 +165,10 @@ def test_generalized_lifted_structure(name):
 @pytest.mark.parametrize("peer", ["n_pairs", "n_pairs_dot"])
 def test_n_pairs(peer, name):
     """The peer takes the first two images of a class, one as anchor, and for negatives the other
-    classes' second images only; we take every image as anchor and every image of another class
-    for a negative. On the same pairs the loss is the same. By default the peer normalises the
-    embeddings; the paper does not."""
+    classes' second images only; by default we take every image as anchor and every image of
+    another class for a negative. On the same pairs the loss is the same, and so is that of
+    one_pair_per_class, which divides by the batch where the peer divides by the pairs. By default
+    the peer normalises the embeddings; the paper does not."""
     case = batch(name)
     classes = [np.flatnonzero(case.labels == label)[:2] for label in np.unique(case.labels)]
     anchors, positives = np.array([items for items in classes if len(items) == 2]).T
@@ -179,6 +180,11 @@ def test_n_pairs(peer, name):
         normalise=peer == "n_pairs",
     )
     assert_agrees(function, case, f"{peer}/{name}")
+    if peer == "n_pairs_dot":
+        settings = {"one_pair_per_class": True, "regularization": 0.0}
+        assert_agrees(
+            total(NPairLoss, settings, case, 1 / len(anchors)), case, f"{peer}/{name}"
+        )
 
 
 @pytest.mark.parametrize("name", ["balanced", "pairs"])

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from keras_ms.settings import Settings
+from keras_ms.named_losses import PAIR_LOSSES
+from keras_ms.settings import LOSSES, Settings
 
 
 def test_defaults_are_valid_and_survive_json(tmp_path):
@@ -31,6 +32,10 @@ def test_ks_are_sorted_and_hold_1():
         ({"seed": 0.5}, "seed.*int"),
         ({"freeze_backbone": 1}, "freeze_backbone.*bool"),
         ({"ks": "1,two"}, "ks.*whole numbers"),
+        ({"loss": "triplets"}, "loss.*triplet, lifted_structure"),
+        ({"loss": "triplet", "alpha": 1.0}, "alpha.*unset with loss=triplet.*loss_settings"),
+        ({"loss_settings": "alpha=1"}, "loss_settings.*empty"),
+        ({"loss": "triplet", "loss_settings": "margin"}, "loss_settings.*name=value"),
         ({"export": "coreml"}, "export.*saved_model, onnx"),
     ],
 )
@@ -52,3 +57,13 @@ def test_files_that_are_no_settings_are_refused(tmp_path, content, message):
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
         Settings.read(file)
+
+
+def test_every_loss_can_be_chosen_with_its_settings():
+    assert set(LOSSES) == set(PAIR_LOSSES)
+    text = "margin=0.2, mining=hard,jit_compile=False"
+    options = Settings(loss="triplet", loss_settings=text).loss_options()
+    assert options == {"margin": 0.2, "mining": "hard", "jit_compile": False}
+    assert Settings(beta=50.0).loss_options() == {
+        "alpha": 2.0, "beta": 50.0, "threshold": 0.5, "epsilon": 0.1
+    }

@@ -106,6 +106,21 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("more", [(), ("--freeze-backbone",)], ids=["whole", "head"])
+def test_another_loss_by_name(folder, tmp_path, more):
+    """N-pair trains before the L2 normalisation; what is kept and exported has it."""
+    words = ("--loss", "n_pair", "--loss-settings", "regularization=0.01", *more)
+    assert main(_arguments(folder, tmp_path, *words, "--export", "onnx")) == 0
+    run = tmp_path / "runs" / "run"
+    rows = _history(run)
+    assert all(float(row["loss"]) > 0 for row in rows) and "mined_anchors" not in rows[0]
+    embedder = keras.saving.load_model(run / "embedder.keras", compile=False)
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))
+    norms = np.linalg.norm(embedder.predict(images, verbose=0), axis=1)
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+    assert (tmp_path / "exports" / "run" / "embedder.onnx").exists()
+
+
 def test_mixed_precision_and_rate_groups(folder, tmp_path):
     more = ("--precision", "mixed_bfloat16", "--backbone-learning-rate", "1e-4", "--schedule",
             "step", "--coupled-l2", "5e-4")  # fmt: skip
@@ -229,6 +244,7 @@ def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path
         (_arguments(folder, out, "--resize-to", "16"), "resize_to"),
         (_arguments(folder, out, "--threshold", "nan"), "threshold"),
         (_arguments(folder, out, "--feature-views", "2"), "feature_views"),
+        (_arguments(folder, out, "--loss", "triplet", "--loss-settings", "gap=1"), "gap"),
         (["train", "--skip-unreadable"], "image folders"),
         (["train", "--dataset", "omniglot"], "--data-dir"),
         (["train", "--config", str(tmp_path / "none.json")], "none.json"),

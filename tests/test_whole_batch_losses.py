@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from keras_ms.losses.angular import AngularLoss, angular
 from keras_ms.losses.histogram import HistogramLoss, histogram
-from keras_ms.losses.n_pair import NPairLoss, n_pair
+from keras_ms.losses.n_pair import NPairLoss, first_two_of_class, n_pair
 from keras_ms.pairs import Pairs
 from keras_ms.whole_batch_weighting import angular_weights, histogram_weights, n_pair_weights
 
@@ -306,3 +306,39 @@ def test_settings_out_of_range(kind, argument, value):
 def test_blocks_are_refused(kind):
     with pytest.raises(ValueError, match="takes no `block_size`"):
         kind(block_size=16)([0, 0, 1], oracles.RANDOM[:3])
+
+
+def literal_one_pair_per_class(embeddings, labels, regularization):
+    """Every item's loss with the batches of the paper, one pair of each class."""
+    classes = [np.flatnonzero(labels == label)[:2] for label in np.unique(labels)]
+    pairs = [tuple(items) for items in classes if len(items) == 2]
+    rows = np.zeros(len(labels))
+    for anchor, positive in pairs if len(pairs) > 1 else []:
+        own = embeddings[anchor] @ embeddings[positive]
+        others = [embeddings[anchor] @ embeddings[p] - own for a, p in pairs if a != anchor]
+        norms = (embeddings[anchor] ** 2).sum() + (embeddings[positive] ** 2).sum()
+        rows[anchor] = np.log(1 + np.exp(others).sum()) + 0.25 * regularization * norms
+    return rows
+
+
+def test_one_pair_per_class():
+    """Of the matrix of classes, compiled and not, against the literal sum; the mined matrix, which
+    pair_weights shows, gives the same gradient in test_every_loss.py."""
+    rng = np.random.default_rng(5)
+    for size, classes in [(1, 1), (2, 1), (7, 3), (12, 1), (12, 12), (30, 4), (31, 20)] * 3:
+        labels = rng.integers(classes, size=size)
+        embeddings = rng.normal(size=(size, 4))
+        expected = literal_one_pair_per_class(embeddings, labels, 0.3)
+        for jit_compile in (False, True):
+            loss = NPairLoss(
+                0.3, True, reduction=None, dtype="float64", jit_compile=jit_compile
+            )
+            np.testing.assert_allclose(loss(labels, embeddings), expected, rtol=1e-12)
+
+
+def test_first_two_of_class():
+    codes = np.array([3, 5, 3, 9, 5, 3, 5])
+    keys = np.stack([codes, *[np.zeros(7)] * 3, codes < 9], axis=1)
+    first, second = first_two_of_class(tf.constant(keys))
+    assert first.numpy().tolist() == [0, 1, 0, 0]
+    assert second.numpy().tolist() == [2, 4, 0, 0]

@@ -144,6 +144,31 @@ def split_embedder(embedder):
     return features_model, keras.Model(features, embeddings, name="head")
 
 
+def without_normalization(model):
+    """An embedder, or the head of one, that ends before the L2 normalisation.
+
+    It shares the layers: training it trains the model. Losses on dot products, such as N-pair,
+    take its output.
+
+    Args:
+        model: a model of `build_embedder`, or the head of `split_embedder`.
+
+    Returns:
+        A functional `keras.Model` to float32 (batch, embedding_size), of any length.
+
+    Raises:
+        ValueError: for a model without the layers "embedding" and "l2".
+    """
+    names = [layer.name for layer in model.layers]
+    if not {"embedding", "l2"} <= set(names):
+        raise ValueError(
+            "without_normalization takes a model of build_embedder, with layers 'embedding' and "
+            f"'l2'. Received a model with the layers {', '.join(names)}"
+        )
+    pooled = model.get_layer("pool").output if "pool" in names else model.inputs[0]
+    return keras.Model(model.inputs, model.get_layer("embedding")(pooled), name=model.name)
+
+
 def _pool(feature_map, pooling):
     # In float32: the mean of a map sums 49 activations and more, which float16 may not hold.
     if pooling == "avg":

@@ -1,16 +1,18 @@
-"""Time of the pair-based losses with their gradient, beside pytorch-metric-learning's.
+"""Time of the pair-based losses with their gradient, beside other libraries'.
 
     python scripts/benchmarks/loss_step.py --peer-python PYTHON
+    python scripts/benchmarks/loss_step.py --peer-python PYTHON --similarity-python OTHER
     python scripts/benchmarks/loss_step.py --peer-python PYTHON --losses all --rounds 7
 
-PYTHON is an interpreter that has torch and pytorch-metric-learning; by default this one. Both
+PYTHON is an interpreter that has torch and pytorch-metric-learning, by default this one; OTHER one
+that has tensorflow-similarity with the TensorFlow it needs (2.15), left out by default. The
 libraries take the same arrays and the same number of threads, and take turns, one step each, so
-that a busy machine slows both alike. Prints a Markdown table per batch size: medians, and in
+that a busy machine slows all alike. Prints a Markdown table per batch size: medians, and in
 brackets the fastest tenth. Two programs of two threads each do badly on two cores that a third
 program uses (torch's threads then wait for each other), so measure on an idle machine, or with
 --threads 1, which waits for no other thread.
 
-The peer works under a limit of memory and of time for each call. A step of it that fails is
+A peer works under a limit of memory and of time for each call. A step of it that fails is
 written as such; one that takes long gets fewer rounds.
 """
 
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +37,8 @@ PEER_SECONDS = 60  # a call of the peer that takes longer is given up
 ONE_CALL_FROM, FEW_ROUNDS_FROM, FEW_ROUNDS = 20.0, 2.0, 3  # seconds of the peer's first step
 
 XLA, GRAPH, NO_XLA = "keras_ms, step under XLA", "keras_ms, default in a graph", "keras_ms, no XLA"
-PEER = "pytorch-metric-learning"
+_FAILURES = (RuntimeError, MemoryError, ValueError, TypeError, AssertionError, ImportError)
+PEER, SIMILARITY = "pytorch-metric-learning", "TensorFlow Similarity"
 
 # row of the table -> name in keras_ms.named_losses.PAIR_LOSSES and settings. Binomial deviance has
 # no counterpart in pytorch-metric-learning 2.9.
@@ -46,7 +50,8 @@ OURS = {
     "triplet, semi-hard": ("triplet", {"mining": "semi_hard"}),
     "lifted_structure": ("lifted_structure", {}),
     "lifted_structure, two-sided": ("lifted_structure", {"two_sided": True}),
-    "n_pair": ("n_pair", {}),
+    # the peer's has no other form
+    "n_pair, one pair a class": ("n_pair", {"one_pair_per_class": True}),
     "histogram": ("histogram", {"num_steps": 101}),
     "margin": ("margin", {}),
     "angular": ("angular", {"angle": 45.0}),
@@ -87,7 +92,7 @@ def peer_loss(row):
             None,
         ),
         "lifted_structure, two-sided": lambda: (losses.LiftedStructureLoss(neg_margin=1), None),
-        "n_pair": lambda: (
+        "n_pair, one pair a class": lambda: (
             losses.NPairsLoss(
                 embedding_regularizer=LpRegularizer(power=2), embedding_reg_weight=0.002
             ),
@@ -103,6 +108,30 @@ def peer_loss(row):
         "supervised_contrastive": lambda: (losses.SupConLoss(temperature=0.1), None),
     }
     return rows[row]()
+
+
+def similarity_loss(row):
+    """TensorFlow Similarity's loss for a row of the table, or None where it has none. Its triplet
+    mining and its circle loss are not ours, but take the same pairs."""
+    from tensorflow_similarity import losses
+
+    def triplet(negatives):
+        return losses.TripletLoss(
+            distance="cosine",
+            positive_mining_strategy="hard",
+            negative_mining_strategy=negatives,
+            margin=0.1,
+        )
+
+    rows = {
+        "multi_similarity": lambda: losses.MultiSimilarityLoss(
+            distance="cosine", alpha=2, beta=40, epsilon=0.1, lmda=0.5
+        ),
+        "triplet, hard": lambda: triplet("hard"),
+        "triplet, semi-hard": lambda: triplet("semi-hard"),
+        "circle": lambda: losses.CircleLoss(distance="cosine", gamma=256, margin=0.25),
+    }
+    return rows[row]() if row in rows else None
 
 
 def hard_batch(batch_size, dimension, seed=0):
@@ -174,6 +203,30 @@ def peer_step(row, embeddings, labels):
     return step
 
 
+def similarity_step(row, embeddings, labels):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(int(os.environ["OMP_NUM_THREADS"]))
+    loss = similarity_loss(row)
+    if loss is None:
+        raise ValueError("none")
+    embeddings, labels = tf.constant(embeddings), tf.constant(labels)
+
+    @tf.function
+    def step():
+        # as the last layer of its models does
+        with tf.GradientTape() as tape:
+            tape.watch(embeddings)
+            value = loss(labels, tf.math.l2_normalize(embeddings, axis=1))
+        return tape.gradient(value, embeddings)
+
+    step()  # traced
+    return lambda: step().numpy()
+
+
+PEER_STEPS = {PEER: peer_step, SIMILARITY: similarity_step}
+
+
 def seconds(step):
     start = time.perf_counter()
     step()
@@ -193,8 +246,8 @@ def failure(error, gib):
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:120]
 
 
-def serve_peer(folder):
-    """Runs one step of the peer for every row and size read from the standard input."""
+def serve_peer(name, folder):
+    """Runs one step of a peer for every row and size read from the standard input."""
     limit_memory(PEER_GIB)
     current, step = None, None
     for line in sys.stdin:
@@ -203,20 +256,20 @@ def serve_peer(folder):
             if current != (row, size):
                 step = None  # frees the last one's gradient first
                 arrays = np.load(Path(folder) / f"{size}.npz")
-                step = peer_step(row, arrays["embeddings"], arrays["labels"])
+                step = PEER_STEPS[name](row, arrays["embeddings"], arrays["labels"])
                 current = (row, size)
             answer = seconds(step)
-        except (RuntimeError, MemoryError, ValueError, AssertionError, ImportError) as error:
+        except _FAILURES as error:
             current, answer = None, failure(error, PEER_GIB)
         print(json.dumps(answer), flush=True)
 
 
 class Peer:
-    """The peer in a process of its own, started again after it was given up."""
+    """A peer in a process of its own, started again after it was given up."""
 
-    def __init__(self, python, folder, threads):
+    def __init__(self, name, python, folder, threads):
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        self._command = [python, __file__, "--serve", str(folder)]
+        self._command = [python, __file__, "--serve", name, str(folder)]
         self._process = None
 
     def ask(self, row, size):
@@ -248,30 +301,37 @@ class Peer:
             self._process = None
 
 
-def measure(steps, ask_peer, rounds):
-    """name -> list of seconds, or a text where the peer gave no time."""
+def measure(steps, askers, rounds):
+    """name -> list of seconds, or a text where a peer gave no time.
+
+    Args:
+        steps: name -> function that runs one step of ours.
+        askers: name of a peer -> function that gives the seconds of one of its steps, or a text.
+        rounds: how many of each; fewer of a slow peer.
+    """
     for step in steps.values():  # compile and warm up
         step(), step()
     times = {name: [] for name in steps}
-    peer_rounds = 0
-    if ask_peer:
-        first = ask_peer()
-        times[PEER] = [] if isinstance(first, float) else first
+    peer_rounds = dict.fromkeys(askers, 0)
+    for name, ask in askers.items():
+        first = ask()
+        times[name] = [] if isinstance(first, float) else first
         if isinstance(first, float) and first > ONE_CALL_FROM:
-            times[PEER] = f"{first:.0f} s, one call"
+            times[name] = f"{first:.0f} s, one call"
         elif isinstance(first, float):
-            peer_rounds = min(rounds, FEW_ROUNDS) if first > FEW_ROUNDS_FROM else rounds
+            peer_rounds[name] = min(rounds, FEW_ROUNDS) if first > FEW_ROUNDS_FROM else rounds
     for done in range(rounds):
         for name, step in steps.items():
             times[name].append(seconds(step))
-        if done < peer_rounds and isinstance(times[PEER], list):
-            answer = ask_peer()
-            times[PEER] = [*times[PEER], answer] if isinstance(answer, float) else answer
+        for name, ask in askers.items():
+            if done < peer_rounds[name] and isinstance(times[name], list):
+                answer = ask()
+                times[name] = [*times[name], answer] if isinstance(answer, float) else answer
     return times
 
 
 def cells(times):
-    """The columns of a row: the times, then the peer's as a multiple of each of ours."""
+    """The columns of a row: the times, then each peer's as a multiple of each of ours."""
     texts, ratios = [], []
     for name, values in times.items():
         if isinstance(values, str):
@@ -279,15 +339,15 @@ def cells(times):
             continue
         # the fastest tenth: what a step takes when no other program holds a core
         texts.append(f"{1e3 * np.median(values):.2f} ({1e3 * np.quantile(values, 0.1):.2f})")
-    if PEER in times:
+    for peer in (peer for peer in PEER_STEPS if peer in times):
         for name in (XLA, GRAPH):
-            known = not isinstance(times[PEER], str)
-            ratio = np.median(times[PEER]) / np.median(times[name]) if known else None
+            known = not isinstance(times[peer], str)
+            ratio = np.median(times[peer]) / np.median(times[name]) if known else None
             ratios.append(f"{ratio:.2f}" if known else "–")
     return texts + ratios
 
 
-def report(size, rows, arguments, peer, batch):
+def report(size, rows, arguments, peers, batch):
     rounds = arguments.rounds
     embeddings, labels = batch
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -305,47 +365,56 @@ def report(size, rows, arguments, peer, batch):
     )
     print(f"pairs: {product_ms:.2f} ms\n")
     columns = [XLA, GRAPH, *([NO_XLA] if arguments.without_xla else [])]
-    if peer:
-        columns += [PEER, "peer / ours under XLA", "peer / ours in a graph"]
+    columns += peers
+    for name in peers:
+        columns += [f"{name} / ours under XLA", f"{name} / ours in a graph"]
     print("| loss |", " | ".join(columns), "|")
     print("|---" * (1 + len(columns)) + "|", flush=True)
     for row in rows:
         steps = keras_steps(row, embeddings, labels, arguments.without_xla)
-        ask_peer = (lambda row=row: peer.ask(row, size)) if peer else None
-        print(f"| {row} |", " | ".join(cells(measure(steps, ask_peer, rounds))), "|", flush=True)
+        askers = {name: partial(peer.ask, row, size) for name, peer in peers.items()}
+        print(f"| {row} |", " | ".join(cells(measure(steps, askers, rounds))), "|", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
+    parser.add_argument("--similarity-python", help="one that has tensorflow-similarity")
+    parser.add_argument("--no-peer", action="store_true", help="leave the peers out")
     parser.add_argument("--losses", default="multi_similarity", help="names with ; between, or all")
     parser.add_argument("--sizes", default=SIZES, help="batch x dimension, with commas between")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2, help="of either library")
     parser.add_argument("--without-xla", action="store_true", help="time that too")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        return serve_peer(arguments.serve)
+        return serve_peer(*arguments.serve)
     rows = list(OURS) if arguments.losses == "all" else arguments.losses.split(";")
     if unknown := sorted(set(rows) - set(OURS)):
         parser.error(f"unknown losses {unknown}; expected some of {list(OURS)}")
-    sizes, python = arguments.sizes.split(","), arguments.peer_python
+    sizes = arguments.sizes.split(",")
+    pythons = {PEER: arguments.peer_python, SIMILARITY: arguments.similarity_python}
+    if arguments.no_peer:
+        pythons = {}
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        peer = None if arguments.no_peer else Peer(python, folder, arguments.threads)
+        peers = {
+            name: Peer(name, python, folder, arguments.threads)
+            for name, python in pythons.items()
+            if python
+        }
         try:
             for size in sizes:
                 batch = hard_batch(*map(int, size.split("x")))
                 np.savez(Path(folder) / f"{size}.npz", embeddings=batch[0], labels=batch[1])
-                report(size, rows, arguments, peer, batch)
+                report(size, rows, arguments, peers, batch)
         finally:
-            if peer:
+            for peer in peers.values():
                 peer.stop()
 
 
