@@ -9,6 +9,7 @@ import sys
 import typing
 from pathlib import Path
 
+from keras_ms.convert_command import add_parser as add_convert_weights
 from keras_ms.settings import Settings
 
 # what bad data, settings, folders and files raise; anything else is a bug and keeps its traceback
@@ -113,7 +114,9 @@ def _weights(options):
 def _parser():
     parser = argparse.ArgumentParser(prog="keras-ms", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    commands = parser.add_subparsers(required=True, metavar="train | export | weights")
+    commands = parser.add_subparsers(
+        required=True, metavar="train | export | weights | convert-weights"
+    )
 
     train = commands.add_parser(
         "train",
@@ -150,6 +153,7 @@ def _parser():
         "80 drawn embeddings as midway in training",
     )
     weights.add_argument("--seed", type=int, default=0, help="of the drawn embeddings")
+    add_convert_weights(commands)
     return parser
 
 

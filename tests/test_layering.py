@@ -22,7 +22,7 @@ FLOORS = [
     },
     {"losses", "data", "evaluation"},
     {"models", "callbacks", "export", "features", "pair_statistics", "named_losses"},
-    {"report", "run_folder", "run_data", "weight_picture"},
+    {"report", "run_folder", "run_data", "weight_picture", "convert_command"},
     {"training"},
     {"cli"},
 ]
