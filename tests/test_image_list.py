@@ -72,6 +72,39 @@ def test_subset_keeps_ids_names_and_pixels():
         test.subset("exam")
 
 
+def test_queries_and_gallery():
+    images = small_list()
+    assert not images.has_gallery()
+    assert [mask.tolist() for mask in images.queries_and_gallery()] == [[True] * 4] * 2
+    # a list of bools becomes an array; what is left out is all
+    images = small_list(is_query=[True, True, True, False])
+    assert images.is_query.dtype == bool and images.is_gallery is None
+    assert images.has_gallery() and not images.subset("train").has_gallery()
+    test = images.subset("test")
+    assert [mask.tolist() for mask in test.queries_and_gallery()] == [[True, False], [True, True]]
+    lines = str(images).splitlines()
+    assert lines[1].endswith("2 images") and lines[2].endswith("(1 queries, 2 in the gallery)")
+    held = ImageList(
+        range(10), np.repeat(range(5), 2), range(5), ["train"] * 8 + ["test"] * 2,
+        is_query=[True] * 9 + [False], is_gallery=[True] * 8 + [False, True],
+    ).hold_out_validation(0.5)
+    assert not held.subset("validation").has_gallery() and held.subset("test").has_gallery()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"is_query": [1, 1, 1, 1]}, "`is_query` as True or False"),
+        ({"is_gallery": [True] * 3}, "`is_gallery`.*shape \\(4,\\)"),
+        ({"is_query": [True, True, False, False]}, "test images.*0 queries, 2 in the gallery"),
+        ({"is_gallery": [False, False, True, True]}, "train images.*2 queries, 0 in the gallery"),
+    ],
+)
+def test_queries_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small_list(**changes)
+
+
 def test_hold_out_validation_moves_whole_training_classes():
     labels = np.repeat(np.arange(20), 3)
     images = ImageList(

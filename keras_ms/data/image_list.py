@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_ms.data.image_folder import SPLITS, read_image_folder, some_names
 
+_MASKS = ("is_query", "is_gallery")
+
 
 @dataclass(frozen=True, eq=False)
 class ImageList:
@@ -24,10 +26,15 @@ class ImageList:
         images: uint8 (N, height, width, 3 or 1) for in-memory sets. Defaults to `None`: the
             images are read from `paths`.
         name: what reports call the set.
+        is_query: (N,) bool, the images that are searched with when the set is evaluated. Defaults
+            to `None`: all of them.
+        is_gallery: (N,) bool, the images that are searched among. Defaults to `None`: all of them.
+            An image that is both never finds itself.
 
     Raises:
         ValueError: lengths or dtypes that do not fit together, an unknown split, a label without
-            a class name, a class in two splits, or no image at all.
+            a class name, a class in two splits, a split with queries and no gallery or the other
+            way round, or no image at all.
 
     Example:
 
@@ -43,6 +50,8 @@ class ImageList:
     split: np.ndarray
     images: np.ndarray = None
     name: str = "images"
+    is_query: np.ndarray = None
+    is_gallery: np.ndarray = None
 
     def __post_init__(self):
         labels = np.asarray(self.labels)
@@ -61,6 +70,7 @@ class ImageList:
             object.__setattr__(self, name, value)
         self._check_lengths()
         self._check_classes()
+        self._check_queries()
 
     def _check_lengths(self):
         count = len(self.labels)
@@ -102,6 +112,29 @@ class ImageList:
                 f"splits). In two: {names}"
             )
 
+    def _check_queries(self):
+        for name in _MASKS:
+            mask = getattr(self, name)
+            if mask is None:
+                continue
+            mask = np.asarray(mask)
+            if mask.dtype != bool or mask.shape != self.labels.shape:
+                raise ValueError(
+                    f"Expected `{name}` as True or False for each image, bool of shape "
+                    f"({len(self)},). Received: {mask.dtype} of shape {mask.shape}"
+                )
+            object.__setattr__(self, name, mask)
+        queries, gallery = self.queries_and_gallery()
+        for split in np.unique(self.split):
+            inside = self.split == split
+            counts = np.count_nonzero(queries[inside]), np.count_nonzero(gallery[inside])
+            if (counts[0] == 0) != (counts[1] == 0):
+                raise ValueError(
+                    f"Expected queries and a gallery among the {split} images of {self.name}. "
+                    f"Received: {counts[0]} queries, {counts[1]} in the gallery. Without "
+                    "`is_query` and `is_gallery` each image is both"
+                )
+
     def __len__(self):
         return len(self.labels)
 
@@ -111,7 +144,28 @@ class ImageList:
             f"  {name}: {classes} classes, {images} images"
             for name, (classes, images) in self.counts().items()
         ]
+        if self.has_gallery():
+            queries, gallery = self.queries_and_gallery()
+            for number, name in enumerate(self.counts(), 1):
+                inside = self.split == name
+                if not (queries & gallery)[inside].all():
+                    lines[number] += (
+                        f" ({np.count_nonzero(queries[inside])} queries, "
+                        f"{np.count_nonzero(gallery[inside])} in the gallery)"
+                    )
         return "\n".join(lines)
+
+    def has_gallery(self):
+        """Whether some image is not both query and gallery, so that evaluation tells them apart."""
+        queries, gallery = self.queries_and_gallery()
+        return not (queries & gallery).all()
+
+    def queries_and_gallery(self):
+        """(is_query, is_gallery), each bool (N,): True for all where the list does not say."""
+        return tuple(
+            np.ones(len(self), bool) if mask is None else mask
+            for mask in (self.is_query, self.is_gallery)
+        )
 
     def counts(self):
         """{split: (number of classes, number of images)} of the splits that have images."""
@@ -127,13 +181,10 @@ class ImageList:
             raise ValueError(
                 f"{self.name} has no {split_name!r} images. It has: {', '.join(self.counts())}"
             )
-        return replace(
-            self,
-            paths=self.paths[chosen],
-            labels=self.labels[chosen],
-            split=self.split[chosen],
-            images=None if self.images is None else self.images[chosen],
-        )
+        columns = {name: getattr(self, name) for name in ("paths", "labels", "split", "images")}
+        columns |= {name: getattr(self, name) for name in _MASKS}
+        kept = {name: column[chosen] for name, column in columns.items() if column is not None}
+        return replace(self, **kept)
 
     def hold_out_validation(self, fraction, seed=0):
         """Moves a random fraction of the training classes to the split "validation".
