@@ -22,8 +22,9 @@ FLOORS = [
     },
     {"losses", "data", "evaluation"},
     {"models", "callbacks", "export", "features", "pair_statistics", "named_losses"},
-    {"report", "run_folder", "run_data", "weight_picture", "convert_command"},
-    {"training"},
+    {"report", "html_report", "run_folder", "run_data", "weight_picture", "convert_command"},
+    {"training", "run_report"},
+    {"report_command"},
     {"cli"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -1,0 +1,117 @@
+"""Charts as inline SVG: they follow the page's colours and stay sharp at any size."""
+
+import math
+
+from keras_ms.html_report.markup import join, tag
+
+# at a phone's width, 350 pixels, the texts of 13 units are still 10 pixels high
+_WIDTH, _HEIGHT = 460, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+
+
+def line_chart(label, lines, x_name, y_range=None):
+    """Curves over a common axis.
+
+    Args:
+        label: what the chart shows, for those who do not see it.
+        lines: dict from a name to a list of (x, y); points that are not finite are left out.
+        x_name: under the axis.
+        y_range: (low, high); by default from 0, or the lowest, to the highest.
+
+    Returns:
+        `Markup` of a figure with a legend, or None without any point.
+    """
+    lines = {
+        name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()
+    }
+    every = [point for points in lines.values() for point in points]
+    if not every:
+        return None
+    xs, ys = zip(*every)
+    y_low, y_high = y_range or (min(0, *ys), max(ys))
+    axes = _Axes(min(xs), max(xs), y_low, y_high)
+    drawn = []
+    for number, points in enumerate(lines.values()):
+        path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points)
+        drawn.append(tag("polyline", points=path, class_=f"line c{number % 6}"))
+        drawn += [
+            tag("circle", cx=f"{axes.x(x):.1f}", cy=f"{axes.y(y):.1f}", r=2.5,
+                class_=f"dot c{number % 6}")
+            # more would run together to a thick line
+            for x, y in (points if len(points) <= 40 else points[-1:])
+        ]
+    return _figure(label, join(drawn), axes, x_name, list(lines))
+
+
+def histogram_chart(label, edges, densities, x_name):
+    """Histograms over common bins, as overlapping areas of equal size.
+
+    Args:
+        label: what the chart shows.
+        edges: (bins + 1,).
+        densities: dict from a name to (bins,) shares of its total.
+        x_name: under the axis.
+    """
+    highest = max(max(values) for values in densities.values()) or 1
+    axes = _Axes(edges[0], edges[-1], 0, highest)
+    drawn = []
+    for number, values in enumerate(densities.values()):
+        corners = [(edges[0], 0)]
+        for low, high, value in zip(edges, edges[1:], values):
+            corners += [(low, value), (high, value)]
+        corners.append((edges[-1], 0))
+        path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in corners)
+        drawn.append(tag("polygon", points=path, class_=f"area h{number}"))
+    return _figure(label, join(drawn), axes, x_name, list(densities), kind="h", percent=True)
+
+
+def _figure(label, drawn, axes, x_name, names, kind="c", percent=False):
+    chart = tag(
+        "svg", axes.grid(percent), drawn,
+        tag("text", x_name, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle"),
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label,
+    )
+    keys = [
+        tag("li", tag("span", class_=f"key {kind}{number % 6}"), name)
+        for number, name in enumerate(names)
+    ]
+    return tag("figure", chart, tag("ul", *keys, class_="legend") if len(keys) > 1 else None)
+
+
+class _Axes:
+    """From values to places in the drawing, and the lines that show them."""
+
+    def __init__(self, x_low, x_high, y_low, y_high):
+        self.x_low, self.x_high = x_low, x_high if x_high > x_low else x_low + 1
+        self.y_low, self.y_high = y_low, y_high if y_high > y_low else y_low + 1
+
+    def x(self, value):
+        share = (value - self.x_low) / (self.x_high - self.x_low)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value):
+        share = (value - self.y_low) / (self.y_high - self.y_low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    def grid(self, percent):
+        parts = []
+        for value in _ticks(self.y_low, self.y_high):
+            y = round(self.y(value), 1)
+            text = f"{value:.3g}" if not percent else f"{100 * value:.3g} %"
+            parts.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
+            parts.append(tag("text", text, x=_LEFT - 6, y=y + 4, text_anchor="end"))
+        for value in _ticks(self.x_low, self.x_high):
+            x = round(self.x(value), 1)
+            parts.append(
+                tag("text", f"{value:,.6g}", x=x, y=_HEIGHT - _BOTTOM + 16, text_anchor="middle")
+            )
+        return join(parts)
+
+
+def _ticks(low, high):
+    """About five round numbers between the two."""
+    step = 10 ** math.floor(math.log10((high - low) / 5))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    # a number times the step, rounded: 0.30000000000000004 is 0.3
+    return [round(number * step, 12) for number in range(first, last + 1)]

@@ -1,0 +1,118 @@
+"""The page: its sections in order, its style and its script, in one file."""
+
+from importlib import resources
+
+from keras_ms.html_report import sections
+from keras_ms.html_report.gallery import Gallery
+from keras_ms.html_report.map_section import map_section
+from keras_ms.html_report.markup import Markup, join, tag
+from keras_ms.version import __version__
+from keras_ms.whole_files import whole_file
+
+# nothing is fetched, whatever a name in the data may hold
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
+
+_FRAMES = (
+    "A solid green frame and ✓ mark the same class, a dashed red one and ✗ another. The number is "
+    "the cosine similarity; a picture leads to its place on the map."
+)
+
+
+def write_report(report, path):
+    """Writes a report as one HTML file that needs no other and no network.
+
+    Args:
+        report: `Report`, of `collect_report`.
+        path: the HTML file; it appears whole or not at all.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        FileNotFoundError, ValueError: an image is gone or damaged.
+        OSError: the file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        # names of files may hold bytes that are no text
+        temporary.write_text(report_page(report), encoding="utf-8", errors="replace")
+        return temporary.stat().st_size
+
+
+def report_page(report):
+    """The HTML text of a report."""
+    gallery = Gallery(report)
+    parts = {
+        "summary": ("Summary", sections.summary(report)),
+        "training": ("Training", sections.curves(report)),
+        "retrieval": ("Retrieval", sections.retrieval(report)),
+        "similarities": ("Similarities", sections.similarities(report)),
+        "map": ("Map", map_section(report, gallery)),
+        "worst": ("Worst queries", _queries(
+            report.worst_queries, gallery, "worst", "Worst queries",
+            "Images of another class look more alike to the embedder than their own class does, by "
+            "the largest margin. One query a class.", "Every query finds its class first.")),
+        "best": ("Best queries", _queries(
+            report.best_queries, gallery, "best", "Best queries",
+            "Their own class is ahead by the largest margin. One query a class.",
+            "No query finds its class first.")),
+        "confusions": ("Confusions", _confusions(report, gallery)),
+        "classes": ("Classes", sections.classes(report, gallery)),
+        "settings": ("Settings", sections.settings(report)),
+    }
+    shown = {name: part for name, part in parts.items() if part[1] is not None}
+    links = [tag("li", tag("a", text, href=f"#{name}")) for name, (text, _) in shown.items()]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("title", f"{report.title}: retrieval report"),
+        # without one, browsers ask the server for /favicon.ico
+        tag("link", rel="icon", href="data:,"),
+        tag("style", Markup(_packaged("page.css"))),
+        tag("style", gallery.style()),
+    )
+    subtitle = (f"What the embedder finds alike among {report.num_classes:,} classes that it was "
+                "never trained on.")
+    body = tag(
+        "body",
+        tag("a", "Skip to the content", href="#summary", class_="skip"),
+        tag("header", tag("h1", report.title),
+            tag("p", subtitle, class_="soft")),
+        tag("nav", tag("ul", *links), class_="top", aria_label="Sections"),
+        tag("main", *(section for _, section in shown.values())),
+        tag("footer", f"Written by keras_ms {__version__}. The page holds all its pictures: it can "
+            "be kept, sent and opened offline."),
+        tag("script", Markup(_packaged("map.js"))),
+    )
+    return join([Markup("<!DOCTYPE html>\n"), tag("html", head, body, lang="en")]) + "\n"
+
+
+def _queries(rows, gallery, name, title, words, none):
+    return tag(
+        "section",
+        tag("h2", title),
+        tag("p", f"{words} {_FRAMES}" if rows else none),
+        gallery.queries(rows) if rows else None,
+        id=name,
+    )
+
+
+def _confusions(report, gallery):
+    words = ("Pairs of classes whose images find each other first, with the queries and what they "
+             "found. Where the pictures look the same, the labels may be worth a look.")
+    return tag(
+        "section",
+        tag("h2", "Most confused classes"),
+        tag("p", words if report.confusions else "Every query finds its class first."),
+        gallery.confusions() if report.confusions else None,
+        id="confusions",
+    )
+
+
+def _packaged(name):
+    return resources.files("keras_ms.html_report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,115 @@
+"""One sweep over all pairs of images, block by block: neighbours, margins and histograms."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+# Similarities held at a time: 64 MB of float32, whatever the number of images.
+_BLOCK_PAIRS = 2**24
+# Counting every pair of a large set would take longer than the search for the neighbours; this
+# many pairs place each of the bins to within a thousandth of the whole.
+_HISTOGRAM_PAIRS = 2**25
+NUM_BINS = 100
+
+
+class PairSweep(NamedTuple):
+    """What one sweep over the similarities of N images keeps."""
+
+    neighbours: np.ndarray  # (N, k) rows of the most similar other images, most similar first
+    neighbour_similarity: np.ndarray  # (N, k) float32
+    best_positive: np.ndarray  # (N,) largest similarity to an image of the class; NaN if alone
+    best_negative: np.ndarray  # (N,) to an image of another class; NaN if there is none
+    edges: np.ndarray  # (bins + 1,) of the histograms' bins, at most 100, over what occurs
+    positive_counts: np.ndarray  # (bins,) pairs of one class; each pair is counted twice
+    negative_counts: np.ndarray  # (bins,) pairs of two classes
+    positive_mean: float  # NaN where there is no such pair
+    negative_mean: float
+    num_sampled: int  # queries whose pairs the histograms count
+
+
+def sweep_pairs(embeddings, labels, num_neighbours=6, *, block_pairs=_BLOCK_PAIRS):
+    """Compares every image with every other and keeps what a report shows of it.
+
+    Args:
+        embeddings: float (N, dimension), N at least 2; compared by their cosine, in float32.
+        labels: integer class ids, (N,).
+        num_neighbours: neighbours to keep of each image. Defaults to 6, one row of a page; at
+            most N - 1 are there.
+        block_pairs: most similarities held at a time.
+
+    Returns:
+        A `PairSweep`. Its histograms count the pairs of all images, or of about 2**25 pairs'
+        worth of evenly chosen ones.
+
+    Example:
+
+    >>> sweep = sweep_pairs([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], [7, 7, 8])
+    >>> sweep.neighbours[:, 0]
+    array([1, 0, 1])
+    """
+    unit = unit_rows(embeddings)
+    labels = np.asarray(labels).reshape(-1)
+    count = len(unit)
+    kept = min(num_neighbours, count - 1)
+    neighbours = np.empty((count, kept), np.int64)
+    similarity_of = np.empty((count, kept), np.float32)
+    best_positive, best_negative = np.empty((2, count), np.float32)
+    sampled = np.zeros(count, bool)
+    sampled[:: max(1, -(-count * count // _HISTOGRAM_PAIRS))] = True
+    counts, sums = np.zeros((2, 2 * NUM_BINS), np.int64), np.zeros(2)
+    rows_at_once = max(1, block_pairs // count)
+    for start in range(0, count, rows_at_once):
+        rows = np.arange(start, min(start + rows_at_once, count))
+        similarity = unit[rows] @ unit.T
+        similarity[np.arange(len(rows)), rows] = -np.inf  # an image is not its own neighbour
+        nearest = _largest(similarity, kept)
+        neighbours[rows] = nearest
+        similarity_of[rows] = np.take_along_axis(similarity, nearest, axis=1)
+        same = labels[rows, None] == labels[None, :]
+        best_positive[rows] = np.where(same, similarity, -np.inf).max(axis=1)
+        best_negative[rows] = np.where(same, -np.inf, similarity).max(axis=1)
+        chosen = sampled[rows]
+        values, same = similarity[chosen], same[chosen]
+        same_pairs = values[same]
+        # the image itself, which stands among its class
+        same_pairs = same_pairs[np.isfinite(same_pairs)]
+        for kind, pairs in enumerate((same_pairs, values[~same])):
+            bins = np.clip((pairs + 1) * NUM_BINS, 0, 2 * NUM_BINS - 1).astype(np.int64)
+            counts[kind] += np.bincount(bins, minlength=2 * NUM_BINS)
+            sums[kind] += pairs.sum(dtype=np.float64)
+    for best in (best_positive, best_negative):
+        best[np.isinf(best)] = np.nan
+    edges, counts = _occurring_range(counts)
+    means = [s / c.sum() if c.sum() else float("nan") for s, c in zip(sums, counts)]
+    return PairSweep(
+        neighbours, similarity_of, best_positive, best_negative, edges, *counts, *means,
+        int(sampled.sum()),
+    )
+
+
+def unit_rows(embeddings):
+    """float32 rows of norm 1; rows of zeros stay zero."""
+    rows = np.asarray(embeddings, np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def _largest(similarity, count):
+    """Columns of the `count` largest of each row, largest first; of equal ones the first."""
+    if count < similarity.shape[1]:
+        found = np.sort(np.argpartition(-similarity, count - 1, axis=1)[:, :count], axis=1)
+    else:
+        found = np.broadcast_to(np.arange(count), similarity.shape)
+    order = np.argsort(-np.take_along_axis(similarity, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)
+
+
+def _occurring_range(counts):
+    """Cuts 2 · NUM_BINS bins of [-1, 1] to those in use, two merged where those are too many."""
+    edges = np.linspace(-1, 1, counts.shape[1] + 1)
+    used = np.flatnonzero(counts.any(axis=0))
+    if used[-1] + 1 - used[0] > NUM_BINS:
+        edges, counts = edges[::2], counts.reshape(2, -1, 2).sum(axis=2)
+        used = np.flatnonzero(counts.any(axis=0))
+    first, last = used[0], used[-1] + 1
+    return edges[first : last + 1], counts[:, first:last]

@@ -1,0 +1,81 @@
+"""Small pictures of images as data URIs: many in few sheets for the map, larger ones to look at."""
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+# multiples of 16, a JPEG's block of colour: neighbours on a sheet do not bleed into each other
+SHEET_SIDE = 16
+_QUALITY = 78
+
+
+def picture(images, index, size):
+    """The centre square of an image as a Pillow image of (size, size), RGB.
+
+    Args:
+        images: `ImageList`, in memory or as files.
+        index: row.
+        size: pixels; smaller images are enlarged.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is gone or damaged; the message names it.
+    """
+    if images.images is not None:
+        pixels = images.images[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    else:
+        image = _read(images.paths[index], size)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS, box=box)
+
+
+def _read(path, size):
+    try:
+        image = Image.open(path)
+        # of a JPEG at least twice the size is decoded, not the whole photograph
+        image.draft("RGB", (2 * size, 2 * size))
+        image.load()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"The image {path} is gone. The report shows the images themselves: put the data back"
+        ) from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"Cannot read the image {path}: {error}") from error
+    return image
+
+
+def data_uri(image, quality=_QUALITY):
+    """A Pillow image as the text of a JPEG data URI."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def sheets(images, chosen, size):
+    """Pictures of the chosen images, side by side on sheets of 16 × 16, row by row.
+
+    Args:
+        images: `ImageList`.
+        chosen: rows; the n-th stands on sheet n // 256 at place n % 256.
+        size: pixels of one picture, a multiple of 16.
+
+    Returns:
+        List of data URIs.
+    """
+    on_one = SHEET_SIDE**2
+    found = []
+    for start in range(0, len(chosen), on_one):
+        part = chosen[start : start + on_one]
+        rows = -(-len(part) // SHEET_SIDE)
+        sheet = np.zeros((rows * size, SHEET_SIDE * size, 3), np.uint8)
+        for place, index in enumerate(part):
+            row, column = divmod(place, SHEET_SIDE)
+            sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = np.asarray(
+                picture(images, index, size)
+            )
+        found.append(data_uri(Image.fromarray(sheet)))
+    return found

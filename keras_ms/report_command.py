@@ -1,0 +1,61 @@
+"""keras-ms report: the HTML page of a run."""
+
+import sys
+from pathlib import Path
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "report",
+        help="one HTML page about a trained model: metrics, map, best and worst queries",
+        description="Embeds the test images of a run once more and writes one HTML page that needs "
+        "no network: metrics with intervals, training curves, similarities, a map of the "
+        "embedding, best and worst queries, confused classes.",
+    )
+    parser.set_defaults(command=_report)
+    parser.add_argument("run", metavar="RUN_FOLDER", help="folder that train wrote")
+    parser.add_argument(
+        "--to", metavar="FILE", help="the page to write (default: report.html in the run's folder)"
+    )
+    parser.add_argument(
+        "--data-dir", metavar="FOLDER",
+        help="where the images lie now, if not where they lay during training",
+    )
+    parser.add_argument(
+        "--map-images", type=int, metavar="COUNT",
+        help="most images on the map (default: 4000, a page of about ten megabytes)",
+    )
+
+
+def _report(options):
+    # what would fail after the embedding fails now
+    from keras_ms.html_report.embedding_map import check_map_library
+    from keras_ms.run_folder import RunFolder
+    from keras_ms.whole_files import check_writable
+
+    run = RunFolder(options["run"])
+    if not run.settings.is_file():
+        raise FileNotFoundError(
+            "Expected the folder of a run, with settings.json in it. "
+            f"Received: {options['run']}"
+        )
+    path = Path(options["to"] or run.path / "report.html")
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected a file name such as report.html. Received: {path}")
+    if options["map_images"] is not None and options["map_images"] < 1:
+        raise ValueError(
+            f"Expected --map-images of at least 1. Received: {options['map_images']}"
+        )
+    check_writable(path.parent)
+    check_map_library()
+
+    from keras_ms.run_report import run_report
+
+    size = run_report(
+        run,
+        path,
+        data_dir=options["data_dir"],
+        num_map_images=options["map_images"],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    print(f"Wrote {path} ({size / 1e6:.1f} MB)")
