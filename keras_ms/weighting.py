@@ -281,9 +281,10 @@ def log_sums_exp(exponents, pairs):
     masks = pairs.positive, pairs.negative
     # over masked entries only: no other entry sets the scale
     largest = [masked_max(exponents, mask, -_NEVER) for mask in masks]
-    # a pair is of one kind, so one exponential serves both; entries of neither kind may overflow
-    # and are dropped
-    terms = ops.exp(exponents - ops.where(pairs.positive, *largest))
+    # a pair is of one kind, so one exponential serves both; entries of neither kind would overflow
+    shifted = exponents - ops.where(pairs.positive, *largest)
+    is_pair = ops.logical_or(*masks)
+    terms = ops.exp(ops.where(is_pair, shifted, ops.zeros_like(shifted)))
     totals = []
     for mask, scale in zip(masks, largest):
         total = ops.sum(ops.where(mask, terms, ops.zeros_like(terms)), axis=-1, keepdims=True)

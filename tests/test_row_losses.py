@@ -21,6 +21,7 @@ from keras_ms.losses import (
     margin,
     supervised_contrastive,
 )
+from keras_ms.pairs import Pairs, pair_masks
 
 CLASSES = {
     "contrastive": contrastive.ContrastiveLoss,
@@ -270,6 +271,25 @@ def test_exponents_beyond_float32():
     np.testing.assert_allclose(
         gradient, expected_gradient, rtol=0, atol=1e-4 * np.abs(expected_gradient).max()
     )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lifted_structure.lifted_structure,
+        circle.circle,
+        supervised_contrastive.supervised_contrastive,
+    ],
+)
+def test_the_functions_alone_can_be_differentiated(function):
+    """Also where an anchor has pairs of one kind only, as in a loss of one's own."""
+    embeddings = tf.constant(np.random.default_rng(0).normal(size=(5, 3)))
+    with tf.GradientTape() as tape:
+        tape.watch(embeddings)
+        unit = tf.math.l2_normalize(embeddings, axis=1)
+        similarity = tf.matmul(unit, unit, transpose_b=True)
+        value = tf.reduce_sum(function(Pairs(similarity, *pair_masks(np.array([0, 0, 1, 2, 3])))))
+    assert np.isfinite(tape.gradient(value, embeddings)).all() and float(value) > 0
 
 
 @pytest.mark.parametrize("chosen", [DEFAULTS, OTHERS])
