@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles_retrieval import recall_at_k_oracle
 
+from keras_ms.evaluation import device_ranks, inputs, processor_ranks
 from keras_ms.evaluation import ranks as ranks_module
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import recall_at_k
@@ -24,11 +25,18 @@ def clustered(num_rows, num_classes, dimension=16, seed=0):
     return embeddings.astype(np.float32), labels
 
 
+@pytest.fixture(params=["processor", "accelerator"])
+def computed_by(request, monkeypatch):
+    """Both ways to compute ranks; the accelerator's compiled tiles run on a processor too."""
+    monkeypatch.setattr(ranks_module, "on_accelerator", lambda: request.param == "accelerator")
+    return request.param
+
+
 # few classes: they straddle blocks; many: most are singletons; one: no negatives at all
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 60, 400])
 @pytest.mark.parametrize("block_size", [64, 100, 2048])
 @pytest.mark.parametrize("duplicates", [0, 80])
-def test_equals_the_oracle(num_classes, block_size, duplicates):
+def test_equals_the_oracle(num_classes, block_size, duplicates, computed_by):
     embeddings, labels = clustered(301, num_classes, seed=num_classes + duplicates)
     # copies keep their own labels: some become exact ties with another class
     embeddings[:duplicates] = embeddings[duplicates : 2 * duplicates]
@@ -41,7 +49,7 @@ def test_equals_the_oracle(num_classes, block_size, duplicates):
 
 @pytest.mark.parametrize("num_classes", [1, 7, 60, 400])
 @pytest.mark.parametrize("block_size", [64, 2048])
-def test_gallery_equals_the_oracle(num_classes, block_size):
+def test_gallery_equals_the_oracle(num_classes, block_size, computed_by):
     embeddings, labels = clustered(400, num_classes, seed=5)
     embeddings[:60] = embeddings[200:260]
     parts = embeddings[:130], labels[:130], KS, embeddings[130:], labels[130:]
@@ -51,7 +59,7 @@ def test_gallery_equals_the_oracle(num_classes, block_size):
     assert (recalls.num_queries, recalls.num_skipped) == (130, skipped)
 
 
-def test_several_full_tiles_equal_the_oracle():
+def test_several_full_tiles_equal_the_oracle(computed_by):
     embeddings, labels = clustered(1500, 300, dimension=64, seed=3)
     recalls = recall_at_k(embeddings, labels, (1, 10, 100, 1000), block_size=512)
     assert recalls == recall_at_k_oracle(embeddings, labels, (1, 10, 100, 1000))[0]
@@ -66,14 +74,20 @@ def test_ranks_by_hand():
 
 
 @pytest.mark.parametrize("dimension", [8, 64, 512, 513])
-def test_collapsed_embeddings_score_nothing(dimension):
-    for num_rows in (50, 777, 3000):
+def test_collapsed_embeddings_score_nothing(dimension, computed_by):
+    for num_rows in (50, 777):
         labels = np.arange(num_rows) % 10
         row = np.random.default_rng(num_rows).standard_normal(dimension)
         for collapsed in (np.ones((num_rows, dimension)), np.tile(row, (num_rows, 1))):
             for extra in ({}, {"block_size": 500}):
                 assert recall_at_k(collapsed, labels, (1,), **extra) == {1: 0.0}
             assert recall_at_k(collapsed, labels, (1,), collapsed, labels) == {1: 0.0}
+
+
+def test_collapsed_embeddings_score_nothing_in_several_tiles(computed_by):
+    labels = np.arange(3000) % 10
+    collapsed = np.tile(np.random.default_rng(0).standard_normal(512), (3000, 1))
+    assert recall_at_k(collapsed, labels, (1,)) == {1: 0.0}
 
 
 def test_nearly_collapsed_embeddings_score_about_chance():
@@ -208,14 +222,76 @@ def test_block_size_must_be_positive():
 
 @pytest.mark.parametrize("num_classes", [1, 3, 40, 997])
 @pytest.mark.parametrize("block_size", [1, 7, 64, 256])
-def test_blocks_hold_every_row_once_and_share_one_shape(num_classes, block_size):
+def test_compiled_blocks_hold_every_row_once_and_share_one_shape(num_classes, block_size):
     embeddings, labels = clustered(997, num_classes, dimension=3)
-    classes = np.unique(labels, return_inverse=True)[1]
-    blocks = ranks_module._class_sorted_blocks(embeddings, classes, block_size)
-    assert sorted(np.concatenate([block.index for block in blocks])) == list(range(997))
+    rows, _ = inputs.retrieval_sets(embeddings, labels)
+    blocks = device_ranks._blocks(rows, block_size, padding=-1)
+    items = np.concatenate([np.asarray(block.items)[: block.count] for block in blocks])
+    assert sorted(items) == list(range(997))
     assert len({tuple(block.rows.shape) for block in blocks}) == 1
     assert blocks[0].rows.shape[0] <= block_size
     assert len(blocks) <= np.ceil(997 / max(1, block_size - block_size // 16))
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 3, 3, 3], [9], [9, 1, 9], [1, 2, 9, 4, 4, 1]])
+def test_blocks_of_whole_classes(sizes):
+    stops = np.cumsum(sizes).tolist()
+    spans = list(zip([0, *stops], stops))
+    blocks = processor_ranks._blocks_of_classes(spans, 8)
+    assert [start for start, _ in blocks] + [stops[-1]] == [0, *(stop for _, stop in blocks)]
+    assert {stop for _, stop in blocks} <= set(stops)
+    assert all(stop - start <= 8 or (start, stop) in spans for start, stop in blocks)
+
+
+@pytest.mark.parametrize("block_size", [8, 2048])
+def test_queries_that_are_in_the_gallery_leave_themselves_out(block_size, computed_by):
+    embeddings, labels = clustered(200, 30, seed=9)
+    embeddings[150:] = embeddings[:50]  # duplicates still count
+    gallery = np.random.default_rng(0).permutation(200)[:170]
+    positions = np.full(200, -1)
+    positions[gallery] = np.arange(170)
+    queries = np.arange(20, 190)
+    ranks = best_positive_ranks(
+        embeddings[queries],
+        labels[queries],
+        embeddings[gallery],
+        labels[gallery],
+        query_positions=positions[queries],
+        block_size=block_size,
+    )
+    for query, rank in zip(queries, ranks):
+        others = gallery[gallery != query]
+        alone = best_positive_ranks(
+            embeddings[[query]], labels[[query]], embeddings[others], labels[others]
+        )
+        assert rank == alone[0]
+    everything = best_positive_ranks(
+        embeddings, labels, embeddings, labels, query_positions=np.arange(200)
+    )
+    assert everything.tolist() == best_positive_ranks(embeddings, labels).tolist()
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (np.arange(3), r"shape \(20,\)"),
+        (np.arange(20.0), "as integers"),
+        (np.arange(1, 21), "0 to 19"),
+        (np.arange(20) - 2, "-1 for a query"),
+    ],
+)
+def test_wrong_query_positions_are_explained(positions, message):
+    with pytest.raises(ValueError, match=message):
+        recall_at_k(GOOD, LABELS, (1,), GOOD, LABELS, query_positions=positions)
+    with pytest.raises(ValueError, match="no gallery was given"):
+        recall_at_k(GOOD, LABELS, (1,), query_positions=np.arange(20))
+
+
+def test_progress_ends_at_one(computed_by):
+    shares = []
+    embeddings, labels = clustered(500, 50)
+    best_positive_ranks(embeddings, labels, block_size=64, progress=shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1 and len(shares) > 3
 
 
 def test_memory_stays_far_below_the_square_of_the_set():

@@ -34,7 +34,9 @@ def recall_at_k(
     gallery_embeddings=None,
     gallery_labels=None,
     *,
+    query_positions=None,
     block_size=BLOCK_SIZE,
+    progress=None,
 ):
     """Share of queries with an item of their own class among the K most similar.
 
@@ -52,10 +54,15 @@ def recall_at_k(
             as int64, never as floats.
         ks: the values of K, integers of at least 1. Defaults to (1, 2, 4, 8), usual for CUB-200.
         gallery_embeddings: rows to search instead, shape (num_items, dimension). Nothing is
-            excluded then: queries and gallery are taken as different images.
+            excluded then but what `query_positions` says: queries and gallery are taken as
+            different images.
         gallery_labels: their class ids; needed with `gallery_embeddings`.
-        block_size: most rows of one tile of similarities. Peak memory is about one copy of the
-            embeddings plus a few tiles of block_size² float32 numbers.
+        query_positions: where each query's own image stands in the gallery, -1 if it is not in
+            it, integers of shape (num_queries,). It is left out, by index. Defaults to None: no
+            query is in the gallery.
+        block_size: most rows or columns of one tile of similarities. Peak memory is about one
+            copy of the embeddings plus at most a few tiles of block_size² float32 numbers.
+        progress: called with the share of the work done, 0 to 1, now and then.
 
     Returns:
         A `Recalls`: dict from K to Recall@K (float, 0..1), in the order of `ks`, with the
@@ -70,9 +77,15 @@ def recall_at_k(
         >>> recalls[1], recalls.num_skipped
         (1.0, 1)
     """
-    ks = _checked_ks(ks)
+    ks = checked_ks(ks)
     ranks = best_positive_ranks(
-        embeddings, labels, gallery_embeddings, gallery_labels, block_size=block_size
+        embeddings,
+        labels,
+        gallery_embeddings,
+        gallery_labels,
+        query_positions=query_positions,
+        block_size=block_size,
+        progress=progress,
     )
     scored = ranks[ranks > 0]
     if not len(scored):
@@ -85,7 +98,8 @@ def recall_at_k(
     return Recalls(values, num_queries=len(ranks), num_skipped=len(ranks) - len(scored))
 
 
-def _checked_ks(ks):
+def checked_ks(ks):
+    """The values of K as a list of integers, else a ValueError."""
     try:
         checked = [operator.index(k) for k in ks if not isinstance(k, (bool, np.bool_))]
         valid = len(checked) == len(ks) > 0 and min(checked) >= 1

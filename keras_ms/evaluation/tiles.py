@@ -68,8 +68,10 @@ def count_tile(a, b, a_labels, b_labels, a_best, b_best):
     return _count_ahead(negatives, a_best, axis=1), _count_ahead(negatives, b_best, axis=0)
 
 
-def best_positive_rows(a, b, a_labels, b_labels):
-    return ops.max(_positives(_similarity(a, b), a_labels, b_labels), axis=1)
+def best_positive_rows(a, b, a_labels, b_labels, a_items, b_items):
+    positives = _positives(_similarity(a, b), a_labels, b_labels)
+    own = a_items[:, None] == b_items[None, :]
+    return ops.max(ops.where(own, NO_PAIR, positives), axis=1)
 
 
 def count_rows(a, b, a_labels, b_labels, a_best):

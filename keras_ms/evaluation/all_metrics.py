@@ -1,0 +1,256 @@
+"""Every metric of a set of embeddings in one call, with intervals and counts."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_ms.evaluation.class_bootstrap import NUM_RESAMPLES, class_bootstrap
+from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, require_scikit_learn
+from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
+from keras_ms.evaluation.average_precision import precision_at_r
+from keras_ms.evaluation.ranks import best_positive_ranks
+from keras_ms.evaluation.retrieval import checked_ks
+
+# what is measured by default needs no further package and takes about two products of all pairs
+RETRIEVAL_METRICS = ("recall", "r_precision", "map_at_r")
+CLUSTER_METRICS = ("nmi", "ami", "f1")
+METRICS = RETRIEVAL_METRICS + CLUSTER_METRICS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_embeddings` found.
+
+    Attributes:
+        values: metric name to float: "recall@1" and so on, "r_precision", "map_at_r", "nmi",
+            "ami", "f1", those that were asked for, in that order.
+        intervals: name of a retrieval metric to (low, high), 95 % by bootstrap over classes; empty
+            where none was asked for or only one class was scored.
+        recall_per_class: class id to Recall@K of its queries, K the first of `ks`; empty without
+            the metric "recall". Classes whose queries were all skipped are not in it.
+        num_queries, num_items: queries, and gallery items they search.
+        num_skipped: queries without a relevant item, left out of the retrieval metrics.
+        num_classes: classes among queries and gallery.
+        num_clusters: clusters that k-means found; None where none were asked for.
+        num_resamples: of the bootstrap.
+    """
+
+    values: dict
+    intervals: dict = field(default_factory=dict)
+    recall_per_class: dict = field(default_factory=dict)
+    num_queries: int = 0
+    num_items: int = 0
+    num_skipped: int = 0
+    num_classes: int = 0
+    num_clusters: int = None
+    num_resamples: int = 0
+
+    def table(self):
+        """The values as a Markdown table, with a line about the counts above."""
+        lines = [
+            f"{self.num_queries:,} queries in {self.num_items:,} items, {self.num_classes:,} "
+            f"classes; {self.num_skipped:,} queries skipped (no other item of their class)",
+            "",
+            "| metric | value | 95 % interval |",
+            "|---|---|---|",
+        ]
+        for name, value in self.values.items():
+            low_high = self.intervals.get(name)
+            interval = f"{low_high[0]:.4f} – {low_high[1]:.4f}" if low_high else "–"
+            lines.append(f"| {name} | {value:.4f} | {interval} |")
+        if self.intervals:
+            lines += ["", f"Intervals: bootstrap over classes, {self.num_resamples:,} resamples."]
+        return "\n".join(lines)
+
+
+def evaluate_embeddings(
+    embeddings,
+    labels,
+    *,
+    ks=(1, 2, 4, 8),
+    metrics=RETRIEVAL_METRICS,
+    is_query=None,
+    is_gallery=None,
+    num_resamples=NUM_RESAMPLES,
+    seed=0,
+    verbose=False,
+):
+    """Recall@K, R-Precision, MAP@R, NMI, AMI and F1 of embeddings, as asked for.
+
+    Without `is_query` and `is_gallery` every image searches all others. With them the queries
+    search the gallery; an image may be both, and then leaves itself out, by its index. Images that
+    are neither are ignored. The cluster metrics take queries and gallery together.
+
+    Args:
+        embeddings: float array or tensor of any backend, (N, dimension); L2-normalised inside.
+        labels: class ids, any integer dtype, (N,) or (N, 1).
+        ks: the values of K. Defaults to (1, 2, 4, 8), usual for CUB-200.
+        metrics: names of `keras_ms.evaluation.METRICS`. Defaults to ("recall", "r_precision",
+            "map_at_r"); "nmi", "ami" and "f1" need scikit-learn (the extra `evaluation`) and
+            k-means with as many clusters as classes, which takes far longer than the others.
+        is_query, is_gallery: bool (N,). Defaults to None: all.
+        num_resamples: times that classes are drawn for the intervals; 0: no intervals. Defaults
+            to 1000.
+        seed: of the bootstrap and of k-means.
+        verbose: show progress on standard error, if it is a terminal. Defaults to False.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        ImportError: cluster metrics without scikit-learn.
+        ValueError: an unknown metric, wrong shapes or dtypes, NaN or infinity, no query or no
+            gallery, or no query with a relevant item.
+
+    Example:
+        >>> found = evaluate_embeddings([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], [7, 7, 8], ks=(1,))
+        >>> found.values
+        {'recall@1': 1.0, 'r_precision': 1.0, 'map_at_r': 1.0}
+    """
+    ks, metrics = checked_ks(ks), _checked_metrics(metrics)
+    embeddings = checked_embeddings(embeddings, "embeddings")
+    labels = checked_ids(labels, len(embeddings), "labels", "embeddings")
+    query_rows = _chosen(is_query, len(embeddings), "is_query")
+    gallery_rows = _chosen(is_gallery, len(embeddings), "is_gallery")
+    used = np.union1d(query_rows, gallery_rows)
+    if set(metrics) & set(CLUSTER_METRICS):
+        require_scikit_learn()  # before minutes of other work
+    sets = _searched(embeddings, labels, query_rows, gallery_rows)
+
+    scores, skipped = _query_scores(sets, metrics, ks, verbose)
+    values, intervals, per_class = {}, {}, {}
+    scored_labels = labels[query_rows][~skipped]
+    if scores:
+        if skipped.all():
+            raise ValueError(
+                "Retrieval metrics need a query whose class has another item to find. Received "
+                f"{len(query_rows)} queries, none with one. Check the labels, or give more images "
+                "of each class."
+            )
+        columns = np.stack([score[~skipped] for score in scores.values()], axis=1)
+        values = dict(zip(scores, columns.mean(axis=0).tolist()))
+        if num_resamples and len(np.unique(scored_labels)) > 1:
+            with _Progress("intervals", verbose) as progress:
+                ends = class_bootstrap(
+                    columns,
+                    scored_labels,
+                    num_resamples=num_resamples,
+                    seed=seed,
+                    progress=progress,
+                )
+            intervals = dict(zip(scores, map(tuple, ends.T.tolist())))
+    if "recall" in metrics:
+        per_class = _mean_per_class(scores[f"recall@{ks[0]}"][~skipped], scored_labels)
+
+    num_clusters, num_classes = None, len(np.unique(labels[used]))
+    if set(metrics) & set(CLUSTER_METRICS):
+        with _Progress(f"k-means, {num_classes:,} clusters", verbose):
+            clusters = cluster_embeddings(embeddings[used], num_classes, seed=seed)
+            found = cluster_scores(labels[used], clusters)
+        values |= {name: getattr(found, name) for name in CLUSTER_METRICS if name in metrics}
+        num_clusters = found.num_clusters
+    return Evaluation(
+        values,
+        intervals,
+        per_class,
+        num_queries=len(query_rows),
+        num_items=len(gallery_rows),
+        num_skipped=int(np.count_nonzero(skipped)),
+        num_classes=num_classes,
+        num_clusters=num_clusters,
+        num_resamples=num_resamples if intervals else 0,
+    )
+
+
+def _searched(embeddings, labels, query_rows, gallery_rows):
+    """Arguments of the retrieval metrics."""
+    if len(query_rows) == len(gallery_rows) == len(embeddings):
+        return {"embeddings": embeddings, "labels": labels}
+    position = np.full(len(embeddings), -1)
+    position[gallery_rows] = np.arange(len(gallery_rows))
+    return {
+        "embeddings": embeddings[query_rows],
+        "labels": labels[query_rows],
+        "gallery_embeddings": embeddings[gallery_rows],
+        "gallery_labels": labels[gallery_rows],
+        "query_positions": position[query_rows],
+    }
+
+
+def _query_scores(sets, metrics, ks, verbose):
+    """{name: score of each query} of the retrieval metrics, and which queries are skipped."""
+    scores, skipped = {}, np.zeros(len(sets["labels"]), bool)
+    if "recall" in metrics:
+        with _Progress("Recall@K", verbose) as progress:
+            ranks = best_positive_ranks(**sets, progress=progress)
+        skipped = ranks == 0
+        scores |= {f"recall@{k}": ranks <= k for k in ks}
+    if {"r_precision", "map_at_r"} & set(metrics):
+        with _Progress("R-Precision, MAP@R", verbose) as progress:
+            found = precision_at_r(**sets, progress=progress)
+        skipped = found.num_relevant == 0
+        by_name = {"r_precision": found.r_precision, "map_at_r": found.average_precision}
+        scores |= {name: score for name, score in by_name.items() if name in metrics}
+    return scores, skipped
+
+
+def _mean_per_class(scores, labels):
+    classes, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    means = np.bincount(members, scores) / sizes
+    return dict(zip(classes.tolist(), means.tolist()))
+
+
+def _checked_metrics(metrics):
+    given = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    unknown = [name for name in given if name not in METRICS]
+    if unknown or not given:
+        raise ValueError(
+            f"Expected `metrics` to be some of {METRICS}. Received: {', '.join(map(repr, given))}"
+        )
+    return [name for name in METRICS if name in given]
+
+
+def _chosen(flags, count, name):
+    """Rows whose flag is set; all of them without flags."""
+    if flags is None:
+        return np.arange(count)
+    flags = np.asarray(flags)
+    if flags.dtype != bool or flags.shape != (count,):
+        raise ValueError(
+            f"Expected `{name}` as booleans, one for each of {count} rows. "
+            f"Received: {flags.dtype} of shape {flags.shape}"
+        )
+    if not flags.any():
+        raise ValueError(f"`{name}` is False for all of {count} rows: nothing to evaluate")
+    return np.flatnonzero(flags)
+
+
+class _Progress:
+    """A bar on standard error for what takes longer than a moment; called with the share done."""
+
+    def __init__(self, name, shown):
+        self._name = name
+        self._shown = shown and sys.stderr.isatty()
+        self._start = time.monotonic()
+
+    def __enter__(self):
+        self(0.0)
+        return self
+
+    def __call__(self, share):
+        if self._shown:
+            seconds = time.monotonic() - self._start
+            left = f", {seconds / share - seconds:.0f} s left" if share and seconds > 1 else ""
+            bar = "#" * round(30 * share)
+            print(
+                f"\r\033[K{self._name} [{bar:<30}] {share:4.0%}{left}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __exit__(self, *_):
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

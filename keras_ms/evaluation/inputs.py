@@ -1,0 +1,168 @@
+"""What the retrieval metrics are given, checked: unit rows in the order of their classes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+# Rows that are normalised at a time: their copies, not the whole set's, are held.
+_PART = 4096
+
+
+class RetrievalSet(NamedTuple):
+    """Unit rows sorted by class: the rows of one class stand together.
+
+    Attributes:
+        rows: float32 (count, dimension), of norm 1 (0 for zero rows).
+        classes: int64 (count,), ascending; queries and gallery number their classes alike.
+        order: (count,) where each row stands in the caller's arrays.
+        items: (count,) int64. Two rows of the same number are the same image; of a gallery, its
+            position in the caller's array, of a query its position in the gallery or -1.
+    """
+
+    rows: np.ndarray
+    classes: np.ndarray
+    order: np.ndarray
+    items: np.ndarray
+
+    def spans(self):
+        """(start, stop) of every class that has rows, in order."""
+        bounds = np.flatnonzero(np.diff(self.classes)) + 1
+        return list(zip([0, *bounds.tolist()], [*bounds.tolist(), len(self.classes)]))
+
+    def span_of(self, first, last):
+        """(start, stop) of the rows whose class is in first..last, which may be none."""
+        start = np.searchsorted(self.classes, first, side="left")
+        return int(start), int(np.searchsorted(self.classes, last, side="right"))
+
+
+def retrieval_sets(
+    embeddings, labels, gallery_embeddings=None, gallery_labels=None, query_positions=None
+):
+    """Checks queries and gallery and sorts both by class.
+
+    Args: as `keras_ms.evaluation.best_positive_ranks`.
+
+    Returns:
+        Two `RetrievalSet`, queries and gallery; twice the same object without a gallery.
+
+    Raises:
+        ValueError: wrong shapes, lengths or dtypes, NaN or infinity, half a gallery.
+    """
+    if (gallery_embeddings is None) != (gallery_labels is None):
+        given = "gallery_labels" if gallery_embeddings is None else "gallery_embeddings"
+        raise ValueError(
+            "`gallery_embeddings` and `gallery_labels` belong together: give both or neither. "
+            f"Received only `{given}`"
+        )
+    queries = checked_embeddings(embeddings, "embeddings")
+    query_ids = checked_ids(labels, len(queries), "labels", "embeddings")
+    if gallery_embeddings is None:
+        if query_positions is not None:
+            raise ValueError(
+                "`query_positions` says where queries stand in a gallery, and no gallery was "
+                "given: without one each query leaves itself out already."
+            )
+        classes = np.unique(query_ids, return_inverse=True)[1]
+        same = _sorted_by_class(queries, classes, np.arange(len(queries)))
+        return same, same
+    gallery = checked_embeddings(gallery_embeddings, "gallery_embeddings")
+    gallery_ids = checked_ids(gallery_labels, len(gallery), "gallery_labels", "gallery_embeddings")
+    if gallery.shape[1] != queries.shape[1]:
+        raise ValueError(
+            "Queries and gallery must have the same dimension. Received: "
+            f"embeddings {queries.shape}, gallery_embeddings {gallery.shape}"
+        )
+    classes = np.unique(np.concatenate([query_ids, gallery_ids]), return_inverse=True)[1]
+    positions = _checked_positions(query_positions, len(queries), len(gallery))
+    return (
+        _sorted_by_class(queries, classes[: len(queries)], positions),
+        _sorted_by_class(gallery, classes[len(queries) :], np.arange(len(gallery))),
+    )
+
+
+def unit_rows(rows):
+    """Rows divided by their norms, in float32; a zero row stays zero."""
+    rows = rows.astype(np.float64 if rows.dtype.itemsize > 4 else np.float32)
+    # squares of tiny or huge numbers would leave the range of float32
+    largest = np.max(np.abs(rows), axis=1, keepdims=True)
+    moderate = (largest == 0) | ((largest > 1e-9) & (largest < 1e9))
+    rows = (rows / np.where(moderate, 1, largest)).astype(np.float32)
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def _sorted_by_class(embeddings, classes, items):
+    order = np.argsort(classes, kind="stable")
+    rows = np.empty(embeddings.shape, np.float32)
+    for start in range(0, len(order), _PART):
+        part = slice(start, start + _PART)
+        rows[part] = unit_rows(embeddings[order[part]])
+    return RetrievalSet(rows, classes[order], order, items[order])
+
+
+def as_numpy(array):
+    """The array as NumPy's, from a tensor of any backend too."""
+    return ops.convert_to_numpy(array) if ops.is_tensor(array) else np.asarray(array)
+
+
+def checked_embeddings(embeddings, name):
+    """NumPy array (images, dimension) of finite numbers, else a ValueError that says what is."""
+    embeddings = as_numpy(embeddings)
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        raise ValueError(
+            f"Expected `{name}` of shape (images, dimension), neither of them 0. "
+            f"Received shape: {embeddings.shape}"
+        )
+    try:
+        # in parts: the flags of one part, not of the whole set, are held at a time
+        finite = np.concatenate(
+            [np.isfinite(part).all(axis=1) for part in np.array_split(embeddings, 16)]
+        )
+    except TypeError as error:
+        raise ValueError(
+            f"Expected numbers in `{name}`. Received dtype: {embeddings.dtype}"
+        ) from error
+    if not finite.all():
+        raise ValueError(
+            f"`{name}` must be finite: {np.count_nonzero(~finite)} of {len(finite)} rows hold NaN "
+            f"or infinity, the first is row {np.argmin(finite)}. Training diverged (lower the "
+            "learning rate) or the model's output is not normalised safely."
+        )
+    return embeddings
+
+
+def checked_ids(labels, num_rows, name, rows_name):
+    """Class ids as int64 (num_rows,), else a ValueError that says what is wrong."""
+    labels = as_numpy(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Expected integer class ids in `{name}` (floats merge ids above 2**24; number the "
+            f"classes first if they are names). Received dtype: {labels.dtype}"
+        )
+    if labels.shape not in ((num_rows,), (num_rows, 1)):
+        raise ValueError(
+            f"Expected `{name}` of shape ({num_rows},) or ({num_rows}, 1): one class id for each "
+            f"row of `{rows_name}`. Received shape: {labels.shape}"
+        )
+    if labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"Class ids must fit int64. Received in `{name}`: {labels.max()}")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def _checked_positions(positions, num_queries, num_items):
+    if positions is None:
+        return np.full(num_queries, -1)
+    positions = as_numpy(positions)
+    if (
+        positions.shape != (num_queries,)
+        or positions.dtype.kind not in "iu"
+        or positions.min() < -1
+        or positions.max() >= num_items
+    ):
+        raise ValueError(
+            f"Expected `query_positions` as integers of shape ({num_queries},), each a row of the "
+            f"gallery, 0 to {num_items - 1}, or -1 for a query that is not in it. "
+            f"Received: {positions!r}"
+        )
+    return positions.astype(np.int64)
