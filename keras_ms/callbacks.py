@@ -50,6 +50,9 @@ class RecallAtK(keras.callbacks.Callback):
             the embeddings (`keras_ms.Proxies` after them, or a classifier). It shares its weights
             with the trained model, whose weights are those kept as the best. Defaults to None:
             the trained model embeds.
+        images: the ImageList that `dataset` gives in its order, where that says which images are
+            queries and which the gallery: queries are then searched among the gallery only.
+            Defaults to None: all are searched in one another.
         verbose: 1 prints a line for each measurement. Defaults to 0: the progress bar shows it.
 
     Attributes:
@@ -61,8 +64,8 @@ class RecallAtK(keras.callbacks.Callback):
 
     Raises:
         ValueError: an infinite or single-use dataset, invalid options; in `fit`, batches that are
-            not (images, labels), a model whose output is not (batch, dimension), or labels without
-            any class of two images.
+            not (images, labels), or not those of `images`, a model whose output is not (batch,
+            dimension), or labels without any class of two images.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -87,6 +90,7 @@ class RecallAtK(keras.callbacks.Callback):
         restore_best_weights=False,
         batch_size=64,
         embedder=None,
+        images=None,
         verbose=0,
     ):
         super().__init__()
@@ -108,6 +112,7 @@ class RecallAtK(keras.callbacks.Callback):
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
         self.embedder = embedder
+        self.images = images
         self.verbose = verbose
         self.history = []
         self.best_value = None
@@ -214,7 +219,7 @@ class RecallAtK(keras.callbacks.Callback):
     def _recalls(self, embeddings, labels):
         diverged = ~np.isfinite(embeddings).all(axis=1)
         if not diverged.any():
-            return recall_at_k(embeddings, labels, self.ks)
+            return recall_at_k(**self._arguments(embeddings, labels), ks=self.ks)
         if not self._warned_of_nan:
             self._warned_of_nan = True
             warnings.warn(
@@ -225,6 +230,16 @@ class RecallAtK(keras.callbacks.Callback):
                 stacklevel=2,
             )
         return Recalls(dict.fromkeys(self.ks, math.nan), len(labels), 0)
+
+    def _arguments(self, embeddings, labels):
+        if self.images is None:
+            return {"embeddings": embeddings, "labels": labels}
+        if not np.array_equal(labels, self.images.labels):
+            raise ValueError(
+                "Expected `dataset` to give the images of `images` in their order. Received other "
+                f"labels ({len(labels)} of them; the list has {len(self.images)})"
+            )
+        return self.images.retrieval_arguments(embeddings)
 
     def _warn_about_earlier_callbacks(self, caller):
         # Keras tells a callback nothing about its neighbours. The list that calls this one is in

@@ -46,11 +46,19 @@ class Settings:
     # data
     dataset: str = _setting(
         "auto",
-        "glyphs (drawn, no download), folder (class per subfolder of --data-dir) or omniglot (its "
-        "two archives in --data-dir); auto: folder if --data-dir is given, else glyphs",
-        ("auto", "glyphs", "folder", "omniglot"),
+        "glyphs (drawn, no download); in --data-dir: folder (a subfolder for each class), cub, "
+        "cars, sop, in_shop, grocery, omniglot (as their authors ship them) or csv (the file "
+        "itself); auto: by what is in --data-dir, glyphs without it",
+        (
+            "auto", "glyphs", "folder", "cub", "cars", "sop", "in_shop", "grocery", "omniglot",
+            "csv",
+        ),
     )
-    data_dir: str = _setting("", "folder with the images or archives")
+    data_dir: str = _setting("", "folder with the images or archives, or a CSV file")
+    check_counts: bool = _setting(
+        # with images missing, figures do not compare with published ones
+        True, "stop where a published data set is not whole, rather than use what is there"
+    )
     # first half trains, second half tests: the convention of CUB-200 and Cars-196
     test_fraction: float = _setting(
         0.5, "share of the classes, last in sorted order, that is for testing only"

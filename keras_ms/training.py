@@ -137,6 +137,7 @@ class _Training:
         recall = RecallAtK(
             validation if has_validation else test,
             ks=self.ks,
+            images=self.data.images.subset("validation" if has_validation else "test"),
             # without validation classes the curve shows the test classes: reported, not chosen by
             prefix="val_" if has_validation else "test_",
             weights_path=run.best_weights if has_validation else None,
@@ -252,22 +253,23 @@ class _Training:
         images = self.data.images.subset("test")
         pixels = self.data.raw_pixels()
         if pixels is not None:
-            results["raw_pixels"] = _plain(recall_at_k(pixels, images.labels, ks=self.ks))
+            results["raw_pixels"] = self._recalls_of(images, pixels)
         if self.settings.freeze_backbone:
-            features = self.data.features(images)
-            results["pooled_features"] = _plain(recall_at_k(features, images.labels, ks=self.ks))
+            results["pooled_features"] = self._recalls_of(images, self.data.features(images))
         self.log(f"Embedding {len(images)} test images before training")
         results["before_training"] = self._recalls(test)
         self.log(_table(results, self.ks))
         return results
 
-    def _recalls(self, dataset):
+    def _recalls(self, test):
         """Recall@K by K as text, for JSON; None if the embeddings are not finite."""
-        embeddings = self.model.predict(dataset.map(lambda item, label: item), verbose=0)
+        embeddings = self.model.predict(test.map(lambda item, label: item), verbose=0)
         if not np.isfinite(embeddings).all():
             return None
-        labels = np.concatenate([label.numpy() for _, label in dataset])
-        return _plain(recall_at_k(embeddings, labels, ks=self.ks))
+        return self._recalls_of(self.data.images.subset("test"), embeddings)
+
+    def _recalls_of(self, images, embeddings):
+        return _plain(recall_at_k(**images.retrieval_arguments(embeddings), ks=self.ks))
 
 
 def _synchronize_batch_norm(model, synchronized):

@@ -92,7 +92,8 @@ def test_a_really_prepared_set(tmp_path):
             )
 
         def _split_generators(self, manager):
-            return {"train": self._generate_examples([0, 150]), "test": self._generate_examples([0])}
+            splits = {"train": [0, 150], "test": [0]}
+            return {name: self._generate_examples(labels) for name, labels in splits.items()}
 
         def _generate_examples(self, labels):
             for number, label in enumerate(labels):

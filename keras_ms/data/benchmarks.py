@@ -92,7 +92,8 @@ class Benchmark:
             return
         lines = [f"{self.title} as found here is not the published set:"]
         for name in expected | found:
-            lines.append(f"  {name}: found {_count(found, name)}, expected {_count(expected, name)}")
+            pair = f"found {_count(found, name)}, expected {_count(expected, name)}"
+            lines.append(f"  {name}: {pair}")
         if check_counts:
             lines.append(
                 "Extract it anew, or use it as it is with check_counts=False (--no-check-counts): "

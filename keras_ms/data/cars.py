@@ -155,7 +155,9 @@ def _names(contents, path):
     try:
         return [str(name.item()) for name in contents["class_names"].ravel()]
     except (KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"Expected `class_names` in {path}. It lacks or garbles {error}") from error
+        raise ValueError(
+            f"Expected `class_names` in {path}. It lacks or garbles {error}"
+        ) from error
 
 
 def _numbered(class_ids):
@@ -170,4 +172,6 @@ def _matlab(path):
     try:
         return loadmat(path)
     except Exception as error:  # its parser raises whatever damaged bytes make it trip over
-        raise ValueError(f"{path} is damaged or no MATLAB file ({error}). Fetch it again") from error
+        raise ValueError(
+            f"{path} is damaged or no MATLAB file ({error}). Fetch it again"
+        ) from error

@@ -1,7 +1,6 @@
 """Grocery Store: 5,421 photos of 81 kinds of fruit, vegetables and packages in shops."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 
@@ -57,7 +56,9 @@ def load_grocery(data_dir, *, check_counts=True):
     for name in _LISTS:
         rows = _rows(folder / name)
         if any(len(row) != 3 for row in rows):
-            raise ValueError(f"Expected 'path, class id, coarse class id' a line in {folder / name}")
+            raise ValueError(
+                f"Expected 'path, class id, coarse class id' a line in {folder / name}"
+            )
         paths += [row[0] for row in rows]
         class_ids += [row[1] for row in rows]
     class_ids = whole_numbers(class_ids, folder / _LISTS[0])

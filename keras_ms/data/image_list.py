@@ -167,6 +167,40 @@ class ImageList:
             for mask in (self.is_query, self.is_gallery)
         )
 
+    def retrieval_arguments(self, embeddings):
+        """What `keras_ms.recall_at_k` takes to search these images' queries in their gallery.
+
+        Args:
+            embeddings: array (N, dimension), one row for each image of the list, in its order.
+
+        Returns:
+            A dict of keyword arguments: `embeddings` and `labels` of the queries and, unless each
+            image is both, of the gallery; where a query is in the gallery too, its position
+            there (by which it is left out).
+
+        Example:
+
+        >>> recall_at_k(**test.retrieval_arguments(embeddings), ks=(1, 10))  # doctest: +SKIP
+        """
+        embeddings = np.asarray(embeddings)
+        if len(embeddings) != len(self):
+            raise ValueError(
+                f"Expected one embedding for each of {len(self)} images. Got: {len(embeddings)}"
+            )
+        if not self.has_gallery():
+            return {"embeddings": embeddings, "labels": self.labels}
+        queries, gallery = self.queries_and_gallery()
+        arguments = {
+            "embeddings": embeddings[queries],
+            "labels": self.labels[queries],
+            "gallery_embeddings": embeddings[gallery],
+            "gallery_labels": self.labels[gallery],
+        }
+        if (queries & gallery).any():
+            positions = np.where(gallery, np.cumsum(gallery) - 1, -1)
+            arguments["query_positions"] = positions[queries]
+        return arguments
+
     def counts(self):
         """{split: (number of classes, number of images)} of the splits that have images."""
         labels = {name: self.labels[self.split == name] for name in SPLITS}

@@ -4,11 +4,36 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.cars import load_cars
+from keras_ms.data.csv_list import load_csv
+from keras_ms.data.cub import load_cub
 from keras_ms.data.glyphs import draw_glyphs
+from keras_ms.data.grocery import load_grocery
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.in_shop import load_in_shop
 from keras_ms.data.omniglot import load_omniglot
+from keras_ms.data.products import load_sop
 
-_TELL_EVERY = 10_000  # images checked, some seconds
+_TELL_EVERY = 10_000  # images checked or extracted, some seconds
+
+# data set → files of which any marks a folder as holding it; none is what a class folder is called
+_MARKS = {
+    "cub": (
+        "CUB_200_2011", "CUB_200_2011.tgz", "image_class_labels.txt",
+        "caltech_birds2011", "caltech_birds2011_images/images.csv",
+    ),
+    "cars": (
+        "cars_annos.mat", "car_ims", "car_ims.tgz", "car_devkit.tgz", "cars_train.tgz",
+        "cars196/*/dataset_info.json", "cars196_images/images.csv",
+    ),
+    "sop": (
+        "Stanford_Online_Products", "Stanford_Online_Products.zip", "Ebay_train.txt",
+        "stanford_online_products", "stanford_online_products_images/images.csv",
+    ),
+    "in_shop": ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "Img/img.zip"),
+    "grocery": ("iconic-images-and-descriptions",),
+    "omniglot": ("omniglot_images_*.zip", "images_background.zip", "images_evaluation.zip"),
+}
 
 
 def load_images(settings, log=print):
@@ -19,33 +44,15 @@ def load_images(settings, log=print):
     """
     dataset = settings.dataset
     if dataset == "auto":
-        dataset = "folder" if settings.data_dir else "glyphs"
+        dataset = _found_in(settings.data_dir) if settings.data_dir else "glyphs"
+        if dataset not in ("glyphs", "folder"):
+            log(f"{settings.data_dir}: read as the data set {dataset!r}")
     if dataset != "glyphs" and not settings.data_dir:
         raise ValueError(f"The data set {dataset!r} needs --data-dir, the folder it lies in")
     if dataset == "glyphs" and settings.data_dir:
         raise ValueError("The data set 'glyphs' is drawn and reads no --data-dir. Leave one out")
-    if dataset != "folder":
-        defaults = type(settings)()
-        for name in ("test_classes", "test_fraction", "skip_unreadable", "skip_small_classes"):
-            if getattr(settings, name) != getattr(defaults, name):
-                raise ValueError(f"{name} is for image folders; {dataset!r} has a split of its own")
-    if dataset == "glyphs":
-        images = draw_glyphs(image_size=settings.image_size, seed=settings.seed)
-    elif dataset == "omniglot":
-        images = load_omniglot(settings.data_dir, image_size=settings.image_size)
-    else:
-        names = None
-        if settings.test_classes:
-            lines = Path(settings.test_classes).read_text().splitlines()
-            names = [line.strip() for line in lines if line.strip()]
-        images = ImageList.from_folder(
-            settings.data_dir,
-            test_fraction=settings.test_fraction,
-            test_classes=names,
-            skip_unreadable=settings.skip_unreadable,
-            skip_small_classes=settings.skip_small_classes,
-            progress=_progress(log),
-        )
+    _check_read(settings, dataset)
+    images = _load(settings, dataset, log)
     if settings.validation_fraction and not (images.split == "validation").any():
         images = images.hold_out_validation(settings.validation_fraction, seed=settings.seed)
     for split in ("train", "test"):
@@ -62,9 +69,81 @@ def load_images(settings, log=print):
     return images
 
 
-def _progress(log):
+def _found_in(data_dir):
+    """The data set whose files lie in the folder, "csv" for a CSV file; else "folder"."""
+    path = Path(data_dir)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return "csv"
+    found = [name for name, marks in _MARKS.items() if any(any(path.glob(m)) for m in marks)]
+    if len(found) > 1:
+        raise ValueError(
+            f"{data_dir} holds files of several data sets: {', '.join(found)}. Say which one with "
+            "--dataset (or --dataset folder for a folder of images for each class)"
+        )
+    return found[0] if found else "folder"
+
+
+def _check_read(settings, dataset):
+    """Refuses settings that this data set does not read."""
+    defaults = type(settings)()
+    for names, readers, reason in (
+        (
+            ("test_classes", "test_fraction", "skip_unreadable", "skip_small_classes"),
+            ("folder",),
+            "is for image folders",
+        ),
+        (
+            ("check_counts",),
+            ("cub", "cars", "sop", "in_shop", "grocery"),
+            "is for published sets with known counts",
+        ),
+    ):
+        for name in names:
+            if dataset not in readers and getattr(settings, name) != getattr(defaults, name):
+                raise ValueError(f"{name} {reason}; {dataset!r} does not read it. Leave it out")
+
+
+def _load(settings, dataset, log):
+    data_dir, check_counts = settings.data_dir, settings.check_counts
+    if dataset == "glyphs":
+        return draw_glyphs(image_size=settings.image_size, seed=settings.seed)
+    if dataset == "omniglot":
+        return load_omniglot(data_dir, image_size=settings.image_size)
+    if dataset == "csv":
+        return load_csv(data_dir)
+    if dataset == "grocery":
+        return load_grocery(data_dir, check_counts=check_counts)
+    archived = {"cub": load_cub, "cars": load_cars, "sop": load_sop, "in_shop": load_in_shop}
+    if dataset in archived:
+        load = archived[dataset]
+        return load(data_dir, check_counts=check_counts, progress=_extraction(log))
+    names = None
+    if settings.test_classes:
+        lines = Path(settings.test_classes).read_text().splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+    return ImageList.from_folder(
+        data_dir,
+        test_fraction=settings.test_fraction,
+        test_classes=names,
+        skip_unreadable=settings.skip_unreadable,
+        skip_small_classes=settings.skip_small_classes,
+        progress=_checking(log),
+    )
+
+
+def _checking(log):
     def tell(done, total):
         if done % _TELL_EVERY == 0:
             log(f"Checked {done:,} of {total:,} images")
+
+    return tell
+
+
+def _extraction(log):
+    def tell(num_bytes, files):
+        if files == 1:
+            log("Extracting the archive, once")
+        if files % _TELL_EVERY == 0:
+            log(f"Extracted {files:,} files, {num_bytes / 1e9:.1f} GB")
 
     return tell

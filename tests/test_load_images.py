@@ -1,0 +1,163 @@
+"""From settings to images: which data set lies in a folder, and training on one with a gallery."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_ms.callbacks import RecallAtK
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.load_images import load_images
+from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.settings import Settings
+
+
+def load(folder, **options):
+    lines = []
+    images = load_images(
+        Settings(data_dir=str(folder), validation_fraction=0.0, **options), lines.append
+    )
+    return images, "\n".join(lines)
+
+
+def write_image(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((32, 32, 3), value, np.uint8)).save(path)
+
+
+def write_csv(folder, rows):
+    lines = ["path,label,split,is_query,is_gallery"]
+    for number, row in enumerate(rows):
+        write_image(folder / f"{number}.png", 10 * number)
+        lines.append(f"{number}.png,{row}")
+    path = folder / "list.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    "mark, title",
+    [
+        ("CUB_200_2011/", "CUB-200-2011"),
+        ("caltech_birds2011/", "CUB-200-2011"),
+        ("car_ims/", "Cars-196"),
+        ("Stanford_Online_Products/", "Stanford Online Products"),
+        ("Eval/list_eval_partition.txt", "DeepFashion In-Shop"),
+        ("iconic-images-and-descriptions/", "Grocery Store"),
+        ("omniglot_images_background.zip", "omniglot_images_evaluation.zip"),
+    ],
+)
+def test_the_set_is_found_by_its_files(tmp_path, mark, title):
+    path = tmp_path / mark
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if mark.endswith("/") else path.touch()
+    # the loader of that set says what else it needs
+    with pytest.raises(FileNotFoundError, match=title):
+        load(tmp_path)
+    # told otherwise, it is a folder of class folders
+    with pytest.raises(ValueError, match="subfolder|images"):
+        load(tmp_path, dataset="folder")
+
+
+def test_two_sets_in_one_folder(tmp_path):
+    (tmp_path / "CUB_200_2011").mkdir()
+    (tmp_path / "car_ims").mkdir()
+    with pytest.raises(ValueError, match="several data sets: cub, cars.*--dataset"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="cars_annos.mat"):
+        load(tmp_path, dataset="cars")
+
+
+def test_class_folders_and_real_sets(tmp_path, shared_data):
+    for name in "abcd":
+        for number in range(2):
+            write_image(tmp_path / name / f"{number}.png", number)
+    images, _ = load(tmp_path)
+    assert images.counts() == {"train": (2, 4), "test": (2, 4)}
+    images, said = load(shared_data / "grocery")
+    assert images.name == "grocery" and "read as the data set 'grocery'" in said
+
+
+def test_settings_that_a_set_does_not_read(tmp_path):
+    path = write_csv(tmp_path, ["a,train,1,1"] * 2 + ["b,test,1,1"] * 2)
+    images, said = load(path)
+    assert images.name == "list" and "'csv'" in said
+    with pytest.raises(ValueError, match="check_counts is for published sets.*'csv'"):
+        load(path, check_counts=False)
+    with pytest.raises(ValueError, match="test_fraction is for image folders; 'csv'"):
+        load(path, test_fraction=0.3)
+
+
+def test_retrieval_arguments():
+    images = ImageList(
+        list("abcdef"), [0, 0, 0, 1, 1, 1], "xy", ["test"] * 6,
+        is_query=[True, True, False, True, False, False],
+        is_gallery=[False, True, True, False, True, True],
+    )
+    embeddings = np.arange(12.0).reshape(6, 2)
+    arguments = images.retrieval_arguments(embeddings)
+    assert arguments["embeddings"].tolist() == embeddings[[0, 1, 3]].tolist()
+    assert arguments["labels"].tolist() == [0, 0, 1]
+    assert arguments["gallery_embeddings"].tolist() == embeddings[[1, 2, 4, 5]].tolist()
+    assert arguments["gallery_labels"].tolist() == [0, 0, 1, 1]
+    # the second image is the gallery's first
+    assert arguments["query_positions"].tolist() == [-1, 0, -1]
+    with pytest.raises(ValueError, match="each of 6 images. Got: 5"):
+        images.retrieval_arguments(embeddings[:5])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps on a CSV file with queries and gallery, and its images."""
+    from keras_ms.training import train
+
+    folder = tmp_path_factory.mktemp("gallery")
+    rows = [f"{name},train,1,1" for name in "abcd" for _ in range(2)]
+    rows += [f"{name},test,{query},{1 - query}" for name in "ef" for query in (1, 0, 0)]
+    settings = Settings(
+        data_dir=str(write_csv(folder, rows)),
+        validation_fraction=0.0, image_size=32, embedding_size=8, classes_per_batch=2,
+        images_per_class=2, steps=2, steps_per_epoch=2, export="", run_name="run",
+        runs_folder=str(folder / "runs"), export_folder=str(folder / "exports"), ks="1,2",
+    )
+    return train(settings, log=lambda line: None), settings, folder / "runs" / "run"
+
+
+def test_training_searches_queries_in_the_gallery(trained):
+    import keras
+
+    from keras_ms.data.images import evaluation_batches
+
+    summary, settings, run = trained
+    images = load_images(settings, lambda line: None).subset("test")
+    model = keras.models.load_model(run / "embedder.keras", compile=False)
+    batches = evaluation_batches(images, 32, resize_to=36)
+    embeddings = model.predict(batches.map(lambda image, label: image), verbose=0)
+    expected = recall_at_k(**images.retrieval_arguments(embeddings), ks=(1, 2))
+    assert expected.num_queries == 2
+    assert summary["test_recall"]["last"] == {str(k): value for k, value in expected.items()}
+    assert json.loads((run / "summary.json").read_text())["data"]["test"] == [2, 6]
+
+
+def test_the_callback_searches_the_gallery():
+    import keras
+
+    points = np.array([[1.0, 0], [0, 1], [0.9, 0.1], [0.8, 0.2], [0.1, 1], [0.2, 1]], "float32")
+    images = ImageList(
+        list("abcdef"), [0, 1, 1, 0, 1, 1], "xy", ["test"] * 6,
+        is_query=[True, True] + [False] * 4, is_gallery=[False, False] + [True] * 4,
+    )
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))
+    model.compile("sgd", "mse")
+    recall = RecallAtK((points, images.labels), ks=(1, 2), images=images)
+    recall.set_model(model)
+    # the first query finds the wrong class first; the six in one another score 5/6 at K = 2
+    recalls = recall.measure()
+    assert recalls == {1: 0.5, 2: 1.0} and recalls.num_queries == 2
+    assert recall_at_k(points, images.labels, (2,)) == {2: 5 / 6}
+    recall = RecallAtK((points, images.labels[::-1]), images=images)
+    recall.set_model(model)
+    with pytest.raises(ValueError, match="in their order"):
+        recall.measure()
