@@ -10,6 +10,7 @@ import typing
 from pathlib import Path
 
 from keras_ms.convert_command import add_parser as add_convert_weights
+from keras_ms.evaluate_command import add_parser as add_evaluate
 from keras_ms.report_command import add_parser as add_report
 from keras_ms.settings import Settings
 
@@ -116,7 +117,7 @@ def _parser():
     parser = argparse.ArgumentParser(prog="keras-ms", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = parser.add_subparsers(
-        required=True, metavar="train | export | weights | convert-weights | report"
+        required=True, metavar="train | export | weights | convert-weights | evaluate | report"
     )
 
     train = commands.add_parser(
@@ -155,6 +156,7 @@ def _parser():
     )
     weights.add_argument("--seed", type=int, default=0, help="of the drawn embeddings")
     add_convert_weights(commands)
+    add_evaluate(commands)
     add_report(commands)
     return parser
 

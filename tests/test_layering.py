@@ -22,9 +22,17 @@ FLOORS = [
     },
     {"losses", "data", "evaluation"},
     {"models", "callbacks", "export", "features", "pair_statistics", "named_losses"},
-    {"report", "html_report", "run_folder", "run_data", "weight_picture", "convert_command"},
+    {
+        "report",
+        "html_report",
+        "run_folder",
+        "run_data",
+        "weight_picture",
+        "convert_command",
+        "embed",
+    },
     {"training", "run_report"},
-    {"report_command"},
+    {"report_command", "evaluate_command"},
     {"cli"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

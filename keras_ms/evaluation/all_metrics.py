@@ -109,14 +109,12 @@ def evaluate_embeddings(
         >>> found.values
         {'recall@1': 1.0, 'r_precision': 1.0, 'map_at_r': 1.0}
     """
-    ks, metrics = checked_ks(ks), _checked_metrics(metrics)
+    ks, metrics = checked_ks(ks), checked_metrics(metrics)
     embeddings = checked_embeddings(embeddings, "embeddings")
     labels = checked_ids(labels, len(embeddings), "labels", "embeddings")
     query_rows = _chosen(is_query, len(embeddings), "is_query")
     gallery_rows = _chosen(is_gallery, len(embeddings), "is_gallery")
     used = np.union1d(query_rows, gallery_rows)
-    if set(metrics) & set(CLUSTER_METRICS):
-        require_scikit_learn()  # before minutes of other work
     sets = _searched(embeddings, labels, query_rows, gallery_rows)
 
     scores, skipped = _query_scores(sets, metrics, ks, verbose)
@@ -202,13 +200,16 @@ def _mean_per_class(scores, labels):
     return dict(zip(classes.tolist(), means.tolist()))
 
 
-def _checked_metrics(metrics):
+def checked_metrics(metrics):
+    """The names in the order of `METRICS`, else a ValueError; scikit-learn if they need it."""
     given = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [name for name in given if name not in METRICS]
     if unknown or not given:
         raise ValueError(
             f"Expected `metrics` to be some of {METRICS}. Received: {', '.join(map(repr, given))}"
         )
+    if set(given) & set(CLUSTER_METRICS):
+        require_scikit_learn()
     return [name for name in METRICS if name in given]
 
 

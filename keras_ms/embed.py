@@ -1,0 +1,212 @@
+"""Images to embeddings with any model file: Keras, SavedModel or ONNX."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_ms.data.images import evaluation_batches
+from keras_ms.export.parity import import_onnx_package
+
+FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
+
+
+class Embedder(NamedTuple):
+    """A model file, loaded.
+
+    Attributes:
+        run: function from images (batch, height, width, 3), RGB 0-255 in `input_dtype`, to
+            embeddings, both NumPy arrays.
+        image_size: side of its images in pixels; None where the model takes any.
+        input_dtype: "float32" or an integer type.
+        name: the file's name.
+    """
+
+    run: Any
+    image_size: int
+    input_dtype: str
+    name: str
+
+
+def load_embedder(path):
+    """Loads a model of images for embedding them.
+
+    A `.keras` file is loaded in Keras's safe mode, which refuses code inside the file (Lambda
+    layers). A SavedModel and an ONNX file hold graphs of fixed operations; TensorFlow has some
+    that read and write files, so take SavedModels from sources you trust.
+
+    Args:
+        path: a .keras file, a SavedModel folder or an .onnx file.
+
+    Returns:
+        An `Embedder`.
+
+    Raises:
+        FileNotFoundError: nothing at `path`.
+        ImportError: an ONNX file without onnxruntime, of the extra `onnx`.
+        ValueError: a file of another kind, one that cannot be loaded, or a model that does not
+            take square RGB images, (batch, size, size, 3), as its only input.
+
+    Example:
+
+    ```python
+    embedder = load_embedder("saved_models/birds/embedder.onnx")
+    embeddings = embed_images(embedder, keras_ms.ImageList.from_folder("birds").subset("test"))
+    ```
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"Expected {FORMATS}. Nothing is at {path}")
+    if path.is_dir():
+        if not (path / "saved_model.pb").is_file():
+            raise ValueError(f"Expected {FORMATS}. The folder {path} holds no saved_model.pb")
+        load = _saved_model
+    elif path.suffix in (".keras", ".onnx"):
+        load = {".keras": _keras_model, ".onnx": _onnx_model}[path.suffix]
+    else:
+        raise ValueError(f"Expected {FORMATS}. Received: {path}")
+    try:
+        run, shape, dtype = load(path)
+    except (ImportError, _WrongModel):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded as {FORMATS}: {error}") from error
+    return Embedder(run, _side(shape, path), dtype, path.name)
+
+
+def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_size=64, verbose=True):
+    """Embeds every image of a list, in order.
+
+    Args:
+        embedder: `Embedder`.
+        images: ImageList.
+        image_size: side in pixels. Defaults to None: the model's; for a model that takes any, the
+            default of `keras_ms.data.images.evaluation_batches`.
+        resize_to: as in `evaluation_batches`.
+        batch_size: images embedded at a time. Changes memory and speed only.
+        verbose: show progress on standard error, if it is a terminal.
+
+    Returns:
+        float32 array (len(images), dimension).
+
+    Raises:
+        ValueError: `image_size` that the model does not take, an output that is not one row an
+            image, or NaN or infinity in it; the first such image is named.
+    """
+    if embedder.image_size and image_size not in (None, embedder.image_size):
+        raise ValueError(
+            f"{embedder.name} takes images of {embedder.image_size} x {embedder.image_size} "
+            f"pixels. Received: image_size={image_size}. Leave it out"
+        )
+    batches = evaluation_batches(
+        images,
+        embedder.image_size or image_size,
+        resize_to=resize_to,
+        batch_size=batch_size,
+        cache=False,
+    )
+    shown, start = verbose and sys.stderr.isatty(), time.monotonic()
+    rows = []
+    for batch, _ in batches:
+        first = sum(map(len, rows))
+        rows.append(_embedded(embedder, batch.numpy(), images.paths[first:]))
+        if shown:
+            done = first + len(rows[-1])
+            rate = done / (time.monotonic() - start)
+            line = f"\r\033[K{done:,} of {len(images):,} images embedded, {rate:.0f} a second"
+            print(line, end="", file=sys.stderr, flush=True)
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return np.concatenate(rows)
+
+
+def _embedded(embedder, batch, names):
+    output = np.asarray(embedder.run(batch.astype(embedder.input_dtype)))
+    if output.ndim != 2 or len(output) != len(batch):
+        raise ValueError(
+            f"Expected one embedding an image, shape ({len(batch)}, dimension). {embedder.name} "
+            f"returned shape {output.shape}"
+        )
+    finite = np.isfinite(output).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{embedder.name} returns NaN or infinity for {np.count_nonzero(~finite)} of a batch "
+            f"of {len(batch)} images, the first is {names[np.argmin(finite)]}. Look for NaN in the "
+            "weights (a training that diverged) or a division by a norm of 0"
+        )
+    return output.astype(np.float32)
+
+
+class _WrongModel(ValueError):
+    """A model that was loaded and is not one of images."""
+
+
+def _keras_model(path):
+    import keras
+
+    # safe_mode: a file from elsewhere must not run code of its own
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    inputs = getattr(model, "inputs", None) or ()
+    if len(inputs) != 1:
+        raise _WrongModel(
+            f"Expected a functional or sequential model with one input. {path.name} has "
+            f"{len(inputs) or 'none that is known'}"
+        )
+    dtype = inputs[0].dtype
+    return model.predict_on_batch, tuple(inputs[0].shape), dtype if "int" in dtype else "float32"
+
+
+def _saved_model(path):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    if "serving_default" not in loaded.signatures:
+        raise _WrongModel(
+            f"Expected the signature `serving_default` in {path.name}. It has: "
+            f"{sorted(loaded.signatures)}"
+        )
+    signature = loaded.signatures["serving_default"]
+    (name, spec), = _single(signature.structured_input_signature[1], "input", path).items()
+    (output, _), = _single(signature.structured_outputs, "output", path).items()
+
+    def run(images):
+        # closes over `loaded`: its variables must stay alive while a signature is called
+        return loaded.signatures["serving_default"](**{name: tf.constant(images)})[output].numpy()
+
+    return run, tuple(spec.shape), spec.dtype.name
+
+
+def _onnx_model(path):
+    onnxruntime = import_onnx_package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal only: errors are raised, with the same text
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = {value.name: value for value in session.get_inputs()}
+    outputs = {value.name: value for value in session.get_outputs()}
+    (name, taken), = _single(inputs, "input", path).items()
+    (output, _), = _single(outputs, "output", path).items()
+    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(taken.type)
+    if dtype is None:
+        raise _WrongModel(f"Expected float32 or uint8 images. {path.name} takes {taken.type}")
+    # open sizes are texts
+    shape = tuple(size if isinstance(size, int) else None for size in taken.shape)
+    return lambda images: session.run([output], {name: images})[0], shape, dtype
+
+
+def _single(values, kind, path):
+    if len(values) != 1:
+        raise _WrongModel(
+            f"Expected a model with one {kind}. {path.name} has {len(values)}: {sorted(values)}"
+        )
+    return values
+
+
+def _side(shape, path):
+    if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"Expected a model of square RGB images, input shape (batch, size, size, 3). "
+            f"{path.name} takes {shape}"
+        )
+    return shape[1]

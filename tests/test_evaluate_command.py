@@ -1,0 +1,194 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ms.cli import main
+from keras_ms.embed import embed_images, load_embedder
+from keras_ms.evaluation import recall_at_k
+
+
+def write_images(folder, classes=6, images=5):
+    """Coloured noise, a colour for each class; the last half of the classes test."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        path = folder / f"class {label}"
+        path.mkdir(parents=True)
+        for number in range(images):
+            colour = rng.integers(0, 256, 3) if number == 0 else colour
+            pixels = np.clip(colour + rng.normal(0, 60, (40, 50, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(path / f"{number}.png")
+    return folder
+
+
+def small_model(size=16):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3), name="image"),
+            keras.layers.Rescaling(1 / 127.5, -1.0),
+            keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(8),
+            keras.layers.UnitNormalization(axis=1),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from keras_ms.export import export_onnx, export_saved_model
+
+    folder, model = tmp_path_factory.mktemp("models"), small_model()
+    model.save(folder / "model.keras")
+    export_saved_model(model, folder / "saved_model")
+    try:
+        export_onnx(model, folder / "model.onnx")
+    except ImportError:
+        pass
+    return folder
+
+
+def evaluated(arguments, to):
+    assert main(["evaluate", *map(str, arguments), "--to", str(to)]) == 0
+    return json.loads(to.read_text())
+
+
+@pytest.mark.parametrize("name", ["saved_model", "model.onnx"])
+def test_every_format_gives_the_figures_of_the_keras_model(data, models, tmp_path, name, capsys):
+    if not (models / name).exists():
+        pytest.skip("needs the extra onnx")
+    options = ["--data-dir", data, "--ks", "1,3", "--bootstrap", "50"]
+    expected = evaluated([models / "model.keras", *options], tmp_path / "keras.json")
+    found = evaluated([models / name, *options], tmp_path / "other.json")
+    assert expected.pop("model") != found.pop("model")
+    assert found == expected
+    assert list(found["values"]) == ["recall@1", "recall@3", "r_precision", "map_at_r"]
+    assert (found["num_queries"], found["num_classes"]) == (15, 3)
+    assert set(found["recall_per_class"]) == {"class 3", "class 4", "class 5"}
+    assert "| recall@1 |" in capsys.readouterr().out
+
+
+def test_saved_embeddings_give_the_same_figures(data, models, tmp_path):
+    saved = tmp_path / "test.npz"
+    expected = evaluated(
+        [models / "model.keras", data, "--save-embeddings", saved], tmp_path / "keras.json"
+    )
+    found = evaluated([saved], tmp_path / "saved.json")
+    assert found | {"model": expected["model"]} == expected
+    with np.load(saved) as arrays:
+        recalls = recall_at_k(arrays["embeddings"], arrays["labels"])
+        assert found["values"]["recall@1"] == pytest.approx(recalls[1])
+
+
+def test_all_metrics_of_a_query_and_gallery_file_as_markdown(tmp_path):
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 6
+    is_query = rng.random(60) < 0.4
+    file, table = tmp_path / "set.npz", tmp_path / "new" / "table.md"
+    np.savez(
+        file,
+        embeddings=np.eye(6)[labels] + 0.1 * rng.standard_normal((60, 6)),
+        labels=labels,
+        is_query=is_query,
+        is_gallery=~is_query,
+    )
+    arguments = ["evaluate", str(file), "--metrics", "all", "--to", str(table)]
+    assert main(arguments) == 0
+    text = table.read_text()
+    assert f"{is_query.sum()} queries in {60 - is_query.sum()} items, 6 classes" in text
+    assert "| nmi | 1.0000 | – |" in text and "| recall@1 | 1.0000 | 1.0000 – 1.0000 |" in text
+
+
+def test_settings_of_a_run_and_another_split(data, models, tmp_path):
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"data_dir": str(data), "test_fraction": 0.34, "image_size": 16}))
+    found = evaluated(
+        [models / "model.keras", "--config", config, "--split", "train",
+         "--validation-fraction", "0"],
+        tmp_path / "train.json",
+    )
+    assert found["num_classes"] == 4
+
+
+def test_a_model_that_takes_any_size(data, tmp_path):
+    small_model(size=None).save(tmp_path / "any.keras")
+    sized = [tmp_path / "any.keras", data, "--image-size"]
+    assert evaluated([*sized, 24], tmp_path / "a.json")["num_queries"] == 15
+
+
+def run(arguments, capsys):
+    code = main(["evaluate", *map(str, arguments)])
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{models}/missing.keras"], "Nothing is at"),
+        (["{models}"], "holds no saved_model.pb"),
+        (["{data}/class 0/0.png", "{data}"], "Expected a .keras file"),
+        (["{models}/model.keras", "{data}", "--image-size", "20"], "takes images of 16 x 16"),
+        (["{models}/model.keras", "{data}", "--data-dir", "{data}"], "Give the data set once"),
+        (["{models}/model.keras", "{data}", "--metrics", "recal"], "Received: 'recal'"),
+        (["{models}/model.keras", "{data}", "--ks", "1,b"], "whole numbers"),
+        (["{models}/model.keras", "{data}", "--to", "a.txt"], "end in .json or .md"),
+        (["{models}/model.keras", "{data}", "--save-embeddings", "a"], "end in .npz"),
+        (["{models}/model.keras", "{data}", "--bootstrap", "-1"], "--bootstrap of at least 0"),
+        (["{models}/model.keras", "{data}", "--validation-fraction", "0.2"], "leave it out"),
+        (["missing.npz"], "Nothing is at missing.npz"),
+        (["missing.npz", "{data}"], "holds embeddings already"),
+    ],
+)
+def test_errors_say_what_to_do(data, models, capsys, arguments, message):
+    arguments = [argument.format(models=models, data=data) for argument in arguments]
+    code, error = run(arguments, capsys)
+    assert code == 1 and message in error and error.startswith("error: ")
+
+
+def test_broken_files_are_named(data, tmp_path, capsys):
+    for name in ("broken.keras", "broken.onnx", "broken.npz"):
+        (tmp_path / name).write_bytes(b"no such thing")
+        arguments = [tmp_path / name] + ([] if name.endswith("npz") else [data])
+        code, error = run(arguments, capsys)
+        assert code == 1 and name in error and "cannot be" in error
+    np.savez(tmp_path / "half.npz", embeddings=np.eye(3))
+    assert "lacks labels" in run([tmp_path / "half.npz"], capsys)[1]
+    np.savez(tmp_path / "nan.npz", embeddings=np.full((2, 2), np.nan), labels=[1, 1])
+    assert "2 of 2 rows" in run([tmp_path / "nan.npz"], capsys)[1]
+
+
+def test_models_of_something_else_are_explained(data, tmp_path, capsys):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "rows.keras")
+    assert "takes (None, 4)" in run([tmp_path / "rows.keras", data], capsys)[1]
+    first, second = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    both = keras.Model([first, second], keras.layers.Add()([first, second]))
+    both.save(tmp_path / "two.keras")
+    assert "with one input" in run([tmp_path / "two.keras", data], capsys)[1]
+    maps = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    maps.save(tmp_path / "maps.keras")
+    assert "Expected one embedding an image" in run([tmp_path / "maps.keras", data], capsys)[1]
+    with_code = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x)])
+    with_code.save(tmp_path / "code.keras")
+    assert "cannot be loaded" in run([tmp_path / "code.keras", data], capsys)[1]
+
+
+def test_nan_embeddings_name_the_image(data, tmp_path):
+    from keras_ms.data.image_list import ImageList
+
+    model = small_model()
+    model.layers[-2].bias.assign(np.full(8, np.nan))
+    model.save(tmp_path / "nan.keras")
+    images = ImageList.from_folder(data).subset("test")
+    with pytest.raises(ValueError, match=r"15 of a batch of 15 .*class 3/0\.png|class 3.0\.png"):
+        embed_images(load_embedder(tmp_path / "nan.keras"), images)
