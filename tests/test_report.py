@@ -1,6 +1,7 @@
 """The HTML report: its numbers, its structure, and what a browser makes of it."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -15,7 +16,7 @@ from PIL import Image
 
 from keras_ms.cli import main
 from keras_ms.data.image_list import ImageList
-from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.evaluation import METRICS, evaluate_embeddings, recall_at_k
 from keras_ms.html_report import collect_report, embedding_map, write_report
 from keras_ms.html_report.charts import _ticks
 from keras_ms.html_report.contents import Report
@@ -135,12 +136,38 @@ def test_sweep_of_collapsed_and_of_zero_embeddings():
         assert sweep.negative_counts.sum() == 24
 
 
+def test_a_gallery_is_searched_and_nothing_else():
+    embeddings, images = _set(5, 6, spread=1.0)
+    is_query = np.arange(30) % 6 < 4
+    is_gallery = np.arange(30) % 6 >= 2  # two of each class are both
+    images = dataclasses.replace(images, is_query=is_query, is_gallery=is_gallery)
+    report = collect_report(embeddings, images, ks=(1, 3))
+    assert is_gallery[report.sweep.neighbours].all()
+    assert (report.sweep.neighbours != np.arange(30)[:, None]).all()
+    assert ((report.ranks > 0) == is_query).all()
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    whole = unit @ unit.T
+    whole[:, ~is_gallery] = whole[np.arange(30), np.arange(30)] = -np.inf
+    hits = images.labels[whole.argmax(axis=1)] == images.labels
+    np.testing.assert_allclose(report.metrics[0].value, hits[is_query].mean())
+    assert {row.image for row in report.best_queries + report.worst_queries} <= set(
+        np.flatnonzero(is_query)
+    )
+    text = report_page(report)
+    assert "20 queries search 20 gallery images" in text
+    _check_links(text)
+
+
 def test_numbers_are_those_of_recall_at_k(nasty_page):
     report, text = nasty_page
     embeddings, images = _set(names=report.images.class_names, spread=0.9)
     expected = recall_at_k(embeddings, images.labels, ks=(1, 2, 4, 8))
+    measured = evaluate_embeddings(embeddings, images.labels, metrics=METRICS)
     shown = [float(a["data-value"]) for a in _Page(text).all("td") if "data-value" in a]
     assert shown[:4] == list(expected.values())
+    assert shown == list(measured.values.values())
+    low, high = measured.intervals["recall@1"]
+    assert f"{100 * low:.1f} – {100 * high:.1f}\u00a0%" in text
     assert 0 < expected[1] < 1  # else the comparison says little
 
 
@@ -406,7 +433,8 @@ def birds_page(shared_data, tmp_path_factory):
     images = ImageList.from_folder(folder, check_images=False)
     with np.load(features) as arrays:
         assert (arrays["labels"] == images.labels).all()
-        embeddings = arrays["features"][images.split == "test"].astype(np.float32)
+        # of 1,280 channels; fewer make k-means faster and the page no smaller
+        embeddings = arrays["features"][images.split == "test", :64].astype(np.float32)
     test = images.subset("test")
     report = collect_report(embeddings, test, history=HISTORY)
     path = tmp_path_factory.mktemp("birds") / "report.html"

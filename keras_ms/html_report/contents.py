@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_ms.data.image_list import ImageList
+from keras_ms.evaluation.all_metrics import METRICS, RETRIEVAL_METRICS, evaluate_embeddings
 from keras_ms.evaluation.ranks import best_positive_ranks
-from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.html_report.embedding_map import check_map_library, map_embeddings
 from keras_ms.html_report.pair_sweep import PairSweep, sweep_pairs
 
@@ -19,6 +19,17 @@ _EXAMPLES = 4
 _MAP_IMAGES = 4000
 # a longer table is not read; the classes that the page speaks of are always in it
 _CLASS_ROWS = 250
+# images × classes × dimensions: k-means with a cluster for each class takes seconds up to here,
+# and hours for a set of thousands of classes, whose report comes without the cluster metrics
+_MOST_FOR_CLUSTERS = 2 * 10**9
+
+_NAMES = {
+    "r_precision": "R-Precision",
+    "map_at_r": "MAP@R",
+    "nmi": "NMI",
+    "ami": "AMI",
+    "f1": "Pairwise F1",
+}
 
 
 class Metric(NamedTuple):
@@ -63,9 +74,11 @@ class Report:
 
     images: ImageList
     metrics: list  # of `Metric`, Recall@K first
+    num_queries: int
+    num_items: int  # images that the queries search
     num_skipped: int  # queries without another image of their class
     sweep: PairSweep
-    ranks: np.ndarray  # (N,) of the best positive, 0 for skipped queries
+    ranks: np.ndarray  # (N,) of the best positive, 0 for skipped queries and other images
     best_queries: list
     worst_queries: list
     confusions: list
@@ -98,6 +111,8 @@ def collect_report(
       similar image of their class and the most similar one of another; one query a class.
     - Two classes are confused as often as a query of the one finds an image of the other first.
     - Neighbours are searched block by block: no matrix of all pairs is held.
+    - Of a list with queries and a gallery, the queries search the gallery.
+    - NMI, AMI and F1 are left out of large sets with many classes, where k-means takes hours.
 
     Args:
         embeddings: float (N, dimension), of unseen classes; compared by their cosine.
@@ -109,7 +124,7 @@ def collect_report(
         history: list of dicts with "step", "loss" and "…recall@K", as in history.csv.
         num_map_images: most images on the map; of more, evenly chosen ones and all those that
             the page shows elsewhere. Defaults to 4,000: a page of about ten megabytes.
-        seed: of the map.
+        seed: of the map, the intervals and k-means.
         log: function that takes a line of text, told what takes long.
 
     Returns:
@@ -135,9 +150,21 @@ def collect_report(
         )
     tell = log or (lambda line: None)
     tell(f"Comparing {len(images):,} images")
-    recalls = recall_at_k(embeddings, labels, ks=ks)
-    ranks = best_positive_ranks(embeddings, labels)
-    sweep = sweep_pairs(embeddings, labels)
+    num_classes = len(np.unique(labels))
+    small = embeddings.size * num_classes <= _MOST_FOR_CLUSTERS
+    is_query, is_gallery = images.queries_and_gallery()
+    found = evaluate_embeddings(
+        embeddings,
+        labels,
+        ks=ks,
+        metrics=METRICS if small else RETRIEVAL_METRICS,
+        is_query=is_query,
+        is_gallery=is_gallery,
+        seed=seed,
+        verbose=log is not None,
+    )
+    ranks = _ranks(embeddings, images)
+    sweep = sweep_pairs(embeddings, labels, is_gallery=is_gallery)
     best, worst = _extreme_queries(sweep, ranks, labels)
     confusions = _confusions(sweep, ranks, labels)
     shown = [row.image for row in best + worst]
@@ -148,15 +175,20 @@ def collect_report(
     named = {images.labels[i] for i in shown}
     return Report(
         images=images,
-        metrics=[Metric(f"Recall@{k}", value) for k, value in recalls.items()],
-        num_skipped=recalls.num_skipped,
+        metrics=[
+            Metric(_NAMES.get(name, name.capitalize()), value, *found.intervals.get(name, ()))
+            for name, value in found.values.items()
+        ],
+        num_queries=found.num_queries,
+        num_items=found.num_items,
+        num_skipped=found.num_skipped,
         sweep=sweep,
         ranks=ranks,
         best_queries=best,
         worst_queries=worst,
         confusions=confusions,
         classes=_class_rows(sweep, ranks, labels, named),
-        num_classes=len(np.unique(labels)),
+        num_classes=num_classes,
         map_images=map_images,
         places=map_embeddings(embeddings[map_images], seed=seed),
         title=title or images.name,
@@ -164,6 +196,14 @@ def collect_report(
         settings=dict(settings or {}),
         history=list(history or []),
     )
+
+
+def _ranks(embeddings, images):
+    """Rank of the best positive of each image; 0 for what is no query or has none."""
+    is_query, _ = images.queries_and_gallery()
+    ranks = np.zeros(len(images), np.int64)
+    ranks[is_query] = best_positive_ranks(**images.retrieval_arguments(embeddings))
+    return ranks
 
 
 def _extreme_queries(sweep, ranks, labels):

@@ -61,7 +61,7 @@
       one(index, width0, edge(index), false);
     }
     paint.globalAlpha = 1;
-    for (const index of raised) one(index, width0 * 1.25, edge(index), false);
+    for (const index of raised) one(index, Math.max(width0 * 1.25, 22), edge(index), false);
     if (chosen >= 0) {
       for (const near of data.near[chosen]) one(near, Math.max(width0 * 1.3, 22), edge(near), false);
       one(chosen, Math.max(width0 * 1.8, 36), accent, true);
@@ -97,12 +97,15 @@
     canvas.style.touchAction = view.scale > 1 ? "none" : "pan-y";
     plan();
   }
+  function centre(index) {
+    const [x, y] = place(index);
+    view.x += canvas.clientWidth / 2 - x; view.y += canvas.clientHeight / 2 - y;
+    settle();
+  }
   function show(index) {
     const [x, y] = place(index), room = 40;
-    if (x < room || y < room || x > canvas.clientWidth - room || y > canvas.clientHeight - room) {
-      view.x += canvas.clientWidth / 2 - x; view.y += canvas.clientHeight / 2 - y;
-      settle();
-    }
+    if (x < room || y < room || x > canvas.clientWidth - room ||
+        y > canvas.clientHeight - room) centre(index);
   }
 
   function element(name, text, className) {
@@ -119,8 +122,8 @@
     cut(made.getContext("2d"), index, 0, 0, width);
     return made;
   }
-  function button(index, label) {
-    const made = element("button", undefined, data.label[index] === label ? "same" : "other");
+  function button(index, same) {
+    const made = element("button", undefined, same ? "same" : "other");
     made.type = "button";
     made.title = data.classes[data.label[index]] + "\n" + data.name[index];
     made.append(small(index, size));
@@ -140,7 +143,7 @@
     heading.append(className(data.label[index]));
     panel.append(small(index, 2 * size), heading, element("div", data.name[index], "note"));
     const near = element("div", undefined, "near");
-    for (const other of data.near[index]) near.append(button(other, data.label[index]));
+    for (const other of data.near[index]) near.append(button(other, data.label[other] === data.label[index]));
     panel.append(element("p", "Most similar images:", "note"), near);
     plan();
   }
@@ -157,9 +160,10 @@
       for (let index = 0; index < count; index++) {
         if (data.label[index] !== label) continue;
         number += 1;
-        near.append(button(index, label));
+        near.append(button(index, data.right[index]));
       }
-      panel.append(heading, element("p", number + " images", "note"), near);
+      panel.append(heading, element("p", number + (number === 1 ? " image" : " images") +
+        "; red: another class is found first", "note"), near);
     } else panel.append(element("p", data.hint, "note"));
     plan();
   }
@@ -238,7 +242,9 @@
     if (!link) return;
     if (link.dataset.image !== undefined) {
       const index = Number(link.dataset.image);
-      chooseClass(null); choose(index); show(index);
+      // near enough to see it among its neighbours
+      view.scale = Math.max(view.scale, 4);
+      chooseClass(null); choose(index); centre(index);
     } else chooseClass(Number(link.dataset.class));
   });
   for (const name of Object.keys(data.classes).sort((a, b) =>
@@ -249,5 +255,10 @@
   }
   new ResizeObserver(settle).observe(canvas);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", plan);
-  Promise.all(sheets.map((sheet) => sheet.decode())).then(() => { chooseClass(null); draw(); });
+  chooseClass(null);
+  // what was chosen meanwhile is shown again, with its pictures
+  Promise.all(sheets.map((sheet) => sheet.decode())).then(() => {
+    if (chosen >= 0) choose(chosen); else if (shownClass !== null) chooseClass(shownClass);
+    draw();
+  });
 })();

@@ -27,19 +27,25 @@ class PairSweep(NamedTuple):
     num_sampled: int  # queries whose pairs the histograms count
 
 
-def sweep_pairs(embeddings, labels, num_neighbours=6, *, block_pairs=_BLOCK_PAIRS):
-    """Compares every image with every other and keeps what a report shows of it.
+def sweep_pairs(
+    embeddings, labels, num_neighbours=6, *, is_gallery=None, block_pairs=_BLOCK_PAIRS
+):
+    """Compares every image with every other one of the gallery, and keeps what a report shows.
 
     Args:
         embeddings: float (N, dimension), N at least 2; compared by their cosine, in float32.
         labels: integer class ids, (N,).
         num_neighbours: neighbours to keep of each image. Defaults to 6, one row of a page; at
-            most N - 1 are there.
+            most all of the gallery but one.
+        is_gallery: bool (N,), the images to find. Defaults to None: all.
         block_pairs: most similarities held at a time.
 
     Returns:
         A `PairSweep`. Its histograms count the pairs of all images, or of about 2**25 pairs'
         worth of evenly chosen ones.
+
+    Raises:
+        ValueError: fewer than 2 images to find.
 
     Example:
 
@@ -50,22 +56,27 @@ def sweep_pairs(embeddings, labels, num_neighbours=6, *, block_pairs=_BLOCK_PAIR
     unit = unit_rows(embeddings)
     labels = np.asarray(labels).reshape(-1)
     count = len(unit)
-    kept = min(num_neighbours, count - 1)
+    gallery = np.arange(count) if is_gallery is None else np.flatnonzero(is_gallery)
+    if len(gallery) < 2:
+        raise ValueError(f"Expected at least 2 images in the gallery. Received: {len(gallery)}")
+    kept = min(num_neighbours, len(gallery) - 1)
+    items, item_labels = unit[gallery].T, labels[gallery]
     neighbours = np.empty((count, kept), np.int64)
     similarity_of = np.empty((count, kept), np.float32)
     best_positive, best_negative = np.empty((2, count), np.float32)
     sampled = np.zeros(count, bool)
-    sampled[:: max(1, -(-count * count // _HISTOGRAM_PAIRS))] = True
+    sampled[:: max(1, -(-count * len(gallery) // _HISTOGRAM_PAIRS))] = True
     counts, sums = np.zeros((2, 2 * NUM_BINS), np.int64), np.zeros(2)
-    rows_at_once = max(1, block_pairs // count)
+    rows_at_once = max(1, block_pairs // len(gallery))
     for start in range(0, count, rows_at_once):
         rows = np.arange(start, min(start + rows_at_once, count))
-        similarity = unit[rows] @ unit.T
-        similarity[np.arange(len(rows)), rows] = -np.inf  # an image is not its own neighbour
+        similarity = unit[rows] @ items
+        # an image is not its own neighbour
+        similarity[rows[:, None] == gallery[None, :]] = -np.inf
         nearest = _largest(similarity, kept)
-        neighbours[rows] = nearest
+        neighbours[rows] = gallery[nearest]
         similarity_of[rows] = np.take_along_axis(similarity, nearest, axis=1)
-        same = labels[rows, None] == labels[None, :]
+        same = labels[rows, None] == item_labels[None, :]
         best_positive[rows] = np.where(same, similarity, -np.inf).max(axis=1)
         best_negative[rows] = np.where(same, -np.inf, similarity).max(axis=1)
         chosen = sampled[rows]

@@ -6,8 +6,19 @@ from keras_ms.html_report.charts import histogram_chart, line_chart
 from keras_ms.html_report.markup import breakable, join, percent, tag
 
 
+_EXPLANATION = (
+    "Recall@K: the class is among the first K found. R-Precision: of the R other images of the "
+    "class, how many are among the first R. MAP@R: the same, and earlier counts more. NMI, AMI, "
+    "F1: how well k-means, with as many clusters as classes, finds the classes."
+)
+_IN_SUMMARY = ("R-Precision", "MAP@R", "NMI")
+
+
 def summary(report):
-    cards = [_card(metric) for metric in report.metrics]
+    # one of each kind: Recall@K for the other K is in the table
+    recalls = [metric for metric in report.metrics if metric.name.startswith("Recall@")]
+    others = [metric for metric in report.metrics if metric.name in _IN_SUMMARY]
+    cards = [_card(metric) for metric in recalls[:1] + others]
     counts = {"Test images": len(report.images), "Test classes": report.num_classes}
     cards += [
         tag("div", tag("div", name, class_="name"), tag("div", f"{count:,}", class_="value"))
@@ -88,17 +99,22 @@ def retrieval(report):
         )
         for metric in report.metrics
     ]
+    searched = (
+        "Every test image searches all others" if report.num_queries == len(report.images)
+        else f"{report.num_queries:,} queries search {report.num_items:,} gallery images"
+    )
     skipped = ""
     if report.num_skipped:
-        skipped = (f" {report.num_skipped:,} images are the only ones of their class: they are "
-                   "searched but are no queries.")
+        skipped = (f" {report.num_skipped:,} images have no other of their class to find and are "
+                   "left out.")
     return tag(
         "section",
         tag("h2", "Retrieval"),
-        tag("p", "Every test image searches all others by cosine similarity. The intervals come "
-            f"from drawing the {report.num_classes:,} classes anew with replacement: they say how "
+        tag("p", f"{searched} by cosine similarity. The intervals come from "
+            f" drawing the {report.num_classes:,} classes anew with replacement: they say how "
             f"much other classes of the same kind would change the figure.{skipped}"),
         tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"),
+        tag("p", _EXPLANATION, class_="note"),
         tag("p", tag("a", "Each class by itself", href="#classes"), " · ",
             tag("a", "queries that fail", href="#worst"), " · ",
             tag("a", "confused classes", href="#confusions")),
