@@ -3,10 +3,12 @@
 import gzip
 import hashlib
 import io
+import shutil
 import struct
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from keras_ms.data.archives import extract_archive
@@ -104,6 +106,9 @@ def refused_archives():
     encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
     link = (member("birds/c", kind=tarfile.SYMTYPE, target="/etc/passwd"), b"")
     hard = (member("birds/c", kind=tarfile.LNKTYPE, target="birds/a/1.jpg"), b"")
+    long_name = tarfile.TarInfo("long")
+    long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 4
+    chain = (long_name.tobuf(tarfile.GNU_FORMAT) + b"name".ljust(512, b"\0")) * 2000
     header = tarfile.TarInfo("pax")
     header.type, header.size = tarfile.XHDTYPE, 10**12
     many = {str(number): b"" for number in range(50)}
@@ -139,6 +144,13 @@ def refused_archives():
             "x.zip", zip_bytes(FILES, (zip_member("c", 0o010644), "")), "no plain file", {}
         ),
         "encrypted": ("x.zip", bytes(encrypted), "encrypted", {}),
+        "unusual compression": (
+            "x.zip", zip_bytes(compression=zipfile.ZIP_LZMA), "unusual method", {}
+        ),
+        "a name in no alphabet": (
+            "x.zip", zip_bytes({"ü": b"x"}).replace("ü".encode(), b"\xc3\xc3"), damaged, {}
+        ),
+        "a member before the file": ("x.zip", zip_bytes()[60:], damaged, {}),
         "twice": (
             "x.tar", tar_bytes(FILES, (member("birds/b/2.jpg", 1), b"x")), "occurs twice", {}
         ),
@@ -156,6 +168,7 @@ def refused_archives():
         "many members": ("x.zip", zip_bytes(many), "more than 49 members", {"max_members": 49}),
         "many members in a tgz": ("x.tgz", tar_bytes(many), "49 members", {"max_members": 49}),
         "huge header": ("x.tgz", header.tobuf() + b"\0" * 10_240, "header", {}),
+        "endless headers": ("x.tgz", chain, damaged, {}),
         "no such prefix": ("x.tgz", tar_bytes(), "no files below 'fish'", {"prefix": "fish"}),
         "another kind": ("x.rar", b"", "Expected an archive ending in", {}),
     }
@@ -173,6 +186,34 @@ def refused_archives():
 
 
 CASES = refused_archives()
+
+
+def test_random_damage_is_refused_or_harmless(tmp_path):
+    rng = np.random.default_rng(0)
+    sources = {
+        "x.tar": tar_bytes(),
+        "y.tar": tar_bytes({"long" * 60: b"x" * 600}, format=tarfile.PAX_FORMAT),
+        "x.tgz": gzip.compress(tar_bytes()),
+        "x.zip": zip_bytes(),
+    }
+    refused = 0
+    for trial in range(300):
+        name = list(sources)[trial % 4]
+        content = bytearray(sources[name])
+        for position in rng.integers(-len(content), 0, 2):
+            # half of the damage near the end, where a zip has its directory
+            content[position if trial % 8 < 4 else max(position, -300)] = rng.integers(256)
+        (tmp_path / name).write_bytes(content)
+        try:
+            extract_archive(tmp_path / name, tmp_path / "out", max_bytes=100_000)
+            assert all(path.is_file() or path.is_dir() for path in (tmp_path / "out").rglob("*"))
+            shutil.rmtree(tmp_path / "out")
+        except ValueError as error:
+            refused += 1
+            assert name in str(error)
+        (tmp_path / name).unlink()
+        assert tree(tmp_path) == []
+    assert 100 < refused < 300
 
 
 @pytest.mark.parametrize("case", CASES)

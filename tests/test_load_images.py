@@ -103,6 +103,12 @@ def test_retrieval_arguments():
     assert arguments["gallery_labels"].tolist() == [0, 0, 1, 1]
     # the second image is the gallery's first
     assert arguments["query_positions"].tolist() == [-1, 0, -1]
+    # similarity falls with the distance of the angles: the second finds the third, not itself
+    angles = np.radians([0, 80, 30, 60, 50, 10])
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    recalls = recall_at_k(**images.retrieval_arguments(embeddings), ks=(1, 2, 3))
+    # gallery: 80 and 30 of class 0, 50 and 10 of class 1. From 0: 10, 30; 80: 50, 30; 60: 50
+    assert recalls == {1: 1 / 3, 2: 1.0, 3: 1.0}
     with pytest.raises(ValueError, match="each of 6 images. Got: 5"):
         images.retrieval_arguments(embeddings[:5])
 

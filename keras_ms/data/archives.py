@@ -7,6 +7,7 @@ no devices, no permissions, owners or dates are taken from the archive.
 import gzip
 import hashlib
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +18,13 @@ from keras_ms.whole_files import whole_folder
 # The largest benchmark, Stanford Online Products, holds 120,100 files and unpacks to 3.1 GB.
 MAX_MEMBERS = 250_000
 MAX_BYTES = 8 * 2**30
+
+# what the readers of the standard library raise on damaged bytes, as fuzzing shows
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error, EOFError,
+    UnicodeDecodeError, OverflowError, NotImplementedError,
+    RecursionError,  # tarfile follows a chain of headers for long names that way
+)
 
 _CHUNK = 2**20
 # tarfile reads a header in one piece; real ones (long names) hold some hundred bytes
@@ -40,9 +48,10 @@ def extract_archive(
 
     Refused, with nothing left behind: names that lead out of the folder (absolute, with `..`, a
     drive or a backslash), symbolic and hard links, devices and anything else that is no plain file
-    or folder, encrypted members, a name that occurs twice, more members or bytes than allowed
-    (declared, and counted again while writing), and archives that are cut off or damaged. A tar
-    archive is read to its very end, so that the check sum of its compression is checked too.
+    or folder, encrypted members, zip members compressed otherwise than by deflation, a name that
+    occurs twice, more members or bytes than allowed (declared, and counted again while writing),
+    and archives that are cut off or damaged. A tar archive is read to its very end, so that the
+    check sum of its compression is compared too.
 
     Args:
         archive: file ending in .tgz, .tar.gz, .tar or .zip.
@@ -80,10 +89,7 @@ def extract_archive(
         writer = _Writer(archive, new, prefix, max_members, max_bytes, progress)
         try:
             members_of(archive, writer)
-        except (
-            tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError,
-            NotImplementedError,  # a compression method that zipfile does not know
-        ) as error:
+        except _DAMAGED as error:
             raise ValueError(f"{archive} is cut off or damaged ({error}). {_AGAIN}") from error
         if not writer.num_files:
             below = f" below {prefix!r}" if prefix else ""
@@ -234,8 +240,12 @@ def _read_zip(archive, writer):
                 writer.refuse(f"{member.filename!r} is a link")
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 writer.refuse(f"{member.filename!r} is no plain file or folder")
+            if member.header_offset < 0:
+                raise zipfile.BadZipFile(f"{member.filename!r} starts before the file")
             if member.flag_bits & 1:
                 writer.refuse(f"{member.filename!r} is encrypted: extract it with its password")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                writer.refuse(f"{member.filename!r} is compressed by an unusual method")
             # orig_filename: zipfile itself cuts names at a zero byte
             path = writer.destination(member.orig_filename, member.file_size)
             if path is not None:
