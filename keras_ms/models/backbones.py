@@ -13,6 +13,7 @@ import keras
 from keras import applications, layers
 
 from keras_ms.models.bn_inception import bn_inception
+from keras_ms.models.folded_layers import with_folded_batch_norm
 from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
 from keras_ms.models.weights_files import load_network_weights
 
@@ -139,7 +140,8 @@ def build_backbone(
     if frozen_batch_norm is None:
         frozen_batch_norm = weights is not None
     if frozen_batch_norm:
-        network = with_frozen_batch_norm(network)
+        # what is frozen is linear: folding it saves passes over whole feature maps
+        network = with_folded_batch_norm(with_frozen_batch_norm(network))
     if freeze:
         network = without_dropout(network)
 

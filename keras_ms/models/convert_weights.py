@@ -148,7 +148,12 @@ def _in_keras_layout(tensor, shape):
 
 
 def _check_loads(file, network):
-    backbone = build_backbone("bn_inception", input_shape=_INPUT_SHAPE, weights=file)
+    backbone = build_backbone(
+        "bn_inception",
+        input_shape=_INPUT_SHAPE,
+        weights=file,
+        frozen_batch_norm=False,  # with the layers of the network, in its order
+    )
     for written, read in zip(network.weights, backbone.weights, strict=True):
         if not np.array_equal(written.numpy(), read.numpy()):
             raise ValueError(
