@@ -285,9 +285,10 @@ def _schedule(settings):
     if settings.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps)
     if settings.schedule == "step":
+        boundaries = settings.decay_boundaries()
         return keras.optimizers.schedules.PiecewiseConstantDecay(
-            [int(0.4 * settings.steps), int(0.8 * settings.steps)],
-            [settings.learning_rate * factor for factor in (1.0, 0.1, 0.01)],
+            list(boundaries),
+            [settings.learning_rate * 0.1**number for number in range(len(boundaries) + 1)],
         )
     return settings.learning_rate
 

@@ -36,6 +36,11 @@ def test_ks_are_sorted_and_hold_1():
         ({"loss": "triplet", "alpha": 1.0}, "alpha.*unset with loss=triplet.*loss_settings"),
         ({"loss_settings": "alpha=1"}, "loss_settings.*empty"),
         ({"loss": "triplet", "loss_settings": "margin"}, "loss_settings.*name=value"),
+        ({"decay_steps": "10"}, "decay_steps.*empty with schedule=cosine"),
+        ({"schedule": "step", "decay_steps": "3,2"}, "decay_steps.*ascending"),
+        ({"schedule": "step", "decay_steps": "100,600"}, "decay_steps.*steps=600"),
+        ({"schedule": "step", "decay_steps": "0,100"}, "decay_steps.*ascending"),
+        ({"schedule": "step", "decay_steps": "half"}, "decay_steps.*whole numbers"),
         ({"export": "coreml"}, "export.*saved_model, onnx"),
     ],
 )
@@ -67,3 +72,10 @@ def test_every_loss_can_be_chosen_with_its_settings():
     assert Settings(beta=50.0).loss_options() == {
         "alpha": 2.0, "beta": 50.0, "threshold": 0.5, "epsilon": 0.1
     }
+
+
+def test_the_learning_rate_falls_at_the_official_steps_or_the_given_ones():
+    assert Settings(schedule="step", steps=3000).decay_boundaries() == (1200, 2400)
+    given = Settings(schedule="step", steps=8000, decay_steps="3000, 6000")
+    assert given.decay_boundaries() == (3000, 6000)
+    assert Settings(schedule="step", steps=8000, decay_steps="2000").decay_boundaries() == (2000,)
