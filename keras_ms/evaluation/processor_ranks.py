@@ -1,4 +1,4 @@
-"""Ranks on a processor, with NumPy: tiles small enough that counting finds them in its caches.
+"""Ranks on a processor, with NumPy: large products, counted in parts that fit its caches.
 
 Compiled tiles (device_ranks.py) need one static shape, hence padding and masks in each. Here the
 tiles end where classes end: those off the diagonal hold negatives only and are compared with the
@@ -9,8 +9,14 @@ import numpy as np
 
 from keras_ms.evaluation.tiles import NO_PAIR, TIE
 
-# most rows or columns: counts within a tile are held in 16 bits, which is twice as fast as 32
-_MOST = 2**16 - 1
+# A tile has so many times more columns than rows. 2048 x 8192 similarities are 64 MB; with small
+# tiles the threads of the product wait for each other at the end of each, for long where other
+# programs hold a core: 512 x 2048 took twice the time on a busy machine, none less on a quiet one.
+_COLUMNS_PER_ROW = 4
+
+# Counted at a time: 1 MB of similarities, which a core's cache holds for both comparisons. The
+# counts of so few rows fit 8 bits, those of so few columns 16, and narrow sums are the fast ones.
+_PART_ROWS, _PART_COLUMNS = 128, 2048
 
 
 def sorted_ranks(queries, gallery, block_size, progress):
@@ -18,14 +24,13 @@ def sorted_ranks(queries, gallery, block_size, progress):
 
     Args:
         queries, gallery: `RetrievalSet`; the same object for a set against itself.
-        block_size: most columns of a tile; it has a quarter as many rows.
+        block_size: most rows of a tile; it has up to four times as many columns.
         progress: function of the share done.
 
     Returns:
         int64 array (num_queries,): the rank, 0 without a positive.
     """
-    num_columns = min(block_size, _MOST)
-    tiles = _Tiles(max(1, num_columns // 4), num_columns)
+    tiles = _Tiles(block_size, max(len(queries.rows), len(gallery.rows)))
     best = _best_positives(queries, gallery, tiles)
     # one float32 subtraction for all comparisons: the same threshold in each of them
     thresholds = best - np.float32(TIE)
@@ -37,21 +42,13 @@ def sorted_ranks(queries, gallery, block_size, progress):
 
 
 class _Tiles:
-    """Products of parts of two row sets, each written over the last one."""
+    """Products of parts of two row sets, each written over the last one, and their counts."""
 
-    def __init__(self, num_rows, num_columns):
-        self.num_rows = num_rows
-        self.num_columns = num_columns
-        self._similarity = np.empty(num_rows * num_columns, np.float32)
-        self._ahead = np.empty(num_rows * num_columns, bool)
-
-    def similarity(self, a, b):
-        tile = self._similarity[: len(a) * len(b)].reshape(len(a), len(b))
-        return np.matmul(a, b.T, out=tile)
-
-    def at_least(self, similarity, thresholds):
-        tile = self._ahead[: similarity.size].reshape(similarity.shape)
-        return np.greater_equal(similarity, thresholds, out=tile)
+    def __init__(self, block_size, most_rows):
+        self.num_rows = min(block_size, most_rows)
+        self.num_columns = min(_COLUMNS_PER_ROW * block_size, most_rows)
+        self._similarity = np.empty(self.num_rows * self.num_columns, np.float32)
+        self._ahead = np.empty(_PART_ROWS * _PART_COLUMNS, bool)
 
     def row_parts(self, start, stop):
         return _parts(start, stop, self.num_rows)
@@ -59,14 +56,44 @@ class _Tiles:
     def column_parts(self, start, stop):
         return _parts(start, stop, self.num_columns)
 
+    def similarity(self, a, b):
+        tile = self._similarity[: len(a) * len(b)].reshape(len(a), len(b))
+        return np.matmul(a, b.T, out=tile)
+
+    def count_ahead(self, similarity, of_rows, of_columns=None, classes=None):
+        """How many similarities reach the threshold of their row, and that of their column.
+
+        Args:
+            similarity: (rows, columns), all of negatives unless `classes` are given.
+            of_rows, of_columns: thresholds (rows,) and (columns,); None: columns are not counted.
+            classes: class of each row and of each column: only pairs of two classes count.
+
+        Returns:
+            int64 arrays (rows,) and (columns,).
+        """
+        num_rows, num_columns = similarity.shape
+        in_rows, in_columns = np.zeros(num_rows, np.int64), np.zeros(num_columns, np.int64)
+        for a, b in _parts(0, num_rows, _PART_ROWS):
+            for c, d in _parts(0, num_columns, _PART_COLUMNS):
+                part = similarity[a:b, c:d]
+                flags = self._ahead[: part.size].reshape(part.shape)
+                np.greater_equal(part, of_rows[a:b, None], out=flags)
+                if classes is not None:
+                    flags &= classes[0][a:b, None] != classes[1][c:d]
+                in_rows[a:b] += _count(flags, 1, np.uint16)
+                if of_columns is not None:
+                    np.greater_equal(part, of_columns[c:d], out=flags)
+                    in_columns[c:d] += _count(flags, 0, np.uint8)
+        return in_rows, in_columns
+
 
 def _parts(start, stop, size):
     return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
-def _count(flags, axis):
+def _count(flags, axis, dtype):
     # a sum of bytes: count_nonzero along an axis is several times slower
-    return np.add.reduce(flags.view(np.uint8), axis=axis, dtype=np.uint16)
+    return np.add.reduce(flags.view(np.uint8), axis=axis, dtype=dtype)
 
 
 def _best_positives(queries, gallery, tiles):
@@ -84,19 +111,22 @@ def _best_positives(queries, gallery, tiles):
 
 
 def _ahead_within(rows, thresholds, tiles, progress):
-    vectors, total = rows.rows, len(rows.rows)
+    vectors, classes, total = rows.rows, rows.classes, len(rows.rows)
     ahead = np.zeros(total, np.int64)
     for start, stop in _blocks_of_classes(rows.spans(), tiles.num_rows):
-        if rows.classes[start] != rows.classes[stop - 1]:
-            similarity = tiles.similarity(vectors[start:stop], vectors[start:stop])
-            flags = tiles.at_least(similarity, thresholds[start:stop, None])
-            flags &= rows.classes[start:stop, None] != rows.classes[start:stop]
-            ahead[start:stop] += _count(flags, axis=1)
+        if classes[start] != classes[stop - 1]:
+            block = slice(start, stop)
+            similarity = tiles.similarity(vectors[block], vectors[block])
+            of_both = classes[block], classes[block]
+            ahead[block] += tiles.count_ahead(similarity, thresholds[block], classes=of_both)[0]
         for a, b in tiles.row_parts(start, stop):
             for c, d in tiles.column_parts(stop, total):
                 similarity = tiles.similarity(vectors[a:b], vectors[c:d])
-                ahead[a:b] += _count(tiles.at_least(similarity, thresholds[a:b, None]), axis=1)
-                ahead[c:d] += _count(tiles.at_least(similarity, thresholds[c:d]), axis=0)
+                in_rows, in_columns = tiles.count_ahead(
+                    similarity, thresholds[a:b], thresholds[c:d]
+                )
+                ahead[a:b] += in_rows
+                ahead[c:d] += in_columns
         progress(1 - (1 - stop / total) ** 2)
     return ahead
 
@@ -124,9 +154,7 @@ def _ahead_in_gallery(queries, gallery, thresholds, tiles, progress):
         ):
             for c, d in tiles.column_parts(*part_of_gallery):
                 similarity = tiles.similarity(queries.rows[a:b], gallery.rows[c:d])
-                flags = tiles.at_least(similarity, thresholds[a:b, None])
-                if has_positives:
-                    flags &= classes[:, None] != gallery.classes[c:d]
-                ahead[a:b] += _count(flags, axis=1)
+                of_both = (classes, gallery.classes[c:d]) if has_positives else None
+                ahead[a:b] += tiles.count_ahead(similarity, thresholds[a:b], classes=of_both)[0]
         progress(b / total)
     return ahead

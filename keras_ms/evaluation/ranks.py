@@ -14,8 +14,8 @@ import numpy as np
 from keras_ms.evaluation import device_ranks, processor_ranks
 from keras_ms.evaluation.inputs import retrieval_sets
 
-# Columns of one tile, which has a quarter as many rows on a processor: 512 x 2048 similarities are
-# 4 MB, which its caches hold while they are counted. Products of that size run at full speed.
+# Rows of one tile: products of 2048 rows run at full speed, and the largest tile, with four times
+# as many columns, takes 64 MB.
 BLOCK_SIZE = 2048
 
 
@@ -41,7 +41,7 @@ def best_positive_ranks(
         query_positions: where each query's own image stands in the gallery, -1 if it is not in
             it, integers of shape (num_queries,). It is left out, by index. Defaults to None: no
             query is in the gallery.
-        block_size: most rows or columns of one tile of similarities.
+        block_size: most rows of one tile of similarities; it has up to four times as many columns.
         progress: called with the share of the work done, 0 to 1, now and then.
 
     Returns:

@@ -60,8 +60,8 @@ def recall_at_k(
         query_positions: where each query's own image stands in the gallery, -1 if it is not in
             it, integers of shape (num_queries,). It is left out, by index. Defaults to None: no
             query is in the gallery.
-        block_size: most rows or columns of one tile of similarities. Peak memory is about one
-            copy of the embeddings plus at most a few tiles of block_size² float32 numbers.
+        block_size: most rows of one tile of similarities. Peak memory is about one copy of the
+            embeddings plus 4 · block_size² float32 numbers.
         progress: called with the share of the work done, 0 to 1, now and then.
 
     Returns:
