@@ -31,6 +31,7 @@ from keras_ms.losses.triplet import TripletLoss as TripletLoss
 from keras_ms.losses.weighted_pairs import WeightedPairLoss as WeightedPairLoss
 from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMemory
 from keras_ms.models.embedding import build_embedder as build_embedder
+from keras_ms.models.embedding import without_normalization as without_normalization
 from keras_ms.optimizers import GroupedAdam as GroupedAdam
 from keras_ms.pair_statistics import PairStatistics as PairStatistics
 from keras_ms.pair_statistics import pair_weights as pair_weights
@@ -39,8 +40,16 @@ from keras_ms.version import __version__ as __version__
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
     "balanced_batches": "keras_ms.data.balanced_batches",
+    "draw_glyphs": "keras_ms.data.glyphs",
     "export_onnx": "keras_ms.export",
     "export_saved_model": "keras_ms.export",
+    "load_cars": "keras_ms.data.cars",
+    "load_csv": "keras_ms.data.csv_list",
+    "load_cub": "keras_ms.data.cub",
+    "load_grocery": "keras_ms.data.grocery",
+    "load_in_shop": "keras_ms.data.in_shop",
+    "load_omniglot": "keras_ms.data.omniglot",
+    "load_sop": "keras_ms.data.products",
 }
 
 __all__ = [
@@ -70,10 +79,19 @@ __all__ = [
     "WeightedPairLoss",
     "balanced_batches",
     "build_embedder",
+    "draw_glyphs",
     "export_onnx",
     "export_saved_model",
+    "load_cars",
+    "load_csv",
+    "load_cub",
+    "load_grocery",
+    "load_in_shop",
+    "load_omniglot",
+    "load_sop",
     "pair_weights",
     "recall_at_k",
+    "without_normalization",
 ]
 
 

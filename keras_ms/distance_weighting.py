@@ -9,14 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.pairs import masked_max, row_wise
+from keras_ms.pairs import NEVER, masked_max, row_wise
 
 # Closer negatives are drawn as often as those at this distance (the paper's clipping): below it
 # 1 / q grows so steeply that one noisy image would take all draws.
 CLOSEST = 0.5
-
-# The logarithm of a sum over no pair, see `margin_statistics`
-_NEVER = 1e9
 
 
 def distances(similarity):
@@ -43,12 +40,11 @@ def margin_statistics(pairs, cutoff, dimension):
     as if infinite, where there are none), of every anchor; each (anchors, 1)."""
     count = ops.sum(ops.cast(pairs.positive, pairs.similarity.dtype), axis=-1, keepdims=True)
     drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
-    largest = masked_max(exponents, drawn, -_NEVER)
-    terms = ops.where(drawn, factor * ops.exp(exponents - largest), ops.zeros_like(exponents))
-    total = ops.sum(terms, axis=-1, keepdims=True)
+    largest = masked_max(exponents, drawn, -NEVER)
+    total = ops.sum(_terms(drawn, exponents - largest, factor), axis=-1, keepdims=True)
     any_drawn = total > 0
     log_total = largest + ops.log(ops.where(any_drawn, total, ops.ones_like(total)))
-    log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, _NEVER))
+    log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, NEVER))
     return 1 / ops.maximum(count, ops.ones_like(count)), log_total
 
 
@@ -68,7 +64,13 @@ def draw_probabilities(pairs, log_total, cutoff, dimension):
         (anchors, candidates); a row sums to 1, or to 0 where no negative can be drawn.
     """
     drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
-    return ops.where(drawn, factor * ops.exp(exponents - log_total), ops.zeros_like(exponents))
+    return ops.stop_gradient(_terms(drawn, exponents - log_total, factor))
+
+
+def _terms(drawn, exponents, factor):
+    # those that are not drawn may be beyond what an exponential takes
+    exponents = ops.where(drawn, exponents, ops.zeros_like(exponents))
+    return ops.where(drawn, factor * ops.exp(exponents), ops.zeros_like(exponents))
 
 
 def _inverse_density(pairs, cutoff, dimension):

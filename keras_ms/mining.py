@@ -3,11 +3,8 @@
 import keras
 from keras import ops
 
-from keras_ms.pairs import Pairs, masked_max, masked_min, row_wise
+from keras_ms.pairs import FAR, Pairs, masked_max, masked_min, row_wise
 from keras_ms.positives import visit_positives
-
-# Beyond every similarity by more than any margin; finite, so that no inf - inf can arise.
-_FAR = 1e30
 
 
 def _no_statistics(pairs):
@@ -22,11 +19,8 @@ def mine_all(pairs):
 
 
 def _hardest_pairs(pairs):
-    # Outside [-1, 1] by more than any epsilon, so that an anchor without positives (negatives)
-    # finds every comparison false; finite, so that no inf - inf can arise.
-    never = 1e9
-    least_positive = masked_min(pairs.similarity, pairs.positive, never)
-    most_negative = masked_max(pairs.similarity, pairs.negative, -never)
+    least_positive = masked_min(pairs.similarity, pairs.positive, FAR)
+    most_negative = masked_max(pairs.similarity, pairs.negative, -FAR)
     return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
 
 
@@ -126,7 +120,7 @@ def mine_semi_hard(pairs, margin=0.1):
         return ops.logical_or(positive, is_kept), ops.logical_or(negative, closer)
 
     nothing = ops.zeros_like(pairs.positive)
-    positive, negative = visit_positives(visit, positives, _FAR, nothing, nothing)
+    positive, negative = visit_positives(visit, positives, FAR, nothing, nothing)
     return Pairs(pairs.similarity, positive, negative)
 
 
@@ -160,7 +154,7 @@ def mine_one_pair_per_class(pairs):
 
 
 def _far(pairs):
-    return ops.full_like(pairs.similarity, _FAR)
+    return ops.full_like(pairs.similarity, FAR)
 
 
 def _is_first_greatest(values):

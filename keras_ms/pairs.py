@@ -11,6 +11,14 @@ from typing import NamedTuple
 
 from keras import ops
 
+# Beyond every similarity by more than any margin or epsilon, so that a row without pairs of a kind
+# finds every comparison false; finite, so that no inf - inf can arise.
+FAR = 1e30
+
+# The log of a sum over no pair is -NEVER: far below any exponent, so that e^-NEVER is exactly 0,
+# and finite as well. Larger, and a float32 exponent would lose its digits beside it.
+NEVER = 1e9
+
 
 class Pairs(NamedTuple):
     """Every anchor-candidate pair of a batch.
@@ -179,18 +187,6 @@ def log_one_plus_sum_exp(exponents, mask, bound=math.inf):
     _, total, largest = _scaled_terms(exponents, mask, bound)
     # log(e^-largest + total), which is log1p(total) where the 0 column is the largest
     return largest + ops.log1p(ops.expm1(-largest) + total)
-
-
-def share_of_one_plus_sum_exp(exponents, mask, bound=math.inf):
-    """e^exponent / (1 + sum over the masked entries of its row), 0 where the mask does not hold.
-
-    It is the derivative of `log_one_plus_sum_exp` with respect to the exponents; same arguments.
-
-    Returns:
-        (anchors, candidates), same dtype as `exponents`.
-    """
-    terms, total, largest = _scaled_terms(exponents, mask, bound)
-    return terms / (ops.exp(-largest) + total)
 
 
 def _scaled_terms(exponents, mask, bound):

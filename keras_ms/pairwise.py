@@ -116,6 +116,11 @@ class Pairwise:
 
         return in_closed_form(losses_and_gradient, ops.matmul(anchors, ops.transpose(candidates)))
 
+    def losses(self, anchors, keys, candidates, candidate_keys, offset):
+        """The losses of `against`, not to be differentiated."""
+        similarity = ops.matmul(anchors, ops.transpose(candidates))
+        return self.pair_loss(self.miner(batch_pairs(similarity, keys, candidate_keys, offset)))
+
     def _losses_and_weights(self, similarity, keys, candidate_keys, offset):
         mined = self.miner(batch_pairs(similarity, keys, candidate_keys, offset))
         return self.pair_loss(mined), self.weighting(mined)
@@ -168,14 +173,15 @@ class Pairwise:
         """
 
         def losses_and_gradient(unit):
-            losses = self.program(self._block_losses, unit, keys)
+            losses = self.program(self.block_losses, unit, keys)
             return losses, lambda upstream: self.program(
                 self._block_gradient, unit, keys, upstream
             )
 
         return in_closed_form(losses_and_gradient, unit)
 
-    def _block_losses(self, unit, keys):
+    def block_losses(self, unit, keys):
+        """The losses of `blocks`, not to be differentiated."""
         block_size = self.block_size
         anchors, num_blocks = _padded(unit, block_size)
         anchor_keys, _ = _padded(keys, block_size)
@@ -219,7 +225,7 @@ class Pairwise:
         """Calls the function; where chosen, compiled with XLA."""
         if not self.compiled:
             return function(*arguments)
-        name = function.__name__
+        name = function.__qualname__
         if name not in self._programs:
             import tensorflow as tf
 

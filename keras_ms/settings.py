@@ -126,8 +126,9 @@ class Settings:
     loss: str = _setting("multi_similarity", "pair-based loss: " + ", ".join(LOSSES), LOSSES)
     loss_settings: str = _setting(
         "",
-        "settings of another loss than multi_similarity by their names in Python, with commas "
-        "between, such as margin=0.2,mining=hard; empty: its defaults",
+        "settings of the loss by their names in Python, with commas between, such as "
+        "margin=0.2,mining=hard, or epsilon=None to leave Multi-Similarity's mining out; empty: "
+        "the defaults",
     )
     # the official code's values
     alpha: float = _setting(2.0, "Multi-Similarity loss: weight scale of positive pairs")
@@ -227,15 +228,14 @@ class Settings:
         batch = self.classes_per_batch * self.images_per_class
         _check("devices", self.devices, lambda v: batch % v == 0,
                f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
-        if self.loss == "multi_similarity":
-            _check("loss_settings", self.loss_settings, lambda v: not v,
-                   "empty: the Multi-Similarity loss has settings of its own, alpha, beta, "
-                   "threshold and epsilon")
-        else:
-            for name in _MULTI_SIMILARITY:
-                default = type(self).__dataclass_fields__[name].default
+        for name in _MULTI_SIMILARITY:
+            default = type(self).__dataclass_fields__[name].default
+            if self.loss != "multi_similarity":
                 _check(name, getattr(self, name), lambda v, default=default: v == default,
                        f"unset with loss={self.loss}, whose settings go into loss_settings")
+            elif name in self._given_loss_settings():
+                _check(name, getattr(self, name), lambda v, default=default: v == default,
+                       f"once: there is {name} in loss_settings too")
         if self.decay_steps:
             _check("decay_steps", self.decay_steps, lambda _: self.schedule == "step",
                    f"empty with schedule={self.schedule}")
@@ -275,13 +275,19 @@ class Settings:
 
     def loss_options(self):
         """The settings of the loss, a dict: numbers, True, False and None as such, else text."""
-        if self.loss == "multi_similarity":
-            return {name: getattr(self, name) for name in _MULTI_SIMILARITY}
+        given = self._given_loss_settings()
+        if self.loss != "multi_similarity":
+            return given
+        return {name: getattr(self, name) for name in _MULTI_SIMILARITY} | given
+
+    def _given_loss_settings(self):
         options = {}
         for part in filter(None, (part.strip() for part in self.loss_settings.split(","))):
             name, equals, value = (piece.strip() for piece in part.partition("="))
             _check("loss_settings", self.loss_settings, lambda _: name and equals and value,
                    "name=value with commas between, such as margin=0.2,mining=hard")
+            _check("loss_settings", self.loss_settings, lambda _: name not in options,
+                   f"each setting once, and {name} is there twice")
             try:
                 options[name] = ast.literal_eval(value)
             except (ValueError, SyntaxError):

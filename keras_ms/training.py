@@ -235,7 +235,7 @@ class _Training:
     def _metrics(self):
         # the mining of the others is not that of the metric
         mines = self.settings.loss == "multi_similarity"
-        return [MinedAnchors(epsilon=self.settings.epsilon)] if mines else []
+        return [MinedAnchors(epsilon=self.loss.epsilon)] if mines else []
 
     def _optimizer(self):
         settings = self.settings

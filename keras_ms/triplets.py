@@ -10,10 +10,8 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from keras_ms.pairs import FAR
 from keras_ms.positives import visit_positives
-
-# Beyond every similarity by more than any margin; finite, so that no inf - inf can arise.
-FAR = 1e30
 
 
 class Sides(NamedTuple):

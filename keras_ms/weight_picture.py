@@ -70,12 +70,13 @@ def write_weight_picture(losses, embeddings, labels, path, title=None):
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, pairs) in zip(panels, found.items()):
         _draw_panel(axes, name, pairs, np.asarray(labels).reshape(-1))
-        if not losses[name].normalize:
-            axes.set_xlabel("dot product")
     for axes in panels[len(found) :]:
         axes.set_axis_off()
-    for axes in panels[max(0, len(found) - columns) : len(found)]:
-        axes.set_xlabel("similarity")
+    for number, (axes, loss) in enumerate(zip(panels, losses.values())):
+        if not getattr(loss, "normalize", True):
+            axes.set_xlabel("dot product")
+        elif number >= len(found) - columns:
+            axes.set_xlabel("similarity")
     figure.axes[0].set_ylabel("weight / largest weight")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper right", ncols=2, markerscale=4)

@@ -13,11 +13,7 @@ Learning, CVPR 2019, Section 3.
 import keras
 from keras import ops
 
-from keras_ms.pairs import log_one_plus_sum_exp, masked_max, row_wise
-
-# The log of a sum over no pair is -_NEVER: far below any exponent, so that e^-_NEVER is exactly 0,
-# and finite, so that no inf - inf can arise.
-_NEVER = 1e9
+from keras_ms.pairs import NEVER, log_one_plus_sum_exp, masked_max, row_wise
 
 
 def _multi_similarity_totals(pairs, alpha, beta, threshold):
@@ -142,7 +138,7 @@ def _active_lifted_structure_totals(pairs, threshold):
     positive_total, negative_total = lifted_structure_totals(pairs, threshold)
     active = positive_total + negative_total > 0
     # a total beyond all bounds makes every share of it 0
-    never = ops.full_like(positive_total, _NEVER)
+    never = ops.full_like(positive_total, NEVER)
     return ops.where(active, positive_total, never), ops.where(active, negative_total, never)
 
 
@@ -181,7 +177,7 @@ def _circle_exponents(pairs, margin, gamma):
     exponent is gamma alpha (far - m).
     """
     far = ops.where(pairs.positive, 1 - pairs.similarity, pairs.similarity)
-    alpha = ops.relu(far + margin)
+    alpha = ops.stop_gradient(ops.relu(far + margin))
     return alpha, gamma * alpha * (far - margin)
 
 
@@ -228,9 +224,9 @@ def _supervised_contrastive_shares(pairs, temperature):
     gap = negative_total - positive_total
     # A total beyond all bounds makes every share of it 0: an anchor without positives has no loss.
     total = ops.where(
-        positive_total > -_NEVER,
+        positive_total > -NEVER,
         positive_total + ops.softplus(gap),
-        ops.full_like(positive_total, _NEVER),
+        ops.full_like(positive_total, NEVER),
     )
     return positive_total, total, share, ops.sigmoid(gap)
 
@@ -280,7 +276,7 @@ def log_sums_exp(exponents, pairs):
     """
     masks = pairs.positive, pairs.negative
     # over masked entries only: no other entry sets the scale
-    largest = [masked_max(exponents, mask, -_NEVER) for mask in masks]
+    largest = [masked_max(exponents, mask, -NEVER) for mask in masks]
     # a pair is of one kind, so one exponential serves both; entries of neither kind would overflow
     shifted = exponents - ops.where(pairs.positive, *largest)
     is_pair = ops.logical_or(*masks)

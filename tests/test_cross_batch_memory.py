@@ -392,6 +392,7 @@ def two_outputs():
         ({"loss": keras.losses.MeanSquaredError()}, "pair-based loss of keras_ms"),
         ({"loss": PairLoss(None, None, whole_batch=True)}, "separable by anchor"),
         ({"loss": MultiSimilarityLoss(reduction=None)}, "reduction=None"),
+        ({"loss": MultiSimilarityLoss(block_size=8)}, "without `block_size`.*block_size=8"),
         ({"embedder": "embedder"}, "keras.Model as `embedder`. Received: 'embedder'"),
         ({"embedder": keras.Sequential([keras.layers.Dense(4)])}, "Give the embedder an input"),
         ({"embedder": two_outputs()}, r"one output \(batch, dimension\)"),

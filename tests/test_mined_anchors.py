@@ -3,6 +3,7 @@ import numpy as np
 import oracles
 import pytest
 
+from keras_ms.losses import mined_anchors
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 
@@ -72,3 +73,21 @@ def test_config_round_trip():
 def test_labels_must_be_ids():
     with pytest.raises(ValueError, match="Expected integer class ids"):
         MinedAnchors().update_state(np.zeros(3), np.ones((3, 2)))
+
+
+def test_a_large_batch_is_taken_in_blocks(monkeypatch):
+    """Of 7 anchors at a time; the share is that of all at once."""
+    labels, embeddings = batch(4, 40)
+    expected = MinedAnchors()
+    expected.update_state(labels, embeddings)
+    monkeypatch.setattr(mined_anchors, "BLOCKS_FROM", 40)
+    monkeypatch.setattr(mined_anchors, "BLOCK", 7)
+    metric = MinedAnchors()
+    metric.update_state(labels, embeddings)
+    assert float(metric.result()) == float(expected.result()) != 0
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, np.nan])
+def test_an_epsilon_below_0_is_refused(epsilon):
+    with pytest.raises(ValueError, match="`epsilon` >= 0"):
+        MinedAnchors(epsilon=epsilon)

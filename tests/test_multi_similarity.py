@@ -298,6 +298,9 @@ def test_a_loss_of_zero_is_explained_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss([0, 0], np.eye(2))
+        # nor is one made by weights of 0 laid on the mining
+        weightless = MultiSimilarityLoss()([0, 0, 1], np.ones((3, 2)), sample_weight=[0, 0, 0])
+        assert float(weightless) == 0
 
 
 def test_presets():

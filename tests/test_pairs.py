@@ -9,7 +9,6 @@ from keras_ms.pairs import (
     masked_max,
     masked_min,
     pair_masks,
-    share_of_one_plus_sum_exp,
     unit_length,
 )
 
@@ -96,11 +95,6 @@ def test_log_one_plus_sum_exp(bound):
     logarithm = log_one_plus_sum_exp(exponents, mask, bound).numpy()
     np.testing.assert_allclose(logarithm, expected, rtol=1e-12)
     assert logarithm[3, 0] == 0
-    np.testing.assert_allclose(
-        share_of_one_plus_sum_exp(exponents, mask, bound),
-        np.where(mask, np.exp(exponents - expected), 0),
-        rtol=1e-12,
-    )
 
 
 @pytest.mark.parametrize("bound", [np.inf, 60.0])
@@ -110,8 +104,6 @@ def test_log_one_plus_sum_exp_of_the_largest_and_smallest_within_the_bound(bound
     mask = np.ones_like(exponents, bool)
     logarithm = log_one_plus_sum_exp(exponents, mask, bound)
     np.testing.assert_allclose(logarithm, [[60 + np.log(4000)], [4000 * np.exp(-60)]], rtol=1e-6)
-    share = share_of_one_plus_sum_exp(exponents, mask, bound).numpy()
-    np.testing.assert_allclose(share[:, 0], [1 / 4000, np.exp(-60)], rtol=1e-5)
 
 
 def test_log_one_plus_sum_exp_ignores_masked_giants_and_survives_mined_ones():

@@ -13,6 +13,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_ms import distance_weighting, weighting
 from keras_ms.losses import (
     binomial_deviance,
     circle,
@@ -274,22 +275,36 @@ def test_exponents_beyond_float32():
 
 
 @pytest.mark.parametrize(
-    "function",
+    "function, weights",
     [
-        lifted_structure.lifted_structure,
-        circle.circle,
-        supervised_contrastive.supervised_contrastive,
+        (lifted_structure.lifted_structure, weighting.lifted_structure_weights),
+        (circle.circle, weighting.circle_weights),
+        (
+            supervised_contrastive.supervised_contrastive,
+            weighting.supervised_contrastive_weights,
+        ),
+        (margin.margin_loss, distance_weighting.margin_weights),
     ],
 )
-def test_the_functions_alone_can_be_differentiated(function):
+def test_the_functions_alone_can_be_differentiated(function, weights):
     """Also where an anchor has pairs of one kind only, as in a loss of one's own."""
     embeddings = tf.constant(np.random.default_rng(0).normal(size=(5, 3)))
     with tf.GradientTape() as tape:
-        tape.watch(embeddings)
         unit = tf.math.l2_normalize(embeddings, axis=1)
         similarity = tf.matmul(unit, unit, transpose_b=True)
-        value = tf.reduce_sum(function(Pairs(similarity, *pair_masks(np.array([0, 0, 1, 2, 3])))))
-    assert np.isfinite(tape.gradient(value, embeddings)).all() and float(value) > 0
+        tape.watch(similarity)
+        pairs = Pairs(similarity, *pair_masks(np.array([0, 0, 1, 2, 3])))
+        value = tf.reduce_sum(function(pairs))
+    gradient = tape.gradient(value, similarity)
+    assert float(value) > 0
+    np.testing.assert_allclose(gradient, weights(pairs), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_unknown_settings_are_named_with_the_known_ones(name):
+    for wrong in ("treshold", "normalize", "whole_batch"):
+        with pytest.raises(ValueError, match=f"{wrong}. Expected some of .*, block_size, jit"):
+            CLASSES[name](**{wrong: 1})
 
 
 @pytest.mark.parametrize("chosen", [DEFAULTS, OTHERS])

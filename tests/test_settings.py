@@ -34,7 +34,8 @@ def test_ks_are_sorted_and_hold_1():
         ({"ks": "1,two"}, "ks.*whole numbers"),
         ({"loss": "triplets"}, "loss.*triplet, lifted_structure"),
         ({"loss": "triplet", "alpha": 1.0}, "alpha.*unset with loss=triplet.*loss_settings"),
-        ({"loss_settings": "alpha=1"}, "loss_settings.*empty"),
+        ({"alpha": 1.0, "loss_settings": "alpha=2"}, "alpha.*once"),
+        ({"loss": "triplet", "loss_settings": "margin=1,margin=2"}, "margin is there twice"),
         ({"loss": "triplet", "loss_settings": "margin"}, "loss_settings.*name=value"),
         ({"decay_steps": "10"}, "decay_steps.*empty with schedule=cosine"),
         ({"schedule": "step", "decay_steps": "3,2"}, "decay_steps.*ascending"),
@@ -72,6 +73,7 @@ def test_every_loss_can_be_chosen_with_its_settings():
     assert Settings(beta=50.0).loss_options() == {
         "alpha": 2.0, "beta": 50.0, "threshold": 0.5, "epsilon": 0.1
     }
+    assert Settings(loss_settings="epsilon=None").loss_options()["epsilon"] is None
 
 
 def test_the_learning_rate_falls_at_the_official_steps_or_the_given_ones():

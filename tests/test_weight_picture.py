@@ -47,3 +47,14 @@ def test_wrong_inputs(tmp_path, capsys):
     assert not (tmp_path / "w.png").exists()
     with pytest.raises(ValueError, match="at least one loss"):
         write_weight_picture({}, np.ones((2, 2)), [0, 1], tmp_path / "w.png")
+
+
+def test_axes_say_what_similarity_is(tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_xlabel", lambda axes, text: labels.append(text)
+    )
+    composite = keras_ms.CompositeLoss([keras_ms.MultiSimilarityLoss()])
+    losses = {"n pair": keras_ms.NPairLoss(), "composite": composite}
+    write_weight_picture(losses, *example_batch(), tmp_path / "weights.png")
+    assert labels == ["dot product", "similarity"]

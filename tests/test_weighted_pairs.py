@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_ms
+from keras_ms.distance_weighting import margin_weights
 from keras_ms.mining import mine_hard, mine_multi_similarity
 from keras_ms.triplets import triplet_all_weights
 from keras_ms.weighting import contrastive_weights, multi_similarity_weights
@@ -55,6 +56,15 @@ def test_a_loss_is_the_weighting_of_its_pairs(loss, weighted):
     np.testing.assert_allclose(
         gradient(weighted, embeddings, labels, weights), expected, rtol=1e-5, atol=1e-8
     )
+
+
+def test_a_weighting_gets_the_dimension_it_asks_for():
+    embeddings, labels = batch()
+    expected = keras_ms.pair_weights(keras_ms.MarginLoss(), embeddings, labels).weights
+    for dimension, equal in (({}, True), ({"dimension": 128}, False)):
+        loss = keras_ms.WeightedPairLoss(partial(margin_weights, **dimension))
+        found = keras_ms.pair_weights(loss, embeddings, labels).weights
+        assert np.allclose(found, expected, rtol=1e-6, atol=0) == equal
 
 
 def test_any_miner_goes_with_any_weighting():

@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.whole_batch_weighting import angular_pull, angular_weights, visit_triplet_sums
 
 
@@ -92,7 +92,7 @@ class AngularLoss(PairLoss):
             weighting=partial(angular_weights, squared_tangent=squared_tangent),
             whole_batch=True,
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

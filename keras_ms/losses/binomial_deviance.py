@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.weighting import (
     binomial_deviance_exponents,
     binomial_deviance_shares,
@@ -91,7 +91,7 @@ class BinomialDevianceLoss(PairLoss):
             pair_loss=partial(binomial_deviance, **scales),
             weighting=partial(binomial_deviance_weights, **scales),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.weighting import circle_totals, circle_weights
 
 
@@ -82,7 +82,7 @@ class CircleLoss(PairLoss):
             pair_loss=partial(circle, margin=self.margin, gamma=self.gamma),
             weighting=partial(circle_weights, margin=self.margin, gamma=self.gamma),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.weighting import contrastive_weights
 
 
@@ -76,7 +76,7 @@ class ContrastiveLoss(PairLoss):
             pair_loss=partial(contrastive, threshold=self.threshold),
             weighting=partial(contrastive_weights, threshold=self.threshold),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

@@ -5,7 +5,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.whole_batch_weighting import has_pair, histogram_weights, histograms
 
 
@@ -90,7 +90,7 @@ class HistogramLoss(PairLoss):
             weighting=partial(histogram_weights, num_steps=self.num_steps),
             whole_batch=True,
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

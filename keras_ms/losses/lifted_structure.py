@@ -10,7 +10,7 @@ from keras_ms.distance_weighting import (
     two_sided_lifted_structure_terms,
     two_sided_lifted_structure_weights,
 )
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.weighting import lifted_structure_totals, lifted_structure_weights
 
 
@@ -128,6 +128,7 @@ class LiftedStructureLoss(PairLoss):
                 "pair_loss": partial(lifted_structure, threshold=self.threshold),
                 "weighting": partial(lifted_structure_weights, threshold=self.threshold),
             }
+        options = common_options(self, options)
         super().__init__(**functions, whole_batch=self.two_sided, name=name, **options)
 
     def get_config(self):

@@ -12,7 +12,7 @@ from keras_ms.distance_weighting import (
     margin_statistics,
     margin_weights,
 )
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 
 
 def margin_loss(pairs, margin=0.2, boundary=1.2, cutoff=1.4, dimension=128):
@@ -109,7 +109,7 @@ class MarginLoss(PairLoss):
             weighting=partial(margin_weights, **chosen),
             uses_dimension=True,
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

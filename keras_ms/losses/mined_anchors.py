@@ -1,12 +1,16 @@
 """MinedAnchors: how many anchors still have something to learn from."""
 
+import math
+from functools import partial
+
 import keras
 from keras import ops
 
 from keras_ms import replicas
-from keras_ms.losses.pair_loss import exact_label_parts
+from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, exact_label_parts
 from keras_ms.mining import mine_all, mine_multi_similarity
-from keras_ms.pairs import Pairs, pair_masks, unit_length
+from keras_ms.pairs import unit_length
+from keras_ms.pairwise import Pairwise
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -36,7 +40,7 @@ class MinedAnchors(keras.metrics.Metric):
         before the first batch.
 
     Raises:
-        ValueError: labels that are not integer ids.
+        ValueError: an epsilon below 0, labels that are not integer ids.
 
     Example:
 
@@ -49,30 +53,35 @@ class MinedAnchors(keras.metrics.Metric):
     """
 
     def __init__(self, epsilon=0.1, name="mined_anchors", dtype="float32"):
+        if epsilon is not None and not (math.isfinite(epsilon) and epsilon >= 0):
+            raise ValueError(
+                f"Expected `epsilon` >= 0, or None to count every pair. Received: {epsilon}"
+            )
         super().__init__(name=name, dtype=dtype)
         self.epsilon = epsilon
+        mine = mine_all if epsilon is None else partial(mine_multi_similarity, epsilon=epsilon)
+        self._pairwise = Pairwise(_has_pair, None, mine, compiled=False, block_size=BLOCK)
         self.mined = self.add_weight(shape=(), initializer="zeros", name="mined")
         self.anchors = self.add_weight(shape=(), initializer="zeros", name="anchors")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
-        embeddings = ops.cast(ops.convert_to_tensor(y_pred), "float32")
+        unit = unit_length(ops.cast(ops.convert_to_tensor(y_pred), "float32"))
         labels = exact_label_parts(y_true)
-        valid = ops.ones_like(labels[:, 0]) if mask is None else ops.reshape(mask, (-1,))
-        valid = ops.cast(valid, "bool")
+        valid = ops.ones_like(labels[:, :1]) if mask is None else ops.reshape(mask, (-1, 1))
+        keys = ops.concatenate([labels, ops.cast(valid, labels.dtype)], axis=1)
 
-        unit = unit_length(embeddings)
         if replicas.num_replicas() > 1:
-            pairs = _pairs_with_all_replicas(unit, labels, valid)
+            batch = replicas.gather(unit, keys)
+            has_pair = self._pairwise.losses(
+                unit, keys, batch.embeddings, batch.keys, batch.offset
+            )
+        elif unit.shape[0] is not None and unit.shape[0] >= BLOCKS_FROM:
+            has_pair = self._pairwise.block_losses(unit, keys)
         else:
-            pairs = Pairs(ops.matmul(unit, ops.transpose(unit)), *pair_masks(labels, valid))
-        if self.epsilon is None:
-            pairs = mine_all(pairs)
-        else:
-            pairs = mine_multi_similarity(pairs, epsilon=self.epsilon)
-        has_pair = ops.any(ops.logical_or(pairs.positive, pairs.negative), axis=-1)
+            has_pair = self._pairwise.losses(unit, keys, unit, keys, 0)
         self.mined.assign_add(ops.sum(ops.cast(has_pair, self.dtype)))
-        self.anchors.assign_add(ops.sum(ops.cast(valid, self.dtype)))
+        self.anchors.assign_add(ops.sum(ops.cast(keys[:, -1], self.dtype)))
 
     def result(self):
         return ops.divide_no_nan(self.mined, self.anchors)
@@ -81,10 +90,6 @@ class MinedAnchors(keras.metrics.Metric):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-def _pairs_with_all_replicas(unit, labels, valid):
-    keys = ops.concatenate([labels, ops.cast(ops.expand_dims(valid, 1), labels.dtype)], axis=1)
-    batch = replicas.gather(unit, keys)
-    masks = pair_masks(
-        labels, valid, batch.keys[:, :-1], batch.keys[:, -1] > 0, batch.offset
-    )
-    return Pairs(ops.matmul(unit, ops.transpose(batch.embeddings)), *masks)
+def _has_pair(pairs):
+    any_pair = ops.any(ops.logical_or(pairs.positive, pairs.negative), axis=-1)
+    return ops.cast(any_pair, pairs.similarity.dtype)

@@ -5,7 +5,7 @@ from functools import partial
 
 import keras
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs import log_one_plus_sum_exp
 from keras_ms.weighting import multi_similarity_exponents, multi_similarity_weights
@@ -120,7 +120,7 @@ class MultiSimilarityLoss(PairLoss):
                 else partial(mine_multi_similarity, epsilon=self.epsilon)
             ),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     @classmethod

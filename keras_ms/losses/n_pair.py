@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.mining import mine_all, mine_one_pair_per_class
 from keras_ms.pairs import Pairs, pair_masks
 from keras_ms.pairwise import in_closed_form, label_codes
@@ -48,7 +48,8 @@ class NPairLoss(PairLoss):
 
     Use it to compare one positive with all negatives of an anchor at once, each weighted by its
     share in a softmax. The dot products have no bound, so the norms are held by an L2 term
-    instead: the model must not end in an L2 normalisation
+    instead: the model must not end in an L2 normalisation, on which it hardly learns. Of a
+    model of `keras_ms.build_embedder` train `keras_ms.without_normalization(embedder)`
     (`keras_ms.SupervisedContrastiveLoss` is the normalised relative).
 
     Reference: Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective,
@@ -113,7 +114,7 @@ class NPairLoss(PairLoss):
             whole_batch=_OnePairPerClass(self.regularization) if self.one_pair_per_class else True,
             normalize=False,
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

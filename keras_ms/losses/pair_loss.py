@@ -1,7 +1,9 @@
 """PairLoss: from labels and embeddings as Keras passes them to one loss value per anchor."""
 
 import functools
+import inspect
 import warnings
+from numbers import Integral
 
 import keras
 import numpy as np
@@ -22,7 +24,9 @@ _COMPILE_FROM = 256
 
 # block_size="auto": a (batch, batch) float32 matrix of 8192 items takes 256 MiB, and a few of them
 # exist at a time; a block of 256 anchors keeps a matrix of 32,768 candidates at 32 MiB
-_BLOCKS_FROM, _BLOCK = 8192, 256
+BLOCKS_FROM, BLOCK = 8192, 256
+
+_COMMON_OPTIONS = ("block_size", "jit_compile", "reduction", "dtype")
 
 ZERO_LOSS_EXPLANATION = (
     "No anchor of this batch has a mined pair, so the loss and its gradient are 0. That is right "
@@ -59,8 +63,9 @@ class PairLoss(keras.losses.Loss):
             size of the embeddings. Defaults to False.
         block_size: how many anchors are compared with the batch at a time: memory then grows
             with the batch instead of its square, and the values are the same. A number, None for
-            all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on.
-            Defaults to `"auto"`.
+            all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on,
+            where the batch size is static (a dynamic one is taken all at once). Defaults to
+            `"auto"`.
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
             `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
             models run uncompiled), outside tf.distribute, for batches whose size is static and
@@ -108,7 +113,7 @@ class PairLoss(keras.losses.Loss):
                 f"Received: jit_compile={jit_compile!r}"
             )
         if block_size not in (None, "auto") and not (
-            isinstance(block_size, int) and block_size > 0
+            isinstance(block_size, Integral) and block_size > 0 and block_size is not True
         ):
             raise ValueError(
                 "Invalid value for argument `block_size`. Expected a positive whole number, None "
@@ -116,7 +121,7 @@ class PairLoss(keras.losses.Loss):
             )
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.jit_compile = jit_compile
-        self.block_size = block_size
+        self.block_size = int(block_size) if isinstance(block_size, Integral) else block_size
         self.whole_batch = whole_batch
         self.normalize = normalize
         self._functions = (pair_loss, weighting, miner)
@@ -135,7 +140,7 @@ class PairLoss(keras.losses.Loss):
             if sample_weight is not None:
                 counted = counted * ops.cast(ops.reshape(sample_weight, (-1,)), counted.dtype)
             value = value * replicas.share_of_mean(counted)
-        self._explain_zero(value)
+        self._explain_zero(value, sample_weight)
         return value
 
     def keys(self, y_true, y_pred):
@@ -234,7 +239,7 @@ class PairLoss(keras.losses.Loss):
                 weighting,
                 miner,
                 compiled,
-                block_size=_BLOCK if self.block_size == "auto" else self.block_size,
+                block_size=BLOCK if self.block_size == "auto" else self.block_size,
             )
         return self._pairwise[key]
 
@@ -248,7 +253,7 @@ class PairLoss(keras.losses.Loss):
 
     def _in_blocks(self, size):
         if self.block_size == "auto":
-            return size is not None and size >= _BLOCKS_FROM
+            return size is not None and size >= BLOCKS_FROM
         return self.block_size is not None
 
     def refusal(self, what):
@@ -269,14 +274,45 @@ class PairLoss(keras.losses.Loss):
         large = batch_size is not None and batch_size >= _COMPILE_FROM
         return large and not tf.distribute.has_strategy()
 
-    def _explain_zero(self, value):
+    def _explain_zero(self, value, sample_weight):
         # Only a concrete value can be looked at, so this speaks where the loss is called eagerly;
         # in fit, the callbacks look at the logged values.
         if self._warned_of_zero or not _is_concrete(value):
             return
-        if not ops.convert_to_numpy(value).any():
+        # weights of 0 make a 0 of any loss
+        unweighted = sample_weight is None or ops.convert_to_numpy(sample_weight).any()
+        if unweighted and not ops.convert_to_numpy(value).any():
             self._warned_of_zero = True
             warnings.warn(f"{self.name}: {ZERO_LOSS_EXPLANATION}", stacklevel=3)
+
+
+def common_options(loss, options):
+    """The options that a loss passes on to `PairLoss`, all known.
+
+    What else `PairLoss` takes is part of a loss and not its user's choice.
+
+    Args:
+        loss: the instance that is being made.
+        options: dict.
+
+    Returns:
+        `options`.
+
+    Raises:
+        ValueError: an unknown option; the message names the loss's settings.
+    """
+    unknown = sorted(set(options) - set(_COMMON_OPTIONS))
+    if unknown:
+        own = [
+            name
+            for name, parameter in inspect.signature(type(loss).__init__).parameters.items()
+            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        raise ValueError(
+            f"Unknown settings of {type(loss).__name__}: {', '.join(unknown)}. Expected some of "
+            f"{', '.join([*own, *_COMMON_OPTIONS])}"
+        )
+    return options
 
 
 def _check_batch(keys, embeddings):
@@ -325,6 +361,11 @@ def exact_label_parts(y_true, dtype="float32"):
     Raises:
         ValueError: labels that are not integers, or not one per item.
     """
+    if y_true is None:
+        raise ValueError(
+            "Expected integer class ids as labels. Received none: pass them as `y` to fit, or as "
+            "the second part of each batch"
+        )
     labels = ops.convert_to_tensor(y_true if hasattr(y_true, "shape") else np.asarray(y_true))
     kind = keras.backend.standardize_dtype(labels.dtype)
     if not keras.backend.is_int_dtype(kind) and not _averaged_over_replicas(labels):

@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.weighting import supervised_contrastive_totals, supervised_contrastive_weights
 
 
@@ -83,7 +83,7 @@ class SupervisedContrastiveLoss(PairLoss):
             pair_loss=partial(supervised_contrastive, temperature=self.temperature),
             weighting=partial(supervised_contrastive_weights, temperature=self.temperature),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

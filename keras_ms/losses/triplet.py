@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.positives import visit_positives
 from keras_ms.triplets import (
     FAR,
@@ -168,7 +168,7 @@ class TripletLoss(PairLoss):
             pair_loss=partial(pair_loss, margin=self.margin),
             weighting=partial(weighting, margin=self.margin),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):

@@ -1,11 +1,12 @@
 """Any weighting of pairs as a loss: the General Pair Weighting framework itself."""
 
+import inspect
 from functools import partial
 
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.mining import mine_all
 
 
@@ -20,6 +21,10 @@ def weighted_pairs(pairs, weighting):
         (anchors,), same dtype as the similarities.
     """
     return ops.sum(weighting(pairs) * pairs.similarity, axis=-1)
+
+
+def _weighted_pairs_of(pairs, weighting, **dimension):
+    return weighted_pairs(pairs, partial(weighting, **dimension))
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -40,7 +45,8 @@ class WeightedPairLoss(PairLoss):
 
     Args:
         weighting: function `Pairs -> (anchors, candidates)`: > 0 pushes a pair apart, < 0 pulls it
-            together. It must be 0 where the pairs' masks do not hold.
+            together. It must be 0 where the pairs' masks do not hold. If it has a keyword
+            `dimension`, that is the size of the embeddings.
         miner: function `Pairs -> Pairs` that only shrinks the masks. Defaults to `mine_all`.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
@@ -68,11 +74,12 @@ class WeightedPairLoss(PairLoss):
         self.weighting = weighting
         self.miner = miner
         super().__init__(
-            pair_loss=partial(weighted_pairs, weighting=weighting),
+            pair_loss=partial(_weighted_pairs_of, weighting=weighting),
             weighting=weighting,
             miner=miner,
+            uses_dimension=_is_free(weighting, "dimension"),
             name=name,
-            **options,
+            **common_options(self, options),
         )
 
     def get_config(self):
@@ -86,6 +93,12 @@ class WeightedPairLoss(PairLoss):
     def from_config(cls, config):
         functions = {name: _function(config[name]) for name in ("weighting", "miner")}
         return cls(**{**config, **functions})
+
+
+def _is_free(function, keyword):
+    """Whether a function takes this keyword and a partial has not set it yet."""
+    bound = function.keywords if isinstance(function, partial) else ()
+    return keyword not in bound and keyword in inspect.signature(function).parameters
 
 
 def _function_config(function):

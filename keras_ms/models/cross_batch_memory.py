@@ -88,7 +88,9 @@ class CrossBatchMemory(keras.Model):
         self.memory_embeddings = self._memory("memory_embeddings", dimension)
         self.memory_keys = self._memory("memory_keys", 5)
         self.steps = self.add_weight(
-            name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+            # the backend's own integer: TensorFlow keeps int32 variables off the GPU, where XLA
+            # could not read them
+            name="steps", shape=(), dtype="int", initializer="zeros", trainable=False
         )
         self.built = True
 
@@ -247,6 +249,11 @@ def _check_loss(loss):
         )
     if loss.whole_batch:
         raise ValueError(loss.refusal("cross-batch memory"))
+    if loss.block_size not in (None, "auto"):
+        raise ValueError(
+            "Expected a `loss` without `block_size`: a batch is compared with the whole memory at "
+            f"once. Received: block_size={loss.block_size}. Leave it unset"
+        )
     if loss.reduction in (None, "none"):
         raise ValueError(
             "Expected a `loss` whose reduction gives one number, such as 'sum_over_batch_size'. "
