@@ -13,13 +13,24 @@ def add_parser(commands):
         "embedding, best and worst queries, confused classes.",
     )
     parser.set_defaults(command=_report)
-    parser.add_argument("run", metavar="RUN_FOLDER", help="folder that train wrote")
+    parser.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="folder that train wrote")
     parser.add_argument(
-        "--to", metavar="FILE", help="the page to write (default: report.html in the run's folder)"
+        "--embeddings", metavar="FILE",
+        help="instead of a run: .npz file with `embeddings` (N, dimension) and `labels` (N,) of "
+        "the test images of --data-dir, as keras-ms evaluate --save-embeddings writes it",
+    )
+    parser.add_argument(
+        "--to", metavar="FILE",
+        help="the page to write (default: report.html in the run's folder or, with --embeddings, "
+        "here)",
     )
     parser.add_argument(
         "--data-dir", metavar="FOLDER",
-        help="where the images lie now, if not where they lay during training",
+        help="where the images lie; of a run, if they lie elsewhere than during training",
+    )
+    parser.add_argument(
+        "--dataset", metavar="NAME",
+        help="with --embeddings: the data set, as in train (default: class folders)",
     )
     parser.add_argument(
         "--map-images", type=int, metavar="COUNT",
@@ -30,16 +41,12 @@ def add_parser(commands):
 def _report(options):
     # what would fail after the embedding fails now
     from keras_ms.html_report.embedding_map import check_map_library
-    from keras_ms.run_folder import RunFolder
     from keras_ms.whole_files import check_writable
 
-    run = RunFolder(options["run"])
-    if not run.settings.is_file():
-        raise FileNotFoundError(
-            "Expected the folder of a run, with settings.json in it. "
-            f"Received: {options['run']}"
-        )
-    path = Path(options["to"] or run.path / "report.html")
+    if (options["run"] is None) == (options["embeddings"] is None):
+        raise ValueError("Give either the folder of a run or --embeddings FILE")
+    run = _run(options)
+    path = Path(options["to"] or (run.path if run else Path()) / "report.html")
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file name such as report.html. Received: {path}")
     if options["map_images"] is not None and options["map_images"] < 1:
@@ -49,13 +56,40 @@ def _report(options):
     check_writable(path.parent)
     check_map_library()
 
-    from keras_ms.run_report import run_report
+    from keras_ms.run_report import embeddings_report, run_report
 
-    size = run_report(
-        run,
-        path,
-        data_dir=options["data_dir"],
-        num_map_images=options["map_images"],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    if run:
+        size = run_report(
+            run,
+            path,
+            data_dir=options["data_dir"],
+            num_map_images=options["map_images"],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    else:
+        size = embeddings_report(
+            options["embeddings"],
+            path,
+            dataset=options["dataset"],
+            data_dir=options["data_dir"],
+            num_map_images=options["map_images"],
+        )
     print(f"Wrote {path} ({size / 1e6:.1f} MB)")
+
+
+def _run(options):
+    """The `RunFolder`, or None with --embeddings."""
+    from keras_ms.run_folder import RunFolder
+
+    if options["run"] is None:
+        if not options["data_dir"] and not options["dataset"]:
+            raise ValueError("--embeddings needs their images: give --data-dir or --dataset")
+        return None
+    if options["dataset"]:
+        raise ValueError("--dataset goes with --embeddings: a run knows its data set")
+    run = RunFolder(options["run"])
+    if not run.settings.is_file():
+        raise FileNotFoundError(
+            f"Expected the folder of a run, with settings.json in it. Received: {options['run']}"
+        )
+    return run

@@ -1,4 +1,4 @@
-"""The report of a run: its folder, its images and its embedder -> the HTML page."""
+"""The report of a run, or of saved embeddings: find images and embeddings, write the page."""
 
 import csv
 import dataclasses
@@ -13,6 +13,7 @@ from keras_ms.html_report import collect_report, write_report
 from keras_ms.html_report.markup import percent
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.run_data import RunData
+from keras_ms.settings import Settings
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder")
@@ -62,7 +63,6 @@ def run_report(
     model = head if settings.freeze_backbone else embedder
     batches = data.evaluation("test").map(lambda item, label: item)
     embeddings = model.predict(batches, verbose=verbose)
-    options = {} if num_map_images is None else {"num_map_images": num_map_images}
     report = collect_report(
         embeddings,
         test,
@@ -72,9 +72,75 @@ def run_report(
         settings=_settings(settings),
         history=_history(run),
         log=log,
-        **options,
+        **_map_options(num_map_images),
     )
     return write_report(report, path)
+
+
+def embeddings_report(
+    file,
+    path,
+    *,
+    dataset=None,
+    data_dir=None,
+    num_map_images=None,
+    log=functools.partial(print, flush=True),
+):
+    """Writes the page about saved embeddings of the test images of a data set.
+
+    Args:
+        file: .npz file with `embeddings` (N, dimension) and `labels` (N,).
+        path: the HTML file.
+        dataset, data_dir: the data set as in `Settings`. Defaults to None: class folders.
+        num_map_images: most images on the map. Defaults to None: those of `collect_report`.
+        log: function that takes a line of text for the user.
+
+    Returns:
+        Size of the page in bytes.
+
+    Raises:
+        FileNotFoundError: no such file, or no such data.
+        ValueError: a file of other content, or of other images.
+    """
+    embeddings, labels = _saved_embeddings(file)
+    # all classes that do not test may stay together: nothing is trained
+    settings = Settings(
+        dataset=dataset or "auto", data_dir=data_dir or "", validation_fraction=0.0
+    )
+    test = load_images(settings, log).subset("test")
+    if not np.array_equal(labels.reshape(-1), test.labels):
+        raise ValueError(
+            f"Expected in {file} the labels of the {len(test)} test images of {test.name}, in "
+            f"their order. Received: {len(labels)} labels"
+            + (" in another order or of other classes" if len(labels) == len(test) else "")
+        )
+    report = collect_report(
+        embeddings,
+        test,
+        facts={"Data": f"{test.name}, test images", "Embeddings": Path(file).name,
+               "Dimensions": f"{embeddings.shape[1]:,}"},
+        log=log,
+        **_map_options(num_map_images),
+    )
+    return write_report(report, path)
+
+
+def _saved_embeddings(file):
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"Expected an .npz file of embeddings. Nothing is at {file}")
+    expected = f"Expected {file} to be an .npz file with `embeddings` (N, dimension) and `labels`"
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = arrays["embeddings"], arrays["labels"]
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise ValueError(f"{expected}. Reading it failed: {error}") from error
+    if found[0].ndim != 2:
+        raise ValueError(f"{expected}. Received embeddings of shape {found[0].shape}")
+    return found
+
+
+def _map_options(num_map_images):
+    return {} if num_map_images is None else {"num_map_images": num_map_images}
 
 
 def _embedder(run, settings):

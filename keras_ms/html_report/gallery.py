@@ -53,19 +53,8 @@ class Gallery:
             f"its class comes first at rank {row.rank:,}"
         )
         shots = [
-            self._shot(
-                neighbour,
-                "same" if labels[neighbour] == label else "other",
-                f"{'same' if labels[neighbour] == label else 'other'} class, "
-                f"similarity {similarity:.2f}",
-                # the class is the query's own where nothing is said
-                join([
-                    f"{similarity:.2f}",
-                    None if labels[neighbour] == label else
-                    join([" ", breakable(self.class_name(labels[neighbour]))]),
-                ]),
-            )
-            for neighbour, similarity in zip(
+            self._neighbour(image, similarity, label)
+            for image, similarity in zip(
                 sweep.neighbours[row.image], sweep.neighbour_similarity[row.image]
             )
         ]
@@ -78,6 +67,14 @@ class Gallery:
             class_="query", id=f"query-{row.image}",
         )
 
+    def _neighbour(self, image, similarity, label):
+        found = self.report.images.labels[image]
+        kind = "same" if found == label else "other"
+        # where no class is named, it is the query's
+        name = f" {self.class_name(found)}" if kind == "other" else ""
+        caption = join([f"{similarity:.2f}", breakable(name)])
+        return self._shot(image, kind, f"{kind} class, similarity {similarity:.2f}", caption)
+
     def _pair(self, pair):
         first, second = self.class_name(pair.first), self.class_name(pair.second)
         couples = [
@@ -88,8 +85,8 @@ class Gallery:
         return tag(
             "article",
             tag("h4", self.class_link(pair.first), " and ", self.class_link(pair.second)),
-            tag("p", f"{percent(pair.share)} of their queries: {pair.first_to_second} of {first} find "
-                f"{second} first, {pair.second_to_first} the other way round", class_="note"),
+            tag("p", f"{percent(pair.share)} of their queries: {pair.first_to_second} of {first} "
+                f"find {second} first, {pair.second_to_first} the other way round", class_="note"),
             tag("div", *couples, class_="row"),
             class_="query",
         )

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Similarities held at a time: 64 MB of float32, whatever the number of images.
-_BLOCK_PAIRS = 2**24
+# Similarities held at a time, whatever the number of images: 16 MB of float32, and with the order
+# of each row and the masks about 100 MB.
+_BLOCK_PAIRS = 2**22
 # Counting every pair of a large set would take longer than the search for the neighbours; this
 # many pairs place each of the bins to within a thousandth of the whole.
 _HISTOGRAM_PAIRS = 2**25
