@@ -17,8 +17,8 @@ def write_images(folder, classes=6, images=5):
     for label in range(classes):
         path = folder / f"class {label}"
         path.mkdir(parents=True)
+        colour = rng.integers(0, 256, 3)
         for number in range(images):
-            colour = rng.integers(0, 256, 3) if number == 0 else colour
             pixels = np.clip(colour + rng.normal(0, 60, (40, 50, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(path / f"{number}.png")
     return folder

@@ -34,7 +34,7 @@ def class_bootstrap(
 
     Example:
         >>> low, high = class_bootstrap([1, 1, 0, 1, 0, 0], [0, 0, 1, 1, 2, 2])
-        >>> low <= 0.5 <= high
+        >>> print(low <= 0.5 <= high)
         True
     """
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels).reshape(-1)

@@ -11,7 +11,7 @@ from keras_ms.evaluation.tiles import NO_PAIR, TIE
 
 # A tile has so many times more columns than rows. 2048 x 8192 similarities are 64 MB; with small
 # tiles the threads of the product wait for each other at the end of each, for long where other
-# programs hold a core: 512 x 2048 took twice the time on a busy machine, none less on a quiet one.
+# programs hold a core: on such a machine tiles of 512 x 2048 took about twice the time.
 _COLUMNS_PER_ROW = 4
 
 # Counted at a time: 1 MB of similarities, which a core's cache holds for both comparisons. The
