@@ -291,3 +291,18 @@ def test_real_birds_split_by_id(shared_data):
     assert images.counts() == {"train": (100, 2990), "test": (100, 3043)}
     assert images.class_names[0].startswith("001.")
     assert images.labels[images.split == "test"].min() == 100
+
+
+def test_whole_groups_are_held_out():
+    alphabets = ("Greek", "Latin", "Tifinagh")
+    names = [f"{alphabet}/{letter}" for alphabet in alphabets for letter in "abc"]
+    images = ImageList(
+        paths=[str(i) for i in range(18)], labels=np.repeat(np.arange(9), 2), class_names=names,
+        split=["train"] * 18,
+    )  # fmt: skip
+    held = images.hold_out_validation(0.3, seed=1, whole_groups=True)
+    moved = {names[label] for label in held.labels[held.split == "validation"]}
+    assert len(moved) == 3 and len({name.split("/")[0] for name in moved}) == 1
+    plain = ImageList(paths=list("abcd"), labels=range(4), class_names="abcd", split=["train"] * 4)
+    with pytest.raises(ValueError, match="at least 2 groups.*a, b"):
+        plain.hold_out_validation(0.3, whole_groups=True)

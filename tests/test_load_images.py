@@ -1,5 +1,6 @@
 """From settings to images: which data set lies in a folder, and training on one with a gallery."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -167,3 +168,17 @@ def test_the_callback_searches_the_gallery():
     recall.set_model(model)
     with pytest.raises(ValueError, match="in their order"):
         recall.measure()
+
+
+def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
+    settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
+    plain = load_images(settings)
+    held = plain.labels[plain.split == "validation"]
+    alphabets = {plain.class_names[label].split("/")[0] for label in held}
+    trained = {plain.class_names[label].split("/")[0] for label in plain.subset("train").labels}
+    assert len(alphabets) == 9 and not alphabets & trained
+    turned = load_images(dataclasses.replace(settings, rotated_classes=True))
+    classes, images = plain.counts()["train"]
+    assert turned.counts() == {**plain.counts(), "train": (4 * classes, 4 * images)}
+    with pytest.raises(ValueError, match="rotated_classes.*'glyphs'"):
+        load_images(Settings(rotated_classes=True))

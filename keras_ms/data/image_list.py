@@ -220,7 +220,7 @@ class ImageList:
         kept = {name: column[chosen] for name, column in columns.items() if column is not None}
         return replace(self, **kept)
 
-    def hold_out_validation(self, fraction, seed=0):
+    def hold_out_validation(self, fraction, seed=0, whole_groups=False):
         """Moves a random fraction of the training classes to the split "validation".
 
         Settings and weights are then chosen on classes that are neither trained on nor reported.
@@ -229,10 +229,13 @@ class ImageList:
             fraction: share of the training classes, in [0, 1). 0 returns the list as it is; else
                 at least 2 classes move (one class alone is always retrieved) and at least 2 stay.
             seed: which classes; the same seed chooses the same classes.
+            whole_groups: whether classes move by groups, which share the part of their names
+                before the last "/", such as the alphabets of Omniglot: where the test classes are
+                of other groups, held-out classes of the training groups would be far easier.
 
         Raises:
-            ValueError: `fraction` out of range, fewer than 4 training classes, or a list that has
-                validation classes already.
+            ValueError: `fraction` out of range, fewer than 4 training classes or 2 groups, or a
+                list that has validation classes already.
         """
         if not 0 <= fraction < 1:
             raise ValueError(f"Expected `fraction` in [0, 1). Received: {fraction}")
@@ -246,9 +249,23 @@ class ImageList:
                 "Expected at least 4 training classes to hold some out (2 to train on, 2 to "
                 f"validate on). Received: {len(classes)}. Use a validation fraction of 0"
             )
-        count = min(max(2, round(fraction * len(classes))), len(classes) - 2)
-        moved = np.random.default_rng(seed).choice(classes, count, replace=False)
+        if whole_groups:
+            moved = self._classes_of_some_groups(classes, fraction, seed)
+        else:
+            count = min(max(2, round(fraction * len(classes))), len(classes) - 2)
+            moved = np.random.default_rng(seed).choice(classes, count, replace=False)
         return replace(self, split=np.where(np.isin(self.labels, moved), "validation", self.split))
+
+    def _classes_of_some_groups(self, classes, fraction, seed):
+        group_of = np.array([self.class_names[label].rpartition("/")[0] for label in classes])
+        groups = np.unique(group_of)
+        if len(groups) < 2:
+            raise ValueError(
+                "Expected class names of at least 2 groups, such as Greek/alpha and Latin/a. "
+                f"Received: {some_names([self.class_names[label] for label in classes])}"
+            )
+        count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+        return classes[np.isin(group_of, np.random.default_rng(seed).choice(groups, count, False))]
 
     @classmethod
     def from_folder(

@@ -13,6 +13,7 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.in_shop import load_in_shop
 from keras_ms.data.omniglot import load_omniglot
 from keras_ms.data.products import load_sop
+from keras_ms.data.rotated_classes import rotated_classes
 
 _TELL_EVERY = 10_000  # images checked or extracted, some seconds
 
@@ -54,7 +55,14 @@ def load_images(settings, log=print):
     _check_read(settings, dataset)
     images = _load(settings, dataset, log)
     if settings.validation_fraction and not (images.split == "validation").any():
-        images = images.hold_out_validation(settings.validation_fraction, seed=settings.seed)
+        groups = settings.validation_groups
+        images = images.hold_out_validation(
+            settings.validation_fraction,
+            seed=settings.seed,
+            whole_groups=dataset == "omniglot" if groups is None else groups,
+        )
+    if settings.rotated_classes:
+        images = rotated_classes(images)
     for split in ("train", "test"):
         if not (images.split == split).any():
             raise ValueError(f"{images.name} has no {split} classes. It holds: {images}")
@@ -92,6 +100,7 @@ def _check_read(settings, dataset):
             ("folder",),
             "is for image folders",
         ),
+        (("rotated_classes",), ("omniglot",), "is for characters that are drawn upright"),
         (
             ("check_counts",),
             ("cub", "cars", "sop", "in_shop", "grocery"),
