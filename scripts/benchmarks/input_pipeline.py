@@ -1,15 +1,22 @@
 """Measures the input pipeline: images per second, and the time to the first batch.
 
-    python scripts/benchmarks/input_pipeline.py [folder of class folders]
+    python scripts/benchmarks/input_pipeline.py [folder of class folders] --peer-python PYTHON
 
 Without a folder, 500x375 JPEGs (the usual size of CUB-200-2011 and ImageNet pictures) are made of
 gradients and noise in a temporary folder. All variants run in one process, in turns, so that
 whatever else the machine does falls on all alike; the table gives medians over the rounds. On a
 busy machine look at the processor time per image (all threads), which other work hardly moves.
+
+PYTHON is an interpreter that has torch: its DataLoader with two worker processes then takes turns
+too, on the same files, decoded and resized by Pillow as torchvision does (crop, then bilinear
+resize, which Pillow always antialiases), then float32 channels first.
 """
 
 import argparse
+import functools
+import json
 import os
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -59,6 +66,45 @@ def crop_only(images):
     )
 
 
+def antialiased(images, image_size):
+    """Our training view, but resized as Pillow does, antialiased."""
+    numbers = np.random.default_rng(0).random((len(images), NUM_UNIFORM), dtype=np.float32)
+
+    def view(path, uniform):
+        image = read_crop(path, uniform, SCALE, RATIO)
+        image = tf.cond(uniform[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+        return tf.image.resize(image, (image_size, image_size), antialias=True)
+
+    dataset = tf.data.Dataset.from_tensor_slices((images.paths, numbers)).repeat()
+    dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(80)
+    return dataset.map(lambda batch: (batch, 0)).prefetch(tf.data.AUTOTUNE)
+
+
+class PyTorchLoader:
+    """A process that answers a number of images by the seconds that each took."""
+
+    def __init__(self, python, images, image_size):
+        self.process = subprocess.Popen(
+            [python, Path(__file__).with_name("torch_input_pipeline.py"), str(image_size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._send(json.dumps([os.fspath(path) for path in images.paths.tolist()]))
+
+    def _send(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def seconds_per_image(self, num_images):
+        self._send(str(num_images))
+        return np.array(json.loads(self.process.stdout.readline()))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
 def seconds_per_image(dataset, num_images):
     """(wall, processor) time for `num_images` after the first batch, which starts threads."""
     batches = iter(dataset)
@@ -69,7 +115,7 @@ def seconds_per_image(dataset, num_images):
     return (np.array([time.perf_counter(), time.process_time()]) - start) / seen
 
 
-def measure(images, image_size, rounds, num_images):
+def measure(images, image_size, rounds, num_images, peer_python):
     def batched(dataset):
         return dataset.repeat().batch(80).map(lambda shapes: (shapes, 0)).prefetch(2)
 
@@ -80,14 +126,23 @@ def measure(images, image_size, rounds, num_images):
         "decode and crop, not resized": batched(crop_only(images)),
         f"full pipeline, {image_size} px": balanced_batches(images, cache=False, **common),
         f"full pipeline, {image_size} px, cached": balanced_batches(images, cache=True, **common),
+        f"the same, antialiased, {image_size} px": antialiased(images, image_size),
         f"evaluation, {image_size} px": evaluation_batches(
             images, image_size, batch_size=80, cache=False
         ).repeat(),
     }
-    times = {name: [] for name in variants}
+    turns = {
+        name: functools.partial(seconds_per_image, dataset) for name, dataset in variants.items()
+    }
+    if peer_python:
+        peer = PyTorchLoader(peer_python, images, image_size)
+        turns["PyTorch DataLoader with Pillow"] = peer.seconds_per_image
+    times = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, dataset in variants.items():
-            times[name].append(seconds_per_image(dataset, num_images))
+        for name, turn in turns.items():
+            times[name].append(turn(num_images))
+    if peer_python:
+        peer.close()
     bare = next(iter(times.values()))
     print(f"{'':36}{'images/s':>10}{'of bare':>10}{'CPU ms/image':>14}{'of bare':>10}")
     for name, measured in times.items():
@@ -119,6 +174,7 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images-per-round", type=int, default=800)
+    parser.add_argument("--peer-python", help="an interpreter that has torch")
     args = parser.parse_args()
     measure_first_batch()
     with tempfile.TemporaryDirectory() as temporary:
@@ -128,7 +184,9 @@ def main():
         images = ImageList.from_folder(folder, test_fraction=0)
         width, height = Image.open(images.paths[0]).size
         print(f"{len(images)} files, the first {width}x{height}; {os.cpu_count()} cores")
-        measure(images, args.image_size, args.rounds, args.images_per_round)
+        measure(
+            images, args.image_size, args.rounds, args.images_per_round, args.peer_python
+        )
 
 
 if __name__ == "__main__":
