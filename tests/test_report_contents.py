@@ -95,7 +95,7 @@ def test_best_and_worst_queries_and_confusions_of_hand_made_embeddings():
     assert [row.image for row in report.best_queries] == [5]  # one a class; 4 is nearer to 3
     assert {row.image for row in report.worst_queries} == {1, 2}  # 0 and 3 have smaller margins
     assert [row.rank for row in report.worst_queries] == [3, 3]
-    (pair,) = [pair for pair in report.confusions]
+    (pair,) = report.confusions
     assert (pair.first, pair.second, pair.first_to_second, pair.second_to_first) == (0, 1, 2, 2)
     assert pair.share == 1 and pair.examples[0] in [(1, 2), (2, 1)]
     assert report.num_skipped == 1

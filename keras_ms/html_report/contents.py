@@ -276,7 +276,7 @@ def _class_rows(sweep, ranks, labels, named):
         )
     # NaN last: nothing can be said of classes with one image
     rows.sort(key=lambda row: (np.isnan(row.recall_at_1), row.recall_at_1, row.similarity))
-    named = {label for label in named} | {row.confused_with for row in rows[:_CLASS_ROWS]}
+    named = named | {row.confused_with for row in rows[:_CLASS_ROWS]}
     return [row for i, row in enumerate(rows) if i < _CLASS_ROWS or row.label in named]
 
 
