@@ -1,0 +1,35 @@
+"""Multi-Similarity on CUB-200, 2010 edition, 160 px: InceptionV3 fine-tuned.
+
+    python scripts/recipes/cub200_2010_finetuned.py --data-dir cub200_2010
+
+The folder holds a subfolder per class, images cropped to the bird; the first 100 classes train.
+Not comparable with CUB-200-2011. Weights: InceptionV3 up to mixed8, trained on ImageNet.
+
+Source: docs/results.md of this project.
+Expected Recall@1: 58.5 (measured, one seed; before training 47.5).
+Cost: 20,000 training images, 12 minutes on two processor cores.
+"""
+
+from recipe import run
+
+SETTINGS = {
+    "dataset": "folder",
+    "backbone": "inception_v3",
+    "output_layer": "mixed8",
+    "weights": "inception_v3_mixed8.weights.h5",
+    "image_size": 160,
+    "resize_to": 160,
+    "crop_scale": 0.3,
+    "embedding_size": 512,
+    "classes_per_batch": 16,
+    "images_per_class": 5,
+    "steps": 250,
+    "steps_per_epoch": 50,
+    "learning_rate": 0.0001,
+    "backbone_learning_rate": 1e-05,
+    "schedule": "constant",
+    "validation_fraction": 0.0,
+}
+
+if __name__ == "__main__":
+    run(SETTINGS)

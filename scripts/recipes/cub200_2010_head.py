@@ -1,0 +1,36 @@
+"""Multi-Similarity on CUB-200, 2010 edition: a 512-d head on frozen InceptionV3 features.
+
+    python scripts/recipes/cub200_2010_head.py --data-dir cub200_2010
+
+The folder holds a subfolder per class, images cropped to the bird; the first 100 classes train.
+Not comparable with CUB-200-2011. Weights: InceptionV3 up to mixed8, trained on ImageNet.
+
+Source: docs/results.md of this project.
+Expected Recall@1: 59.6 (measured, mean of seeds 0, 1, 2; features without a head 51.1).
+Cost: 160,000 training images, as cached features: 15 seconds on two processor cores,
+    after two and a half minutes for the features.
+"""
+
+from recipe import run
+
+SETTINGS = {
+    "dataset": "folder",
+    "backbone": "inception_v3",
+    "output_layer": "mixed8",
+    "weights": "inception_v3_mixed8.weights.h5",
+    "freeze_backbone": True,
+    "image_size": 224,
+    "resize_to": 224,
+    "augmentation": "none",
+    "embedding_size": 512,
+    "classes_per_batch": 16,
+    "images_per_class": 5,
+    "steps": 2000,
+    "steps_per_epoch": 500,
+    "learning_rate": 0.0001,
+    "schedule": "constant",
+    "validation_fraction": 0.0,
+}
+
+if __name__ == "__main__":
+    run(SETTINGS)

@@ -1,0 +1,26 @@
+"""How a recipe runs: its settings, and on top of them the options of the command line."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+# TensorFlow reads it when it is imported: of its start-up chatter, nothing concerns the user
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_ms.cli import main  # noqa: E402
+from keras_ms.settings import Settings  # noqa: E402
+
+
+def run(settings):
+    """Trains as `settings` say, a dict; options such as --data-dir, --seed, --devices go before.
+
+    `--help` lists them. `--resume` continues an interrupted run with its own settings.
+    """
+    options = sys.argv[1:]
+    if any(option.split("=")[0] == "--resume" for option in options):
+        sys.exit(main(["train", *options]))
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "settings.json"
+        config.write_text(Settings(**settings).to_json())
+        sys.exit(main(["train", "--config", str(config), *options]))
