@@ -40,6 +40,7 @@ from keras_ms.version import __version__ as __version__
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
     "balanced_batches": "keras_ms.data.balanced_batches",
+    "collect_report": "keras_ms.html_report",
     "draw_glyphs": "keras_ms.data.glyphs",
     "export_onnx": "keras_ms.export",
     "export_saved_model": "keras_ms.export",
@@ -50,6 +51,7 @@ _ON_FIRST_USE = {
     "load_in_shop": "keras_ms.data.in_shop",
     "load_omniglot": "keras_ms.data.omniglot",
     "load_sop": "keras_ms.data.products",
+    "write_report": "keras_ms.html_report",
 }
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "WeightedPairLoss",
     "balanced_batches",
     "build_embedder",
+    "collect_report",
     "draw_glyphs",
     "export_onnx",
     "export_saved_model",
@@ -92,6 +95,7 @@ __all__ = [
     "pair_weights",
     "recall_at_k",
     "without_normalization",
+    "write_report",
 ]
 
 
