@@ -11,7 +11,7 @@ import numpy as np
 from keras_ms.data.load_images import load_images
 from keras_ms.html_report import collect_report, write_report
 from keras_ms.html_report.markup import percent
-from keras_ms.models.embedding import build_embedder, split_embedder
+from keras_ms.models.embedding import embedder_of, split_embedder
 from keras_ms.run_data import RunData
 from keras_ms.settings import Settings
 
@@ -156,18 +156,7 @@ def _embedder(run, settings):
             f"its end, or {run.best_weights.name}, which runs with validation classes get with "
             f"their first epoch. Continue it with: train --resume {run.path}"
         )
-    embedder = build_embedder(
-        settings.backbone,
-        embedding_size=settings.embedding_size,
-        image_size=settings.image_size,
-        weights=settings.weights or None,
-        output_layer=settings.output_layer or None,
-        pooling=settings.pooling,
-        frozen_batch_norm=settings.frozen_batch_norm,
-        freeze_backbone=settings.freeze_backbone,
-        head_initializer=settings.head_initializer,
-        seed=settings.seed,
-    )
+    embedder = embedder_of(settings)
     trained = split_embedder(embedder)[1] if settings.freeze_backbone else embedder
     trained.load_weights(run.best_weights)
     return embedder, "the best so far on the validation classes; the run is not finished"

@@ -16,7 +16,7 @@ from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.losses.mined_anchors import MinedAnchors
-from keras_ms.models.embedding import build_embedder, split_embedder, without_normalization
+from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
 from keras_ms.named_losses import named_loss
 from keras_ms.optimizers import GroupedAdam
 from keras_ms.replicas import mirrored_strategy
@@ -102,20 +102,8 @@ class _Training:
         )
 
     def _build_embedder(self):
-        settings = self.settings
-        embedder = build_embedder(
-            settings.backbone,
-            embedding_size=settings.embedding_size,
-            image_size=settings.image_size,
-            weights=settings.weights or None,
-            output_layer=settings.output_layer or None,
-            pooling=settings.pooling,
-            frozen_batch_norm=settings.frozen_batch_norm,
-            freeze_backbone=settings.freeze_backbone,
-            head_initializer=settings.head_initializer,
-            seed=settings.seed,
-        )
-        if self.strategy and not settings.freeze_backbone:
+        embedder = embedder_of(self.settings)
+        if self.strategy and not self.settings.freeze_backbone:
             _synchronize_batch_norm(embedder, True)
         return embedder
 

@@ -108,6 +108,22 @@ def build_embedder(
         return keras.Model(images, embeddings, name=name)
 
 
+def embedder_of(settings):
+    """The embedder that the `keras_ms.settings.Settings` of a run describe, before training."""
+    return build_embedder(
+        settings.backbone,
+        embedding_size=settings.embedding_size,
+        image_size=settings.image_size,
+        weights=settings.weights or None,
+        output_layer=settings.output_layer or None,
+        pooling=settings.pooling,
+        frozen_batch_norm=settings.frozen_batch_norm,
+        freeze_backbone=settings.freeze_backbone,
+        head_initializer=settings.head_initializer,
+        seed=settings.seed,
+    )
+
+
 def split_embedder(embedder):
     """Split an embedder at its pooled features into two models that share its layers.
 
