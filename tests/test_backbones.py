@@ -201,7 +201,7 @@ def test_shared_mobilenet_weights_load(shared_weights):
         input_shape=(96, 96, 3),
         weights=shared_weights / "mobilenet_v2_1.0_notop.weights.h5",
     )
-    kernel = backbone.layers[-1].get_layer("Conv_1").kernel
+    kernel = backbone.layers[-1].get_layer("Conv_1_bn").convolution.kernel
     assert 0.001 < float(keras.ops.std(kernel)) < 1
     norm = backbone.layers[-1].get_layer("bn_Conv1")
     np.testing.assert_allclose(norm.gamma, 1)
