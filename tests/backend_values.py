@@ -1,4 +1,4 @@
-"""Values and gradients of every public pair loss on the backend that KERAS_BACKEND names.
+"""Values and gradients of every public pair loss, and metrics, on the backend of KERAS_BACKEND.
 
 Imported by test_backends.py; run as a program by it, `backend_values.py FILE.npz`, on the others.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 import keras_ms
+from keras_ms.evaluation import best_positive_ranks, precision_at_r
 from keras_ms.losses.pair_loss import PairLoss
 
 SIZE, DIMENSION, CLASSES = 30, 8, 6
@@ -89,6 +90,9 @@ def values():
             f"{kind.__name__}, dense",
             lambda rows, loss=kind(), proxies=proxies: loss(LABELS - 2**24, proxies(rows), WEIGHTS),
         )
+    rows = ops.convert_to_tensor(EMBEDDINGS)
+    found["best_positive_ranks"] = best_positive_ranks(rows, LABELS)
+    found["precision_at_r"] = np.stack(precision_at_r(rows, LABELS))
     found["fit, weights"] = fitted()
     return found
 

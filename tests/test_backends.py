@@ -1,4 +1,4 @@
-"""The losses on Keras's JAX and torch backends give the values of the TensorFlow backend.
+"""Losses and metrics on Keras's JAX and torch backends give the values of the TensorFlow backend.
 
 Each runs in a process of its own: by this Python where it has the package, else by the one that
 KERAS_MS_JAX_PYTHON or KERAS_MS_TORCH_PYTHON names; its tests are skipped otherwise.
@@ -59,8 +59,9 @@ def largest_difference(found, expected):
 
 
 def test_values_and_gradients_are_those_of_tensorflow(found, expected):
-    """All public losses: dense, in blocks, against a memory, of the whole batch; and a fit."""
+    """All public losses: dense, in blocks, against a memory, of the whole batch; metrics; a fit."""
     assert {"MultiSimilarityLoss, memory, gradient", "fit, weights"} <= set(found)
+    assert {"best_positive_ranks", "precision_at_r"} <= set(found)
     assert set(expected) <= set(found)
     assert all(np.abs(values).max() > 0 for values in expected.values())
     differences = {name: largest_difference(found[name], expected[name]) for name in expected}

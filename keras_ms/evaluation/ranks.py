@@ -69,6 +69,14 @@ def best_positive_ranks(
 
 def on_accelerator():
     """Whether Keras's backend computes on something else than the processor, such as a GPU."""
+    backend = keras.backend.backend()
+    # keras.distribution knows the devices of TensorFlow and JAX only
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    if backend not in ("tensorflow", "jax"):
+        return False
     devices = keras.distribution.list_devices()
     return any(not device.startswith("cpu") for device in devices)
 
