@@ -43,9 +43,13 @@ def write_csv(folder, rows):
         ("CUB_200_2011/", "CUB-200-2011"),
         ("caltech_birds2011/", "CUB-200-2011"),
         ("car_ims/", "Cars-196"),
+        ("cars_test.tgz", "Cars-196"),
+        ("cars_test_annos_withlabels.mat", "Cars-196"),
+        ("devkit/cars_meta.mat", "Cars-196"),
         ("Stanford_Online_Products/", "Stanford Online Products"),
         ("Eval/list_eval_partition.txt", "DeepFashion In-Shop"),
         ("iconic-images-and-descriptions/", "Grocery Store"),
+        ("dataset/iconic-images-and-descriptions/", "Grocery Store"),
         ("omniglot_images_background.zip", "omniglot_images_evaluation.zip"),
     ],
 )

@@ -24,7 +24,8 @@ _MARKS = {
         "caltech_birds2011", "caltech_birds2011_images/images.csv",
     ),
     "cars": (
-        "cars_annos.mat", "car_ims", "car_ims.tgz", "car_devkit.tgz", "cars_train.tgz",
+        "cars_annos.mat", "car_ims", "car_ims.tgz", "car_devkit.tgz", "devkit/cars_meta.mat",
+        "cars_train.tgz", "cars_test.tgz", "cars_test_annos_withlabels.mat",
         "cars196/*/dataset_info.json", "cars196_images/images.csv",
     ),
     "sop": (
@@ -32,7 +33,7 @@ _MARKS = {
         "stanford_online_products", "stanford_online_products_images/images.csv",
     ),
     "in_shop": ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "Img/img.zip"),
-    "grocery": ("iconic-images-and-descriptions",),
+    "grocery": ("iconic-images-and-descriptions", "*/iconic-images-and-descriptions"),
     "omniglot": ("omniglot_images_*.zip", "images_background.zip", "images_evaluation.zip"),
 }
 
