@@ -39,30 +39,43 @@ def whole_file(path):
 
 
 @contextmanager
-def whole_folder(path):
+def whole_folder(path, *, replace=True):
     """Yields a new, empty temporary folder that becomes `path` when the block ends without error.
 
     Args:
         path: destination folder. An existing folder there is replaced in the last step; a
             process killed between that step's two renames leaves it beside `path`, in a folder
             that ends in ".part".
+        replace: False keeps what is there: a folder with something in it is refused at once, and
+            where another process has made one meanwhile, the new one is dropped. Defaults to True.
 
     Raises:
         NotADirectoryError: `path` is an existing file.
+        FileExistsError: without `replace`, `path` is a folder that is not empty.
         OSError: the parent cannot be written to (the message names it).
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"Expected a folder to write to. Received a file: {path}")
+    if not replace and path.exists() and any(path.iterdir()):
+        raise FileExistsError(
+            f"The folder {path} exists already and is not empty. Remove it or name another"
+        )
     temporary = _temporary_folder_beside(path)
     try:
         new = temporary / path.name
         new.mkdir()
         yield new
-        if path.exists():
+        if path.exists() and replace:
             # a folder cannot be renamed over a full one: the old one steps aside first
             os.replace(path, temporary / "old")
-        os.replace(new, path)
+        try:
+            if path.exists() and not replace:
+                path.rmdir()  # fails on a full one
+            os.replace(new, path)
+        except OSError:
+            if replace or not path.is_dir():
+                raise
     except BaseException:
         if (temporary / "old").exists() and not path.exists():
             os.replace(temporary / "old", path)

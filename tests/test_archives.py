@@ -6,6 +6,7 @@ import io
 import shutil
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -71,14 +72,62 @@ def test_all_or_one_folder_of_an_archive(tmp_path, name):
     assert tree(tmp_path / "birds") == ["a", "a/1.jpg", "b", "b/2.jpg"]
 
 
-def test_what_is_there_is_replaced_only_by_a_whole_archive(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
-    with pytest.raises(ValueError):
-        extract_archive(pack(tmp_path, "x.tgz", tar_bytes()[:1024]), tmp_path / "out")
-    assert tree(tmp_path / "out") == ["old"]
-    extract_archive(pack(tmp_path, "x.tgz", tar_bytes()), tmp_path / "out", prefix="birds/b")
-    assert tree(tmp_path / "out") == ["2.jpg"]
+def test_what_is_there_is_kept(tmp_path):
+    archive = pack(tmp_path, "x.tgz", tar_bytes())
+    out = tmp_path / "out"
+    out.mkdir()
+    assert extract_archive(archive, out, prefix="birds/b") == 1
+    with pytest.raises(FileExistsError, match="out exists already and is not empty. Remove it"):
+        extract_archive(archive, out)
+    assert tree(tmp_path) == ["out", "out/2.jpg", "x.tgz"]
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_kept(tmp_path):
+    def make(*done):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "theirs").touch()
+
+    extract_archive(pack(tmp_path, "x.tgz", tar_bytes()), tmp_path / "out", progress=make)
+    assert tree(tmp_path) == ["out", "out/theirs", "x.tgz"]
+
+
+def test_damage_to_any_header_of_a_tar_shows(tmp_path):
+    content = tar_bytes({f"{number}.jpg": b"x" * 300 for number in range(10)})
+    end = 10 * 1024  # each file is a header and a block; the end mark follows
+    damaged = {f"cut at {size}": content[:size] for size in range(0, end + 512, 100)}
+    for position in range(0, end, 100):
+        # headers only: a tar has no check sum of its files
+        if position % 1024 < 512:
+            flipped = bytearray(content)
+            flipped[position] ^= 1
+            damaged[f"flipped at {position}"] = bytes(flipped)
+    assert len(damaged) > 150
+    for name, archive in damaged.items():
+        archive = pack(tmp_path, f"{name}.tar", archive)
+        with pytest.raises(ValueError, match="cut off or damaged"):
+            extract_archive(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_headers_of_a_tar_do_not_fill_the_memory(tmp_path):
+    def comment(number):
+        header = tarfile.TarInfo("pax")
+        text = b"x" * 200_000
+        record = b"200011 c%03d=" % number + text[: 200_011 - 12] + b"\n"
+        header.type, header.size = tarfile.XGLTYPE, len(record)
+        return header.tobuf() + record.ljust(-(-len(record) // 512) * 512, b"\0")
+
+    ends = bytes(1024)
+    parts = [comment(number) + tar_bytes({str(number): b""})[:512] for number in range(100)]
+    archive = pack(tmp_path, "x.tar", b"".join(parts) + ends)
+    tracemalloc.start()
+    assert extract_archive(archive, tmp_path / "out") == 100
+    assert tracemalloc.get_traced_memory()[1] < 8e6  # of 20 MB
+    tracemalloc.stop()
+    # nor do many before one file
+    archive = pack(tmp_path, "y.tar", comment(0) + comment(1) + tar_bytes())
+    with pytest.raises(ValueError, match="headers of more than 262,144 bytes"):
+        extract_archive(archive, tmp_path / "more")
 
 
 def test_check_sums(tmp_path):
@@ -168,7 +217,7 @@ def refused_archives():
         "many members": ("x.zip", zip_bytes(many), "more than 49 members", {"max_members": 49}),
         "many members in a tgz": ("x.tgz", tar_bytes(many), "49 members", {"max_members": 49}),
         "huge header": ("x.tgz", header.tobuf() + b"\0" * 10_240, "header", {}),
-        "endless headers": ("x.tgz", chain, damaged, {}),
+        "endless headers": ("x.tgz", chain, "headers of more than", {}),
         "no such prefix": ("x.tgz", tar_bytes(), "no files below 'fish'", {"prefix": "fish"}),
         "another kind": ("x.rar", b"", "Expected an archive ending in", {}),
     }

@@ -43,6 +43,24 @@ def test_a_folder_replaces_the_old_one_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_without_replacing_what_is_there_is_kept(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    with whole_folder(path, replace=False) as temporary:
+        (temporary / "first").touch()
+    with pytest.raises(FileExistsError, match="not empty. Remove it"):
+        with whole_folder(path, replace=False):
+            raise RuntimeError("not reached")
+    assert [file.name for file in path.iterdir()] == ["first"]
+    other = tmp_path / "other"
+    with whole_folder(other, replace=False) as temporary:
+        (temporary / "ours").touch()
+        other.mkdir()
+        (other / "theirs").touch()  # by another process
+    assert [file.name for file in other.iterdir()] == ["theirs"]
+    assert sorted(tmp_path.iterdir()) == [path, other]
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for writer in (whole_file, whole_folder):

@@ -27,8 +27,9 @@ _DAMAGED = (
 )
 
 _CHUNK = 2**20
-# tarfile reads a header in one piece; real ones (long names) hold some hundred bytes
-_LARGEST_READ = 2 * _CHUNK
+# tarfile keeps what stands before a member whole; real headers (long names) hold some hundred bytes
+_LARGEST_HEADERS = 2**18
+_END_MARK = bytes(512)
 _AGAIN = "Fetch it again; nothing was extracted"
 _REFUSED = "This is not how the data set's authors ship it: nothing was extracted"
 
@@ -55,7 +56,7 @@ def extract_archive(
 
     Args:
         archive: file ending in .tgz, .tar.gz, .tar or .zip.
-        folder: folder to make; an existing one is replaced once all is extracted.
+        folder: folder to make, new or empty. One that another process makes meanwhile is kept.
         prefix: extract only what lies below this folder of the archive, without the prefix.
             Members elsewhere are checked all the same. Defaults to "": everything.
         sha256, md5: the check sum that the whole file must have, in hexadecimal digits. Defaults
@@ -70,6 +71,7 @@ def extract_archive(
 
     Raises:
         FileNotFoundError: no such archive.
+        FileExistsError: the folder holds something already.
         ValueError: an archive that is refused, as above; the message says why.
         OSError: the folder cannot be written, or the disk is full.
 
@@ -85,7 +87,7 @@ def extract_archive(
     for name, expected in (("sha256", sha256), ("md5", md5)):
         if expected is not None:
             _check_sum(archive, name, expected)
-    with whole_folder(folder) as new:
+    with whole_folder(folder, replace=False) as new:
         writer = _Writer(archive, new, prefix, max_members, max_bytes, progress)
         try:
             members_of(archive, writer)
@@ -180,18 +182,21 @@ class _Writer:
 
 
 class _BoundedStream:
-    """Read access for tarfile that allows no huge single read, of which headers could claim any."""
+    """Read access for tarfile to `left` bytes, which is set anew for each header and each file.
+
+    `last` is what was read last: tarfile ends alike at the end mark and at a damaged header.
+    """
 
     def __init__(self, file, writer):
         self._file, self._writer = file, writer
-        self.last_was_empty = False
+        self.left, self.last = _LARGEST_HEADERS, b""
 
     def read(self, size=-1):
-        if size < 0 or size > _LARGEST_READ:
-            self._writer.refuse(f"a header of {size:,} bytes")
-        data = self._file.read(size)
-        self.last_was_empty = size > 0 and not data
-        return data
+        if size < 0 or size > self.left:
+            self._writer.refuse(f"headers of more than {_LARGEST_HEADERS:,} bytes")
+        self.left -= size
+        self.last = self._file.read(size)
+        return self.last
 
     def seek(self, offset, whence=0):
         return self._file.seek(offset, whence)
@@ -209,19 +214,20 @@ def _read_tar(archive, writer):
             while (member := tar.next()) is not None:
                 # tarfile keeps every header it has read
                 tar.members.clear()
+                tar.pax_headers.clear()
                 if member.issym() or member.islnk():
                     writer.refuse(f"{member.name!r} is a link to {member.linkname!r}")
                 if not (member.isdir() or member.isreg()) or member.issparse():
                     writer.refuse(f"{member.name!r} is no plain file or folder")
                 path = writer.destination(member.name, member.size if member.isreg() else 0)
-                if path is None:
-                    continue
-                if member.isdir():
+                if path is not None and member.isdir():
                     writer.make_folder(path)
-                else:
+                elif path is not None:
+                    stream.left = member.size
                     writer.write(path, tar.extractfile(member), member.size)
-            if stream.last_was_empty:
-                raise EOFError("the end mark is missing")
+                stream.left = _LARGEST_HEADERS
+            if stream.last != _END_MARK:
+                raise EOFError("a header or the end mark is damaged or missing")
         # what follows the end mark is padding; gzip compares its check sum at the very end
         rest = 0
         while chunk := file.read(_CHUNK):
