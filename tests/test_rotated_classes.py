@@ -33,6 +33,13 @@ def test_training_classes_come_four_times_and_the_others_once():
             assert name == f"{'xyz'[label]} turned {90 * turn}"
 
 
+def test_queries_stay_queries():
+    queries = [True] * 5 + [False]
+    after = rotated_classes(characters(is_query=queries, is_gallery=[True] * 4 + [False, True]))
+    assert after.is_query.tolist() == queries + [True] * 12
+    assert after.is_gallery.tolist() == [True] * 4 + [False, True] + [True] * 12
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -56,7 +56,7 @@ def rotated_classes(images):
                 class_names=names,
                 split=images.split[train],
                 images=np.rot90(images.images[train], turn, axes=(1, 2)),
-                is_query=None,
+                is_query=None,  # turned images are both
                 is_gallery=None,
             )
         )
@@ -64,4 +64,8 @@ def rotated_classes(images):
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("paths", "labels", "split", "images")
     }
-    return replace(images, class_names=names, is_query=None, is_gallery=None, **joined)
+    masks = zip(*(part.queries_and_gallery() for part in parts))
+    is_query, is_gallery = map(np.concatenate, masks)
+    return replace(
+        images, class_names=names, is_query=is_query, is_gallery=is_gallery, **joined
+    )
