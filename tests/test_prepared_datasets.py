@@ -1,6 +1,7 @@
 """Sets prepared by tensorflow-datasets: with the package where it is installed, else a stand-in."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["caltech_birds2011"]
 
 
+def test_nothing_is_written_of_a_set_with_other_counts_or_over_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared_datasets, "_examples", lambda *_: [(JPEG, 0), (JPEG, 100)])
+    claim_prepared(tmp_path, "caltech_birds2011")
+    with pytest.raises(ValueError, match="found 1 classes, 1 images, expected 100 classes"):
+        load_cub(tmp_path)
+    images = tmp_path / "caltech_birds2011_images"
+    assert not images.exists()
+    images.mkdir()
+    (images / "mine.jpg").touch()
+    with pytest.raises(FileExistsError, match="not empty"):
+        load_cub(tmp_path, check_counts=False)
+    assert [path.name for path in images.iterdir()] == ["mine.jpg"]
+
+
 def test_unfinished_preparation(tmp_path):
     claim_prepared(tmp_path, "cars196", "2.1.0.incompleteABC")
     with pytest.raises(FileNotFoundError, match="did not finish .*2.1.0.incompleteABC"):
@@ -110,7 +125,6 @@ def test_a_really_prepared_set(tmp_path):
     prepared = tmp_path / "caltech_birds2011" / "0.1.1"
     shard = next(prepared.glob("*train*record*"))
     shard.unlink()
-    for file in (tmp_path / "caltech_birds2011_images").glob("*.csv"):
-        file.unlink()
+    shutil.rmtree(tmp_path / "caltech_birds2011_images")
     with pytest.raises(FileNotFoundError, match=shard.name):
         load_cub(tmp_path, check_counts=False)

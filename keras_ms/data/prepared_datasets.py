@@ -33,14 +33,18 @@ def load_prepared(benchmark, data_dir, builder, label_key, last_training_class, 
 
     Raises:
         FileNotFoundError: no such set, or files of it are missing.
-        ValueError: it differs from the published set.
+        FileExistsError: `<builder>_images` holds something else.
+        ValueError: it differs from the published set; its images are not written then.
         ImportError: tensorflow-datasets is needed and not there.
     """
     images_folder = Path(data_dir, f"{builder}_images")
     if not (images_folder / _LIST).is_file():
         prepared = _prepared_folder(benchmark, Path(data_dir), builder)
         logger.info("Writing the images of %s into %s, once", prepared, images_folder)
-        _write_images(_examples(prepared, label_key), images_folder, last_training_class)
+        with whole_folder(images_folder, replace=False) as new:
+            _write_images(_examples(prepared, label_key), new, last_training_class)
+            if check_counts:
+                benchmark.check(load_csv(new / _LIST), check_counts)
     images = load_csv(images_folder / _LIST, name=benchmark.name)
     benchmark.check(images, check_counts)
     return images
@@ -95,14 +99,14 @@ def _examples(folder, label_key):
 
 
 def _write_images(examples, folder, last_training_class):
-    with whole_folder(folder) as new, open(new / _LIST, "w", newline="") as file:
+    with open(folder / _LIST, "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "split"])
         for number, (image, class_id) in enumerate(examples):
             suffix = "png" if image.startswith(_PNG_START) else "jpg"
             # numbered from 1, as their authors do
             path = Path(f"{class_id + 1:05}", f"{number:06}.{suffix}")
-            (new / path.parent).mkdir(exist_ok=True)
-            (new / path).write_bytes(image)
+            (folder / path.parent).mkdir(exist_ok=True)
+            (folder / path).write_bytes(image)
             split = "train" if class_id < last_training_class else "test"
             table.writerow([path.as_posix(), class_id + 1, split])
