@@ -1,8 +1,10 @@
 """The published data sets from their authors' lists, with empty files or tiny images."""
 
+import os
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +91,38 @@ def test_missing_cub_images_are_named_or_left_out(tmp_path, caplog):
     shutil.rmtree(folder / "images")
     with pytest.raises(FileNotFoundError, match="8 missing"):
         load_cub(tmp_path, check_counts=False)
+
+
+def test_an_incomplete_folder_beside_its_archive_is_told(tmp_path):
+    folder = small_cub(tmp_path / "CUB_200_2011")
+    (folder / "images" / "101.Bird" / "0.jpg").unlink()
+    for archive in ("CUB_200_2011.tgz", "unrelated.tgz"):
+        (tmp_path / archive).touch()
+    with pytest.raises(FileNotFoundError) as error:
+        load_cub(tmp_path)
+    assert f"{folder} is read before any archive: remove it to have " in str(error.value)
+    assert "unrelated" not in str(error.value)
+    (folder / "images.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="is read before any archive"):
+        load_cub(tmp_path)
+    (tmp_path / "CUB_200_2011.tgz").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load_cub(folder.parent, check_counts=False)
+    assert "before any archive" not in str(error.value)
+
+
+def test_images_behind_a_link_are_there(tmp_path):
+    folder = small_cub(tmp_path / "CUB_200_2011")
+    (folder / "images").rename(tmp_path / "disk")
+    (tmp_path / "disk" / "001.Bird").rename(tmp_path / "crows")
+    try:
+        (folder / "images").symlink_to(tmp_path / "disk")
+        (tmp_path / "disk" / "001.Bird").symlink_to(tmp_path / "crows")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    assert len(load_cub(tmp_path, check_counts=False)) == 8
+    with pytest.raises(ValueError, match="expected 100 classes"):
+        load_cub(tmp_path)
 
 
 def test_cub_lists_that_are_wrong(tmp_path):
@@ -191,6 +225,9 @@ def test_cars_from_the_official_lists(shared_data, tmp_path):
     assert set(images.labels[images.split == "test"]) == set(range(98, 196))
     (tmp_path / "cars_meta.mat").unlink()
     assert load_cars(tmp_path).class_names[195] == "196"
+    (tmp_path / "list_test.txt").write_text("000001.jpg one\n")
+    with pytest.raises(ValueError, match="whole numbers in .*list_test.txt"):
+        load_cars(tmp_path)
     (tmp_path / "list_test.txt").unlink()
     with pytest.raises(FileNotFoundError, match="list_test.txt"):
         load_cars(tmp_path)
@@ -355,6 +392,16 @@ def test_in_shop_files_that_are_wrong(tmp_path, no_walk):
             load_in_shop(tmp_path, check_counts=False)
 
 
+def test_in_shop_without_photos_where_case_does_not_count(tmp_path, monkeypatch):
+    in_shop_list(tmp_path / "Eval" / "list_eval_partition.txt", (2, 4), (2, 4), 2)
+    (tmp_path / "Img").mkdir()
+    exists = Path.exists
+    spelled_img = tmp_path / "img"
+    monkeypatch.setattr(Path, "exists", lambda path: path == spelled_img or exists(path))
+    with pytest.raises(FileNotFoundError, match="(?s)1 missing.*img.zip"):
+        load_in_shop(tmp_path)
+
+
 def test_in_shop_recall_from_query_to_gallery(tmp_path):
     """From the official layout, images in an archive, to Recall@K by hand."""
     rows = [
@@ -377,6 +424,8 @@ def test_in_shop_recall_from_query_to_gallery(tmp_path):
     with zipfile.ZipFile(tmp_path / "Img" / "img.zip", "w") as opened:
         for path, *_ in rows:
             opened.writestr(path, b"")
+    if os.name == "posix":  # where case does not count, Img is found as img too
+        (tmp_path / "img").symlink_to(tmp_path / "Img")
     images = load_in_shop(tmp_path, check_counts=False)
     test = images.subset("test")
     points = {path: point for path, _, _, point in rows}
@@ -405,4 +454,7 @@ def test_grocery(shared_data, tmp_path):
         load_grocery(tmp_path)
     (tmp_path / "test.txt").write_text("test/a.jpg, 1\n")
     with pytest.raises(ValueError, match="path, class id"):
+        load_grocery(tmp_path)
+    (tmp_path / "test.txt").write_text("test/a.jpg, one, 1\n")
+    with pytest.raises(ValueError, match="whole numbers in .*test.txt"):
         load_grocery(tmp_path)

@@ -41,6 +41,10 @@ class Benchmark:
         if len(names):
             named = some_names(names, separator)
             lines = [f"{self.title} is not complete: {len(names):,} missing:{separator}{named}"]
+            lines += [
+                f"{folder} is read before any archive: remove it to have {archive} extracted"
+                for folder, archive in _extracted_before(data_dir, names)
+            ]
         lines.append(f"Put into {data_dir} one of:{separator}{separator.join(self.files)}")
         lines.append(self.source)
         return FileNotFoundError("\n".join(lines))
@@ -102,6 +106,16 @@ class Benchmark:
             raise ValueError("\n".join(lines))
         lines.append("Figures will not compare with others'")
         logger.warning("%s", "\n".join(lines))
+
+
+def _extracted_before(data_dir, names):
+    """(folder, the archive beside it) for each folder below `data_dir` that should hold `names`."""
+    parents = {Path(parent) for parent in {os.path.dirname(name) for name in names}}
+    folders = {folder for parent in parents for folder in (parent, *parent.parents)}
+    for folder in sorted(folders):
+        if folder.is_dir() and Path(data_dir) in folder.parents:
+            archives = [folder.with_name(folder.name + end) for end in (".tgz", ".zip")]
+            yield from ((folder, archive) for archive in archives if archive.is_file())
 
 
 def _count(counts, name):
@@ -171,10 +185,15 @@ def whole_numbers(values, path):
 
 
 def _present(folder, paths):
-    """Which of the relative paths are files; walks the folder once, a stat each would be slow."""
-    folder = str(folder)
-    found = set()
-    for parent, _, files in os.walk(folder):
-        below = parent[len(folder) :].replace(os.sep, "/").strip("/")
-        found.update(f"{below}/{file}" if below else file for file in files)
-    return np.array([path in found for path in paths], bool)
+    """Which of the relative paths are files; lists each folder once, a stat each would be slow."""
+    parents = [path.rpartition("/")[0] for path in paths]
+    files = {parent: _files(Path(folder, parent)) for parent in set(parents)}
+    return np.array([path.rpartition("/")[2] in files[p] for path, p in zip(paths, parents)], bool)
+
+
+def _files(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

@@ -109,8 +109,12 @@ def _text_lists(data_dir):
     lists = [data_dir / "list_train.txt", data_dir / "list_test.txt"]
     if not lists[1].is_file():
         raise CARS.missing(data_dir, [lists[1]])
-    paths, class_ids = map(np.concatenate, zip(*(read_table(path, 2) for path in lists)))
-    class_ids = whole_numbers(class_ids, lists[0])
+    paths, class_ids = [], []
+    for path in lists:
+        names_of_files, numbers = read_table(path, 2)
+        paths += names_of_files
+        class_ids.append(whole_numbers(numbers, path))
+    class_ids = np.concatenate(class_ids)
     # cars_meta.mat holds the names and nothing else: without it the numbers stand for them
     meta = data_dir / "cars_meta.mat"
     names = _names(_matlab(meta), meta) if meta.is_file() else _numbered(class_ids)

@@ -60,8 +60,8 @@ def load_grocery(data_dir, *, check_counts=True):
                 f"Expected 'path, class id, coarse class id' a line in {folder / name}"
             )
         paths += [row[0] for row in rows]
-        class_ids += [row[1] for row in rows]
-    class_ids = whole_numbers(class_ids, folder / _LISTS[0])
+        class_ids.append(whole_numbers([row[1] for row in rows], folder / name))
+    class_ids = np.concatenate(class_ids)
     return GROCERY.image_list(
         data_dir, folder, paths, class_ids, class_names,
         class_ids < _NUM_TRAINING_CLASSES, check_counts,

@@ -1,5 +1,6 @@
 """DeepFashion In-Shop: 52,712 photos of 7,982 clothes, queries and gallery apart."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +54,21 @@ def load_in_shop(data_dir, *, check_counts=True, progress=None):
     >>> clothes = load_in_shop("downloads")   # doctest: +SKIP
     """
     list_folder = find_folder(data_dir, ("Eval", ""), _LIST)
-    image_folder = find_folder(data_dir, ("Img", ""), "img")
-    zip_folder = find_folder(data_dir, ("Img", ""), "img.zip")
+    image_folder = find_folder(data_dir, ("Img",), "img")
+    if image_folder is None:
+        image_folder = find_folder(data_dir, ("Img", ""), "img.zip")
+    # where case does not count, Img would be found by the name img
+    if image_folder is None and "img" in os.listdir(data_dir):
+        image_folder = Path(data_dir)
     missing = []
     if list_folder is None:
         missing.append(Path(data_dir, "Eval", _LIST))
-    if image_folder is None and zip_folder is None:
+    if image_folder is None:
         missing.append(Path(data_dir, "Img", "img.zip"))
     if missing:
         raise IN_SHOP.missing(data_dir, missing)
     paths, items, statuses = _read_list(list_folder / _LIST)
-    if image_folder is None:
-        extracted(zip_folder / "img.zip", zip_folder / "img", "img", check_counts, progress)
-        image_folder = zip_folder
+    extracted(image_folder / "img.zip", image_folder / "img", "img", check_counts, progress)
     names, labels = np.unique(items, return_inverse=True)
     train = statuses == "train"
     return IN_SHOP.image_list(
