@@ -213,8 +213,10 @@ class Settings:
             _check(name, getattr(self, name), lambda v: v >= 2, "at least 2, to have pairs")
         for name in ("learning_rate", "alpha", "beta"):
             _check(name, getattr(self, name), lambda v: v > 0, "above 0")
-        for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2"):
-            _check(name, getattr(self, name), math.isfinite, "a finite number")
+        for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2",
+                     "backbone_learning_rate"):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), math.isfinite, "a finite number")
         for name in ("coupled_l2", "epsilon", "resize_to", "seed"):
             _check(name, getattr(self, name), lambda v: v >= 0, "0 or above")
         if self.backbone_learning_rate is not None:
@@ -230,9 +232,17 @@ class Settings:
         if self.freeze_backbone:
             _check("backbone_learning_rate", self.backbone_learning_rate, lambda v: v is None,
                    "none with freeze_backbone")
+            _check("frozen_batch_norm", self.frozen_batch_norm, lambda v: v is not False,
+                   "unset or true with freeze_backbone")
         else:
             _check("feature_views", self.feature_views, lambda v: v == 1,
                    "1 without freeze_backbone")
+        if self.test_classes:
+            _check("test_fraction", self.test_fraction, lambda v: v == _default("test_fraction"),
+                   "unset with test_classes")
+        if self.augmentation in ("distort", "none"):
+            _check("crop_scale", self.crop_scale, lambda v: v == _default("crop_scale"),
+                   f"unset with augmentation={self.augmentation}")
         _check("steps", self.steps, lambda v: v % self.steps_per_epoch == 0,
                f"a multiple of steps_per_epoch={self.steps_per_epoch}")
         # Keras cannot start on a batch of uneven parts
@@ -240,7 +250,7 @@ class Settings:
         _check("devices", self.devices, lambda v: batch % v == 0,
                f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
         for name in _MULTI_SIMILARITY:
-            default = type(self).__dataclass_fields__[name].default
+            default = _default(name)
             if self.loss != "multi_similarity":
                 _check(name, getattr(self, name), lambda v, default=default: v == default,
                        f"unset with loss={self.loss}, whose settings go into loss_settings")
@@ -332,6 +342,10 @@ class Settings:
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
         return cls(**values)
+
+
+def _default(name):
+    return Settings.__dataclass_fields__[name].default
 
 
 def _check_type(name, value, expected):

@@ -42,6 +42,10 @@ def test_ks_are_sorted_and_hold_1():
         ({"schedule": "step", "decay_steps": "100,600"}, "decay_steps.*steps=600"),
         ({"schedule": "step", "decay_steps": "0,100"}, "decay_steps.*ascending"),
         ({"schedule": "step", "decay_steps": "half"}, "decay_steps.*whole numbers"),
+        ({"backbone_learning_rate": float("inf")}, "backbone_learning_rate.*finite"),
+        ({"test_classes": "names.txt", "test_fraction": 0.3}, "test_fraction.*with test_classes"),
+        ({"augmentation": "none", "crop_scale": 0.3}, "crop_scale.*with augmentation=none"),
+        ({"freeze_backbone": True, "frozen_batch_norm": False}, "frozen_batch_norm.*with freeze"),
         ({"export": "coreml"}, "export.*saved_model, onnx"),
     ],
 )
