@@ -28,6 +28,14 @@ PUBLISHED = {
     "cub_ms_resnet50": "none published",
 }
 
+# the K of Recall@K that each benchmark's papers report
+PROTOCOL = {
+    "cub": (1, 2, 4, 8, 16, 32),
+    "cars": (1, 2, 4, 8, 16, 32),
+    "sop": (1, 10, 100, 1000),
+    "in_shop": (1, 10, 20, 30, 40, 50),
+}
+
 
 @pytest.fixture(params=RECIPES, ids=lambda path: path.stem)
 def recipe(request, monkeypatch):
@@ -48,6 +56,8 @@ def test_settings_are_valid_and_all_are_fields(recipe):
     _, _, given = recipe
     settings = Settings(**given)
     assert settings.dataset != "auto"
+    if settings.dataset in PROTOCOL:
+        assert settings.recall_ks() == PROTOCOL[settings.dataset]
     assert json.loads(settings.to_json()).items() >= given.items()
 
 

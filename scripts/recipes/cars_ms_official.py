@@ -43,7 +43,7 @@ SETTINGS = {
     "schedule": "step",
     "decay_steps": "1200,2400",
     "validation_fraction": 0.0,
-    "ks": "1,2,4,8",
+    "ks": "1,2,4,8,16,32",
 }
 
 if __name__ == "__main__":

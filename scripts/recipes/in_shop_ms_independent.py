@@ -42,7 +42,7 @@ SETTINGS = {
     "schedule": "step",
     "decay_steps": "6000",
     "validation_fraction": 0.0,
-    "ks": "1,10,20,30",
+    "ks": "1,10,20,30,40,50",
 }
 
 if __name__ == "__main__":

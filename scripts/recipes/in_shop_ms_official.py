@@ -45,7 +45,7 @@ SETTINGS = {
     "schedule": "step",
     "decay_steps": "1200,2400",
     "validation_fraction": 0.0,
-    "ks": "1,10,20,30",
+    "ks": "1,10,20,30,40,50",
 }
 
 if __name__ == "__main__":
