@@ -97,6 +97,8 @@ def test_queries_and_gallery():
         ({"is_query": [1, 1, 1, 1]}, "`is_query` as True or False"),
         ({"is_gallery": [True] * 3}, "`is_gallery`.*shape \\(4,\\)"),
         ({"is_query": [True, True, False, False]}, "test images.*0 queries, 2 in the gallery"),
+        ({"is_query": [True, True, False, False], "is_gallery": [True, True, False, False]},
+         "test images.*0 queries, 0 in the gallery"),
         ({"is_gallery": [False, False, True, True]}, "train images.*2 queries, 0 in the gallery"),
     ],
 )

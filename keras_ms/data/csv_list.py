@@ -1,6 +1,7 @@
 """Any set of images, listed in a CSV file: path, label, split[, is_query, is_gallery]."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ def load_csv(path, *, name=None):
 
     Raises:
         FileNotFoundError: the CSV file or images it lists are missing; each is named.
-        ValueError: columns are missing, or a line has a value that is not allowed; it is named.
+        ValueError: columns are missing, a line has more values than there are columns or one that
+            is not allowed, or an image is listed twice; it is named.
 
     Example:
 
@@ -46,6 +48,11 @@ def load_csv(path, *, name=None):
         raise FileNotFoundError(f"Expected a CSV file of images. There is no file {path}")
     rows = _rows(path)
     files = [str(path.parent / row["path"]) for row in rows]
+    again = [file for file, times in Counter(files).items() if times > 1]
+    if again:
+        raise ValueError(
+            f"Expected each image once in {path}. There more than once: {some_names(again)}"
+        )
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -86,6 +93,12 @@ def _rows(path):
             used = _NEEDED + tuple(name for name in _MASKS if name in columns)
             for line in reader:
                 where = f"line {reader.line_num} of {path}"
+                if None in line:
+                    raise ValueError(
+                        f"Expected {len(columns)} values in {where}. Received: "
+                        f"{len(columns) + len(line[None])}. Quote a value that holds a comma: "
+                        '"a,b"'
+                    )
                 rows.append({name: _value(name, line[name], where) for name in used})
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(f"Expected a CSV file in UTF-8. {path}: {error}") from error

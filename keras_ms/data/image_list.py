@@ -33,8 +33,8 @@ class ImageList:
 
     Raises:
         ValueError: lengths or dtypes that do not fit together, an unknown split, a label without
-            a class name, a class in two splits, a split with queries and no gallery or the other
-            way round, or no image at all.
+            a class name, a class in two splits, a split without queries or without a
+            gallery, or no image at all.
 
     Example:
 
@@ -128,7 +128,7 @@ class ImageList:
         for split in np.unique(self.split):
             inside = self.split == split
             counts = np.count_nonzero(queries[inside]), np.count_nonzero(gallery[inside])
-            if (counts[0] == 0) != (counts[1] == 0):
+            if 0 in counts:
                 raise ValueError(
                     f"Expected queries and a gallery among the {split} images of {self.name}. "
                     f"Received: {counts[0]} queries, {counts[1]} in the gallery. Without "
