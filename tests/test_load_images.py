@@ -94,6 +94,17 @@ def test_settings_that_a_set_does_not_read(tmp_path):
         load(path, test_fraction=0.3)
 
 
+def test_only_the_needed_splits_have_to_be_there(tmp_path):
+    path = write_csv(tmp_path, ["a,test,1,1"] * 2 + ["b,test,1,1", "c,validation,1,1"])
+    settings = Settings(data_dir=str(path), validation_fraction=0.0)
+    images = load_images(settings, lambda line: None, needed=("test",))
+    assert images.counts()["test"] == (2, 3)
+    with pytest.raises(ValueError, match="no train classes"):
+        load_images(settings, lambda line: None)
+    with pytest.raises(ValueError, match="validation class with at least 2 images"):
+        load_images(settings, lambda line: None, needed=("validation",))
+
+
 def test_retrieval_arguments():
     images = ImageList(
         list("abcdef"), [0, 0, 0, 1, 1, 1], "xy", ["test"] * 6,

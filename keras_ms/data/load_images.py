@@ -9,6 +9,7 @@ from keras_ms.data.csv_list import load_csv
 from keras_ms.data.cub import load_cub
 from keras_ms.data.glyphs import draw_glyphs
 from keras_ms.data.grocery import load_grocery
+from keras_ms.data.image_folder import SPLITS
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.in_shop import load_in_shop
 from keras_ms.data.omniglot import load_omniglot
@@ -38,8 +39,14 @@ _MARKS = {
 }
 
 
-def load_images(settings, log=print):
+def load_images(settings, log=print, needed=None):
     """The ImageList that `settings` name, with its validation classes held out.
+
+    Args:
+        settings: `Settings`.
+        log: function that takes a line of text for the user.
+        needed: splits that must be there, each with a class of at least 2 images. Defaults to
+            None: what a training needs, train and test, and validation where there is one.
 
     Raises:
         ValueError, FileNotFoundError: no such data; the message says what is expected.
@@ -64,10 +71,10 @@ def load_images(settings, log=print):
         )
     if settings.rotated_classes:
         images = rotated_classes(images)
-    for split in ("train", "test"):
+    needed = {"train", "test", *images.counts()} if needed is None else needed
+    for split in sorted(needed, key=SPLITS.index):
         if not (images.split == split).any():
             raise ValueError(f"{images.name} has no {split} classes. It holds: {images}")
-    for split in images.counts():
         labels = images.labels[images.split == split]
         if np.unique(labels, return_counts=True)[1].max() < 2:
             raise ValueError(
