@@ -1,17 +1,17 @@
-"""The command line: keras-ms train | export | weights. The options of train are the fields of
-Settings."""
+"""The command line, keras-ms. The options of train are the fields of Settings; convert-weights,
+evaluate and report have modules of their own."""
 
 import argparse
 import dataclasses
 import json
 import logging
 import sys
-import typing
 from pathlib import Path
 
 from keras_ms.convert_command import add_parser as add_convert_weights
 from keras_ms.evaluate_command import add_parser as add_evaluate
 from keras_ms.report_command import add_parser as add_report
+from keras_ms.setting_options import add_setting, flag
 from keras_ms.settings import Settings
 
 # what bad data, settings, folders and files raise; anything else is a bug and keeps its traceback
@@ -60,7 +60,7 @@ def _train(options):
         if changed or config:
             raise ValueError(
                 "--resume continues a run with its own settings. Leave out "
-                + ", ".join(["--config"] * bool(config) + [_flag(name) for name in changed])
+                + ", ".join(["--config"] * bool(config) + [flag(name) for name in changed])
             )
     settings = Settings.read(config) if config else Settings()
     settings = dataclasses.replace(settings, **given)
@@ -86,8 +86,7 @@ def _export(options):
 
 
 def _weights(options):
-    import numpy as np
-
+    from keras_ms.evaluation.saved_embeddings import read_embeddings
     from keras_ms.named_losses import PAIR_LOSSES, named_loss
     from keras_ms.weight_picture import example_batch, weight_table, write_weight_picture
     from keras_ms.whole_files import whole_file
@@ -95,14 +94,8 @@ def _weights(options):
     names = options["losses"].split(",") if options["losses"] else list(PAIR_LOSSES)
     losses = {name.replace("_", " "): named_loss(name) for name in names}
     if options["embeddings"]:
-        with np.load(options["embeddings"], allow_pickle=False) as arrays:
-            missing = {"embeddings", "labels"} - set(arrays)
-            if missing:
-                raise ValueError(
-                    f"Expected the arrays `embeddings` and `labels` in {options['embeddings']}. "
-                    f"Missing: {', '.join(sorted(missing))}"
-                )
-            embeddings, labels = arrays["embeddings"], arrays["labels"]
+        found = read_embeddings(options["embeddings"])
+        embeddings, labels = found["embeddings"], found["labels"]
     else:
         embeddings, labels = example_batch(seed=options["seed"])
     found = write_weight_picture(losses, embeddings, labels, options["to"])
@@ -114,7 +107,9 @@ def _weights(options):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="keras-ms", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="keras-ms", description="Deep metric learning: train, measure, export."
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = parser.add_subparsers(
         required=True, metavar="train | export | weights | convert-weights | evaluate | report"
@@ -130,9 +125,8 @@ def _parser():
         "--resume", nargs="?", const="latest", metavar="RUN_FOLDER",
         help="continue an interrupted run; without a folder, the newest unfinished one",
     )
-    types = typing.get_type_hints(Settings)
     for option in dataclasses.fields(Settings):
-        _add_option(train, option, types[option.name])
+        add_setting(train, option.name)
 
     export = commands.add_parser("export", help="export a saved .keras model")
     export.set_defaults(command=_export)
@@ -159,30 +153,6 @@ def _parser():
     add_evaluate(commands)
     add_report(commands)
     return parser
-
-
-def _add_option(parser, option, kind):
-    explanation = option.metadata["explanation"].replace("%", "%%")
-    default = "" if option.default in (None, "") else f" (default: {option.default})"
-    # None marks what was not given, so that --config is overridden only by what was
-    shared = {"default": None, "help": explanation + default, "dest": option.name}
-    kinds = typing.get_args(kind) or (kind,)
-    if bool in kinds:
-        parser.add_argument(
-            _flag(option.name), action=argparse.BooleanOptionalAction, **shared
-        )
-        return
-    parser.add_argument(
-        _flag(option.name),
-        type=kinds[0],
-        choices=option.metadata["choices"],
-        metavar=None if option.metadata["choices"] else kinds[0].__name__.upper(),
-        **shared,
-    )
-
-
-def _flag(name):
-    return "--" + name.replace("_", "-")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.images import evaluation_batches
 from keras_ms.export.parity import import_onnx_package
 
@@ -22,12 +23,14 @@ class Embedder(NamedTuple):
         image_size: side of its images in pixels; None where the model takes any.
         input_dtype: "float32" or an integer type.
         name: the file's name.
+        batch_size: images that it takes at a time; None where it takes any number.
     """
 
     run: Any
     image_size: int
     input_dtype: str
     name: str
+    batch_size: int = None
 
 
 def load_embedder(path):
@@ -73,7 +76,7 @@ def load_embedder(path):
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be loaded as {FORMATS}: {error}") from error
-    return Embedder(run, _side(shape, path), dtype, path.name)
+    return Embedder(run, _side(shape, path), dtype, path.name, shape[0])
 
 
 def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_size=64, verbose=True):
@@ -85,15 +88,17 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
         image_size: side in pixels. Defaults to None: the model's; for a model that takes any, the
             default of `keras_ms.data.images.evaluation_batches`.
         resize_to: as in `evaluation_batches`.
-        batch_size: images embedded at a time. Changes memory and speed only.
+        batch_size: images embedded at a time. Changes memory and speed only; a model of a fixed
+            batch is given its own.
         verbose: show progress on standard error, if it is a terminal.
 
     Returns:
         float32 array (len(images), dimension).
 
     Raises:
-        ValueError: `image_size` that the model does not take, an output that is not one row an
-            image, or NaN or infinity in it; the first such image is named.
+        ValueError: `image_size` that the model does not take, an image that cannot be read, an
+            output that is not one row an image, or NaN or infinity in it; the first such image is
+            named.
     """
     if embedder.image_size and image_size not in (None, embedder.image_size):
         raise ValueError(
@@ -104,36 +109,41 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
         images,
         embedder.image_size or image_size,
         resize_to=resize_to,
-        batch_size=batch_size,
+        batch_size=embedder.batch_size or batch_size,
         cache=False,
     )
     shown, start = verbose and sys.stderr.isatty(), time.monotonic()
-    rows = []
-    for batch, _ in batches:
-        first = sum(map(len, rows))
-        rows.append(_embedded(embedder, batch.numpy(), images.paths[first:]))
-        if shown:
-            done = first + len(rows[-1])
-            rate = done / (time.monotonic() - start)
-            line = f"\r\033[K{done:,} of {len(images):,} images embedded, {rate:.0f} a second"
-            print(line, end="", file=sys.stderr, flush=True)
+    rows, done = [], 0
+    with naming_damaged(images):
+        for batch, _ in batches:
+            rows.append(_embedded(embedder, batch.numpy(), images.paths[done:]))
+            done += len(rows[-1])
+            if shown:
+                rate = done / (time.monotonic() - start)
+                line = f"\r\033[K{done:,} of {len(images):,} images embedded, {rate:.0f} a second"
+                print(line, end="", file=sys.stderr, flush=True)
     if shown:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     return np.concatenate(rows)
 
 
 def _embedded(embedder, batch, names):
+    count = len(batch)
+    if embedder.batch_size:
+        # the last image again, up to a whole batch
+        batch = np.pad(batch, [(0, embedder.batch_size - count)] + [(0, 0)] * 3, mode="edge")
     output = np.asarray(embedder.run(batch.astype(embedder.input_dtype)))
     if output.ndim != 2 or len(output) != len(batch):
         raise ValueError(
             f"Expected one embedding an image, shape ({len(batch)}, dimension). {embedder.name} "
             f"returned shape {output.shape}"
         )
+    output = output[:count]
     finite = np.isfinite(output).all(axis=1)
     if not finite.all():
         raise ValueError(
             f"{embedder.name} returns NaN or infinity for {np.count_nonzero(~finite)} of a batch "
-            f"of {len(batch)} images, the first is {names[np.argmin(finite)]}. Look for NaN in the "
+            f"of {count} images, the first is {names[np.argmin(finite)]}. Look for NaN in the "
             "weights (a training that diverged) or a division by a norm of 0"
         )
     return output.astype(np.float32)

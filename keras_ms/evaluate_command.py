@@ -1,10 +1,11 @@
 """keras-ms evaluate: every metric of a model on a data set, or of saved embeddings."""
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
 
+from keras_ms.evaluation.saved_embeddings import EXPECTED
+from keras_ms.setting_options import add_setting, flag
 from keras_ms.settings import Settings
 
 _METRICS = "recall,r_precision,map_at_r,nmi,ami,f1"
@@ -13,10 +14,15 @@ _OF_IMAGES = (
     "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "validation_fraction",
     "skip_unreadable", "skip_small_classes", "image_size", "resize_to", "seed",
 )
-_EMBEDDINGS = (
-    ".npz file with `embeddings` (N, dimension), `labels` (N,) and, if wanted, `is_query` and "
-    "`is_gallery` (N,)"
-)
+# what differs from training
+_EXPLANATIONS = {
+    "image_size": "height and width the network sees, pixels; needed, without --config, where the "
+    "model takes any",
+    "seed": "of drawn glyphs and held-out validation classes (default: that of --config), of the "
+    "bootstrap and of k-means (default: 0)",
+    "test_fraction": "share of the classes of a plain folder, last in sorted order, that test "
+    "(default: 0.5, as in training; 1 measures all images)",
+}
 
 
 def add_parser(commands):
@@ -30,7 +36,7 @@ def add_parser(commands):
     parser.set_defaults(command=_evaluate)
     parser.add_argument(
         "model", metavar="MODEL_OR_EMBEDDINGS",
-        help=f"a .keras file, a SavedModel folder, an .onnx file; or a {_EMBEDDINGS}",
+        help=f"a .keras file, a SavedModel folder, an .onnx file; or a {EXPECTED}",
     )
     parser.add_argument(
         "data", nargs="?", metavar="DATASET",
@@ -39,30 +45,24 @@ def add_parser(commands):
     parser.add_argument(
         "--config", metavar="FILE", help="settings.json of the run: its images, as in training"
     )
-    fields = {option.name: option for option in dataclasses.fields(Settings)}
     for name in _OF_IMAGES:
-        option, flag = fields[name], _flag(name)
-        explanation = option.metadata["explanation"].replace("%", "%%")
-        # None marks what was not given, so that --config is overridden only by what was
-        if isinstance(option.default, bool):
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=None, help=explanation
-            )
-        else:
-            parser.add_argument(
-                flag, type=type(option.default), choices=option.metadata["choices"],
-                help=explanation, metavar=name.upper(),
-            )
+        explanation = Settings.__dataclass_fields__[name].metadata["explanation"]
+        add_setting(parser, name, _EXPLANATIONS.get(name, explanation))
     parser.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="default: test"
     )
-    parser.add_argument("--ks", default="1,2,4,8", help="the K of Recall@K (default: 1,2,4,8)")
+    parser.add_argument(
+        "--ks", help="the K of Recall@K (default: those of --config, else 1,2,4,8)"
+    )
     parser.add_argument(
         "--metrics", default="recall,r_precision,map_at_r", metavar="NAMES",
         help=f"of {_METRICS}, or all (default: recall,r_precision,map_at_r). nmi, ami and f1 take "
         "a k-means with a cluster for each class: long for many classes",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images embedded at a time")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N",
+        help="images embedded at a time (default: 64; a model of a fixed batch takes its own)",
+    )
     parser.add_argument(
         # see keras_ms/evaluation/class_bootstrap.py
         "--bootstrap", type=int, default=1000, metavar="N",
@@ -77,17 +77,7 @@ def _evaluate(options):
     from keras_ms.whole_files import whole_file
 
     ks, metrics = _checked_options(options)
-    if Path(options["model"]).suffix == ".npz":
-        found = _saved_embeddings(options)
-    else:
-        found = _embedded(options)
-
-    if options["save_embeddings"]:
-        import numpy as np
-
-        with whole_file(options["save_embeddings"]) as temporary:
-            np.savez(temporary, **{name: found[name] for name in found if found[name] is not None})
-        print(f"Wrote {options['save_embeddings']}")
+    found = _saved(options) if Path(options["model"]).suffix == ".npz" else _embedded(options)
     evaluation = evaluate_embeddings(
         found["embeddings"],
         found["labels"],
@@ -107,6 +97,7 @@ def _evaluate(options):
                 temporary.write_text(table + "\n", encoding="utf-8")
             else:
                 figures = {"model": options["model"]} | dataclasses.asdict(evaluation)
+                del figures["ranks"]  # one number an image
                 names = found["class_names"]
                 if names is not None:
                     figures["recall_per_class"] = {
@@ -129,95 +120,115 @@ def _checked_options(options):
             continue
         if Path(path).suffix not in suffixes:
             raise ValueError(
-                f"Expected {_flag(name)} to end in {' or '.join(suffixes)}. Received: {path}"
+                f"Expected {flag(name)} to end in {' or '.join(suffixes)}. Received: {path}"
             )
         check_writable(Path(path).parent)
     for name, least in (("bootstrap", 0), ("batch_size", 1)):
-        if options[name] < least:
+        if options[name] is not None and options[name] < least:
             raise ValueError(
-                f"Expected {_flag(name)} of at least {least}. Received: {options[name]}"
+                f"Expected {flag(name)} of at least {least}. Received: {options[name]}"
             )
+    text = options["ks"] or _config(options).ks
     try:
-        ks = [int(k) for k in options["ks"].split(",")]
+        ks = [int(k) for k in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"Expected --ks as whole numbers, such as 1,2,4,8. Received: {options['ks']}"
+            f"Expected --ks as whole numbers, such as 1,2,4,8. Received: {text}"
         ) from None
     metrics = METRICS if options["metrics"] == "all" else options["metrics"].split(",")
     return checked_ks(ks), checked_metrics(metrics)
 
 
-def _flag(name):
-    return "--" + name.replace("_", "-")
+def _config(options):
+    return Settings.read(options["config"]) if options["config"] else Settings()
 
 
-def _saved_embeddings(options):
-    import numpy as np
+def _saved(options):
+    from keras_ms.evaluation.saved_embeddings import read_embeddings
 
-    path = options["model"]
-    given = [name for name in (*_OF_IMAGES, "data", "config") if options[name] is not None]
-    if set(given) - {"seed"} or options["save_embeddings"] or options["split"] != "test":
+    about_images = (*_OF_IMAGES, "data", "config", "batch_size", "save_embeddings")
+    given = {name for name in about_images if options[name] is not None}
+    # the seed is that of the bootstrap too
+    if given - {"seed"} or options["split"] != "test":
         raise ValueError(
-            f"{path} holds embeddings already: leave out the data set and everything else about "
-            "images, --split and --save-embeddings"
+            f"{options['model']} holds embeddings already: leave out the data set and everything "
+            "else about images, --split, --batch-size and --save-embeddings"
         )
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"Expected an {_EMBEDDINGS}. Nothing is at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = ("embeddings", "labels", "is_query", "is_gallery", "class_names")
-            found = {name: arrays[name] if name in arrays else None for name in names}
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise ValueError(f"{path} cannot be read as an {_EMBEDDINGS}: {error}") from error
-    missing = [name for name in ("embeddings", "labels") if found[name] is None]
-    if missing:
-        raise ValueError(f"{path} lacks {' and '.join(missing)}. Expected an {_EMBEDDINGS}")
-    return found
+    return read_embeddings(options["model"])
 
 
 def _embedded(options):
     from keras_ms.data.load_images import load_images
     from keras_ms.embed import embed_images, load_embedder
+    from keras_ms.evaluation.saved_embeddings import write_embeddings
+    from keras_ms.run_data import shorter_side
 
-    embedder = load_embedder(options["model"])
+    embedder, split = load_embedder(options["model"]), options["split"]
     settings = _settings(options, embedder.image_size)
-    images = load_images(settings).subset(options["split"])
-    size = settings.image_size
-    # of photos the border is cut, as in training
-    margin = 256 / 227 if images.images is None else 1
+    every = load_images(settings, needed=(split,))
+    images = every.subset(split)
+    size, resize_to = settings.image_size, shorter_side(settings, every)
+    print(
+        f"Measured: the {len(images):,} {split} images of {images.name}, at {size} x {size} pixels"
+        + (f" (the centre, shorter side {resize_to})" if resize_to != size else "")
+    )
+    if len(images) < len(every):
+        print(
+            f"Not measured: its other {len(every) - len(images):,} images (choose with --split; "
+            "--test-fraction 1 takes all of a plain folder)"
+        )
     embeddings = embed_images(
         embedder,
         images,
         image_size=size,
-        resize_to=settings.resize_to or round(size * margin),
-        batch_size=options["batch_size"],
+        resize_to=resize_to,
+        batch_size=options["batch_size"] or 64,
     )
-    return {
-        "embeddings": embeddings,
-        "labels": images.labels,
-        "is_query": images.is_query,
-        "is_gallery": images.is_gallery,
-        "class_names": images.class_names,
-    }
+    if options["save_embeddings"]:
+        data = {name: getattr(settings, name) for name in _OF_IMAGES} | {"split": split}
+        for name in ("data_dir", "test_classes"):
+            # they are read again from any folder
+            data[name] = data[name] and str(Path(data[name]).resolve())
+        write_embeddings(options["save_embeddings"], embeddings, images, data)
+        print(f"Wrote {options['save_embeddings']}")
+    names = ("labels", "is_query", "is_gallery", "class_names")
+    return {"embeddings": embeddings} | {name: getattr(images, name) for name in names}
 
 
 def _settings(options, model_size):
     """Settings of the images: those of --config, the model's size, then what was given."""
     given = {name: options[name] for name in _OF_IMAGES if options[name] is not None}
+    config = _config(options)
     if options["data"] is not None:
-        if "dataset" in given or "data_dir" in given:
-            raise ValueError(
-                f"Give the data set once: either {options['data']} or --dataset and --data-dir"
-            )
-        choices = Settings.__dataclass_fields__["dataset"].metadata["choices"]
-        is_name = options["data"] in choices and not Path(options["data"]).exists()
-        given["dataset" if is_name else "data_dir"] = options["data"]
-    if "image_size" not in given and model_size:
-        given["image_size"] = model_size
+        given |= _data_set(options["data"], given)
+    if model_size:
+        given.setdefault("image_size", model_size)
+    elif "image_size" not in given and not options["config"]:
+        raise ValueError(
+            f"{options['model']} takes images of any size: give --image-size, the side in pixels "
+            "that it was trained with (or --config, the settings.json of its run)"
+        )
     if options["split"] == "test":
         if "validation_fraction" in given:
             raise ValueError("--validation-fraction says nothing about --split test: leave it out")
         # no need for enough training classes to hold some out
         given["validation_fraction"] = 0.0
-    settings = Settings.read(options["config"]) if options["config"] else Settings()
-    return dataclasses.replace(settings, **given)
+    return dataclasses.replace(config, **given)
+
+
+def _data_set(word, given):
+    """The settings that the short form of --dataset or --data-dir stands for."""
+    choices = Settings.__dataclass_fields__["dataset"].metadata["choices"]
+    is_name = word in choices and ("data_dir" in given or not Path(word).exists())
+    name = "dataset" if is_name else "data_dir"
+    if name in given:
+        raise ValueError(
+            f"Give the data set once: {word} is short for {flag(name)} {word}, and "
+            f"{flag(name)} {given[name]} is given too"
+        )
+    if not is_name:
+        # another folder than the run's may hold another data set
+        return {name: word} | ({} if "dataset" in given else {"dataset": "auto"})
+    # glyphs are drawn: the run's folder has nothing to do with them
+    drawn = word == "glyphs" and "data_dir" not in given
+    return {name: word} | ({"data_dir": ""} if drawn else {})

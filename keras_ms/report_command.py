@@ -16,8 +16,8 @@ def add_parser(commands):
     parser.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="folder that train wrote")
     parser.add_argument(
         "--embeddings", metavar="FILE",
-        help="instead of a run: .npz file with `embeddings` (N, dimension) and `labels` (N,) of "
-        "the test images of --data-dir, as keras-ms evaluate --save-embeddings writes it",
+        help="instead of a run: .npz file that keras-ms evaluate --save-embeddings wrote, or one "
+        "with `embeddings` (N, dimension) and `labels` (N,) of the test images of --data-dir",
     )
     parser.add_argument(
         "--to", metavar="FILE",
@@ -26,11 +26,16 @@ def add_parser(commands):
     )
     parser.add_argument(
         "--data-dir", metavar="FOLDER",
-        help="where the images lie; of a run, if they lie elsewhere than during training",
+        help="where the images lie, if not where the run or the embeddings found them",
+    )
+    parser.add_argument(
+        "--test-classes", metavar="FILE",
+        help="of a run: the list of its test classes, if that lies elsewhere than in training",
     )
     parser.add_argument(
         "--dataset", metavar="NAME",
-        help="with --embeddings: the data set, as in train (default: class folders)",
+        help="with --embeddings: the data set, as in train (default: what the file says, else what "
+        "is found in --data-dir)",
     )
     parser.add_argument(
         "--map-images", type=int, metavar="COUNT",
@@ -63,6 +68,7 @@ def _report(options):
             run,
             path,
             data_dir=options["data_dir"],
+            test_classes=options["test_classes"],
             num_map_images=options["map_images"],
             verbose=1 if sys.stdout.isatty() else 2,
         )
@@ -82,8 +88,8 @@ def _run(options):
     from keras_ms.run_folder import RunFolder
 
     if options["run"] is None:
-        if not options["data_dir"] and not options["dataset"]:
-            raise ValueError("--embeddings needs their images: give --data-dir or --dataset")
+        if options["test_classes"]:
+            raise ValueError("--test-classes goes with the folder of a run")
         return None
     if options["dataset"]:
         raise ValueError("--dataset goes with --embeddings: a run knows its data set")

@@ -70,7 +70,7 @@ class RunData:
         settings = self.settings
         size = settings.image_size
         if view == 0:
-            shown = {"plain": [size, self._resize_to()]}
+            shown = {"plain": [size, shorter_side(settings, self.images)]}
 
             def batches():
                 return self._plain_batches(images, cache=False).map(lambda image, label: image)
@@ -125,18 +125,10 @@ class RunData:
         return evaluation_batches(
             images,
             settings.image_size,
-            resize_to=self._resize_to(),
+            resize_to=shorter_side(settings, self.images),
             batch_size=settings.evaluation_batch_size,
             cache=cache,
         )
-
-    def _resize_to(self):
-        settings = self.settings
-        if settings.resize_to:
-            return settings.resize_to
-        # characters fill their image; of photos the border is cut, as in the official recipe
-        photos = self.images.images is None
-        return round(settings.image_size * 256 / 227) if photos else settings.image_size
 
     def _augmentation(self):
         if self.settings.augmentation != "auto":
@@ -152,3 +144,12 @@ class RunData:
             "flip": augmentation == "crop",
             "distort": distort if augmentation == "distort" else None,
         }
+
+
+def shorter_side(settings, images):
+    """Pixels of the shorter side of an image before its centre is cut out, in evaluation."""
+    if settings.resize_to:
+        return settings.resize_to
+    # characters fill their image; of photos the border is cut, as in the official recipe
+    photos = images.images is None
+    return round(settings.image_size * 256 / 227) if photos else settings.image_size

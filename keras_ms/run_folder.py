@@ -6,6 +6,7 @@ would have followed.
 """
 
 import csv
+import hashlib
 import json
 import platform
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class RunFolder:
         # resolved, so that even "." has a name
         self.path = Path(path).resolve()
         self.settings = self.path / "settings.json"
+        self.data = self.path / "data.json"
         self.state = self.path / "state.npz"
         self.history = self.path / "history.csv"
         self.curves = self.path / "curves.png"
@@ -56,11 +58,18 @@ class RunFolder:
             )
         check_writable(self.path.parent)
 
-    def create(self, settings):
-        """Makes the folder and writes settings.json and environment.json into it."""
+    def create(self, settings, images=None):
+        """Makes the folder and writes settings.json, environment.json and data.json into it.
+
+        Args:
+            settings: `Settings`.
+            images: the run's `ImageList`. Defaults to None: no data.json.
+        """
         with whole_file(self.settings) as temporary:
             temporary.write_text(settings.to_json())
         self.write_json(self.path / "environment.json", _environment())
+        if images is not None:
+            self.write_json(self.data, data_summary(images))
 
     @classmethod
     def find(cls, path, runs_folder="runs"):
@@ -196,6 +205,24 @@ class SaveRun(keras.callbacks.Callback):
         self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
         self.run.write_history(self.rows)
         self.run.save_state(self.model, epoch + 1, self.rows, self.best())
+
+
+def data_summary(images):
+    """What tells the images of one run from others, a dict that JSON can hold.
+
+    Args:
+        images: `ImageList` with all splits.
+
+    Returns:
+        "counts", [classes, images] by split, and "test_classes", a digest of the sorted names of
+        the test classes: a test on classes that were trained on would mean nothing.
+    """
+    test = np.unique(images.labels[images.split == "test"])
+    names = json.dumps(sorted(images.class_names[label] for label in test))
+    return {
+        "counts": {split: list(count) for split, count in images.counts().items()},
+        "test_classes": hashlib.sha256(names.encode()).hexdigest(),
+    }
 
 
 def _state_variables(model):

@@ -8,12 +8,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
+from keras_ms.evaluation.saved_embeddings import read_embeddings
 from keras_ms.html_report import collect_report, write_report
 from keras_ms.html_report.markup import percent
 from keras_ms.models.embedding import embedder_of, split_embedder
 from keras_ms.run_data import RunData
+from keras_ms.run_folder import data_summary
 from keras_ms.settings import Settings
+from keras_ms.whole_files import check_writable
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder")
@@ -24,6 +28,7 @@ def run_report(
     path,
     *,
     data_dir=None,
+    test_classes=None,
     num_map_images=None,
     verbose=2,
     log=functools.partial(print, flush=True),
@@ -37,6 +42,7 @@ def run_report(
         run: `RunFolder`.
         path: the HTML file.
         data_dir: where the images lie now. Defaults to None: where they lay during training.
+        test_classes: where the list of test classes lies now. Defaults to None: likewise.
         num_map_images: most images on the map. Defaults to None: those of `collect_report`.
         verbose: as in `keras.Model.predict`.
         log: function that takes a line of text for the user.
@@ -46,28 +52,28 @@ def run_report(
 
     Raises:
         FileNotFoundError: no weights yet, or the images are gone.
-        ValueError: images that are not those of the run.
+        ValueError: images that are not those of the run, or that cannot be read.
     """
     settings = run.read_settings()
-    # cached features lie beside the run, wherever that was moved to
     settings = dataclasses.replace(
-        settings, runs_folder=str(run.path.parent), data_dir=data_dir or settings.data_dir
+        settings,
+        # cached features lie beside the run, wherever that was moved to
+        runs_folder=str(run.path.parent),
+        data_dir=data_dir or settings.data_dir,
+        test_classes=test_classes or settings.test_classes,
     )
     embedder, weights = _embedder(run, settings)
-    images = load_images(settings, log)
+    images = _images(settings, log)
     _check_same(images, run)
     test = images.subset("test")
-    features_model, head = split_embedder(embedder)
-    data = RunData(settings, images, features_model, log, verbose)
-    log(f"Embedding {len(test):,} test images")
-    model = head if settings.freeze_backbone else embedder
-    batches = data.evaluation("test").map(lambda item, label: item)
-    embeddings = model.predict(batches, verbose=verbose)
+    with naming_damaged(test):
+        embeddings = _embeddings(embedder, settings, images, log, verbose)
     report = collect_report(
         embeddings,
         test,
         settings.recall_ks(),
         title=f"{images.name}: {settings.loss.replace('_', ' ')}",
+        unseen=True,
         facts=_facts(run, settings, images, embedder, weights),
         settings=_settings(settings),
         history=_history(run),
@@ -86,12 +92,14 @@ def embeddings_report(
     num_map_images=None,
     log=functools.partial(print, flush=True),
 ):
-    """Writes the page about saved embeddings of the test images of a data set.
+    """Writes the page about saved embeddings of the images of a data set.
 
     Args:
-        file: .npz file with `embeddings` (N, dimension) and `labels` (N,).
+        file: .npz file with `embeddings` (N, dimension) and `labels` (N,). Of which images they
+            are is read from it where `keras-ms evaluate` wrote it; else they are the test images.
         path: the HTML file.
-        dataset, data_dir: the data set as in `Settings`. Defaults to None: class folders.
+        dataset, data_dir: the data set as in `Settings`. Defaults to None: what the file says,
+            else what is found in `data_dir`.
         num_map_images: most images on the map. Defaults to None: those of `collect_report`.
         log: function that takes a line of text for the user.
 
@@ -100,24 +108,17 @@ def embeddings_report(
 
     Raises:
         FileNotFoundError: no such file, or no such data.
-        ValueError: a file of other content, or of other images.
+        ValueError: a file of other content, of other images, or that does not say of which.
     """
-    embeddings, labels = _saved_embeddings(file)
-    # all classes that do not test may stay together: nothing is trained
-    settings = Settings(
-        dataset=dataset or "auto", data_dir=data_dir or "", validation_fraction=0.0
-    )
-    test = load_images(settings, log).subset("test")
-    if not np.array_equal(labels.reshape(-1), test.labels):
-        raise ValueError(
-            f"Expected in {file} the labels of the {len(test)} test images of {test.name}, in "
-            f"their order. Received: {len(labels)} labels"
-            + (" in another order or of other classes" if len(labels) == len(test) else "")
-        )
+    found = read_embeddings(file)
+    settings, split = _data_of(file, found["data"], dataset, data_dir)
+    images = _images(settings, log, needed=(split,)).subset(split)
+    _check_rows(file, found, images)
+    embeddings = found["embeddings"]
     report = collect_report(
         embeddings,
-        test,
-        facts={"Data": f"{test.name}, test images", "Embeddings": Path(file).name,
+        images,
+        facts={"Data": f"{images.name}, {split} images", "Embeddings": Path(file).name,
                "Dimensions": f"{embeddings.shape[1]:,}"},
         log=log,
         **_map_options(num_map_images),
@@ -125,18 +126,70 @@ def embeddings_report(
     return write_report(report, path)
 
 
-def _saved_embeddings(file):
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"Expected an .npz file of embeddings. Nothing is at {file}")
-    expected = f"Expected {file} to be an .npz file with `embeddings` (N, dimension) and `labels`"
+def _data_of(file, data, dataset, data_dir):
+    """(`Settings` of the images, their split): as saved, and as given."""
+    if data is None and not dataset and not data_dir:
+        raise ValueError(
+            f"The page shows the images: give --data-dir or --dataset, {file} names none"
+        )
+    # all classes that do not test may stay together: nothing is trained
+    data = {"validation_fraction": 0.0} | (data or {})
+    split = data.pop("split", "test")
+    given = {"dataset": dataset, "data_dir": data_dir}
+    known = Settings.__dataclass_fields__
+    if not set(data) <= set(known):
+        raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(set(data) - set(known)))}")
+    return Settings(**(data | {name: value for name, value in given.items() if value})), split
+
+
+def _check_rows(file, found, images):
+    """Raises ValueError unless the saved rows are those of the images, in their order."""
+    labels = found["labels"].reshape(-1)
+    if not np.array_equal(labels, images.labels):
+        raise ValueError(
+            f"Expected in {file} the labels of the {len(images)} images of {images.name}, in "
+            f"their order. Received: {len(labels)} labels"
+            + (" in another order or of other classes" if len(labels) == len(images) else "")
+        )
+    if found["paths"] is None:
+        return
+    # folders may have moved
+    pairs = [(Path(a).name, Path(b).name) for a, b in zip(found["paths"], images.paths)]
+    other = [row for row, (a, b) in enumerate(pairs) if a != b]
+    if other:
+        saved, here = pairs[other[0]]
+        raise ValueError(
+            f"Expected in {file} embeddings of the images of {images.name}, in their order. "
+            f"{len(other)} of {len(pairs)} are of files of another name, the first is row "
+            f"{other[0]}: {saved}, here {here}"
+        )
+
+
+def _images(settings, log, needed=None):
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = arrays["embeddings"], arrays["labels"]
-    except Exception as error:  # numpy and zipfile raise many kinds
-        raise ValueError(f"{expected}. Reading it failed: {error}") from error
-    if found[0].ndim != 2:
-        raise ValueError(f"{expected}. Received embeddings of shape {found[0].shape}")
-    return found
+        return load_images(settings, log, needed)
+    except FileNotFoundError as error:
+        more = ", and --test-classes, their list" if settings.test_classes else ""
+        raise FileNotFoundError(
+            f"{error}. Give --data-dir, where the images lie now{more}"
+        ) from error
+
+
+def _embeddings(embedder, settings, images, log, verbose):
+    """Embeddings of the run's test images, of cached features where the backbone is frozen."""
+    folder = Path(settings.runs_folder) / "features"
+    if settings.freeze_backbone:
+        try:
+            check_writable(folder)
+        except OSError as error:
+            log(f"{error}. The features are computed once more and not kept")
+            settings = dataclasses.replace(settings, freeze_backbone=False, feature_views=1)
+    features_model, head = split_embedder(embedder)
+    data = RunData(settings, images, features_model, log, verbose)
+    log(f"Embedding {(images.split == 'test').sum():,} test images")
+    model = head if settings.freeze_backbone else embedder
+    batches = data.evaluation("test").map(lambda item, label: item)
+    return model.predict(batches, verbose=verbose)
 
 
 def _map_options(num_map_images):
@@ -156,6 +209,11 @@ def _embedder(run, settings):
             f"its end, or {run.best_weights.name}, which runs with validation classes get with "
             f"their first epoch. Continue it with: train --resume {run.path}"
         )
+    if settings.weights and not settings.freeze_backbone:
+        # the best weights are those of the whole embedder: what it started from may be gone
+        # given weights freeze the statistics unless the settings say otherwise
+        frozen = settings.frozen_batch_norm is not False
+        settings = dataclasses.replace(settings, weights="", frozen_batch_norm=frozen)
     embedder = embedder_of(settings)
     trained = split_embedder(embedder)[1] if settings.freeze_backbone else embedder
     trained.load_weights(run.best_weights)
@@ -163,13 +221,19 @@ def _embedder(run, settings):
 
 
 def _check_same(images, run):
-    counts = {split: list(count) for split, count in images.counts().items()}
-    trained = (run.read_json(run.summary) or {}).get("data", counts)
-    if counts != trained:
+    found = data_summary(images)
+    trained = run.read_json(run.data)
+    if trained is None:
+        # of a run of an earlier version the counts alone, once it is finished
+        counts = (run.read_json(run.summary) or {}).get("data", found["counts"])
+        trained = {**found, "counts": counts}
+    if found != trained:
+        same = found["counts"] == trained["counts"]
         raise ValueError(
-            f"Expected the images of the run, (classes, images) in each split: {trained}. "
-            f"Received: {counts}. Recall on classes that were trained on would mean nothing: give "
-            "the data of the run (--data-dir)"
+            f"Expected the images of the run, (classes, images) in each split: {trained['counts']}"
+            f". Received: {'as many, of other test classes' if same else found['counts']}. Recall "
+            "on classes that were trained on would mean nothing: give the data of the run "
+            "(--data-dir, --test-classes)"
         )
 
 

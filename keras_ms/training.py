@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
+from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export.formats import export_formats
@@ -65,11 +66,12 @@ def train(settings, resume=None, log=functools.partial(print, flush=True)):
     try:
         training = _Training(settings, run, log)
         if not resume:
-            run.create(settings)
+            run.create(settings, training.data.images)
             log(f"Run folder: {run.path}")
         with run.lock():
             try:
-                return training.finish()
+                with naming_damaged(training.data.images):
+                    return training.finish()
             except KeyboardInterrupt:
                 log(f"\nInterrupted. Continue with: train --resume {run.path}")
                 raise

@@ -76,6 +76,19 @@ def test_everything_at_once_equals_the_oracles():
     assert "| recall@5 | " in table and f"{skipped} queries skipped" in table
 
 
+def test_ranks_of_every_image_and_nothing_about_queries_where_none_was_searched():
+    embeddings, labels = clustered(120, 10)
+    is_query = np.arange(120) % 3 == 0
+    found = evaluate_embeddings(embeddings, labels, ks=(1, 4), is_query=is_query)
+    assert found.ranks.shape == (120,) and not found.ranks[~is_query].any()
+    assert np.mean(found.ranks[is_query] <= 4) == found.values["recall@4"]
+    pytest.importorskip("sklearn")
+    labels[:3] = 100, 101, 102  # singletons
+    found = evaluate_embeddings(embeddings, labels, metrics=("nmi",))
+    assert found.num_skipped is None and found.ranks is None
+    assert "skipped" not in found.table() and "| nmi | " in found.table()
+
+
 def test_overlapping_queries_and_gallery():
     embeddings, labels = clustered(120, 10)
     rng = np.random.default_rng(0)

@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_ms import evaluate_command
 from keras_ms.cli import main
+from keras_ms.data.image_list import ImageList
 from keras_ms.embed import embed_images, load_embedder
 from keras_ms.evaluation import recall_at_k
 
@@ -127,6 +129,95 @@ def test_a_model_that_takes_any_size(data, tmp_path):
     assert evaluated([*sized, 24], tmp_path / "a.json")["num_queries"] == 15
 
 
+def test_a_model_of_any_size_needs_one(data, tmp_path, capsys):
+    model = tmp_path / "any.keras"
+    small_model(size=None).save(model)
+    assert "of any size: give --image-size" in run([model, data], capsys)[1]
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"image_size": 24}))
+    assert main(["evaluate", str(model), str(data), "--config", str(config)]) == 0
+    assert "at 24 x 24 pixels (the centre, shorter side 27)" in capsys.readouterr().out
+
+
+def test_a_name_and_a_folder_together_and_a_folder_over_the_set_of_a_run(
+    data, models, tmp_path, capsys
+):
+    model = str(models / "model.keras")
+    assert main(["evaluate", model, "folder", "--data-dir", str(data)]) == 0
+    assert main(["evaluate", model, str(data), "--dataset", "folder"]) == 0
+    # they are drawn: the folder of a run's settings has nothing to do with them
+    assert evaluate_command._data_set("glyphs", {}) == {"dataset": "glyphs", "data_dir": ""}
+    message = "Give the data set once: folder is short for --dataset folder"
+    assert message in run([model, "folder", "--dataset", "folder"], capsys)[1]
+    # a set by its own name, without its place
+    assert "needs --data-dir" in run([model, "cub"], capsys)[1]
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"dataset": "cub", "data_dir": "cub", "ks": "3"}))
+    found = evaluated([model, data, "--config", config], tmp_path / "a.json")
+    assert found["num_queries"] == 15
+    # the K are those of the run
+    assert "recall@3" in found["values"] and "recall@1" not in found["values"]
+
+
+def test_which_images_are_measured_and_all_of_a_folder(data, models, tmp_path, capsys):
+    model = models / "model.keras"
+    assert evaluated([model, data], tmp_path / "a.json")["num_queries"] == 15
+    said = capsys.readouterr().out
+    assert "Measured: the 15 test images of colours, at 16 x 16" in said
+    assert "Not measured: its other 15 images" in said
+    found = evaluated([model, data, "--test-fraction", 1], tmp_path / "b.json")
+    assert (found["num_queries"], found["num_classes"]) == (30, 6)
+    assert "Not measured" not in capsys.readouterr().out
+    table = tmp_path / "list.csv"
+    files = sorted(data.rglob("*.png"))[:10]
+    table.write_text("path,label,split\n" + "".join(f"{f},{f.parent.name},test\n" for f in files))
+    assert evaluated([model, table], tmp_path / "c.json")["num_queries"] == 10
+
+
+def test_a_damaged_image_of_a_list_is_named(data, models, tmp_path, capsys):
+    from PIL import Image
+
+    files = []
+    for number in range(4):
+        files.append(tmp_path / f"{number}.jpg")
+        Image.fromarray(np.full((40, 40, 3), 9 * number, np.uint8)).save(files[-1])
+    # the first and the last bytes of a JPEG, and nothing that can be decoded between them
+    files[2].write_bytes(b"\xff\xd8\xff" + b"nothing" * 9 + b"\xff\xd9")
+    table = tmp_path / "list.csv"
+    table.write_text("path,label,split\n" + "".join(f"{f.name},a,test\n" for f in files))
+    code, error = run([models / "model.keras", table], capsys)
+    assert code == 1 and "Cannot read the image" in error and "2.jpg" in error
+
+
+@pytest.mark.parametrize("name", ["model.keras", "saved_model", "model.onnx"])
+def test_a_model_of_a_fixed_batch_is_given_whole_batches(data, models, tmp_path, name):
+    import tensorflow as tf
+
+    free = keras.saving.load_model(models / "model.keras", compile=False)
+    image = keras.Input(batch_shape=(4, 16, 16, 3))
+    fixed = keras.Model(image, free(image))
+    path = tmp_path / name
+    if name == "saved_model":
+        signature = [tf.TensorSpec((4, 16, 16, 3), tf.float32, name="image")]
+        serve = tf.function(lambda image: {"embedding": fixed(image)}, input_signature=signature)
+        module = tf.Module()
+        module.model, module.serve = fixed, serve
+        tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
+    elif name == "model.onnx":
+        onnx = pytest.importorskip("onnx")
+        exported = onnx.load(models / "model.onnx")
+        for value in (*exported.graph.input, *exported.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 4
+        onnx.save(exported, path)
+    else:
+        fixed.save(path)
+    images = ImageList.from_folder(data).subset("test")
+    embedder = load_embedder(path)
+    assert embedder.batch_size == 4
+    expected = embed_images(load_embedder(models / "model.keras"), images)
+    assert np.abs(embed_images(embedder, images) - expected).max() < 1e-5
+
+
 def run(arguments, capsys):
     code = main(["evaluate", *map(str, arguments)])
     return code, capsys.readouterr().err
@@ -148,6 +239,7 @@ def run(arguments, capsys):
         (["{models}/model.keras", "{data}", "--validation-fraction", "0.2"], "leave it out"),
         (["missing.npz"], "Nothing is at missing.npz"),
         (["missing.npz", "{data}"], "holds embeddings already"),
+        (["missing.npz", "--batch-size", "8"], "holds embeddings already"),
     ],
 )
 def test_errors_say_what_to_do(data, models, capsys, arguments, message):
@@ -163,7 +255,7 @@ def test_broken_files_are_named(data, tmp_path, capsys):
         code, error = run(arguments, capsys)
         assert code == 1 and name in error and "cannot be" in error
     np.savez(tmp_path / "half.npz", embeddings=np.eye(3))
-    assert "lacks labels" in run([tmp_path / "half.npz"], capsys)[1]
+    assert "Missing: labels" in run([tmp_path / "half.npz"], capsys)[1]
     np.savez(tmp_path / "nan.npz", embeddings=np.full((2, 2), np.nan), labels=[1, 1])
     assert "2 of 2 rows" in run([tmp_path / "nan.npz"], capsys)[1]
 
@@ -184,8 +276,6 @@ def test_models_of_something_else_are_explained(data, tmp_path, capsys):
 
 
 def test_nan_embeddings_name_the_image(data, tmp_path):
-    from keras_ms.data.image_list import ImageList
-
     model = small_model()
     model.layers[-2].bias.assign(np.full(8, np.nan))
     model.save(tmp_path / "nan.keras")

@@ -19,6 +19,7 @@ FLOORS = [
         "triplets",
         "whole_batch_weighting",
         "pairwise",
+        "setting_options",
     },
     {"losses", "data", "evaluation"},
     {"models", "callbacks", "export", "features", "pair_statistics", "named_losses"},

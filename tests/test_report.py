@@ -87,18 +87,111 @@ def test_report_of_saved_embeddings(run, tmp_path, capsys):
     shown = re.findall(r'data-value="([^"]*)"', target.read_text())
     assert float(shown[0]) == recall_at_k(embeddings, labels, ks=(1,))[1]
     target.unlink()
+    assert "names none" in _refusal(capsys, "--embeddings", file)
     for wrong, message in (
         ({"labels": labels[::-1], "embeddings": embeddings}, "in another order"),
         ({"labels": labels[:8], "embeddings": embeddings[:8]}, "Received: 8 labels"),
-        ({"labels": labels}, "Reading it failed"),
+        ({"labels": labels}, "Missing: embeddings"),
         ({"labels": labels, "embeddings": labels}, "of shape"),
     ):
         np.savez(file, **wrong)
         assert message in _refusal(capsys, *more)
     assert "Nothing is at" in _refusal(capsys, "--embeddings", tmp_path / "none", *more[2:])
-    assert "their images" in _refusal(capsys, "--embeddings", file)
     assert "either" in _refusal(capsys, run, *more)
     assert not target.exists()
+
+
+def test_saved_embeddings_say_of_which_images_they_are(run, tmp_path, capsys):
+    data = run.parents[1] / "data"
+    file, target = tmp_path / "e.npz", tmp_path / "page.html"
+    more = ["--embeddings", file, "--to", target]
+    arguments = [run / "embedder.keras", data, "--test-fraction", 0.25, "--save-embeddings", file]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    with np.load(file, allow_pickle=False) as arrays:
+        saved = dict(arrays)
+        recall = recall_at_k(saved["embeddings"], saved["labels"], ks=(1,))[1]
+    assert len(saved["labels"]) == 8
+    assert main(["report", *map(str, more)]) == 0
+    shown = re.findall(r'data-value="([^"]*)"', target.read_text())
+    assert float(shown[0]) == recall
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(data, moved)
+    assert main(["report", *map(str, more), "--data-dir", str(moved)]) == 0
+    (moved / "c7" / "3.png").rename(moved / "c7" / "other.png")
+    assert "row 7: 3.png, here other.png" in _refusal(capsys, *more, "--data-dir", moved)
+    assert "give --data-dir" in _refusal(capsys, *more, "--data-dir", tmp_path / "gone").lower()
+    np.savez(file, **saved | {"data": json.dumps({"of_later": 1})})
+    assert "Unknown settings" in _refusal(capsys, *more)
+
+
+def test_other_test_classes_of_equal_counts_are_refused(run, tmp_path, capsys):
+    renamed, copy = tmp_path / "data", tmp_path / "unfinished"
+    shutil.copytree(run.parents[1] / "data", renamed)
+    (renamed / "c7").rename(renamed / "c9")
+    shutil.copytree(run, copy)
+    for name in ("embedder.keras", "summary.json"):
+        (copy / name).unlink()
+    for folder in (run, copy):
+        message = _refusal(capsys, folder, "--data-dir", renamed)
+        assert "as many, of other test classes" in message
+    target = tmp_path / "page.html"
+    # a run of an earlier version knows its counts alone
+    (copy / "data.json").unlink()
+    assert main(["report", str(copy), "--data-dir", str(renamed), "--to", str(target)]) == 0
+
+
+def test_moved_test_classes_and_weights_of_an_unfinished_run(run, tmp_path, capsys):
+    copy = tmp_path / "unfinished"
+    shutil.copytree(run, copy)
+    for name in ("embedder.keras", "summary.json"):
+        (copy / name).unlink()
+    settings = json.loads((copy / "settings.json").read_text())
+    gone = {"test_classes": str(tmp_path / "gone.txt"), "weights": str(tmp_path / "gone.h5")}
+    unfrozen = {"frozen_batch_norm": False}
+    (copy / "settings.json").write_text(json.dumps(settings | gone | unfrozen))
+    message = _refusal(capsys, copy)
+    assert "gone.txt" in message and "Give --data-dir" in message and "--test-classes" in message
+    names = tmp_path / "names.txt"
+    names.write_text("c4\nc5\nc6\nc7\n")
+    target = tmp_path / "page.html"
+    arguments = ["report", copy, "--test-classes", names, "--to", target]
+    assert main(list(map(str, arguments))) == 0
+    assert main(["report", str(run), "--to", str(tmp_path / "finished.html")]) == 0
+    values = [
+        re.findall(r'data-value="([^"]*)"', path.read_text())
+        for path in (target, tmp_path / "finished.html")
+    ]
+    assert values[0] == values[1]
+
+
+def test_a_damaged_image_and_features_that_cannot_be_kept(tmp_path, capsys):
+    files, lines = [], ["path,label,split"]
+    for n in range(12):
+        files.append(tmp_path / f"{n}.jpg")
+        Image.fromarray(np.full((40, 40, 3), 20 * n, np.uint8)).save(files[-1])
+        lines.append(f"{n}.jpg,{n // 2},{'train' if n < 8 else 'test'}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    arguments = (
+        "train --data-dir {0}/list.csv --image-size 32 --embedding-size 8 --steps 1 "
+        "--steps-per-epoch 1 --classes-per-batch 2 --images-per-class 2 --runs-folder {0}/runs "
+        "--run-name run --validation-fraction 0 --freeze-backbone --export"
+    ).format(tmp_path).split()
+    whole = files[9].read_bytes()
+    # the first and the last bytes of a JPEG, and nothing that can be decoded between them
+    files[9].write_bytes(b"\xff\xd8\xff" + b"nothing" * 9 + b"\xff\xd9")
+    assert main([*arguments, ""]) == 1
+    assert re.search(r"Cannot read the image .*9\.jpg", capsys.readouterr().err)
+    files[9].write_bytes(whole)
+    shutil.rmtree(tmp_path / "runs")
+    assert main([*arguments, ""]) == 0
+    run = tmp_path / "runs" / "run"
+    shutil.rmtree(tmp_path / "runs" / "features")
+    (tmp_path / "runs" / "features").write_text("no folder can be here")
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    assert "computed once more and not kept" in capsys.readouterr().out
+    files[9].write_bytes(b"\xff\xd8\xff" + b"nothing" * 9 + b"\xff\xd9")
+    assert re.search(r"Cannot read the image .*9\.jpg", _refusal(capsys, run))
 
 
 def test_clear_errors(run, tmp_path, capsys):

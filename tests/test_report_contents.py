@@ -7,7 +7,7 @@ import pytest
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.evaluation import METRICS, evaluate_embeddings, recall_at_k
-from keras_ms.html_report import collect_report, embedding_map
+from keras_ms.html_report import collect_report, contents, embedding_map, map_section
 from keras_ms.html_report.charts import _ticks
 from keras_ms.html_report.embedding_map import map_embeddings
 from keras_ms.html_report.page import report_page
@@ -70,6 +70,44 @@ def test_a_gallery_is_searched_and_nothing_else():
     text = report_page(report)
     assert "20 queries search 20 gallery images" in text
     checked_links(text)
+
+
+def test_a_part_as_gallery_is_said_and_so_is_how_many_classes_are_drawn():
+    embeddings, images = drawn_set(5, 6, spread=1.0)
+    # of the last class nothing is in the gallery
+    is_gallery = (np.arange(30) % 6 >= 2) & (images.labels < 4)
+    images = dataclasses.replace(images, is_gallery=is_gallery)
+    text = report_page(collect_report(embeddings, images))
+    assert "30 queries search 16 gallery images" in text
+    assert "drawing the 4 classes that have a match" in text
+    one_class = dataclasses.replace(images, labels=np.zeros(30, int), is_gallery=None)
+    text = report_page(collect_report(embeddings, one_class))
+    assert "Every image searches all others" in text and "drawing" not in text
+
+
+def test_what_is_left_out_or_unknown_is_said(monkeypatch):
+    embeddings, images = drawn_set()
+    text = report_page(collect_report(embeddings, images))
+    assert "never trained on" not in text and "NMI, AMI, F1: how well k-means" in text
+    assert "never trained on" in report_page(collect_report(embeddings, images, unseen=True))
+    monkeypatch.setattr(contents, "_MOST_FOR_CLUSTERS", 1)
+    text = report_page(collect_report(embeddings, images))
+    assert "NMI, AMI and F1 are left out" in text and "how well k-means" not in text
+
+
+def test_tiny_and_huge_embeddings_are_compared_by_their_angles():
+    embeddings, images = drawn_set()
+    expected = sweep_pairs(embeddings, images.labels)
+    for scale in (1e-25, 1e25):  # whose squares float32 cannot hold
+        found = sweep_pairs(scale * embeddings, images.labels)
+        np.testing.assert_allclose(found.best_positive, expected.best_positive, rtol=1e-4)
+
+
+def test_a_page_that_cannot_stay_small_is_told(monkeypatch, caplog):
+    embeddings, images = drawn_set()
+    monkeypatch.setattr(map_section, "_MOST_SHEET_BYTES", 1)
+    report_page(collect_report(embeddings, images))
+    assert "Show fewer with --map-images" in caplog.text
 
 
 def test_numbers_are_those_of_recall_at_k(nasty_page):

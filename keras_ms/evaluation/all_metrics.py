@@ -31,10 +31,13 @@ class Evaluation:
         recall_per_class: class id to Recall@K of its queries, K the first of `ks`; empty without
             the metric "recall". Classes whose queries were all skipped are not in it.
         num_queries, num_items: queries, and gallery items they search.
-        num_skipped: queries without a relevant item, left out of the retrieval metrics.
+        num_skipped: queries without a relevant item, left out of the retrieval metrics; None
+            where none of these were asked for.
         num_classes: classes among queries and gallery.
         num_clusters: clusters that k-means found; None where none were asked for.
         num_resamples: of the bootstrap.
+        ranks: int64 (N,), for each embedding the rank of its best positive; 0 for skipped queries
+            and for what is no query. None without the metric "recall".
     """
 
     values: dict
@@ -42,16 +45,20 @@ class Evaluation:
     recall_per_class: dict = field(default_factory=dict)
     num_queries: int = 0
     num_items: int = 0
-    num_skipped: int = 0
+    num_skipped: int = None
     num_classes: int = 0
     num_clusters: int = None
     num_resamples: int = 0
+    # equality of arrays is none of one answer
+    ranks: np.ndarray = field(default=None, repr=False, compare=False)
 
     def table(self):
         """The values as a Markdown table, with a line about the counts above."""
         lines = [
             f"{self.num_queries:,} queries in {self.num_items:,} items, {self.num_classes:,} "
-            f"classes; {self.num_skipped:,} queries skipped (no other item of their class)",
+            "classes"
+            + ("" if self.num_skipped is None else
+               f"; {self.num_skipped:,} queries skipped (no other item of their class)"),
             "",
             "| metric | value | 95 % interval |",
             "|---|---|---|",
@@ -117,8 +124,8 @@ def evaluate_embeddings(
     used = np.union1d(query_rows, gallery_rows)
     sets = _searched(embeddings, labels, query_rows, gallery_rows)
 
-    scores, skipped = _query_scores(sets, metrics, ks, verbose)
-    values, intervals, per_class = {}, {}, {}
+    scores, skipped, query_ranks = _query_scores(sets, metrics, ks, verbose)
+    values, intervals, per_class, ranks = {}, {}, {}, None
     scored_labels = labels[query_rows][~skipped]
     if scores:
         if skipped.all():
@@ -139,7 +146,9 @@ def evaluate_embeddings(
                     progress=progress,
                 )
             intervals = dict(zip(scores, map(tuple, ends.T.tolist())))
-    if "recall" in metrics:
+    if query_ranks is not None:
+        ranks = np.zeros(len(embeddings), np.int64)
+        ranks[query_rows] = query_ranks
         per_class = _mean_per_class(scores[f"recall@{ks[0]}"][~skipped], scored_labels)
 
     num_clusters, num_classes = None, len(np.unique(labels[used]))
@@ -155,10 +164,11 @@ def evaluate_embeddings(
         per_class,
         num_queries=len(query_rows),
         num_items=len(gallery_rows),
-        num_skipped=int(np.count_nonzero(skipped)),
+        num_skipped=int(np.count_nonzero(skipped)) if scores else None,
         num_classes=num_classes,
         num_clusters=num_clusters,
         num_resamples=num_resamples if intervals else 0,
+        ranks=ranks,
     )
 
 
@@ -178,8 +188,8 @@ def _searched(embeddings, labels, query_rows, gallery_rows):
 
 
 def _query_scores(sets, metrics, ks, verbose):
-    """{name: score of each query} of the retrieval metrics, and which queries are skipped."""
-    scores, skipped = {}, np.zeros(len(sets["labels"]), bool)
+    """{name: score of each query} of the retrieval metrics, which queries are skipped, ranks."""
+    scores, skipped, ranks = {}, np.zeros(len(sets["labels"]), bool), None
     if "recall" in metrics:
         with _Progress("Recall@K", verbose) as progress:
             ranks = best_positive_ranks(**sets, progress=progress)
@@ -191,7 +201,7 @@ def _query_scores(sets, metrics, ks, verbose):
         skipped = found.num_relevant == 0
         by_name = {"r_precision": found.r_precision, "map_at_r": found.average_precision}
         scores |= {name: score for name, score in by_name.items() if name in metrics}
-    return scores, skipped
+    return scores, skipped, ranks
 
 
 def _mean_per_class(scores, labels):

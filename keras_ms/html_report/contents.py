@@ -7,7 +7,6 @@ import numpy as np
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.evaluation.all_metrics import METRICS, RETRIEVAL_METRICS, evaluate_embeddings
-from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.html_report.embedding_map import check_map_library, map_embeddings
 from keras_ms.html_report.pair_sweep import PairSweep, sweep_pairs
 
@@ -63,8 +62,8 @@ class Confusion(NamedTuple):
 class ClassRow(NamedTuple):
     label: int
     num_images: int
-    recall_at_1: float  # NaN for a class with one image
-    similarity: float  # mean similarity of the images to their best positive; NaN likewise
+    recall_at_1: float  # NaN for a class of whose queries none has a match to find
+    similarity: float  # mean similarity of its queries to their best positive; NaN likewise
     confused_with: int  # class found first most often by mistake; -1 for none
 
 
@@ -86,6 +85,7 @@ class Report:
     num_classes: int
     map_images: np.ndarray  # (M,) images on the map
     places: np.ndarray  # (M, 2) from 0 to 1
+    unseen: bool  # whether the embedder was trained on none of these classes
     title: str = ""
     facts: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
@@ -98,6 +98,7 @@ def collect_report(
     ks=(1, 2, 4, 8),
     *,
     title=None,
+    unseen=False,
     facts=None,
     settings=None,
     history=None,
@@ -115,10 +116,12 @@ def collect_report(
     - NMI, AMI and F1 are left out of large sets with many classes, where k-means takes hours.
 
     Args:
-        embeddings: float (N, dimension), of unseen classes; compared by their cosine.
+        embeddings: float (N, dimension); compared by their cosine.
         images: `ImageList` with the N images in the same order, in memory or as files.
         ks: the K of Recall@K. Defaults to (1, 2, 4, 8).
         title: heading. Defaults to the name of the image list.
+        unseen: whether the embedder was trained on none of these classes, which the page then
+            says. Defaults to False: nothing is said.
         facts: dict of what to say about data and model, text by name.
         settings: dict of the run's settings.
         history: list of dicts with "step", "loss" and "…recall@K", as in history.csv.
@@ -163,7 +166,7 @@ def collect_report(
         seed=seed,
         verbose=log is not None,
     )
-    ranks = _ranks(embeddings, images)
+    ranks = found.ranks
     sweep = sweep_pairs(embeddings, labels, is_gallery=is_gallery)
     best, worst = _extreme_queries(sweep, ranks, labels)
     confusions = _confusions(sweep, ranks, labels)
@@ -191,19 +194,12 @@ def collect_report(
         num_classes=num_classes,
         map_images=map_images,
         places=map_embeddings(embeddings[map_images], seed=seed),
+        unseen=unseen,
         title=title or images.name,
         facts=dict(facts or {}),
         settings=dict(settings or {}),
         history=list(history or []),
     )
-
-
-def _ranks(embeddings, images):
-    """Rank of the best positive of each image; 0 for what is no query or has none."""
-    is_query, _ = images.queries_and_gallery()
-    ranks = np.zeros(len(images), np.int64)
-    ranks[is_query] = best_positive_ranks(**images.retrieval_arguments(embeddings))
-    return ranks
 
 
 def _extreme_queries(sweep, ranks, labels):
@@ -274,7 +270,7 @@ def _class_rows(sweep, ranks, labels, named):
                 max(mistaken, key=mistaken.get) if mistaken else -1,
             )
         )
-    # NaN last: nothing can be said of classes with one image
+    # NaN last: nothing can be said where no query has a match
     rows.sort(key=lambda row: (np.isnan(row.recall_at_1), row.recall_at_1, row.similarity))
     named = named | {row.confused_with for row in rows[:_CLASS_ROWS]}
     return [row for i, row in enumerate(rows) if i < _CLASS_ROWS or row.label in named]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_ms.html_report.pair_sweep import unit_rows
+from keras_ms.evaluation.inputs import unit_rows
 
 # what t-SNE's authors reduce to first: it suppresses noise and makes the search for neighbours fast
 _PCA_DIMENSIONS = 50
@@ -48,7 +48,7 @@ def map_embeddings(embeddings, seed=0):
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    rows = unit_rows(embeddings)
+    rows = unit_rows(np.asarray(embeddings))
     if rows.std(axis=0).max() < 1e-6:
         return np.full((len(rows), 2), 0.5, np.float32)
     dimensions = min(_PCA_DIMENSIONS, *rows.shape)

@@ -1,11 +1,14 @@
 """The map of the embedding: its data, its pictures and the controls around it."""
 
 import json
+import logging
 
 import numpy as np
 
 from keras_ms.html_report.markup import Markup, tag
 from keras_ms.html_report.pictures import SHEET_SIDE, sheets
+
+logger = logging.getLogger(__name__)
 
 _HINT = (
     "Choose a picture on the map: its class, its file and its most similar images appear here. "
@@ -26,7 +29,7 @@ def map_section(report, gallery):
     return tag(
         "section",
         tag("h2", "Map"),
-        tag("p", f"Here lie {shown} test images, each near those that the embedder finds alike. "
+        tag("p", f"Here lie {shown} images, each near those that the embedder finds alike. "
             "A green frame means that the most similar image is of the same class, a red one that "
             "it is not. Neighbourhoods mean something; distances between far groups, and how wide "
             "a group is, do not (PCA, then t-SNE)."),
@@ -43,7 +46,7 @@ def map_section(report, gallery):
         tag(
             "div",
             tag("canvas", id="map-canvas", class_="place", tabindex="0", role="img",
-                aria_label=f"Map of {count:,} test images by similarity. The choice of a class "
+                aria_label=f"Map of {count:,} images by similarity. The choice of a class "
                 "above lists its images beside the map."),
             tag("div", id="map-panel", class_="panel", aria_live="polite"),
             class_="map",
@@ -58,8 +61,14 @@ def map_section(report, gallery):
 def _fitting_sheets(report):
     for size in _SIZES:
         uris = sheets(report.images, report.map_images, size)
-        if sum(map(len, uris)) <= _MOST_SHEET_BYTES:
+        taken = sum(map(len, uris))
+        if taken <= _MOST_SHEET_BYTES:
             break
+    else:
+        logger.warning(
+            "The map's %s pictures take %.1f MB even at %d pixels: the page will be larger than "
+            "15 MB. Show fewer with --map-images", f"{len(report.map_images):,}", taken / 1e6, size
+        )
     return size, uris
 
 

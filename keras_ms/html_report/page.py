@@ -76,8 +76,9 @@ def report_page(report):
         tag("style", Markup(_packaged("page.css"))),
         tag("style", gallery.style()),
     )
-    subtitle = (f"What the embedder finds alike among {report.num_classes:,} classes that it was "
-                "never trained on.")
+    subtitle = f"What the embedder finds alike among {report.num_classes:,} classes" + (
+        " that it was never trained on." if report.unseen else "."
+    )
     body = tag(
         "body",
         tag("a", "Skip to the content", href="#summary", class_="skip"),

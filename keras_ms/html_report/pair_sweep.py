@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_ms.evaluation.inputs import unit_rows
+
 # Similarities held at a time, whatever the number of images: 16 MB of float32, and with the order
 # of each row and the masks about 100 MB.
 _BLOCK_PAIRS = 2**22
@@ -21,8 +23,10 @@ class PairSweep(NamedTuple):
     best_positive: np.ndarray  # (N,) largest similarity to an image of the class; NaN if alone
     best_negative: np.ndarray  # (N,) to an image of another class; NaN if there is none
     edges: np.ndarray  # (bins + 1,) of the histograms' bins, at most 100, over what occurs
-    positive_counts: np.ndarray  # (bins,) pairs of one class; each pair is counted twice
-    negative_counts: np.ndarray  # (bins,) pairs of two classes
+    # (bins,) pairs of one class, an image and another one of the gallery: two images of the
+    # gallery, which without `is_gallery` all are, make two pairs
+    positive_counts: np.ndarray
+    negative_counts: np.ndarray  # (bins,) pairs of two classes, likewise
     positive_mean: float  # NaN where there is no such pair
     negative_mean: float
     num_sampled: int  # queries whose pairs the histograms count
@@ -54,7 +58,7 @@ def sweep_pairs(
     >>> sweep.neighbours[:, 0]
     array([1, 0, 1])
     """
-    unit = unit_rows(embeddings)
+    unit = unit_rows(np.asarray(embeddings))
     labels = np.asarray(labels).reshape(-1)
     count = len(unit)
     gallery = np.arange(count) if is_gallery is None else np.flatnonzero(is_gallery)
@@ -97,13 +101,6 @@ def sweep_pairs(
         neighbours, similarity_of, best_positive, best_negative, edges, *counts, *means,
         int(sampled.sum()),
     )
-
-
-def unit_rows(embeddings):
-    """float32 rows of norm 1; rows of zeros stay zero."""
-    rows = np.asarray(embeddings, np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
 
 
 def _largest(similarity, count):

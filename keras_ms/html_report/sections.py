@@ -2,14 +2,18 @@
 
 import math
 
+import numpy as np
+
 from keras_ms.html_report.charts import histogram_chart, line_chart
 from keras_ms.html_report.markup import breakable, join, percent, tag
 
 
 _EXPLANATION = (
     "Recall@K: the class is among the first K found. R-Precision: of the R other images of the "
-    "class, how many are among the first R. MAP@R: the same, and earlier counts more. NMI, AMI, "
-    "F1: how well k-means, with as many clusters as classes, finds the classes."
+    "class, how many are among the first R. MAP@R: the same, and earlier counts more."
+)
+_CLUSTERS = (
+    "NMI, AMI, F1: how well k-means, with as many clusters as classes, finds the classes."
 )
 _IN_SUMMARY = ("R-Precision", "MAP@R", "NMI")
 
@@ -19,7 +23,7 @@ def summary(report):
     recalls = [metric for metric in report.metrics if metric.name.startswith("Recall@")]
     others = [metric for metric in report.metrics if metric.name in _IN_SUMMARY]
     cards = [_card(metric) for metric in recalls[:1] + others]
-    counts = {"Test images": len(report.images), "Test classes": report.num_classes}
+    counts = {"Images": len(report.images), "Classes": report.num_classes}
     cards += [
         tag("div", tag("div", name, class_="name"), tag("div", f"{count:,}", class_="value"))
         for name, count in counts.items()
@@ -100,8 +104,19 @@ def retrieval(report):
         for metric in report.metrics
     ]
     searched = (
-        "Every test image searches all others" if report.num_queries == len(report.images)
+        "Every image searches all others"
+        if report.num_queries == report.num_items == len(report.images)
         else f"{report.num_queries:,} queries search {report.num_items:,} gallery images"
+    )
+    drawn = len(np.unique(report.images.labels[report.ranks > 0]))
+    intervals = (
+        f" The intervals come from drawing the {drawn:,} classes that have a match to find anew "
+        "with replacement: they say how much other classes of the same kind would change the "
+        "figure."
+    )
+    has_intervals = any(math.isfinite(metric.low) for metric in report.metrics)
+    clusters = _CLUSTERS if any(metric.name == "NMI" for metric in report.metrics) else (
+        "NMI, AMI and F1 are left out: k-means of so many images into so many classes takes hours."
     )
     skipped = ""
     if report.num_skipped:
@@ -110,11 +125,9 @@ def retrieval(report):
     return tag(
         "section",
         tag("h2", "Retrieval"),
-        tag("p", f"{searched} by cosine similarity. The intervals come from "
-            f" drawing the {report.num_classes:,} classes anew with replacement: they say how "
-            f"much other classes of the same kind would change the figure.{skipped}"),
+        tag("p", f"{searched} by cosine similarity.{intervals if has_intervals else ''}{skipped}"),
         tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"),
-        tag("p", _EXPLANATION, class_="note"),
+        tag("p", f"{_EXPLANATION} {clusters}", class_="note"),
         tag("p", tag("a", "Each class by itself", href="#classes"), " · ",
             tag("a", "queries that fail", href="#worst"), " · ",
             tag("a", "confused classes", href="#confusions")),

@@ -1,0 +1,35 @@
+"""TensorFlow's errors about image files, told as errors about the user's data."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_ms.data.image_folder import image_fault
+
+
+@contextmanager
+def naming_damaged(images):
+    """Turns TensorFlow's error about an image that cannot be read into one that names the file.
+
+    Class folders are checked when they are read; the files of lists are first read here. Every
+    file is decoded once, in order, up to the first damaged one: only after an error.
+
+    Args:
+        images: the `ImageList` that is read within.
+
+    Raises:
+        ValueError: an image is missing or damaged. TensorFlow's own error stays as it is where no
+            such image is found.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        for path in images.paths if images.images is None else ():
+            fault = image_fault(path) if Path(path).is_file() else "there is no such file"
+            if fault:
+                raise ValueError(
+                    f"Cannot read the image {path}: {fault}. Replace it, or take it out of "
+                    f"{images.name}"
+                ) from error
+        raise
