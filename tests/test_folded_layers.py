@@ -9,6 +9,7 @@ from keras_ms.models.backbones import build_backbone
 from keras_ms.models.bn_inception import bn_inception
 from keras_ms.models.folded_layers import FoldedBatchNormalization, with_folded_batch_norm
 from keras_ms.models.frozen_layers import with_frozen_batch_norm
+from keras_ms.models.weights_files import load_network_weights
 
 
 def randomized(network, seed=0):
@@ -89,6 +90,39 @@ def test_a_convolution_that_is_an_output_stays():
     network = keras.Model(images, [x, keras.layers.BatchNormalization(name="norm")(x)])
     folded = with_folded_batch_norm(with_frozen_batch_norm(network))
     assert "convolution" in {layer.name for layer in folded.layers}
+
+
+def test_shared_and_regularized_layers_stay():
+    images = keras.Input((8, 8, 3))
+    norm = keras.layers.BatchNormalization(name="shared_norm")
+    first = norm(keras.layers.Conv2D(3, 1, name="first")(images))
+    second = norm(keras.layers.Conv2D(3, 1, name="second")(images))
+    x = keras.layers.Conv2D(3, 1, activity_regularizer="l2", name="regularized")(first)
+    x = keras.layers.Add()([keras.layers.BatchNormalization(name="norm")(x), second])
+    network = randomized(keras.Model(images, x))
+    pixels = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32")
+    folded = assert_same(network, pixels)
+    assert {"first", "second", "regularized"} < {layer.name for layer in folded.layers}
+    assert len(folded.losses) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_weights_files_of_folded_and_plain_networks_are_told_apart(tmp_path):
+    plain = randomized(little_network())
+    folded = with_folded_batch_norm(with_frozen_batch_norm(plain))
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    folded.save_weights(tmp_path / "folded.weights.h5")
+    load_network_weights(plain, tmp_path / "plain.weights.h5")
+    load_network_weights(folded, tmp_path / "folded.weights.h5")
+    with pytest.raises(ValueError, match="with frozen batch normalisation: build one"):
+        load_network_weights(plain, tmp_path / "folded.weights.h5")
+    with pytest.raises(ValueError, match="without frozen batch normalisation: load it before"):
+        load_network_weights(folded, tmp_path / "plain.weights.h5")
+    # files name a layer by its class: frozen alone makes the difference
+    frozen = with_frozen_batch_norm(plain)
+    frozen.save_weights(tmp_path / "frozen.weights.h5")
+    with pytest.raises(ValueError, match="with frozen batch normalisation: build one"):
+        load_network_weights(plain, tmp_path / "frozen.weights.h5")
 
 
 def test_saved_and_copied(tmp_path):

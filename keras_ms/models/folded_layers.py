@@ -20,7 +20,8 @@ class FoldedBatchNormalization(FrozenStatisticsBatchNormalization):
         **kwargs: those of `keras.layers.BatchNormalization`, on the last axis.
 
     Shapes: as the convolution. Weights: γ, β, moving mean, moving variance, then those of the
-        convolution.
+        convolution. A `.weights.h5` file holds the convolution inside this layer, so that files
+        of a network with the two apart do not fit.
 
     Example:
         >>> layer = FoldedBatchNormalization(keras.layers.Conv2D(4, 3), epsilon=1e-5)
@@ -74,8 +75,9 @@ def with_folded_batch_norm(network):
     """A copy of a network in which frozen batch normalisations are folded into their convolutions.
 
     It computes the same to rounding and trains the same weights; a training step of BN-Inception
-    takes an eighth less time on processors. Convolutions whose output goes elsewhere too, or through
-    an activation, stay as they are.
+    takes an eighth less time on processors. Convolutions whose output goes elsewhere too, or
+    through an activation, stay as they are, as do shared layers. A `.weights.h5` file of one of the
+    two networks does not load into the other.
 
     Args:
         network: a functional `keras.Model` of `with_frozen_batch_norm`.
@@ -120,9 +122,11 @@ def _can_fold(convolution, normalization, network):
     return (
         type(convolution) is layers.Conv2D
         and convolution.activation is keras.activations.linear
+        and convolution.activity_regularizer is None  # it would see another output
         and convolution.data_format == "channels_last"
         and normalization.axis in (-1, 3)
-        and len(convolution._inbound_nodes) == 1  # not shared
+        and len(convolution._inbound_nodes) == 1  # not shared, neither of the two
+        and len(normalization._inbound_nodes) == 1
         and len(convolution._outbound_nodes) == 1
         and all(convolution.output is not output for output in network.outputs)
     )

@@ -17,7 +17,8 @@ class FrozenStatisticsBatchNormalization(layers.BatchNormalization):
     Args: those of `keras.layers.BatchNormalization`.
 
     Shapes: as `keras.layers.BatchNormalization`; weights γ, β, moving mean, moving variance in the
-        same order, so that `set_weights` carries them from one kind to the other.
+        same order, so that `set_weights` carries them from one kind to the other. A `.weights.h5`
+        file does not: it names each layer by its class.
 
     Example:
         >>> layer = FrozenStatisticsBatchNormalization()

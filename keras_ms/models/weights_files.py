@@ -6,6 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from keras_ms.models.frozen_layers import FrozenStatisticsBatchNormalization
+
 
 def load_network_weights(network, path, *, whole=None):
     """Load a `.weights.h5` file into a network after comparing the shapes of all arrays.
@@ -21,8 +23,9 @@ def load_network_weights(network, path, *, whole=None):
             too. Defaults to None.
 
     Raises:
-        ValueError: when the file is missing, is no HDF5 file or does not fit: the message says what
-            it holds and what the network expects.
+        ValueError: when the file is missing, is no HDF5 file or does not fit, as that of a network
+            with frozen batch normalisation does not fit one without: the message says what it
+            holds and what the network expects.
 
     Example:
         >>> load_network_weights(network, "inception_v3_mixed8.weights.h5")
@@ -38,9 +41,29 @@ def load_network_weights(network, path, *, whole=None):
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
             f"The weights file {path} holds arrays of the right shapes for {network.name}, but in "
-            f"other layers than expected. Save it with Model.save_weights from the same network. "
-            f"Keras says: {error}"
+            f"other layers than expected. {_remedy(network, path)}. Keras says: {error}"
         ) from error
+
+
+def _remedy(network, path):
+    names = []
+    with h5py.File(path, "r") as file:
+        file.visit(names.append)
+    # Keras calls a layer in the file by its class
+    kinds = "frozen_statistics_batch_normalization", "folded_batch_normalization"
+    file_is_frozen = any(kind in name for name in names for kind in kinds)
+    frozen = FrozenStatisticsBatchNormalization
+    if file_is_frozen == any(isinstance(layer, frozen) for layer in network.layers):
+        return "Save it with Model.save_weights from the same network"
+    if file_is_frozen:
+        return (
+            "It is of a network with frozen batch normalisation: build one without weights and "
+            "with frozen_batch_norm=True, and load the file with its load_weights"
+        )
+    return (
+        "It is of a network without frozen batch normalisation: load it before batch normalisation "
+        "is frozen"
+    )
 
 
 def _shapes_in_file(path, network_name):
