@@ -185,7 +185,8 @@ def _embedded(options):
         batch_size=options["batch_size"] or 64,
     )
     if options["save_embeddings"]:
-        data = {name: getattr(settings, name) for name in _OF_IMAGES} | {"split": split}
+        names = (*_OF_IMAGES, "validation_groups", "rotated_classes")
+        data = {name: getattr(settings, name) for name in names} | {"split": split}
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
             data[name] = data[name] and str(Path(data[name]).resolve())
