@@ -60,8 +60,9 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
     run = tmp_path / "runs" / "run"
     names = {file.name for file in run.iterdir() if not file.name.startswith(".")}
     assert names == {
-        "settings.json", "environment.json", "baselines.json", "history.csv", "curves.png",
-        "state.npz", "best.weights.h5", "last.weights.h5", "embedder.keras", "summary.json",
+        "settings.json", "environment.json", "data.json", "baselines.json", "history.csv",
+        "curves.png", "state.npz", "best.weights.h5", "last.weights.h5", "embedder.keras",
+        "summary.json",
     }  # fmt: skip
     rows = _history(run)
     assert [row["step"] for row in rows] == ["4", "8", "12"]
