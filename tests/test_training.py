@@ -164,8 +164,12 @@ _FEW = ("--steps", "6", "--steps-per-epoch", "2")
 
 
 @pytest.mark.parametrize(
-    # float16 is slow on processors; its optimizer has the scale of the loss to restore
-    "more", [("--freeze-backbone", *_FEW), ("--precision", "mixed_float16", *_FEW)]
+    "more",
+    [
+        ("--freeze-backbone", *_FEW),
+        # float16 is slow on processors; its optimizer has the scale of the loss to restore
+        ("--precision", "mixed_float16", "--image-size", "16", "--classes-per-batch", "2", *_FEW),
+    ],
 )
 def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monkeypatch, more):
     more = (*more, "--export", "")
