@@ -14,9 +14,9 @@ import numpy as np
 from keras_ms.evaluation import device_ranks, processor_ranks
 from keras_ms.evaluation.inputs import retrieval_sets
 
-# Rows of one tile: products of 2048 rows run at full speed, and the largest tile, with four times
-# as many columns, takes 64 MB.
-BLOCK_SIZE = 2048
+# Rows of one tile: products of 1024 rows run at nearly full speed, and the largest tile, with twice
+# as many columns, takes 8 MB.
+BLOCK_SIZE = 1024
 
 
 def best_positive_ranks(
@@ -41,7 +41,7 @@ def best_positive_ranks(
         query_positions: where each query's own image stands in the gallery, -1 if it is not in
             it, integers of shape (num_queries,). It is left out, by index. Defaults to None: no
             query is in the gallery.
-        block_size: most rows of one tile of similarities; it has up to four times as many columns.
+        block_size: most rows of one tile of similarities; it has up to twice as many columns.
         progress: called with the share of the work done, 0 to 1, now and then.
 
     Returns:
