@@ -13,9 +13,9 @@ import numpy as np
 from keras_ms.evaluation.tiles import NO_PAIR, TIE
 
 # A tile has so many times more columns than rows. 1024 x 2048 similarities are 8 MB, which a
-# processor's last cache mostly holds until they are counted: on two idle cores 20,000 rows took 0.68
-# of the full product, and with 2048 x 8192 0.79. With smaller tiles the threads wait for each other
-# too often.
+# processor's last cache mostly holds until they are counted: on two idle cores 20,000 rows took
+# 0.68 of the full product, and with 2048 x 8192 0.79. With smaller tiles the threads wait for each
+# other too often.
 _COLUMNS_PER_ROW = 2
 
 # Counted at a time: 1 MB of similarities, which a core's cache holds for both comparisons. The
