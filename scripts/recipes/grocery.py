@@ -5,8 +5,8 @@
 The folder holds the data set as its authors ship it. Weights: InceptionV3 up to mixed8, trained on
 ImageNet.
 
-Source: the settings of cub200_2010_head.py, as they are.
-Expected Recall@1: none measured yet.
+Source: the settings of cub200_2010_head.py, as they are; docs/results.md of this project.
+Expected Recall@1: 95.3 (measured, mean of seeds 0, 1, 2; features without a head 93.9).
 Cost: 160,000 training images, as cached features: 15 seconds on two processor cores,
     after the features of all images.
 """
