@@ -8,8 +8,7 @@ import numpy as np
 def rotated_classes(images):
     """Adds every training class three more times, turned by 90, 180 and 270 degrees.
 
-    A turned character is another character. Four times as many classes to tell apart teach an
-    embedder of characters more than as many more images of the same classes would.
+    A turned character is another character, so there are four times as many to tell apart.
 
     Reference: Santoro et al.: Meta-Learning with Memory-Augmented Neural Networks, ICML 2016,
     Section 4.1, where Omniglot's characters are extended so.

@@ -7,8 +7,8 @@ Not comparable with CUB-200-2011. Weights: InceptionV3 up to mixed8, trained on 
 
 Source: docs/results.md of this project.
 Expected Recall@1: 65.4 (measured, mean of seeds 0 and 1; before training 49.9).
-Cost: 20,000 training images, 9 minutes on two processor cores with AMX; several times as long on
-    processors that have no bfloat16: --precision float32 there.
+Cost: 20,000 training images, 9 minutes on two processor cores with AMX. Use --precision float32 on
+    processors that compute no bfloat16.
 """
 
 from recipe import run
