@@ -8,7 +8,8 @@ trains, the second half tests. For each loss
 1. four settings are tried on validation classes (a fifth of the training classes, two draws of
    them): always four, and the best mean Recall@1 wins;
 2. with the chosen setting a head is trained on all training classes from seeds 0, 1, 2, with the
-   same batches for every loss, and the last step is measured on the test classes.
+   same batches for every loss, and the last step is measured on the test classes; some of the
+   losses also with heads of other sizes.
 
 Every finished run is a line of results.jsonl in the folder, and is not repeated: an interrupted
 comparison goes on where it was. At the end the tables are printed and written to tables.md. Some
@@ -42,6 +43,8 @@ CLASSES_PER_BATCH, IMAGES_PER_CLASS = 16, 5
 STEPS, STEPS_PER_EPOCH = 2000, 200
 LEARNING_RATE = 1e-4  # Adam: the scale of a loss cancels out of its step
 SEEDS = (0, 1, 2)
+OTHER_SIZES = (64, 128, 256, 1024)  # of the embedding, with the setting chosen at EMBEDDING_SIZE
+SIZED_LOSSES = ("multi_similarity", "contrastive", "triplet, semi-hard", "binomial_deviance")
 VALIDATION_DRAWS = (0, 1)
 MEMORY_SIZE = 1024
 
@@ -118,14 +121,16 @@ def build_loss(name, setting):
     return named_loss(name.split(",")[0], **setting)
 
 
-def train(features, labels, name, setting, seed, memory_size=0):
+def train(
+    features, labels, name, setting, seed, memory_size=0, embedding_size=EMBEDDING_SIZE
+):
     """Trains a head and returns it with the statistics of its pairs."""
     keras.utils.set_random_seed(seed)
     initializer = keras.initializers.Orthogonal(seed=seed)
     head = keras.Sequential(
         [
             keras.Input((features.shape[1],)),
-            keras.layers.Dense(EMBEDDING_SIZE, kernel_initializer=initializer),
+            keras.layers.Dense(embedding_size, kernel_initializer=initializer),
         ]
     )
     loss = build_loss(name, setting)
@@ -201,11 +206,10 @@ class Comparison:
             (features[held_out], labels[held_out]),
         )
 
-    def final(self, name, setting, seed, memory_size=0):
-        what = {"stage": "final", "name": name, "setting": setting, "seed": seed}
-        return self._run(
-            {**what, "memory_size": memory_size}, self.train_set, self.test_set, memory_size
-        )
+    def final(self, name, setting, seed, **options):
+        """Recall on the test classes; options are `memory_size` and `embedding_size`."""
+        what = {"stage": "final", "name": name, "setting": setting, "seed": seed, **options}
+        return self._run(what, self.train_set, self.test_set, **options)
 
     def chosen(self, name):
         """The setting with the best mean Recall@1 on validation classes, the first of equals."""
@@ -215,11 +219,11 @@ class Comparison:
         ]
         return TRIALS[name][int(np.argmax(means))], max(means)
 
-    def _run(self, what, train_set, evaluation_set, memory_size=0):
+    def _run(self, what, train_set, evaluation_set, **options):
         if self._key(what) not in self.done:
             start = time.perf_counter()
             chosen = what["name"], what["setting"], what["seed"]
-            head, pairs = train(*train_set, *chosen, memory_size)
+            head, pairs = train(*train_set, *chosen, **options)
             found = recalls(head, *evaluation_set)
             run = {**what, "recall": {str(k): float(v) for k, v in found.items()}, **pairs}
             run["seconds"] = round(time.perf_counter() - start, 1)
@@ -231,7 +235,7 @@ class Comparison:
 
     @staticmethod
     def _key(run):
-        names = ("stage", "name", "setting", "seed", "memory_size")
+        names = ("stage", "name", "setting", "seed", "memory_size", "embedding_size")
         return json.dumps([run.get(name) or 0 for name in names], sort_keys=True)
 
 
@@ -284,13 +288,24 @@ def tables(comparison, names):
     for name in ("multi_similarity", "contrastive"):
         setting, _ = comparison.chosen(name)
         without, with_memory = (
-            [comparison.final(name, setting, seed, size) for seed in SEEDS]
-            for size in (0, MEMORY_SIZE)
+            [comparison.final(name, setting, seed, **options) for seed in SEEDS]
+            for options in ({}, {"memory_size": MEMORY_SIZE})
         )
         lines.append(
             f"| {name.replace('_', ' ')} | {mean_and_spread(without)} "
             f"| {mean_and_spread(with_memory)} |"
         )
+    sizes = sorted((EMBEDDING_SIZE, *OTHER_SIZES))
+    lines += ["", "| embedding size | " + " | ".join(map(str, sizes)) + " |"]
+    lines += ["|---" * (len(sizes) + 1) + "|"]
+    for name in SIZED_LOSSES:
+        setting, _ = comparison.chosen(name)
+        row = []
+        for size in sizes:
+            options = {} if size == EMBEDDING_SIZE else {"embedding_size": size}
+            runs = [comparison.final(name, setting, seed, **options) for seed in SEEDS]
+            row.append(mean_and_spread(runs))
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
