@@ -4,15 +4,19 @@ The command line (`keras_ms/cli.py`) is generated from the fields of `Settings`,
 holds them as settings.json, which `--config` reads back.
 """
 
-import ast
 import dataclasses
 import difflib
 import json
-import math
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_ms.setting_checks import (
+    check_settings,
+    parsed_decay_steps,
+    parsed_exports,
+    parsed_ks,
+    parsed_loss_options,
+)
 
 LOSSES = (
     "multi_similarity",
@@ -27,8 +31,6 @@ LOSSES = (
     "circle",
     "supervised_contrastive",
 )
-
-_MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
 
 
 def _setting(default, explanation, choices=None):
@@ -196,124 +198,23 @@ class Settings:
     export: str = _setting("saved_model,onnx", "what to export at the end; empty: nothing")
 
     def __post_init__(self):
-        types = typing.get_type_hints(type(self))
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            _check_type(option.name, value, types[option.name])
-            choices = option.metadata["choices"]
-            if choices and value not in choices:
-                raise ValueError(
-                    f"Invalid value for {option.name}. Expected one of {', '.join(choices)}. "
-                    f"Received: {value!r}"
-                )
-        for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
-                     "evaluation_batch_size", "devices"):
-            _check(name, getattr(self, name), lambda v: v >= 1, "at least 1")
-        for name in ("classes_per_batch", "images_per_class"):
-            _check(name, getattr(self, name), lambda v: v >= 2, "at least 2, to have pairs")
-        for name in ("learning_rate", "alpha", "beta"):
-            _check(name, getattr(self, name), lambda v: v > 0, "above 0")
-        for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2",
-                     "backbone_learning_rate"):
-            if getattr(self, name) is not None:
-                _check(name, getattr(self, name), math.isfinite, "a finite number")
-        for name in ("coupled_l2", "epsilon", "resize_to", "seed"):
-            _check(name, getattr(self, name), lambda v: v >= 0, "0 or above")
-        if self.backbone_learning_rate is not None:
-            _check("backbone_learning_rate", self.backbone_learning_rate, lambda v: v >= 0,
-                   "0 or above")
-        for name in ("test_fraction", "crop_scale"):
-            _check(name, getattr(self, name), lambda v: 0 < v <= 1, "above 0 and at most 1")
-        _check("validation_fraction", self.validation_fraction, lambda v: 0 <= v < 1,
-               "at least 0 and below 1")
-        _check("resize_to", self.resize_to, lambda v: v == 0 or v >= self.image_size,
-               f"0 or at least image_size={self.image_size}")
-        # a setting that would not be read is refused rather than dropped
-        if self.freeze_backbone:
-            _check("backbone_learning_rate", self.backbone_learning_rate, lambda v: v is None,
-                   "none with freeze_backbone")
-            _check("frozen_batch_norm", self.frozen_batch_norm, lambda v: v is not False,
-                   "unset or true with freeze_backbone")
-        else:
-            _check("feature_views", self.feature_views, lambda v: v == 1,
-                   "1 without freeze_backbone")
-        if self.test_classes:
-            _check("test_fraction", self.test_fraction, lambda v: v == _default("test_fraction"),
-                   "unset with test_classes")
-        if self.augmentation in ("distort", "none"):
-            _check("crop_scale", self.crop_scale, lambda v: v == _default("crop_scale"),
-                   f"unset with augmentation={self.augmentation}")
-        _check("steps", self.steps, lambda v: v % self.steps_per_epoch == 0,
-               f"a multiple of steps_per_epoch={self.steps_per_epoch}")
-        # Keras cannot start on a batch of uneven parts
-        batch = self.classes_per_batch * self.images_per_class
-        _check("devices", self.devices, lambda v: batch % v == 0,
-               f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
-        for name in _MULTI_SIMILARITY:
-            default = _default(name)
-            if self.loss != "multi_similarity":
-                _check(name, getattr(self, name), lambda v, default=default: v == default,
-                       f"unset with loss={self.loss}, whose settings go into loss_settings")
-            elif name in self._given_loss_settings():
-                _check(name, getattr(self, name), lambda v, default=default: v == default,
-                       f"once: there is {name} in loss_settings too")
-        if self.decay_steps:
-            _check("decay_steps", self.decay_steps, lambda _: self.schedule == "step",
-                   f"empty with schedule={self.schedule}")
-        self.decay_boundaries()
-        self.recall_ks()
-        self.exports()
-        self.loss_options()
+        check_settings(self)
 
     def recall_ks(self):
         """The K of Recall@K as a tuple of integers, in ascending order; 1 is always among them."""
-        try:
-            ks = {int(k) for k in self.ks.split(",")}
-        except ValueError:
-            ks = {0}
-        _check("ks", self.ks, lambda _: min(ks) >= 1, "whole numbers above 0, such as 1,2,4,8")
-        return tuple(sorted(ks | {1}))
+        return parsed_ks(self)
 
     def decay_boundaries(self):
         """The last step of each learning rate but the last, a tuple, for the schedule "step"."""
-        if not self.decay_steps:
-            return int(0.4 * self.steps), int(0.8 * self.steps)
-        try:
-            boundaries = tuple(int(step) for step in self.decay_steps.split(","))
-        except ValueError:
-            boundaries = (0,)
-        _check("decay_steps", self.decay_steps,
-               lambda _: list(boundaries) == sorted({0, self.steps, *boundaries})[1:-1],
-               f"ascending whole numbers between 0 and steps={self.steps}, such as 1200,2400")
-        return boundaries
+        return parsed_decay_steps(self)
 
     def exports(self):
         """The formats to export, a tuple of "saved_model" and "onnx"."""
-        formats = tuple(part.strip() for part in self.export.split(",") if part.strip())
-        _check("export", self.export, lambda _: set(formats) <= {"saved_model", "onnx"},
-               "saved_model, onnx, both with a comma, or nothing")
-        return formats
+        return parsed_exports(self)
 
     def loss_options(self):
         """The settings of the loss, a dict: numbers, True, False and None as such, else text."""
-        given = self._given_loss_settings()
-        if self.loss != "multi_similarity":
-            return given
-        return {name: getattr(self, name) for name in _MULTI_SIMILARITY} | given
-
-    def _given_loss_settings(self):
-        options = {}
-        for part in filter(None, (part.strip() for part in self.loss_settings.split(","))):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            _check("loss_settings", self.loss_settings, lambda _: name and equals and value,
-                   "name=value with commas between, such as margin=0.2,mining=hard")
-            _check("loss_settings", self.loss_settings, lambda _: name not in options,
-                   f"each setting once, and {name} is there twice")
-            try:
-                options[name] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                options[name] = value
-        return options
+        return parsed_loss_options(self)
 
     def to_json(self):
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -342,21 +243,3 @@ class Settings:
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
         return cls(**values)
-
-
-def _default(name):
-    return Settings.__dataclass_fields__[name].default
-
-
-def _check_type(name, value, expected):
-    allowed = typing.get_args(expected) or (expected,)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return
-    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
-        names = " or ".join(kind.__name__ for kind in allowed)
-        raise ValueError(f"Invalid type for {name}. Expected {names}. Received: {value!r}")
-
-
-def _check(name, value, holds, expected):
-    if not holds(value):
-        raise ValueError(f"Invalid value for {name}. Expected {expected}. Received: {value!r}")

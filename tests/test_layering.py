@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
+    {"setting_checks"},
     {"pairs", "positives", "replicas", "settings", "whole_files", "version", "optimizers"},
     {
         "mining",

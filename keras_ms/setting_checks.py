@@ -1,0 +1,157 @@
+"""What the settings of a run may be, and what the text in some of them means.
+
+The functions take a `keras_ms.settings.Settings` and know no default but its own.
+"""
+
+import ast
+import dataclasses
+import math
+import typing
+
+MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
+
+
+def check_settings(settings):
+    """Raises ValueError for a value of the wrong type, out of range or that is not read."""
+    types = typing.get_type_hints(type(settings))
+    for option in dataclasses.fields(settings):
+        value = getattr(settings, option.name)
+        _check_type(option.name, value, types[option.name])
+        choices = option.metadata["choices"]
+        if choices and value not in choices:
+            raise ValueError(
+                f"Invalid value for {option.name}. Expected one of {', '.join(choices)}. "
+                f"Received: {value!r}"
+            )
+    for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
+                 "evaluation_batch_size", "devices"):
+        _check(name, getattr(settings, name), lambda v: v >= 1, "at least 1")
+    for name in ("classes_per_batch", "images_per_class"):
+        _check(name, getattr(settings, name), lambda v: v >= 2, "at least 2, to have pairs")
+    for name in ("learning_rate", "alpha", "beta"):
+        _check(name, getattr(settings, name), lambda v: v > 0, "above 0")
+    for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2",
+                 "backbone_learning_rate"):
+        if getattr(settings, name) is not None:
+            _check(name, getattr(settings, name), math.isfinite, "a finite number")
+    for name in ("coupled_l2", "epsilon", "resize_to", "seed"):
+        _check(name, getattr(settings, name), lambda v: v >= 0, "0 or above")
+    if settings.backbone_learning_rate is not None:
+        _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v >= 0,
+               "0 or above")
+    for name in ("test_fraction", "crop_scale"):
+        _check(name, getattr(settings, name), lambda v: 0 < v <= 1, "above 0 and at most 1")
+    _check("validation_fraction", settings.validation_fraction, lambda v: 0 <= v < 1,
+           "at least 0 and below 1")
+    _check("resize_to", settings.resize_to, lambda v: v == 0 or v >= settings.image_size,
+           f"0 or at least image_size={settings.image_size}")
+    # a setting that would not be read is refused rather than dropped
+    if settings.freeze_backbone:
+        _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v is None,
+               "none with freeze_backbone")
+        _check("frozen_batch_norm", settings.frozen_batch_norm, lambda v: v is not False,
+               "unset or true with freeze_backbone")
+    else:
+        _check("feature_views", settings.feature_views, lambda v: v == 1,
+               "1 without freeze_backbone")
+    if settings.test_classes:
+        default = _default(settings, "test_fraction")
+        _check("test_fraction", settings.test_fraction, lambda v: v == default,
+               "unset with test_classes")
+    if settings.augmentation in ("distort", "none"):
+        _check("crop_scale", settings.crop_scale, lambda v: v == _default(settings, "crop_scale"),
+               f"unset with augmentation={settings.augmentation}")
+    _check("steps", settings.steps, lambda v: v % settings.steps_per_epoch == 0,
+           f"a multiple of steps_per_epoch={settings.steps_per_epoch}")
+    # Keras cannot start on a batch of uneven parts
+    batch = settings.classes_per_batch * settings.images_per_class
+    _check("devices", settings.devices, lambda v: batch % v == 0,
+           f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
+    for name in MULTI_SIMILARITY:
+        default = _default(settings, name)
+        if settings.loss != "multi_similarity":
+            _check(name, getattr(settings, name), lambda v, default=default: v == default,
+                   f"unset with loss={settings.loss}, whose settings go into loss_settings")
+        elif name in _given_loss_settings(settings):
+            _check(name, getattr(settings, name), lambda v, default=default: v == default,
+                   f"once: there is {name} in loss_settings too")
+    if settings.decay_steps:
+        _check("decay_steps", settings.decay_steps, lambda _: settings.schedule == "step",
+               f"empty with schedule={settings.schedule}")
+    parsed_decay_steps(settings)
+    parsed_ks(settings)
+    parsed_exports(settings)
+    parsed_loss_options(settings)
+
+
+def parsed_ks(settings):
+    """The K of Recall@K as a tuple of integers, in ascending order; 1 is always among them."""
+    try:
+        ks = {int(k) for k in settings.ks.split(",")}
+    except ValueError:
+        ks = {0}
+    _check("ks", settings.ks, lambda _: min(ks) >= 1, "whole numbers above 0, such as 1,2,4,8")
+    return tuple(sorted(ks | {1}))
+
+
+def parsed_decay_steps(settings):
+    """The last step of each learning rate but the last, a tuple, for the schedule "step"."""
+    if not settings.decay_steps:
+        return int(0.4 * settings.steps), int(0.8 * settings.steps)
+    try:
+        boundaries = tuple(int(step) for step in settings.decay_steps.split(","))
+    except ValueError:
+        boundaries = (0,)
+    _check("decay_steps", settings.decay_steps,
+           lambda _: list(boundaries) == sorted({0, settings.steps, *boundaries})[1:-1],
+           f"ascending whole numbers between 0 and steps={settings.steps}, such as 1200,2400")
+    return boundaries
+
+
+def parsed_exports(settings):
+    """The formats to export, a tuple of "saved_model" and "onnx"."""
+    formats = tuple(part.strip() for part in settings.export.split(",") if part.strip())
+    _check("export", settings.export, lambda _: set(formats) <= {"saved_model", "onnx"},
+           "saved_model, onnx, both with a comma, or nothing")
+    return formats
+
+
+def parsed_loss_options(settings):
+    """The settings of the loss, a dict: numbers, True, False and None as such, else text."""
+    given = _given_loss_settings(settings)
+    if settings.loss != "multi_similarity":
+        return given
+    return {name: getattr(settings, name) for name in MULTI_SIMILARITY} | given
+
+
+def _given_loss_settings(settings):
+    options = {}
+    for part in filter(None, (part.strip() for part in settings.loss_settings.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        _check("loss_settings", settings.loss_settings, lambda _: name and equals and value,
+               "name=value with commas between, such as margin=0.2,mining=hard")
+        _check("loss_settings", settings.loss_settings, lambda _: name not in options,
+               f"each setting once, and {name} is there twice")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def _default(settings, name):
+    return type(settings).__dataclass_fields__[name].default
+
+
+def _check_type(name, value, expected):
+    allowed = typing.get_args(expected) or (expected,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return
+    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise ValueError(f"Invalid type for {name}. Expected {names}. Received: {value!r}")
+
+
+def _check(name, value, holds, expected):
+    if not holds(value):
+        raise ValueError(f"Invalid value for {name}. Expected {expected}. Received: {value!r}")
