@@ -8,6 +8,7 @@ weights of anchor i are multiplied by g_i.
 
 from keras import ops
 
+from keras_ms.exact_labels import label_codes
 from keras_ms.pairs import Pairs, pair_masks, row_form
 
 
@@ -272,16 +273,6 @@ def batch_pairs(similarity, keys, candidate_keys=None, offset=0):
     if candidate_keys is None:
         return Pairs(similarity, *pair_masks(codes, valid))
     return Pairs(similarity, *pair_masks(codes, valid, *label_codes(candidate_keys), offset))
-
-
-def label_codes(keys):
-    """Four parts of 16 bits as two int32, (batch, 2): half of the comparisons of a pair; and which
-    items take part in pairs, (batch,) bool."""
-    parts = ops.cast(keys, "int32")
-    codes = [
-        ops.bitwise_or(parts[:, part], ops.left_shift(parts[:, part + 1], 16)) for part in (0, 2)
-    ]
-    return ops.stack(codes, axis=1), parts[:, -1] > 0
 
 
 def _padded(array, block_size):

@@ -12,7 +12,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
     {"setting_checks"},
-    {"pairs", "positives", "replicas", "settings", "whole_files", "version", "optimizers"},
+    {
+        "pairs",
+        "positives",
+        "replicas",
+        "exact_labels",
+        "settings",
+        "whole_files",
+        "version",
+        "optimizers",
+    },
     {
         "mining",
         "weighting",
@@ -29,6 +38,7 @@ FLOORS = [
         "html_report",
         "run_folder",
         "run_data",
+        "run_model",
         "weight_picture",
         "convert_command",
         "embed",

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_ms import replicas
-from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, exact_label_parts
+from keras_ms.exact_labels import exact_label_parts
+from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM
 from keras_ms.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs import unit_length
 from keras_ms.pairwise import Pairwise

@@ -6,10 +6,11 @@ from functools import partial
 import keras
 from keras import ops
 
+from keras_ms.exact_labels import label_codes
 from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.mining import mine_all, mine_one_pair_per_class
 from keras_ms.pairs import Pairs, pair_masks
-from keras_ms.pairwise import in_closed_form, label_codes
+from keras_ms.pairwise import in_closed_form
 from keras_ms.whole_batch_weighting import (
     n_pair_scale,
     n_pair_shares,

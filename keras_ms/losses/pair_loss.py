@@ -6,18 +6,13 @@ import warnings
 from numbers import Integral
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_ms import replicas
+from keras_ms.exact_labels import exact_label_parts
 from keras_ms.mining import mine_all
 from keras_ms.pairs import unit_length
 from keras_ms.pairwise import Pairwise
-
-# A label is carried through Keras's cast to the loss dtype as four parts of 16 bits, each exact in
-# float32 (whose integers are exact up to 2**24).
-_BITS_PER_PART = 16
-_PARTS = 4
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
@@ -335,56 +330,3 @@ def _is_concrete(value):
     if keras.backend.backend() == "torch":
         return not value.requires_grad and value.device.type == "cpu"
     return False
-
-
-def _averaged_over_replicas(labels):
-    # Under a tf.distribute strategy Keras builds the model with placeholders shaped like the mean
-    # of the replicas' batches, labels included. Those floats never reach a step.
-    if keras.backend.backend() != "tensorflow" or _is_concrete(labels):
-        return False
-    import tensorflow as tf
-
-    return tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
-
-
-def exact_label_parts(y_true, dtype="float32"):
-    """Integer labels as numbers that no cast to `dtype` can confuse.
-
-    Args:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        dtype: a float dtype of at least 32 bits.
-
-    Returns:
-        (batch, 4) of dtype `dtype`: 16 bits of the 64-bit id each. Two labels are equal iff all
-        their parts are.
-
-    Raises:
-        ValueError: labels that are not integers, or not one per item.
-    """
-    if y_true is None:
-        raise ValueError(
-            "Expected integer class ids as labels. Received none: pass them as `y` to fit, or as "
-            "the second part of each batch"
-        )
-    labels = ops.convert_to_tensor(y_true if hasattr(y_true, "shape") else np.asarray(y_true))
-    kind = keras.backend.standardize_dtype(labels.dtype)
-    if not keras.backend.is_int_dtype(kind) and not _averaged_over_replicas(labels):
-        raise ValueError(
-            f"Expected integer class ids as labels. Received: labels of dtype {kind} and shape "
-            f"{tuple(labels.shape)}. Convert names or floats to integers, the same id for the "
-            "same class in every batch; for one-hot labels pass argmax(labels, axis=-1)"
-        )
-    if len(labels.shape) not in (1, 2) or tuple(labels.shape[1:]) not in ((), (1,), (None,)):
-        raise ValueError(
-            "Expected class ids of shape (batch,) or (batch, 1). Received: shape="
-            f"{tuple(labels.shape)}. For one-hot labels pass argmax(labels, axis=-1)"
-        )
-    # JAX has no 64-bit integers by default: 32 bits go without them, their upper parts are zeros
-    wide = "64" in kind or not keras.backend.is_int_dtype(kind)
-    labels = ops.cast(ops.reshape(labels, (-1,)), "int64" if wide else "int32")
-    parts = [
-        ops.bitwise_and(ops.right_shift(labels, part * _BITS_PER_PART), 2**_BITS_PER_PART - 1)
-        for part in range(_PARTS if wide else _PARTS // 2)
-    ]
-    parts += [ops.zeros_like(labels)] * (_PARTS - len(parts))
-    return ops.cast(ops.stack(parts, axis=1), dtype)
