@@ -1,0 +1,412 @@
+"""ClassTree: classes merged into a hierarchy by how far apart their embeddings are.
+
+Everything follows from the mean mu_c of each class's unit vectors, not normalised again: the mean
+squared distance of two classes is 2 - 2 mu_p . mu_q, and so is that of two groups of classes, with
+the means over their classes. No pair of images is ever listed. Ge et al., ECCV 2018.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.tree_picture import draw_levels
+from keras_ms.whole_files import whole_file
+
+FARTHEST = 4.0  # the squared distance of opposite unit vectors
+LEVELS = 16  # as published
+LINKAGES = ("average", "single")
+_BLOCK = 1024  # rows of 11,318 distances: 93 MB
+
+
+def class_means(embeddings, labels):
+    """The mean of each class's unit vectors, not normalised again.
+
+    Args:
+        embeddings: (N, dimension), any float dtype; they are normalised here.
+        labels: integers (N,).
+
+    Returns:
+        `(class_ids, means, counts)`: the ids in sorted order, int64 (C,); float64 (C, dimension);
+        images of each class, int64 (C,).
+
+    Raises:
+        ValueError: other shapes or dtypes, no image, an embedding with a NaN or infinity or of
+            zeros only.
+
+    Example:
+
+    >>> class_means([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]], [5, 5, 7])[1]
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
+    embeddings, labels = _checked(embeddings, labels)
+    class_ids, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(class_ids), embeddings.shape[1]))
+    for start in range(0, len(labels), _BLOCK):
+        rows = np.asarray(embeddings[start : start + _BLOCK], np.float64)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        usable = np.isfinite(norms) & (norms > 0)
+        if not usable.all():
+            row = int(np.argmin(usable))
+            raise ValueError(
+                "Expected finite embeddings that are not all zeros, which have no direction. "
+                f"Received: row {start + row} (class {labels[start + row]}) is "
+                f"{embeddings[start + row]}. The model has diverged or is broken"
+            )
+        np.add.at(sums, index[start : start + _BLOCK], rows / norms)
+    return class_ids, sums / counts[:, None], counts
+
+
+def class_distances(means, others=None):
+    """Mean squared distance of the images of two classes, d(p, q) = 2 - 2 mu_p . mu_q.
+
+    Args:
+        means: (C, dimension), of `class_means`.
+        others: the means of other classes, (D, dimension). Defaults to None: the same classes,
+            each at distance 0 from itself (the closed form holds for two different classes).
+
+    Returns:
+        (C, C) or (C, D), from 0 to 4.
+    """
+    distances = np.clip(2 - 2 * (means @ (means if others is None else others).T), 0, FARTHEST)
+    if others is None:
+        np.fill_diagonal(distances, 0)
+    return distances
+
+
+def class_spreads(means, counts):
+    """Mean squared distance of the images of a class, s_c = 2n/(n - 1) (1 - |mu_c|^2).
+
+    Args:
+        means: (C, dimension), of `class_means`.
+        counts: images of each class, (C,).
+
+    Returns:
+        float64 (C,), from 0 to 4. A class of one image, which has no spread, gets the mean of the
+        others.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    several = counts > 1
+    if not several.any():
+        raise ValueError(
+            f"Expected a class of two or more images. Received: {len(counts)} classes of one "
+            "image each, which have no spread. Are the labels class ids?"
+        )
+    spreads = np.zeros(len(counts))
+    n = counts[several]
+    squared_norms = np.sum(np.asarray(means, np.float64)[several] ** 2, axis=1)
+    spreads[several] = np.clip(2 * n / (n - 1) * (1 - squared_norms), 0, FARTHEST)
+    spreads[~several] = spreads[several].mean()
+    return spreads
+
+
+def level_thresholds(spreads, counts, levels=LEVELS):
+    """d_l = d_0 + l (4 - d_0)/L for l = 0 … L, where d_0 is the mean spread of the classes of two
+    or more images: float64 (L + 1,)."""
+    lowest = spreads[counts > 1].mean()
+    thresholds = lowest + np.arange(levels + 1) * (FARTHEST - lowest) / levels
+    thresholds[-1] = FARTHEST
+    return thresholds
+
+
+def merge_nodes(means, thresholds, linkage="average"):
+    """Which node every class belongs to at every level.
+
+    At level l, nodes closer than d_l share a node, again and again until none are. At level L all
+    classes share one, opposite ones too.
+
+    Args:
+        means: (C, dimension), of `class_means`.
+        thresholds: (L + 1,), rising.
+        linkage: the distance of two nodes: `"average"`, the mean over their pairs of classes, or
+            `"single"`, the least, so that a level's nodes are the connected parts of d < d_l.
+
+    Returns:
+        int32 (C, L + 1). Numbers count from 0 in the order of each node's first class.
+    """
+    num_classes = len(means)
+    nodes = np.zeros((num_classes, len(thresholds)), np.int32)
+    merges, heights = _merges(means, linkage)
+    parent = np.arange(2 * num_classes - 1)
+    done = 0
+    for level, threshold in enumerate(thresholds[:-1]):
+        while done < len(merges) and heights[done] < threshold:
+            parent[merges[done]] = num_classes + done
+            done += 1
+        root = np.arange(len(parent))
+        # a node's parent has a higher number: from the top down, every root is known in time
+        for node in range(num_classes + done - 1, -1, -1):
+            if parent[node] != node:
+                root[node] = root[parent[node]]
+        nodes[:, level] = _numbered_by_first(root[:num_classes])
+    return nodes
+
+
+def _merges(means, linkage):
+    """The two nodes of each merge, (C - 1, 2), and its distance, in rising order; node C + i is
+    what merge i makes."""
+    if len(means) == 1:
+        return np.zeros((0, 2), np.int64), np.zeros(0)
+    from scipy.cluster import hierarchy
+
+    # Half of the distances, in float64, as SciPy takes them: 512 MB for 11,318 classes; "average"
+    # makes one copy.
+    tree = hierarchy.linkage(_condensed_distances(means), linkage)
+    return tree[:, :2].astype(np.int64), tree[:, 2]
+
+
+def _condensed_distances(means):
+    num_classes = len(means)
+    condensed = np.empty(num_classes * (num_classes - 1) // 2)
+    end = 0
+    for start in range(0, num_classes, _BLOCK):
+        block = class_distances(means[start : start + _BLOCK], means[start:])
+        for row, distances in enumerate(block, 1):
+            begin, end = end, end + len(distances) - row
+            condensed[begin:end] = distances[row:]
+    return condensed
+
+
+def _numbered_by_first(roots):
+    _, first, index = np.unique(roots, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[index]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTree:
+    """Classes merged into a hierarchy, level by level, by how far apart their embeddings are.
+
+    Use it to see which classes a model confuses (`draw`, `nearest`) and to train with
+    `keras_ms.HierarchicalTripletLoss`, whose margins come from it. Made by `ClassTree.build`.
+
+    The distance d(p, q) of two classes is the mean squared Euclidean distance of their images'
+    unit vectors, from 0 to 4; the spread s_c of a class is the same among its own images. At
+    level l = 0 … L, nodes closer than d_l = d_0 + l (4 - d_0)/L are one node, where d_0 is the
+    mean spread. The distance d_H of two classes in the tree is that of the first level that
+    they share a node at.
+
+    Memory is C × (L + 1) numbers and the means: nothing is C × C.
+
+    Reference: Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss,
+    ECCV 2018.
+
+    Attributes:
+        class_ids: int64 (C,), sorted.
+        nodes: int32 (C, L + 1), the node of each class at each level; nodes only grow.
+        thresholds: float64 (L + 1,), d_0 … d_L = 4.
+        spreads: float64 (C,), s_c; that of a class of one image is d_0.
+        means: float32 (C, dimension), mean unit vectors, or None where only the levels are known.
+
+    Example:
+
+    >>> embeddings = [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0], [-0.8, -0.6]]
+    >>> tree = ClassTree.build(embeddings, [0, 0, 1, 1, 2, 2])
+    >>> tree.merge_levels([0, 0], [1, 2])
+    array([ 2, 12])
+    """
+
+    class_ids: np.ndarray
+    nodes: np.ndarray
+    thresholds: np.ndarray
+    spreads: np.ndarray
+    means: np.ndarray | None = None
+
+    @classmethod
+    def build(cls, embeddings, labels, levels=LEVELS, linkage="average"):
+        """The tree of these embeddings.
+
+        Args:
+            embeddings: (N, dimension), any float dtype; they are normalised here.
+            labels: class ids, integers (N,).
+            levels: L, at least 1. Defaults to 16, as published.
+            linkage: which distance of two nodes decides: `"average"` or `"single"`, as in
+                `merge_nodes`. Defaults to `"average"`, the class distance as it is defined, taken
+                between groups; single linkage chains: one pair of close classes joins two groups.
+
+        Raises:
+            ValueError: embeddings or labels of other shapes or dtypes, NaN, infinity or an
+                embedding of zeros, no class of two images, unknown linkage, no level.
+        """
+        if linkage not in LINKAGES:
+            raise ValueError(
+                f"Invalid value for argument `linkage`. Expected one of {LINKAGES}. "
+                f"Received: linkage={linkage!r}"
+            )
+        if int(levels) != levels or levels < 1:
+            raise ValueError(f"Expected `levels` of at least 1. Received: levels={levels}")
+        class_ids, means, counts = class_means(embeddings, labels)
+        spreads = class_spreads(means, counts)
+        thresholds = level_thresholds(spreads, counts, int(levels))
+        nodes = merge_nodes(means, thresholds, linkage)
+        return cls(class_ids, nodes, thresholds, spreads, means.astype(np.float32))
+
+    @property
+    def levels(self):
+        """L, the number of levels above level 0."""
+        return len(self.thresholds) - 1
+
+    def __repr__(self):
+        return (
+            f"<ClassTree of {len(self.class_ids)} classes; nodes at levels 0 to {self.levels}: "
+            f"{', '.join(map(str, self.num_nodes()))}>"
+        )
+
+    def num_nodes(self):
+        """How many nodes there are at each level: a list of L + 1 numbers, the last one 1."""
+        return [int(number) for number in self.nodes.max(axis=0) + 1]
+
+    def merge_levels(self, p, q):
+        """The first level at which two classes share a node; 0 … L.
+
+        Args:
+            p, q: class ids, any shapes that broadcast.
+
+        Returns:
+            int64 of the broadcast shape; 0 for a class and itself.
+
+        Raises:
+            ValueError: a class that is not in the tree.
+        """
+        # nodes only grow, so the levels at which two classes differ are the lowest ones
+        return np.sum(self.nodes[self._positions(p)] != self.nodes[self._positions(q)], axis=-1)
+
+    def distances(self, p, q):
+        """Distance in the tree, d_H(p, q) = d_l at the first level l that two classes share.
+
+        Args:
+            p, q: class ids, any shapes that broadcast.
+
+        Returns:
+            float64 of the broadcast shape, from d_0 to 4.
+        """
+        return self.thresholds[self.merge_levels(p, q)]
+
+    def nearest(self, number):
+        """The nearest classes of every class, by d and not by the level.
+
+        Args:
+            number: how many, below the number of classes.
+
+        Returns:
+            class ids, int64 (C, number), from near to far.
+
+        Raises:
+            ValueError: there are not so many other classes, or the tree has no means.
+        """
+        if self.means is None:
+            raise ValueError(
+                "Expected a tree with class means. Received: one that was read from the "
+                "configuration of a loss, which keeps the levels only. Build it anew or load it"
+            )
+        num_classes = len(self.class_ids)
+        if not 0 <= number < num_classes:
+            raise ValueError(
+                f"Expected a number of nearest classes below {num_classes}, the classes of the "
+                f"tree. Received: {number}"
+            )
+        found = np.empty((num_classes, number), np.int64)
+        for start in range(0, num_classes if number else 0, _BLOCK):
+            distances = class_distances(self.means[start : start + _BLOCK], self.means)
+            rows = np.arange(len(distances))
+            distances[rows, start + rows] = np.inf
+            # the nearest, then in order; equally near ones in the order of their ids
+            near = np.sort(np.argpartition(distances, number - 1)[:, :number])
+            order = np.argsort(np.take_along_axis(distances, near, 1), kind="stable")
+            found[start : start + _BLOCK] = np.take_along_axis(near, order, 1)
+        return self.class_ids[found]
+
+    def save(self, path):
+        """Writes the tree as an .npz file, whole or not at all."""
+        with whole_file(_npz(path)) as temporary, open(temporary, "wb") as file:
+            arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
+            np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+
+    @classmethod
+    def load(cls, path):
+        """The tree that `save` wrote.
+
+        Raises:
+            ValueError: a file of something else.
+        """
+        with np.load(_npz(path), allow_pickle=False) as arrays:
+            missing = {"class_ids", "nodes", "thresholds", "spreads"} - set(arrays.files)
+            if missing:
+                raise ValueError(f"Expected a saved ClassTree. {path} lacks {sorted(missing)}")
+            names = [name for name in cls.__dataclass_fields__ if name in arrays.files]
+            return cls(**{name: arrays[name] for name in names})
+
+    def get_config(self):
+        """The levels without the means, in terms that JSON can hold."""
+        names = ("class_ids", "nodes", "thresholds", "spreads")
+        return {name: getattr(self, name).tolist() for name in names}
+
+    @classmethod
+    def from_config(cls, config):
+        """The tree of a `get_config`, without means."""
+        return cls(
+            np.asarray(config["class_ids"], np.int64),
+            np.asarray(config["nodes"], np.int32).reshape(len(config["class_ids"]), -1),
+            np.asarray(config["thresholds"], np.float64),
+            np.asarray(config["spreads"], np.float64),
+        )
+
+    def draw(self, path, class_names=None):
+        """Draws the tree, a row for each class, and writes the picture whole or not at all.
+
+        A dot is the spread of a class; lines join where classes come to share a node. Needs
+        matplotlib (`pip install keras_ms[report]`).
+
+        Args:
+            path: image file, such as "class_tree.png".
+            class_names: a name for each class in the order of `class_ids`, or a dict of them by
+                id. Defaults to None: the ids.
+
+        Raises:
+            ValueError: not one name for each class.
+        """
+        if class_names is None:
+            names = [str(class_id) for class_id in self.class_ids]
+        elif isinstance(class_names, dict):
+            names = [str(class_names.get(int(class_id), class_id)) for class_id in self.class_ids]
+        else:
+            names = [str(name) for name in class_names]
+        if len(names) != len(self.class_ids):
+            raise ValueError(
+                f"Expected a name for each of {len(self.class_ids)} classes. Received: "
+                f"{len(names)} names"
+            )
+        figure = draw_levels(self.nodes, self.thresholds, self.spreads, names)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary)
+
+    def _positions(self, class_ids):
+        class_ids = np.asarray(class_ids)
+        found = np.searchsorted(self.class_ids, class_ids).clip(max=len(self.class_ids) - 1)
+        unknown = self.class_ids[found] != class_ids
+        if np.any(unknown):
+            raise ValueError(
+                f"Class {class_ids[unknown].flat[0]} is not in the tree of {len(self.class_ids)} "
+                "classes. Build the tree from images of all classes"
+            )
+        return found
+
+
+def _npz(path):
+    path = Path(path)
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def _checked(embeddings, labels):
+    embeddings = embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings)
+    labels = np.asarray(labels)
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or not len(labels):
+        raise ValueError(
+            "Expected embeddings of shape (N, dimension) and N labels, N at least 1. Received: "
+            f"shapes {tuple(embeddings.shape)} and {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"Expected integer class ids as labels. Received: dtype {labels.dtype}")
+    return embeddings, labels.astype(np.int64)
