@@ -9,7 +9,6 @@ from keras import ops
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs import unit_length
-from keras_ms.pairwise import batch_pairs
 
 
 class PairWeights(NamedTuple):
@@ -86,7 +85,7 @@ def pair_weights(loss, embeddings, labels, sample_weight=None):
     rows = unit_length(embeddings) if loss.normalize else embeddings
     similarity = ops.matmul(rows, ops.transpose(rows))
     functions = loss.pairwise(embeddings.shape[1])
-    mined = functions.miner(batch_pairs(similarity, keys))
+    mined = functions.pairs(similarity, keys)
     upstream = _upstream(loss, keys.shape[0], sample_weight)
     if loss.whole_batch:
         weights = functions.weighting(mined, upstream)

@@ -23,16 +23,20 @@ class Pairwise:
         miner: function `Pairs -> Pairs`.
         compiled: whether each step is compiled with XLA (TensorFlow backend only).
         block_size: anchors at a time in `blocks`.
+        margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, constants
+            that are added to the similarities of negatives before anything else sees them: a
+            margin that depends on the two classes. It makes the loss not row-wise.
 
     Keys are what two items of a class share: (batch, parts) integers or floats of which the last
     column is 0 for items that take part in no pair.
     """
 
-    def __init__(self, pair_loss, weighting, miner, compiled, block_size=None):
+    def __init__(self, pair_loss, weighting, miner, compiled, block_size=None, margins=None):
         self.pair_loss = pair_loss
         self.weighting = weighting
         self.miner = miner
         self.block_size = block_size
+        self.margins = margins
         self.row_form = row_form(miner), row_form(weighting)
         self.compiled = compiled
         self._programs = {}
@@ -40,7 +44,17 @@ class Pairwise:
     @property
     def is_row_wise(self):
         """Whether (G + G^T) can be computed at once: one product less."""
-        return None not in self.row_form
+        return self.margins is None and None not in self.row_form
+
+    def pairs(self, similarity, keys, candidate_keys=None, offset=0):
+        """The mined pairs of `batch_pairs`, with the margins of negatives in their similarity."""
+        pairs = batch_pairs(similarity, keys, candidate_keys, offset)
+        if self.margins is not None:
+            margins = self.margins(keys, keys if candidate_keys is None else candidate_keys)
+            # where, so that a margin of no pair may be anything
+            margins = ops.where(pairs.negative, margins, ops.zeros_like(similarity))
+            pairs = pairs._replace(similarity=similarity + margins)
+        return self.miner(pairs)
 
     # One batch against itself, whose similarity matrix is symmetric.
 
@@ -120,10 +134,10 @@ class Pairwise:
     def losses(self, anchors, keys, candidates, candidate_keys, offset):
         """The losses of `against`, not to be differentiated."""
         similarity = ops.matmul(anchors, ops.transpose(candidates))
-        return self.pair_loss(self.miner(batch_pairs(similarity, keys, candidate_keys, offset)))
+        return self.pair_loss(self.pairs(similarity, keys, candidate_keys, offset))
 
     def _losses_and_weights(self, similarity, keys, candidate_keys, offset):
-        mined = self.miner(batch_pairs(similarity, keys, candidate_keys, offset))
+        mined = self.pairs(similarity, keys, candidate_keys, offset)
         return self.pair_loss(mined), self.weighting(mined)
 
     # A loss that takes the batch as a whole.
@@ -152,10 +166,10 @@ class Pairwise:
         return in_closed_form(losses_and_gradient, rows)
 
     def _batch_losses(self, similarity, keys):
-        return self.pair_loss(self.miner(batch_pairs(similarity, keys)))
+        return self.pair_loss(self.pairs(similarity, keys))
 
     def _both_batch_weights(self, similarity, keys, upstream):
-        weights = self.weighting(self.miner(batch_pairs(similarity, keys)), upstream)
+        weights = self.weighting(self.pairs(similarity, keys), upstream)
         return weights + ops.transpose(weights)
 
     # Large batches.
@@ -220,7 +234,7 @@ class Pairwise:
 
     def _block_pairs(self, rows, keys, start, candidates, candidate_keys):
         similarity = ops.matmul(rows, ops.transpose(candidates))
-        return self.miner(batch_pairs(similarity, keys, candidate_keys, start))
+        return self.pairs(similarity, keys, candidate_keys, start)
 
     def program(self, function, *arguments):
         """Calls the function; where chosen, compiled with XLA."""

@@ -1,4 +1,4 @@
-"""How much each pair counts in a triplet loss: closed forms of dL/dS, no matrix of triplets.
+"""Triplet losses and how much each pair counts in them: closed forms, no matrix of triplets.
 
 A triplet (anchor a, positive p, negative n) has the loss [S_an - S_ap + margin]+. Which triplets
 of an anchor count is its mining; a triplet that counts and is violated adds its share to the
@@ -65,6 +65,37 @@ def semi_hard_excess(of, current, margin):
     excess = semi_hard_choice(of, current) - current + margin
     exists = ops.logical_and(current < FAR, of.easiest_negative < FAR)
     return ops.where(ops.logical_and(exists, excess > 0), excess, ops.zeros_like(excess))
+
+
+def triplet_all(pairs, margin=0.1):
+    """Triplet loss of every anchor, over all its triplets.
+
+    L_i = 1/(|P_i| |N_i|) sum_P sum_N [S_in - S_ip + margin]+
+
+    Args:
+        pairs: Pairs.
+        margin: as in `keras_ms.TripletLoss`.
+
+    Returns:
+        (anchors,), same dtype as the similarities; 0 for an anchor without a positive or without
+        a negative.
+    """
+    of = sides(pairs)
+
+    def visit(current, total):
+        same = count(of.positives == current, total)
+        violations = ops.relu(of.negatives - current + margin)
+        return (total + same * ops.sum(violations, axis=-1, keepdims=True),)
+
+    (total,) = visit_positives(
+        visit,
+        of.positives,
+        FAR,
+        ops.zeros_like(of.divisor),
+        limit=of.hardest_negative + margin,
+    )
+    num_negatives = count(pairs.negative, total)
+    return (total / of.divisor / ops.maximum(num_negatives, ops.ones_like(total)))[:, 0]
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

@@ -52,6 +52,9 @@ class PairLoss(keras.losses.Loss):
             cross-batch memory and no blocks. In place of True, a function `(pairwise, rows, keys)
             -> (batch,)` that computes the same losses, differentiably, in a faster way. Defaults
             to False.
+        margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, added to the
+            similarities of negatives before mining: a margin that depends on the two classes. Keys
+            as returned by the method `keys`; it is not differentiated. Defaults to None.
         normalize: whether embeddings are L2-normalised first, so that similarity is cosine.
             Defaults to True; False takes their dot products.
         uses_dimension: whether `pair_loss` and `weighting` also take the keyword `dimension`, the
@@ -88,6 +91,7 @@ class PairLoss(keras.losses.Loss):
         miner=mine_all,
         *,
         whole_batch=False,
+        margins=None,
         normalize=True,
         uses_dimension=False,
         block_size="auto",
@@ -118,6 +122,7 @@ class PairLoss(keras.losses.Loss):
         self.jit_compile = jit_compile
         self.block_size = int(block_size) if isinstance(block_size, Integral) else block_size
         self.whole_batch = whole_batch
+        self.margins = margins
         self.normalize = normalize
         self._functions = (pair_loss, weighting, miner)
         self._uses_dimension = uses_dimension
@@ -235,6 +240,7 @@ class PairLoss(keras.losses.Loss):
                 miner,
                 compiled,
                 block_size=BLOCK if self.block_size == "auto" else self.block_size,
+                margins=self.margins,
             )
         return self._pairwise[key]
 
@@ -272,7 +278,7 @@ class PairLoss(keras.losses.Loss):
     def _explain_zero(self, value, sample_weight):
         # Only a concrete value can be looked at, so this speaks where the loss is called eagerly;
         # in fit, the callbacks look at the logged values.
-        if self._warned_of_zero or not _is_concrete(value):
+        if self._warned_of_zero or not is_concrete(value):
             return
         # weights of 0 make a 0 of any loss
         unweighted = sample_weight is None or ops.convert_to_numpy(sample_weight).any()
@@ -324,7 +330,8 @@ def _check_batch(keys, embeddings):
         )
 
 
-def _is_concrete(value):
+def is_concrete(value):
+    """Whether the value of a tensor is there to be looked at, as it is eagerly."""
     if keras.backend.backend() == "tensorflow":
         return hasattr(value, "numpy")
     if keras.backend.backend() == "torch":

@@ -13,41 +13,11 @@ from keras_ms.triplets import (
     count,
     semi_hard_excess,
     sides,
+    triplet_all,
     triplet_all_weights,
     triplet_hard_weights,
     triplet_semi_hard_weights,
 )
-
-
-def triplet_all(pairs, margin=0.1):
-    """Triplet loss of every anchor, over all its triplets.
-
-    L_i = 1/(|P_i| |N_i|) sum_P sum_N [S_in - S_ip + margin]+
-
-    Args:
-        pairs: Pairs.
-        margin: as in `TripletLoss`.
-
-    Returns:
-        (anchors,), same dtype as the similarities; 0 for an anchor without a positive or without
-        a negative.
-    """
-    of = sides(pairs)
-
-    def visit(current, total):
-        same = count(of.positives == current, total)
-        violations = ops.relu(of.negatives - current + margin)
-        return (total + same * ops.sum(violations, axis=-1, keepdims=True),)
-
-    (total,) = visit_positives(
-        visit,
-        of.positives,
-        FAR,
-        ops.zeros_like(of.divisor),
-        limit=of.hardest_negative + margin,
-    )
-    num_negatives = count(pairs.negative, total)
-    return (total / of.divisor / ops.maximum(num_negatives, ops.ones_like(total)))[:, 0]
 
 
 def triplet_hard(pairs, margin=0.1):
