@@ -22,6 +22,7 @@ FLOORS = [
         "tree_picture",
         "version",
         "optimizers",
+        "stage_schedule",
     },
     {
         "class_tree",
