@@ -109,13 +109,19 @@ class Settings:
 
     # model
     backbone: str = _setting(
-        "small", "small, bn_inception, inception_v3, resnet50, mobilenet_v2, efficientnet_v2_b0 …"
+        "small",
+        "small, small_wide, bn_inception, inception_v3, resnet50, mobilenet_v2, "
+        "efficientnet_v2_b0 …",
     )
     weights: str = _setting(
         "", "backbone weights: a .weights.h5 file, or imagenet (downloads); empty: random"
     )
     output_layer: str = _setting("", "layer of the backbone to stop at, such as mixed8")
-    pooling: str = _setting("avg", "global pooling", ("avg", "max", "avg+max"))
+    pooling: str = _setting(
+        "avg",
+        "global pooling; none: the head takes the whole feature map, for characters",
+        ("avg", "max", "avg+max", "none"),
+    )
     embedding_size: int = _setting(128, "dimensions of the embedding")
     freeze_backbone: bool = _setting(
         False, "train the head only, on pooled features computed once and cached"

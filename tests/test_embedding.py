@@ -95,6 +95,7 @@ def test_height_and_width_may_differ():
         ("avg", lambda maps: maps.mean(axis=(1, 2))),
         ("max", lambda maps: maps.max(axis=(1, 2))),
         ("avg+max", lambda maps: maps.mean(axis=(1, 2)) + maps.max(axis=(1, 2))),
+        ("none", lambda maps: maps.reshape(len(maps), -1)),
     ],
 )
 def test_whole_head_equals_numpy(pooling, pool):

@@ -51,6 +51,13 @@ def _small(input_shape, weights):
     return small_network(input_shape)
 
 
+def _small_wide(input_shape, weights):
+    from keras_ms.models.small_network import WIDE_WIDTHS, small_network
+
+    _refuse_imagenet("small_wide", weights)
+    return small_network(input_shape, WIDE_WIDTHS)
+
+
 def _bn_inception(input_shape, weights):
     _refuse_imagenet("bn_inception", weights)
     return bn_inception(input_shape)
@@ -71,6 +78,7 @@ def _efficientnet_v2(build):
 
 BACKBONES = {
     "small": Backbone(_small, None),
+    "small_wide": Backbone(_small_wide, None),
     "bn_inception": Backbone(_bn_inception, _BN_INCEPTION),
     "inception_v3": Backbone(_application(applications.InceptionV3), _MINUS_ONE_TO_ONE),
     "inception_resnet_v2": Backbone(
@@ -100,8 +108,8 @@ def build_backbone(
     """Build a network by name, from RGB images to a feature map.
 
     Args:
-        name: one of `BACKBONES`, e.g. "small", "bn_inception", "inception_v3", "resnet50",
-            "mobilenet_v2", "efficientnet_v2_b0".
+        name: one of `BACKBONES`, e.g. "small", "small_wide", "bn_inception", "inception_v3",
+            "resnet50", "mobilenet_v2", "efficientnet_v2_b0".
         input_shape: (height, width, 3) in pixels.
         weights: None for random weights, "imagenet" for the weights that keras.applications
             downloads, or the path of a `.weights.h5` file of the network (cut at `output_layer` or

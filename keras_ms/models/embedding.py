@@ -9,7 +9,7 @@ from keras import layers
 
 from keras_ms.models.backbones import build_backbone
 
-POOLINGS = ("avg", "max", "avg+max")
+POOLINGS = ("avg", "max", "avg+max", "none")
 
 
 def build_embedder(
@@ -44,7 +44,9 @@ def build_embedder(
             None.
         output_layer: layer of the backbone to cut it at, e.g. "mixed8" of inception_v3. Defaults
             to None, the backbone's last feature map.
-        pooling: "avg", "max" or "avg+max", the sum of both. Defaults to "avg", with which the
+        pooling: "avg", "max" or "avg+max", the sum of both, or "none": the linear layer takes the
+            whole feature map and with it where in the image things are, which serves characters
+            and other pictures that fill their frame. Defaults to "avg", with which the
             frozen features of this library's reference points were measured; the official recipe
             for CUB-200-2011 has "max".
         frozen_batch_norm: whether batch normalisation keeps its running statistics while γ and β
@@ -191,6 +193,8 @@ def _pool(feature_map, pooling):
         return layers.GlobalAveragePooling2D(dtype="float32", name="pool")(feature_map)
     if pooling == "max":
         return layers.GlobalMaxPooling2D(dtype="float32", name="pool")(feature_map)
+    if pooling == "none":
+        return layers.Flatten(dtype="float32", name="pool")(feature_map)
     average = layers.GlobalAveragePooling2D(dtype="float32", name="pool_avg")(feature_map)
     maximum = layers.GlobalMaxPooling2D(dtype="float32", name="pool_max")(feature_map)
     return layers.Add(dtype="float32", name="pool")([average, maximum])
