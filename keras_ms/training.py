@@ -1,6 +1,5 @@
 """The training run: settings -> images, model, fit, evaluation, export."""
 
-import contextlib
 import functools
 import sys
 import time
@@ -16,14 +15,10 @@ from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
-from keras_ms.losses.mined_anchors import MinedAnchors
-from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
-from keras_ms.named_losses import named_loss
-from keras_ms.optimizers import GroupedAdam
-from keras_ms.replicas import mirrored_strategy
 from keras_ms.report import write_curves
 from keras_ms.run_data import RunData
 from keras_ms.run_folder import RunFolder, SaveRun
+from keras_ms.run_model import RunModel
 from keras_ms.whole_files import check_writable, remove_unfinished, whole_file
 
 
@@ -84,34 +79,13 @@ class _Training:
 
     def __init__(self, settings, run, log):
         self.settings, self.run, self.log = settings, run, log
-        self.loss = named_loss(settings.loss, **settings.loss_options())
-        # first: without GPUs it divides the processor, which TensorFlow allows at its start only
-        self.strategy = mirrored_strategy(settings.devices) if settings.devices > 1 else None
-        keras.utils.set_random_seed(settings.seed)
+        self.models = RunModel(settings)
         self.ks = settings.recall_ks()
         images = load_images(settings, log)
-        with self._scope():
-            self.embedder = self._build_embedder()
-            features_model, head = split_embedder(self.embedder)
-            # what fit trains: the head on cached features, or the whole embedder on images
-            self.model = head if settings.freeze_backbone else self.embedder
-            if not self.loss.normalize:
-                self.model = without_normalization(self.model)
-        self.data = RunData(settings, images, features_model, log, _verbose())
-        self.log(
-            f"{settings.backbone}: {self.embedder.count_params():,} parameters, "
-            f"{sum(int(np.prod(v.shape)) for v in self.model.trainable_variables):,} trained"
-        )
-
-    def _build_embedder(self):
-        embedder = embedder_of(self.settings)
-        if self.strategy and not self.settings.freeze_backbone:
-            _synchronize_batch_norm(embedder, True)
-        return embedder
-
-    def _scope(self):
-        """Where variables are made: on every device, if there are several."""
-        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+        self.models.build()
+        self.data = RunData(settings, images, self.models.features_model, log, _verbose())
+        parameters, trained = self.models.num_parameters()
+        self.log(f"{settings.backbone}: {parameters:,} parameters, {trained:,} trained")
 
     def finish(self):
         settings, run = self.settings, self.run
@@ -132,21 +106,15 @@ class _Training:
             prefix="val_" if has_validation else "test_",
             weights_path=run.best_weights if has_validation else None,
         )
-        with self._scope():
-            self.model.compile(
-                optimizer=self._optimizer(),
-                loss=self.loss,
-                metrics=self._metrics(),
-                # XLA for the whole network was slower on CPUs; the loss compiles its own part
-                jit_compile=False,
-            )
-            epoch, rows, best = run.restore_state(self.model)
+        with self.models.scope():
+            self.models.compile()
+            epoch, rows, best = run.restore_state(self.models.model)
         if best:
             recall.best_value, recall.best_step = best["value"], best["step"]
         epochs = settings.steps // settings.steps_per_epoch
         if epoch < epochs:
             self.log(f"Training: steps {epoch * settings.steps_per_epoch} to {settings.steps}")
-            self.model.fit(
+            self.models.model.fit(
                 self.data.training(start_step=epoch * settings.steps_per_epoch),
                 steps_per_epoch=settings.steps_per_epoch,
                 initial_epoch=epoch,
@@ -180,10 +148,10 @@ class _Training:
     def _results(self, baselines, test, recall):
         """Test recalls of the last and the best weights; the model ends with those that count."""
         with whole_file(self.run.last_weights) as temporary:
-            self.model.save_weights(temporary)
+            self.models.model.save_weights(temporary)
         results = {**baselines, "last": self._recalls(test)}
         if recall is not None and recall.best_step is not None:
-            self.model.load_weights(self.run.best_weights)
+            self.models.model.load_weights(self.run.best_weights)
             results["best_on_validation"] = self._recalls(test)
         self.log(_table(results, self.ks))
         counted = results["last"] if recall is None else results.get("best_on_validation")
@@ -196,15 +164,8 @@ class _Training:
         return results
 
     def _exports(self, results):
-        # a model of its own: without the optimizer's state, which is twice the weights
-        deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
-        if self.strategy:
-            # a saved model must load on one device and on every backend
-            _synchronize_batch_norm(self.embedder, False)
         with whole_file(self.run.model) as temporary:
-            deployed.save(temporary)
-        if self.strategy:
-            deployed = keras.saving.load_model(self.run.model, compile=False)
+            deployed = self.models.save_deployed(temporary)
         data = self.data
         counted = results.get("best_on_validation") or results["last"]
         metadata = {
@@ -222,22 +183,6 @@ class _Training:
     def _export_folder(self):
         return Path(self.settings.export_folder) / self.run.path.name
 
-    def _metrics(self):
-        # the mining of the others is not that of the metric
-        mines = self.settings.loss == "multi_similarity"
-        return [MinedAnchors(epsilon=self.loss.epsilon)] if mines else []
-
-    def _optimizer(self):
-        settings = self.settings
-        factors = None
-        if settings.backbone_learning_rate is not None:
-            backbone = {id(v) for v in self.embedder.get_layer("backbone").trainable_variables}
-            factor = settings.backbone_learning_rate / settings.learning_rate
-            factors = [
-                factor if id(v) in backbone else 1.0 for v in self.model.trainable_variables
-            ]
-        return GroupedAdam(_schedule(settings), factors, coupled_l2=settings.coupled_l2)
-
     def _baselines(self, test):
         results = {}
         images = self.data.images.subset("test")
@@ -253,34 +198,13 @@ class _Training:
 
     def _recalls(self, test):
         """Recall@K by K as text, for JSON; None if the embeddings are not finite."""
-        embeddings = self.model.predict(test.map(lambda item, label: item), verbose=0)
+        embeddings = self.models.model.predict(test.map(lambda item, label: item), verbose=0)
         if not np.isfinite(embeddings).all():
             return None
         return self._recalls_of(self.data.images.subset("test"), embeddings)
 
     def _recalls_of(self, images, embeddings):
         return _plain(recall_at_k(**images.retrieval_arguments(embeddings), ks=self.ks))
-
-
-def _synchronize_batch_norm(model, synchronized):
-    """Whether batch normalisation takes its statistics from the batch of all devices."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _synchronize_batch_norm(layer, synchronized)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = synchronized
-
-
-def _schedule(settings):
-    if settings.schedule == "cosine":
-        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps)
-    if settings.schedule == "step":
-        boundaries = settings.decay_boundaries()
-        return keras.optimizers.schedules.PiecewiseConstantDecay(
-            list(boundaries),
-            [settings.learning_rate * 0.1**number for number in range(len(boundaries) + 1)],
-        )
-    return settings.learning_rate
 
 
 def _verbose():

@@ -1,0 +1,117 @@
+"""What a run trains: the embedder as the settings say, and the part of it that fit sees."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_ms.losses.mined_anchors import MinedAnchors
+from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
+from keras_ms.named_losses import named_loss
+from keras_ms.optimizers import GroupedAdam
+from keras_ms.replicas import mirrored_strategy
+
+
+class RunModel:
+    """The models of one run, which share their variables; `build` makes them.
+
+    Args:
+        settings: `Settings`.
+
+    Raises:
+        ValueError: settings that the loss does not take, more devices than there are.
+
+    Attributes:
+        embedder: images to unit-norm embeddings, what is deployed.
+        features_model: images to pooled features.
+        model: what fit trains and evaluation embeds with: the embedder on images, or its head on
+            cached features with a frozen backbone.
+        loss: the loss of the settings.
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.loss = named_loss(settings.loss, **settings.loss_options())
+        # first: without GPUs it divides the processor, which TensorFlow allows at its start only
+        self._strategy = mirrored_strategy(settings.devices) if settings.devices > 1 else None
+        keras.utils.set_random_seed(settings.seed)
+
+    def build(self):
+        """Makes the models. Not in the constructor: bad images are to be found before it."""
+        settings = self.settings
+        with self.scope():
+            self.embedder = embedder_of(settings)
+            if self._strategy and not settings.freeze_backbone:
+                _synchronize_batch_norm(self.embedder, True)
+            self.features_model, head = split_embedder(self.embedder)
+            self.model = head if settings.freeze_backbone else self.embedder
+            if not self.loss.normalize:
+                self.model = without_normalization(self.model)
+
+    def scope(self):
+        """Where variables are made: on every device, if there are several."""
+        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+
+    def compile(self):
+        """Compiles `model` with the optimizer, loss and metrics of the settings."""
+        self.model.compile(
+            optimizer=self._optimizer(),
+            loss=self.loss,
+            metrics=self._metrics(),
+            # XLA for the whole network was slower on CPUs; the loss compiles its own part
+            jit_compile=False,
+        )
+
+    def save_deployed(self, path):
+        """Saves the embedder as a .keras file that loads on one device and on every backend.
+
+        Returns:
+            The model that was saved, without the optimizer's state, which is twice the weights.
+        """
+        deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
+        if self._strategy:
+            _synchronize_batch_norm(self.embedder, False)
+        deployed.save(path)
+        return keras.saving.load_model(path, compile=False) if self._strategy else deployed
+
+    def num_parameters(self):
+        """`(all, trained)` numbers of parameters."""
+        trained = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+        return self.embedder.count_params(), trained
+
+    def _metrics(self):
+        # the mining of the others is not that of the metric
+        mines = self.settings.loss == "multi_similarity"
+        return [MinedAnchors(epsilon=self.loss.epsilon)] if mines else []
+
+    def _optimizer(self):
+        settings = self.settings
+        factors = None
+        if settings.backbone_learning_rate is not None:
+            backbone = {id(v) for v in self.embedder.get_layer("backbone").trainable_variables}
+            factor = settings.backbone_learning_rate / settings.learning_rate
+            factors = [
+                factor if id(v) in backbone else 1.0 for v in self.model.trainable_variables
+            ]
+        return GroupedAdam(_schedule(settings), factors, coupled_l2=settings.coupled_l2)
+
+
+def _synchronize_batch_norm(model, synchronized):
+    """Whether batch normalisation takes its statistics from the batch of all devices."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _synchronize_batch_norm(layer, synchronized)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = synchronized
+
+
+def _schedule(settings):
+    if settings.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps)
+    if settings.schedule == "step":
+        boundaries = settings.decay_boundaries()
+        return keras.optimizers.schedules.PiecewiseConstantDecay(
+            list(boundaries),
+            [settings.learning_rate * 0.1**number for number in range(len(boundaries) + 1)],
+        )
+    return settings.learning_rate
