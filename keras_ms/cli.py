@@ -1,5 +1,5 @@
 """The command line, keras-ms. The options of train are the fields of Settings; convert-weights,
-evaluate and report have modules of their own."""
+evaluate, report and curriculum have modules of their own."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from keras_ms.convert_command import add_parser as add_convert_weights
+from keras_ms.curriculum_command import add_parser as add_curriculum
 from keras_ms.evaluate_command import add_parser as add_evaluate
 from keras_ms.report_command import add_parser as add_report
 from keras_ms.setting_options import add_setting, flag
@@ -112,7 +113,8 @@ def _parser():
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = parser.add_subparsers(
-        required=True, metavar="train | export | weights | convert-weights | evaluate | report"
+        required=True,
+        metavar="train | export | weights | convert-weights | evaluate | report | curriculum",
     )
 
     train = commands.add_parser(
@@ -152,6 +154,7 @@ def _parser():
     add_convert_weights(commands)
     add_evaluate(commands)
     add_report(commands)
+    add_curriculum(commands)
     return parser
 
 

@@ -54,8 +54,8 @@ FLOORS = [
         "convert_command",
         "embed",
     },
-    {"training", "run_report"},
-    {"report_command", "evaluate_command"},
+    {"training", "run_report", "curriculum_page"},
+    {"report_command", "evaluate_command", "curriculum_command"},
     {"cli"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
