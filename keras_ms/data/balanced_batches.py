@@ -1,7 +1,7 @@
 """Batches of P classes × K images, as an endless tf.data.Dataset.
 
 One generator makes batches of indices (balanced_indices.py); everything else maps indices to
-images or rows. There is never one dataset per class.
+images or rows (`loaded_batches`). There is never one dataset per class.
 """
 
 import logging
@@ -90,9 +90,67 @@ def balanced_batches(
     >>> dataset.element_spec[0].shape
     TensorShape([4, 3])
     """
+    labels = checked_labels(
+        source_labels(source), classes_per_batch, images_per_class, seed, start_step
+    )
+
+    def numbered_batches():
+        stream = balanced_indices(
+            labels, classes_per_batch, images_per_class, seed=seed, start_step=start_step
+        )
+        return enumerate(stream, start_step)
+
+    return loaded_batches(
+        source,
+        numbered_batches,
+        classes_per_batch=classes_per_batch,
+        images_per_class=images_per_class,
+        image_size=image_size,
+        crop_scale=crop_scale,
+        crop_ratio=crop_ratio,
+        flip=flip,
+        distort=distort,
+        seed=seed,
+        shard=shard,
+        cache=cache,
+        prefetch=prefetch,
+    )
+
+
+def loaded_batches(
+    source,
+    numbered_batches,
+    *,
+    classes_per_batch,
+    images_per_class,
+    image_size,
+    crop_scale,
+    crop_ratio,
+    flip,
+    distort,
+    seed,
+    shard,
+    cache,
+    prefetch,
+):
+    """Batches of indices as batches of images or rows.
+
+    Args:
+        source: as in `balanced_batches`.
+        numbered_batches: function without arguments, called whenever the dataset is read from its
+            beginning. It returns an iterator of (step, indices): the number of the batch, which
+            with the seed decides its augmentation, and int64 (classes_per_batch *
+            images_per_class,), the items of a class next to each other.
+        classes_per_batch and all others: as in `balanced_batches`.
+
+    Returns:
+        A tf.data.Dataset as that of `balanced_batches`, as long as the iterator.
+    """
     is_images = isinstance(source, ImageList)
+    if is_images and len(source.counts()) > 1:
+        logger.warning('%s\nAll splits are drawn from: pass subset("train")?', source)
     array, labels = _columns(source)
-    labels = checked_labels(labels, classes_per_batch, images_per_class, seed, start_step)
+    labels = np.asarray(labels, np.int64)
     index, shards = shard
     if not 0 <= index < shards or classes_per_batch % shards:
         raise ValueError(
@@ -105,14 +163,12 @@ def balanced_batches(
     part = slice(index * batch, (index + 1) * batch)
 
     def batches():
-        stream = balanced_indices(
-            labels, classes_per_batch, images_per_class, seed=seed, start_step=start_step
-        )
-        for step, indices in enumerate(stream, start_step):
+        for step, indices in numbered_batches():
             # drawn for the global batch, so that shards see what one process would
             uniform = view_numbers(step, len(indices), NUM_UNIFORM, seed)
             indices, uniform = indices[part], uniform[part]
-            yield _rows(array, indices, uniform), uniform, labels[indices]
+            rows = _rows(array, indices, uniform)
+            yield rows, uniform, labels[indices], np.full(batch, step)
 
     row = _rows(array, np.zeros(1, np.int64), np.zeros((1, NUM_UNIFORM)))
     dataset = tf.data.Dataset.from_generator(
@@ -121,39 +177,41 @@ def balanced_batches(
             tf.TensorSpec((batch, *row.shape[1:]), row.dtype),
             tf.TensorSpec((batch, NUM_UNIFORM), tf.float32),
             tf.TensorSpec((batch,), tf.int64),
+            tf.TensorSpec((batch,), tf.int64),
         ),
     )
     if not is_images:
-        return dataset.map(lambda rows, _, labels: (rows, labels)).prefetch(prefetch)
+        return dataset.map(lambda rows, _, labels, steps: (rows, labels)).prefetch(prefetch)
     view = _checked_view(image_size, crop_scale, crop_ratio, flip, source)
     if source.images is not None:
         dataset = dataset.map(
-            lambda images, uniform, labels: (batch_views(images, uniform, **view), labels),
+            lambda images, uniform, *rest: (batch_views(images, uniform, **view), *rest),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
         load = _loader(source.paths, cache, **view)
         dataset = dataset.unbatch().map(
-            lambda index, uniform, label: (load(index, uniform), label),
+            lambda index, uniform, *rest: (load(index, uniform), *rest),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         dataset = dataset.batch(batch, drop_remainder=True)
 
-    def finish(step, item):
-        images, labels = item
+    def finish(images, labels, steps):
         if distort is not None:
-            images = distort(images, tf.stack([seed, step * shards + index]))
+            images = distort(images, tf.stack([seed, steps[0] * shards + index]))
         return as_rgb(images), labels
 
-    dataset = dataset.enumerate(start_step).map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(prefetch)
+    return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(prefetch)
+
+
+def source_labels(source):
+    """The class ids of a source of `balanced_batches`, one for each item."""
+    return _columns(source)[1]
 
 
 def _columns(source):
     """(array or None, labels) of a source; with None, the items are the indices themselves."""
     if isinstance(source, ImageList):
-        if len(source.counts()) > 1:
-            logger.warning('%s\nAll splits are drawn from: pass subset("train")?', source)
         return source.images, source.labels
     if not isinstance(source, tuple):
         return None, source

@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 
 # keep the kinds of random numbers of one seed apart
-_CLASSES, _IMAGES, _VIEWS = range(3)
+CLASSES, IMAGES, VIEWS, FILLING = range(4)
 
 
 def balanced_indices(labels, classes_per_batch, images_per_class, *, seed=0, start_step=0):
@@ -58,7 +58,7 @@ def _index_batches(labels, classes_per_batch, images_per_class, seed, start_step
     batches, visits_each = _block(num_classes, classes_per_batch)
     block, rest = divmod(start_step, batches)
     visits = np.full(num_classes, block * visits_each)
-    class_hands = _hands(num_classes, classes_per_batch, seed, _CLASSES, first_block=block)
+    class_hands = deal_hands(num_classes, classes_per_batch, seed, CLASSES, first_block=block)
     for _ in range(rest):
         visits[next(class_hands)] += 1
 
@@ -67,8 +67,8 @@ def _index_batches(labels, classes_per_batch, images_per_class, seed, start_step
         parts = []
         for label in classes.tolist():
             if label not in image_hands:
-                image_hands[label] = _hands_from(
-                    visits[label], sizes[label], images_per_class, seed, label
+                image_hands[label] = hands_from(
+                    visits[label], sizes[label], images_per_class, seed, IMAGES, label
                 )
             parts.append(starts[label] + next(image_hands[label]))
         yield order[np.concatenate(parts)]
@@ -80,18 +80,19 @@ def _block(size, hand):
     return size // common, hand // common
 
 
-def _hands_from(start, size, hand, seed, stream):
+def hands_from(start, size, hand, seed, purpose, stream=0):
+    """`deal_hands` from hand number `start` on, reached directly."""
     block, rest = divmod(int(start), _block(size, hand)[0])
-    hands = _hands(size, hand, seed, _IMAGES, stream, first_block=block)
+    hands = deal_hands(size, hand, seed, purpose, stream, first_block=block)
     for _ in range(rest):
         next(hands)
     return hands
 
 
-def _hands(size, hand, seed, purpose, stream=0, first_block=0):
+def deal_hands(size, hand, seed, purpose, stream=0, first_block=0):
     """Hands of `hand` numbers below `size`, by the rule of `balanced_indices`, block by block."""
     for block in count(first_block):
-        random = _random(seed, block, stream, purpose)
+        random = random_numbers(seed, block, stream, purpose)
         deck = np.empty(0, np.int64)
         for _ in range(_block(size, hand)[0]):
             held, deck = deck[:hand], deck[hand:]
@@ -117,11 +118,11 @@ def _deal(deck, number, held, size):
 
 def view_numbers(step, num_items, numbers_per_item, seed):
     """float32 (num_items, numbers_per_item) in [0, 1): the random numbers of one batch's views."""
-    random = _random(seed, step, 0, _VIEWS)
+    random = random_numbers(seed, step, 0, VIEWS)
     return random.random((num_items, numbers_per_item), dtype=np.float32)
 
 
-def _random(seed, number, stream, purpose):
+def random_numbers(seed, number, stream, purpose):
     """Independent random numbers per (seed, number, stream, purpose): Philox counts from there."""
     counter = np.array([0, number, stream, purpose], np.uint64)
     return np.random.Generator(np.random.Philox(key=seed, counter=counter))

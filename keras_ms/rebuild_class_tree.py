@@ -1,0 +1,140 @@
+"""A callback that builds the class tree anew while a model trains."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_ms.class_tree import FARTHEST, LEVELS, ClassTree
+
+
+class RebuildClassTree(keras.callbacks.Callback):
+    """Builds the class tree from the training embeddings before every epoch of `fit`.
+
+    The embeddings move, and with them which classes are close. Before an epoch begins this embeds
+    all training images with the current weights, builds a `keras_ms.ClassTree`, and hands it to
+    the loss, whose compiled step then takes its margins, and to the order of the batches. For a
+    tree every N steps make an epoch N steps long. It costs a pass of all training images through
+    the model.
+
+    The tree depends on the weights and the images alone: training that was interrupted and goes on
+    from an epoch's weights (`fit(..., initial_epoch=k)`) takes the same steps as if it had not
+    been, where the tree is built every epoch.
+
+    Args:
+        loss: `keras_ms.HierarchicalTripletLoss` that the model is compiled with, or None where the
+            tree is for the batches only.
+        images: all training images as `keras.Model.predict` takes them, in the order of `labels`:
+            an array, or a finite dataset of (images) or (images, labels) that does not shuffle,
+            such as `keras_ms.data.images.evaluation_batches`.
+        labels: their class ids, integers (N,).
+        order: `keras_ms.NeighbourIndices` of the `neighbour_batches` that the model is trained
+            on. Defaults to None: the batches do not depend on the tree.
+        levels: levels of the tree. Defaults to 16, as published.
+        linkage: "average" or "single", as in `ClassTree.build`. Defaults to "average".
+        every: epochs from one tree to the next; the first epoch of a `fit` always builds one.
+            Defaults to 1, as published.
+        folder: where each tree is kept as class_tree.npz, in place of the one before. Defaults to
+            None: nowhere.
+        batch_size: images embedded at a time where they are an array. Defaults to 64.
+        embedder: model that embeds the images, where that is not the one that is trained. Defaults
+            to None: the trained model.
+        verbose: 1 prints a line for each tree. Defaults to 0.
+
+    Attributes:
+        tree: the tree of now; None before the first epoch.
+
+    Raises:
+        ValueError: `every` below 1; in `fit`, another number of embeddings than labels, embeddings
+            with NaN, or an order of other classes.
+
+    Example:
+
+    >>> images, labels = np.random.rand(24, 8), np.repeat(range(6), 4)
+    >>> loss = keras_ms.HierarchicalTripletLoss()
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> model.compile("adam", loss=loss)
+    >>> rebuild = RebuildClassTree(loss, images, labels)
+    >>> history = model.fit(images, labels, callbacks=[rebuild], verbose=0)
+    >>> rebuild.tree.nodes.shape
+    (6, 17)
+    """
+
+    def __init__(
+        self,
+        loss,
+        images,
+        labels,
+        order=None,
+        *,
+        levels=LEVELS,
+        linkage="average",
+        every=1,
+        folder=None,
+        batch_size=64,
+        embedder=None,
+        verbose=0,
+    ):
+        super().__init__()
+        if every != int(every) or every < 1:
+            raise ValueError(f"Expected `every` of at least 1 epoch. Received: every={every}")
+        if keras.backend.backend() == "jax" and loss is not None:
+            raise ValueError(
+                "RebuildClassTree changes the margins of a step that is compiled already, which "
+                "Keras's JAX backend does not see. Use the TensorFlow or torch backend"
+            )
+        self.loss = loss
+        self.images = images
+        self.labels = np.asarray(labels)
+        self.order = order
+        self.levels = levels
+        self.linkage = linkage
+        self.every = int(every)
+        self.folder = None if folder is None else Path(folder)
+        self.batch_size = batch_size
+        self.embedder = embedder
+        self.verbose = verbose
+        self.tree = None
+        self._is_first = True
+        if loss is not None and loss.tree is None:
+            # Keras traces the loss before it calls any callback
+            loss.assign_tree(_tree_of_equals(self.labels, levels))
+
+    def on_train_begin(self, logs=None):
+        self._is_first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._is_first or epoch % self.every == 0:
+            self.rebuild()
+            self._is_first = False
+            if self.verbose:
+                print(f"\nclass tree before epoch {epoch + 1}: {self.tree!r}")
+        if self.order is not None:
+            self.order.follow(self.tree, first_step=epoch * self.order.steps_per_epoch)
+
+    def rebuild(self):
+        """Builds the tree of the current weights, keeps it and hands it to the loss."""
+        model = self.model if self.embedder is None else self.embedder
+        # a dataset has its own batches, and Keras refuses a size beside them
+        size = {"batch_size": self.batch_size} if hasattr(self.images, "shape") else {}
+        embeddings = model.predict(self.images, verbose=0, **size)
+        if getattr(embeddings, "shape", ())[:1] != self.labels.shape:
+            raise ValueError(
+                f"Expected one embedding for each of {len(self.labels)} labels. Received: shape "
+                f"{getattr(embeddings, 'shape', type(embeddings).__name__)}. `images` must hold "
+                "what `labels` does, once and in the same order"
+            )
+        self.tree = ClassTree.build(embeddings, self.labels, self.levels, self.linkage)
+        if self.loss is not None:
+            self.loss.assign_tree(self.tree)
+        if self.folder is not None:
+            self.tree.save(self.folder / "class_tree.npz")
+
+
+def _tree_of_equals(labels, levels):
+    """A tree of the right shape in which no class is closer to one than to another."""
+    class_ids = np.unique(labels).astype(np.int64)
+    nodes = np.tile(np.arange(len(class_ids), dtype=np.int32)[:, None], levels + 1)
+    nodes[:, -1] = 0
+    thresholds = np.linspace(0, FARTHEST, levels + 1)
+    return ClassTree(class_ids, nodes, thresholds, np.zeros(len(class_ids)))
