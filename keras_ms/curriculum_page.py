@@ -20,9 +20,9 @@ _STYLE = """
 .thirds { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1.4rem; }
 .thirds h5 { margin: 0 0 .4rem; font-size: .85rem; font-weight: 500; color: var(--soft); }
 .four { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; align-items: start; }
-.four img { object-fit: cover; border: 3px solid var(--line); }
-.s0 img { border-color: var(--same); } .s1 img { border: 3px dashed var(--c1); }
-.s2 img { border: 3px dotted var(--other); }
+.shot.s0 .pic { border: 3px solid var(--same); }
+.shot.s1 .pic { border: 3px dashed var(--c1); }
+.shot.s2 .pic { border: 3px dotted var(--other); }
 .share { display: flex; height: .7rem; border-radius: 4px; overflow: hidden; margin: 0 0 .9rem; }
 .b0 { background: var(--same); } .b1 { background: var(--c1); } .b2 { background: var(--other); }
 @media (max-width: 900px) { .thirds { grid-template-columns: minmax(0, 1fr); gap: 1rem; } }
@@ -192,7 +192,7 @@ def _shot(found, images, row):
         "div",
         tag("img", src=data_uri(picture(images, row, _PICTURE_SIZE)), alt=spoken, title=spoken,
             class_="pic"),
-        tag("div", f"{density}" + " · centre" * bool(found.centre[row]), class_="caption note"),
+        tag("div", f"{density}" + " · centre" * bool(found.centre[row]), class_="caption"),
         class_=f"shot s{_colour(subset)}",
     )
 
