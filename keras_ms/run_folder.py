@@ -48,6 +48,9 @@ class RunFolder:
         self.model = self.path / "embedder.keras"
         self.best_weights = self.path / "best.weights.h5"
         self.last_weights = self.path / "last.weights.h5"
+        self.class_tree = self.path / "class_tree.npz"
+        self.tree_picture = self.path / "class_tree.png"
+        self.hardness = self.path / "hardness.png"
 
     def check_new(self):
         """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
@@ -228,7 +231,9 @@ def data_summary(images):
 def _state_variables(model):
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    return [*model.variables, *model.optimizer.variables]
+    # a model that trains its parts with an optimizer each, as HDML, lists them, built
+    optimizers = getattr(model, "optimizers", [model.optimizer])
+    return [*model.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
 
 
 def _environment():
