@@ -98,7 +98,8 @@ def _page(found, images, facts, num_classes):
         "many of its class look like it; the sparsest ones are the most likely to be mislabelled, "
         "or are rare views. ρ is the density."
     )
-    less = f" Shown: {len(shown):,} of {len(members):,} classes." if len(shown) < len(members) else ""
+    if len(shown) < len(members):
+        words += f" Shown: {len(shown):,} of {len(members):,} classes."
     body = tag(
         "body",
         tag("header", tag("h1", f"{images.name}: curriculum"),
@@ -106,7 +107,7 @@ def _page(found, images, facts, num_classes):
                 class_="soft")),
         tag("main",
             _summary(found, members, facts),
-            tag("section", tag("h2", "Classes"), tag("p", words + less), _legend(found.subset),
+            tag("section", tag("h2", "Classes"), tag("p", words), _legend(found.subset),
                 tag("div", *(_class(found, images, members[label]) for label in shown),
                     class_="classes"), id="classes")),
         tag("footer", f"Written by keras_ms {__version__}. The page holds all its pictures: it can "

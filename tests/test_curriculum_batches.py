@@ -75,9 +75,16 @@ def test_all_sources_draw_the_same():
             np.testing.assert_array_equal(item.reshape(len(item), -1)[:, 0], row)
             np.testing.assert_array_equal(its_label, label)
             np.testing.assert_array_equal(its_weight, weight)
-    found = taken(curriculum_batches((features, LABELS), SUBSET, batch_size=5, steps_per_stage=4), 9)
-    for item, label, _ in found:
-        np.testing.assert_array_equal(LABELS[item[:, 0].astype(int)], label)
+    for source, options in (
+        ((features, LABELS), {}), (image_list, {"crop_scale": None, "flip": False}),
+    ):
+        found = taken(
+            curriculum_batches(source, SUBSET, batch_size=5, steps_per_stage=4, **options), 9
+        )
+        for item, label, weight in found:
+            row = item.reshape(5, -1)[:, 0].astype(int)
+            np.testing.assert_array_equal(LABELS[row], label)
+            np.testing.assert_array_equal(np.where(SUBSET[row] == 0, 1, 0.5), weight)
 
 
 def test_shards_share_the_batch():
@@ -135,8 +142,8 @@ def test_fit_goes_through_the_stages_and_reads_the_weights():
         ({"subset": SUBSET[:5]}, "for each of 48 images"),
         ({"steps_per_stage": 0}, "steps_per_stage"),
         ({"start_step": -1}, "start_step"),
-        ({"classes_per_batch": 7}, "Stage 1 with its 24 images"),
-        ({"crop_scale": None}, "no options of images"),
+        ({"classes_per_batch": 7}, "Stage 1 with 24 images"),
+        ({"image_size": 8}, "are for an ImageList"),
         ({"source": LABELS * 1.0}, "integers"),
         ({"source": (LABELS,)}, "pair"),
     ],
@@ -147,10 +154,7 @@ def test_wrong_arguments_are_named(change, message):
         curriculum_balanced_batches(**arguments)
 
 
-def test_a_classifier_takes_rows_not_a_list():
-    images = ImageList(["a", "b"], [0, 1], ["x", "y"], ["train", "train"])
-    with pytest.raises(ValueError, match="labels"):
-        curriculum_batches(images, np.zeros(2, int), batch_size=2, steps_per_stage=1)
+def test_the_batch_of_a_classifier_has_images():
     with pytest.raises(ValueError, match="batch_size"):
         curriculum_batches(LABELS, SUBSET, batch_size=0, steps_per_stage=1)
 

@@ -75,7 +75,8 @@ def test_saved_embeddings_are_divided_alike(photos, model, tmp_path):
                  "0", "--bootstrap", "0",
                  "--save-embeddings", str(saved)]) == 0
     assert main(["curriculum", str(saved), "--to", str(table), "--page-classes", "1"]) == 0
-    assert main(["curriculum", str(model), *options, "--to", str(other), "--page-classes", "0"]) == 0
+    options += ["--page-classes", "0"]
+    assert main(["curriculum", str(model), *options, "--to", str(other)]) == 0
     assert table.read_text() == other.read_text()
     assert not other.with_suffix(".html").exists()
     assert "Shown: 1 of 4 classes" in table.with_suffix(".html").read_text()

@@ -82,7 +82,8 @@ def test_outliers_follow_the_images():
 
 def test_outliers_in_memory():
     pixels = np.zeros((40, 3, 3, 1), np.uint8)
-    images, others = image_list("in", 40, images=pixels), image_list("out", 30, images=pixels[:30] + 9)
+    images = image_list("in", 40, images=pixels)
+    others = image_list("out", 30, images=pixels[:30] + 9)
     mixed = mix_in_outliers(images, others, 0.2)
     np.testing.assert_array_equal(mixed.images.images[:, 0, 0, 0], 9 * mixed.outlier)
 
