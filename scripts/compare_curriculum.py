@@ -1,0 +1,314 @@
+"""A curriculum against plain training on groceries with wrong labels or birds among them.
+
+    python scripts/compare_curriculum.py --data-dir grocery \\
+        --weights inception_v3_mixed8.weights.h5 \\
+        --outliers cub200_2010_inception_mixed8.npz --to runs/compare_curriculum
+
+Features are pooled InceptionV3 mixed8 at 224 px, of a network that was trained on ImageNet and has
+never seen the wrong labels. They are computed once, some 10 minutes on 2 cores. `--outliers` is an
+.npz file with `features` of another set of images, of the same network.
+
+Noise, each drawn anew for each seed, in the training images only:
+- symmetric: 40 % of the labels of each class become any other class;
+- pairs: 40 % become the class that is most similar by its mean features;
+- outliers: images of the other set, each under a random class, make up 40 % of the images.
+
+Training, always with the same number of steps:
+- everything: all images alike;
+- clean labels only: without the wrong ones, which only the experiment knows;
+- clean subset only: subset 0 of `curriculum_subsets`;
+- curriculum: three stages of a third of the steps, weights 1, 0.5 and 0.5.
+
+The classifier is one linear layer for 81 classes, trained on the authors' training list; the
+learning rate with the best mean accuracy on their validation list is measured on their test list.
+The embedder is a 512-d linear layer with the Multi-Similarity loss, trained on the first 41 classes
+and measured by Recall@1 on the other 40; its learning rate is chosen on 8 of the 41 held out.
+Validation and test labels are clean.
+
+Every finished run is a line of results.jsonl in the folder and is not repeated: an interrupted
+comparison goes on where it was. At the end the tables are printed and written to tables.md.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_ms
+from keras_ms.data.curriculum import curriculum_subsets
+from keras_ms.data.curriculum_batches import curriculum_balanced_batches, curriculum_batches
+from keras_ms.data.grocery import load_grocery
+from keras_ms.data.images import evaluation_batches
+from keras_ms.data.label_noise import class_similarity, corrupt_labels
+from keras_ms.features import pooled_features
+from keras_ms.models.embedding import build_embedder, split_embedder
+from keras_ms.stage_schedule import StageSchedule
+
+SHARE = 0.4
+NOISES = ("symmetric", "pairs", "outliers")
+METHODS = ("everything", "clean labels only", "clean subset only", "curriculum")
+SEEDS = (0, 1, 2)
+# Adam, falling to 0 along a cosine in each stage
+LEARNING_RATES = {"classifier": (3e-4, 1e-3, 3e-3), "embedder": (1e-4, 5e-4)}
+BATCH_SIZE, CLASSES_PER_BATCH, IMAGES_PER_CLASS = 64, 16, 5
+TRAINING_CLASSES, VALIDATION_CLASSES = 41, 8
+# how well each way of dividing finds the wrong labels
+DIVISIONS = {
+    "count, k-means": {},
+    "count, distance to the centre": {"method": "distance"},
+    "gaussian, k-means": {"density": "gaussian"},
+    "gaussian, distance to the centre": {"density": "gaussian", "method": "distance"},
+}
+
+
+def grocery_features(arguments):
+    """(features, class ids, name of the authors' list) of all images."""
+    images = load_grocery(arguments.data_dir)
+    embedder = build_embedder(
+        "inception_v3", weights=arguments.weights, output_layer="mixed8", image_size=224,
+        freeze_backbone=True, seed=0,
+    )
+    model, _ = split_embedder(embedder)
+    parts = [images.subset(split) for split in ("train", "test")]
+    features = [
+        pooled_features(
+            model, part, {"plain": [224, 224]},
+            lambda: evaluation_batches(part, 224, cache=False).map(lambda image, label: image),
+            Path(arguments.to) / "features",
+        )
+        for part in parts
+    ]
+    paths = np.concatenate([part.paths for part in parts])
+    lists = np.array([Path(path).relative_to(_root(images.paths)).parts[0] for path in paths])
+    return np.concatenate(features), np.concatenate([part.labels for part in parts]), lists
+
+
+def _root(paths):
+    return os.path.commonpath([str(path) for path in paths])
+
+
+def with_noise(features, labels, outliers, noise, seed):
+    """(features, labels, which are wrong) of a training set."""
+    if noise != "outliers":
+        similarity = class_similarity(features, labels) if noise == "pairs" else None
+        noisy = corrupt_labels(labels, SHARE, noise, similarity=similarity, seed=seed)
+        return features, *noisy
+    rng = np.random.default_rng(seed)
+    number = round(len(labels) * SHARE / (1 - SHARE))
+    drawn = outliers[rng.choice(len(outliers), number, replace=False)]
+    # as many in a class as it has images, on average
+    given = np.concatenate([labels, labels[rng.choice(len(labels), number)]])
+    return np.concatenate([features, drawn]), given, np.arange(len(given)) >= len(labels)
+
+
+def chosen_rows(method, subset, wrong):
+    """(rows that are trained on, their subsets)."""
+    rows = {
+        "clean labels only": np.flatnonzero(~wrong),
+        "clean subset only": np.flatnonzero(subset == 0),
+    }.get(method, np.arange(len(subset)))
+    return rows, subset[rows] if method == "curriculum" else np.zeros(len(rows), np.int8)
+
+
+class Experiment:
+    """One training task: its model, its batches and what it is measured by."""
+
+    def __init__(self, task, steps):
+        self.task, self.steps = task, steps
+
+    def run(self, train_set, wrong, method, rate, seed):
+        """The trained model, and what the subsets hold."""
+        features, labels = train_set
+        subset = curriculum_subsets(features, labels).subset
+        rows, kept = chosen_rows(method, subset, wrong)
+        stages = int(kept.max()) + 1
+        stage_steps = self.steps // stages
+        schedule = keras.optimizers.schedules.CosineDecay(rate, stage_steps)
+        keras.utils.set_random_seed(seed)
+        model = keras.Sequential([keras.Input(features.shape[1:]), self._layer(labels, seed)])
+        model.compile(
+            keras.optimizers.Adam(StageSchedule(schedule, stage_steps, stages)),
+            loss=self._loss(),
+            steps_per_execution=50,
+            jit_compile=False,  # compiling takes longer than some hundred steps of one layer
+        )
+        batches = self._batches(labels[rows], kept, stage_steps, seed)
+        on_device = tf.constant(features[rows])
+        batches = batches.map(lambda row, label, weight: (tf.gather(on_device, row), label, weight))
+        # a multiple of what is executed at once
+        steps = stage_steps * stages // 50 * 50
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+        shares = [float(wrong[subset == k].mean()) for k in range(3)]
+        return model, {"wrong": shares, "images": np.bincount(subset, minlength=3).tolist()}
+
+    def _layer(self, labels, seed):
+        if self.task == "classifier":
+            return keras.layers.Dense(81)
+        return keras.layers.Dense(
+            512, kernel_initializer=keras.initializers.Orthogonal(seed=seed)
+        )
+
+    def _loss(self):
+        if self.task == "classifier":
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return keras_ms.MultiSimilarityLoss()
+
+    def _batches(self, labels, subset, stage_steps, seed):
+        shared = {"steps_per_stage": stage_steps, "seed": seed}
+        if self.task == "classifier":
+            return curriculum_batches(labels, subset, batch_size=BATCH_SIZE, **shared)
+        return curriculum_balanced_batches(
+            labels, subset, classes_per_batch=CLASSES_PER_BATCH,
+            images_per_class=IMAGES_PER_CLASS, **shared,
+        )
+
+    def measure(self, model, features, labels):
+        """Accuracy or Recall@1, a share."""
+        outputs = model.predict(features, verbose=0, batch_size=1024)
+        if self.task == "classifier":
+            return float((outputs.argmax(axis=1) == labels).mean())
+        return float(keras_ms.recall_at_k(outputs, labels, ks=(1,))[1])
+
+
+class Comparison:
+    """Runs what is not yet in results.jsonl."""
+
+    def __init__(self, features, labels, lists, outliers, arguments):
+        self.outliers, self.steps = outliers, arguments.steps
+        # the one in the middle, or the first of two
+        self.rates = {
+            task: rates[(len(rates) - 1) // 2 :][:1] if arguments.quick else rates
+            for task, rates in LEARNING_RATES.items()
+        }
+        self.every = features, labels, lists
+        self.file = Path(arguments.to) / "results.jsonl"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text().splitlines() if self.file.is_file() else []
+        self.done = {self._key(run): run for run in map(json.loads, lines)}
+
+    def sets(self, task, held_out):
+        """(training set, {name: set that is measured}), each (features, labels)."""
+        features, labels, lists = self.every
+        if task == "classifier":
+            parts = {name: lists == name for name in ("train", "val", "test")}
+        else:
+            validation = np.random.default_rng(0).permutation(TRAINING_CLASSES)
+            validation = np.isin(labels, validation[:VALIDATION_CLASSES])
+            known = labels < TRAINING_CLASSES
+            parts = (
+                {"train": known & ~validation, "val": validation}
+                if held_out
+                else {"train": known, "test": ~known}
+            )
+        found = {name: (features[rows], labels[rows]) for name, rows in parts.items()}
+        return found.pop("train"), found
+
+    def run(self, task, noise, method, rate, seed, held_out=False):
+        """The figures of one training; `held_out`: without the validation classes."""
+        what = {"task": task, "noise": noise, "method": method, "rate": rate, "seed": seed}
+        what |= {"held_out": held_out, "steps": self.steps}
+        if self._key(what) not in self.done:
+            start = time.perf_counter()
+            train_set, measured = self.sets(task, held_out)
+            *train_set, wrong = with_noise(*train_set, self.outliers, noise, seed)
+            experiment = Experiment(task, self.steps)
+            model, subsets = experiment.run(train_set, wrong, method, rate, seed)
+            values = {name: experiment.measure(model, *part) for name, part in measured.items()}
+            run = {**what, **values, **subsets, "seconds": round(time.perf_counter() - start, 1)}
+            with self.file.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            print(json.dumps(run), flush=True)
+            self.done[self._key(what)] = run
+            keras.backend.clear_session()
+        return self.done[self._key(what)]
+
+    def chosen(self, task, noise, method):
+        """(learning rate with the best validation value, its final runs)."""
+        rates = self.rates[task]
+        if len(rates) == 1:
+            return rates[0], [self.run(task, noise, method, *rates, seed) for seed in SEEDS]
+        # of the classifier the same runs are measured on both lists
+        held_out, seeds = (True, SEEDS[:1]) if task == "embedder" else (False, SEEDS)
+        means = [
+            np.mean([self.run(task, noise, method, rate, seed, held_out)["val"] for seed in seeds])
+            for rate in rates
+        ]
+        rate = rates[int(np.argmax(means))]
+        return rate, [self.run(task, noise, method, rate, seed) for seed in SEEDS]
+
+    @staticmethod
+    def _key(run):
+        names = ("task", "noise", "method", "rate", "seed", "held_out", "steps")
+        return json.dumps([run[name] for name in names])
+
+
+def results(comparison, task, noises):
+    lines = [f"| {task} | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 1) + "|"]
+    for noise in noises:
+        cells = []
+        for method in METHODS:
+            rate, runs = comparison.chosen(task, noise, method)
+            values = [100 * run["test"] for run in runs]
+            cells.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} ({rate:g})")
+        lines.append(f"| {noise} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def divisions(comparison, task, noises):
+    """Wrong images in each subset, by how the classes are divided; mean over the seeds."""
+    lines = [
+        f"| {task}: noise | classes divided by | wrong in clean, % | in noisy | in highly noisy "
+        "| images in clean, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    train_set, _ = comparison.sets(task, False)
+    for noise in noises:
+        drawn = [with_noise(*train_set, comparison.outliers, noise, seed) for seed in SEEDS]
+        for name, options in DIVISIONS.items():
+            rows = []
+            for features, labels, wrong in drawn:
+                subset = curriculum_subsets(features, labels, **options).subset
+                shares = [100 * wrong[subset == k].mean() for k in range(3)]
+                rows.append([*shares, 100 * (subset == 0).mean()])
+            cells = " | ".join(f"{value:.1f}" for value in np.mean(rows, axis=0))
+            lines.append(f"| {noise} | {name} | {cells} |")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data-dir", required=True, help="the Grocery Store data set")
+    parser.add_argument("--weights", required=True, help="of InceptionV3 up to mixed8")
+    parser.add_argument("--outliers", required=True, help=".npz file with `features`")
+    parser.add_argument("--to", default="runs/compare_curriculum", help="folder of the results")
+    parser.add_argument("--steps", type=int, default=1500, help="of each training")
+    parser.add_argument(
+        "--quick", action="store_true", help="one learning rate, none is chosen: to see it run"
+    )
+    parser.add_argument("--tasks", default="classifier,embedder")
+    parser.add_argument("--noises", default=",".join(NOISES))
+    arguments = parser.parse_args()
+    for name in ("weights", "outliers"):
+        if not Path(getattr(arguments, name)).is_file():
+            parser.error(f"--{name}: there is no file {getattr(arguments, name)}")
+    with np.load(arguments.outliers, allow_pickle=False) as arrays:
+        outliers = arrays["features"].astype("float32")
+    comparison = Comparison(*grocery_features(arguments), outliers, arguments)
+    noises, lines = arguments.noises.split(","), []
+    for task in arguments.tasks.split(","):
+        lines += [*results(comparison, task, noises), ""]
+        print("\n".join(lines), flush=True)
+        lines += [*divisions(comparison, task, noises), ""]
+    print("\n".join(lines))
+    (Path(arguments.to) / "tables.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
