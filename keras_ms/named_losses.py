@@ -4,6 +4,7 @@ from keras_ms.losses.angular import AngularLoss
 from keras_ms.losses.binomial_deviance import BinomialDevianceLoss
 from keras_ms.losses.circle import CircleLoss
 from keras_ms.losses.contrastive import ContrastiveLoss
+from keras_ms.losses.hierarchical_triplet import HierarchicalTripletLoss
 from keras_ms.losses.histogram import HistogramLoss
 from keras_ms.losses.lifted_structure import LiftedStructureLoss
 from keras_ms.losses.margin import MarginLoss
@@ -25,6 +26,8 @@ PAIR_LOSSES = {
     "circle": CircleLoss,
     "supervised_contrastive": SupervisedContrastiveLoss,
 }
+# with a class tree beside embeddings and labels, which a callback makes during training
+LOSSES = {**PAIR_LOSSES, "hierarchical_triplet": HierarchicalTripletLoss}
 
 
 def named_loss(name, **settings):
@@ -38,9 +41,9 @@ def named_loss(name, **settings):
     >>> named_loss("contrastive", threshold=0.3).threshold
     0.3
     """
-    if name not in PAIR_LOSSES:
-        raise ValueError(f"Unknown loss. Expected one of {sorted(PAIR_LOSSES)}. Received: {name!r}")
+    if name not in LOSSES:
+        raise ValueError(f"Unknown loss. Expected one of {sorted(LOSSES)}. Received: {name!r}")
     try:
-        return PAIR_LOSSES[name](**settings)
+        return LOSSES[name](**settings)
     except TypeError as error:
         raise ValueError(f"Loss {name}: {error}") from error

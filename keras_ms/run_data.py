@@ -7,8 +7,12 @@ import tensorflow as tf
 
 from keras_ms.data.augmented_views import augmented_batches
 from keras_ms.data.balanced_batches import balanced_batches
+from keras_ms.data.curriculum_batches import curriculum_balanced_batches
+from keras_ms.data.curriculum_table import read_curriculum
 from keras_ms.data.distortions import distort
 from keras_ms.data.images import evaluation_batches
+from keras_ms.data.neighbour_batches import neighbour_batches
+from keras_ms.data.neighbour_indices import NeighbourIndices
 from keras_ms.features import pooled_features
 
 # Neighbours of raw pixels are looked for at most at this size and among so many images.
@@ -37,8 +41,19 @@ class RunData:
                 f"Expected feature_views=1 where images are not augmented ({images.name}: "
                 f"augmentation {settings.augmentation}). Received: {settings.feature_views}"
             )
+        train = images.subset("train")
+        self.subsets = None  # of a curriculum, for each training image
+        if settings.curriculum:
+            found = read_curriculum(settings.curriculum, train, allow_more=True)
+            self.subsets = found.subset
+        self.order = self._neighbour_order(train.labels)
         # too few classes or images for the batches show now
-        self._balanced(images.subset("train").labels, start_step=0)
+        self._balanced(train.labels, start_step=0)
+
+    @property
+    def stages(self):
+        """Stages of the training: those of the curriculum, else one."""
+        return 1 if self.subsets is None else int(self.subsets.max()) + 1
 
     def num_classes(self, split):
         return len(np.unique(self.images.labels[self.images.split == split]))
@@ -54,16 +69,26 @@ class RunData:
         return tf.data.Dataset.from_tensor_slices(pairs).batch(1024)
 
     def training(self, start_step):
-        """Endless balanced batches from `start_step` on."""
+        """Endless balanced batches from `start_step` on; with an `order`, an epoch of them."""
         settings = self.settings
         images = self.images.subset("train")
         if settings.freeze_backbone:
             features = [self.features(images, view) for view in range(settings.feature_views)]
             features = np.stack(features) if len(features) > 1 else features[0]
-            return self._balanced((features, images.labels), start_step)
-        return self._balanced(
-            images, start_step, image_size=settings.image_size, **self._view_options()
-        )
+            source, options = (features, images.labels), {}
+        else:
+            source = images
+            options = {"image_size": settings.image_size, **self._view_options()}
+        if self.order is not None:
+            return neighbour_batches(source, self.order, **options)
+        return self._balanced(source, start_step, **options)
+
+    def plain_training(self):
+        """`(items, labels)`: all training images as the trained model takes them, in order."""
+        images = self.images.subset("train")
+        if self.settings.freeze_backbone:
+            return self.features(images), images.labels
+        return self._plain_batches(images, cache="auto").map(lambda image, _: image), images.labels
 
     def features(self, images, view=0):
         """Pooled features of the plain images (view 0) or of a random training view."""
@@ -111,13 +136,30 @@ class RunData:
 
     def _balanced(self, source, start_step, **options):
         settings = self.settings
-        return balanced_batches(
-            source,
-            classes_per_batch=settings.classes_per_batch,
-            images_per_class=settings.images_per_class,
-            seed=settings.seed,
-            start_step=start_step,
+        shared = {
+            "classes_per_batch": settings.classes_per_batch,
+            "images_per_class": settings.images_per_class,
+            "seed": settings.seed,
+            "start_step": start_step,
             **options,
+        }
+        if self.subsets is None:
+            return balanced_batches(source, **shared)
+        return curriculum_balanced_batches(
+            source, self.subsets, steps_per_stage=settings.steps // self.stages, **shared
+        )
+
+    def _neighbour_order(self, labels):
+        settings = self.settings
+        if settings.neighbour_classes == 1:
+            return None
+        return NeighbourIndices(
+            labels,
+            anchor_classes=settings.classes_per_batch // settings.neighbour_classes,
+            classes_each=settings.neighbour_classes,
+            images_per_class=settings.images_per_class,
+            steps_per_epoch=settings.steps_per_epoch,
+            seed=settings.seed,
         )
 
     def _plain_batches(self, images, cache):

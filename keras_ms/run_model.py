@@ -7,9 +7,13 @@ import numpy as np
 
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
+from keras_ms.models.hardened_tuples import TripletTuples
+from keras_ms.models.hdml import HDML
 from keras_ms.named_losses import named_loss
 from keras_ms.optimizers import GroupedAdam
 from keras_ms.replicas import mirrored_strategy
+from keras_ms.setting_checks import parsed_decay_steps
+from keras_ms.stage_schedule import StageSchedule
 
 
 class RunModel:
@@ -25,19 +29,24 @@ class RunModel:
         embedder: images to unit-norm embeddings, what is deployed.
         features_model: images to pooled features.
         model: what fit trains and evaluation embeds with: the embedder on images, or its head on
-            cached features with a frozen backbone.
+            cached features with a frozen backbone; or `keras_ms.models.hdml.HDML` around it.
         loss: the loss of the settings.
     """
 
     def __init__(self, settings):
         self.settings = settings
         self.loss = named_loss(settings.loss, **settings.loss_options())
+        self._other_rates = {}  # of HDML's optimizers beside the embedder's
         # first: without GPUs it divides the processor, which TensorFlow allows at its start only
         self._strategy = mirrored_strategy(settings.devices) if settings.devices > 1 else None
         keras.utils.set_random_seed(settings.seed)
 
-    def build(self):
-        """Makes the models. Not in the constructor: bad images are to be found before it."""
+    def build(self, labels):
+        """Makes the models. Not in the constructor: bad images are to be found before it.
+
+        Args:
+            labels: class ids of the training images.
+        """
         settings = self.settings
         with self.scope():
             self.embedder = embedder_of(settings)
@@ -45,22 +54,29 @@ class RunModel:
                 _synchronize_batch_norm(self.embedder, True)
             self.features_model, head = split_embedder(self.embedder)
             self.model = head if settings.freeze_backbone else self.embedder
-            if not self.loss.normalize:
+            if settings.hdml != "off":
+                self.model = self._hdml(labels)
+            elif not self.loss.normalize:
                 self.model = without_normalization(self.model)
 
     def scope(self):
         """Where variables are made: on every device, if there are several."""
         return self._strategy.scope() if self._strategy else contextlib.nullcontext()
 
-    def compile(self):
-        """Compiles `model` with the optimizer, loss and metrics of the settings."""
-        self.model.compile(
-            optimizer=self._optimizer(),
-            loss=self.loss,
-            metrics=self._metrics(),
-            # XLA for the whole network was slower on CPUs; the loss compiles its own part
-            jit_compile=False,
-        )
+    def compile(self, stages=1):
+        """Compiles `model` with the optimizer, loss and metrics of the settings.
+
+        Args:
+            stages: how often the learning-rate schedule is run, in as many parts of the steps.
+        """
+        # XLA for the whole network was slower on CPUs; the loss compiles its own part
+        options = {"optimizer": self._optimizer(stages), "jit_compile": False}
+        if self.settings.hdml != "off":
+            for name, rate in self._other_rates.items():
+                options[f"{name}_optimizer"] = keras.optimizers.Adam(rate)
+        else:
+            options |= {"loss": self.loss, "metrics": self._metrics()}
+        self.model.compile(**options)
 
     def save_deployed(self, path):
         """Saves the embedder as a .keras file that loads on one device and on every backend.
@@ -84,16 +100,33 @@ class RunModel:
         mines = self.settings.loss == "multi_similarity"
         return [MinedAnchors(epsilon=self.loss.epsilon)] if mines else []
 
-    def _optimizer(self):
+    def _hdml(self, labels):
+        settings, options = self.settings, self.settings.hdml_options()
+        self._other_rates = {
+            name: options.pop(f"{name}_learning_rate")
+            for name in ("generator", "classifier")
+            if f"{name}_learning_rate" in options
+        }
+        # the paper's averages are those of the last epoch
+        if settings.hdml == "paper":
+            options.setdefault("average_steps", settings.steps_per_epoch)
+        # the published triplet variant takes distances of embeddings as they are
+        is_triplet = settings.loss == "triplet"
+        try:
+            metric_loss = TripletTuples(**settings.loss_options()) if is_triplet else self.loss
+            return HDML(self.model, labels, metric_loss, mode=settings.hdml, **options)
+        except TypeError as error:
+            raise ValueError(f"HDML: {error}") from error
+
+    def _optimizer(self, stages):
         settings = self.settings
         factors = None
         if settings.backbone_learning_rate is not None:
             backbone = {id(v) for v in self.embedder.get_layer("backbone").trainable_variables}
             factor = settings.backbone_learning_rate / settings.learning_rate
-            factors = [
-                factor if id(v) in backbone else 1.0 for v in self.model.trainable_variables
-            ]
-        return GroupedAdam(_schedule(settings), factors, coupled_l2=settings.coupled_l2)
+            trained = self.embedder if settings.hdml != "off" else self.model
+            factors = [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
+        return GroupedAdam(_schedule(settings, stages), factors, coupled_l2=settings.coupled_l2)
 
 
 def _synchronize_batch_norm(model, synchronized):
@@ -105,13 +138,15 @@ def _synchronize_batch_norm(model, synchronized):
             layer.synchronized = synchronized
 
 
-def _schedule(settings):
+def _schedule(settings, stages):
+    rate, steps = settings.learning_rate, settings.steps // stages
+    if settings.schedule == "constant":
+        return rate
     if settings.schedule == "cosine":
-        return keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps)
-    if settings.schedule == "step":
-        boundaries = settings.decay_boundaries()
-        return keras.optimizers.schedules.PiecewiseConstantDecay(
-            list(boundaries),
-            [settings.learning_rate * 0.1**number for number in range(len(boundaries) + 1)],
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    else:
+        boundaries = parsed_decay_steps(settings, steps)
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+            list(boundaries), [rate * 0.1**number for number in range(len(boundaries) + 1)]
         )
-    return settings.learning_rate
+    return schedule if stages == 1 else StageSchedule(schedule, steps, stages)

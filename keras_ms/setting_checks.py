@@ -9,6 +9,8 @@ import math
 import typing
 
 MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
+# read only with one loss; the tree is part of how it trains
+_HIERARCHICAL_TRIPLET = ("tree_levels", "tree_linkage", "neighbour_classes")
 
 
 def check_settings(settings):
@@ -78,10 +80,47 @@ def check_settings(settings):
     if settings.decay_steps:
         _check("decay_steps", settings.decay_steps, lambda _: settings.schedule == "step",
                f"empty with schedule={settings.schedule}")
-    parsed_decay_steps(settings)
+    _check_systems(settings)
+    parsed_decay_steps(settings, settings.steps)
     parsed_ks(settings)
     parsed_exports(settings)
     parsed_loss_options(settings)
+    parsed_hdml_options(settings)
+
+
+def _check_systems(settings):
+    """The settings of what stands around a loss: class tree, HDML, curriculum."""
+    for name in ("tree_levels", "neighbour_classes"):
+        _check(name, getattr(settings, name), lambda v: v >= 1, "at least 1")
+    is_hierarchical = settings.loss == "hierarchical_triplet"
+    if not is_hierarchical:
+        for name in _HIERARCHICAL_TRIPLET:
+            default = _default(settings, name)
+            _check(name, getattr(settings, name), lambda v, default=default: v == default,
+                   f"unset with loss={settings.loss}: it belongs to hierarchical_triplet")
+    classes = settings.classes_per_batch
+    _check("neighbour_classes", settings.neighbour_classes, lambda v: classes % v == 0,
+           f"a divisor of classes_per_batch={classes}")
+    has_hdml = settings.hdml != "off"
+    if not has_hdml:
+        _check("hdml_settings", settings.hdml_settings, lambda v: not v, "empty with hdml=off")
+    # each changes what a batch or a step is
+    together = [
+        name
+        for name, used in (
+            ("loss=hierarchical_triplet", is_hierarchical),
+            (f"hdml={settings.hdml}", has_hdml),
+            ("a curriculum", bool(settings.curriculum)),
+        )
+        if used
+    ]
+    if len(together) > 1:
+        raise ValueError(
+            "Expected one of loss=hierarchical_triplet, hdml and curriculum at a time. "
+            f"Received: {' and '.join(together)}"
+        )
+    if has_hdml:
+        _check("devices", settings.devices, lambda v: v == 1, "1 with hdml")
 
 
 def parsed_ks(settings):
@@ -94,17 +133,22 @@ def parsed_ks(settings):
     return tuple(sorted(ks | {1}))
 
 
-def parsed_decay_steps(settings):
-    """The last step of each learning rate but the last, a tuple, for the schedule "step"."""
+def parsed_decay_steps(settings, steps):
+    """The last step of each learning rate but the last, a tuple, for the schedule "step".
+
+    Args:
+        settings: `Settings`.
+        steps: length of the schedule, that of a stage with a curriculum.
+    """
     if not settings.decay_steps:
-        return int(0.4 * settings.steps), int(0.8 * settings.steps)
+        return int(0.4 * steps), int(0.8 * steps)
     try:
         boundaries = tuple(int(step) for step in settings.decay_steps.split(","))
     except ValueError:
         boundaries = (0,)
     _check("decay_steps", settings.decay_steps,
-           lambda _: list(boundaries) == sorted({0, settings.steps, *boundaries})[1:-1],
-           f"ascending whole numbers between 0 and steps={settings.steps}, such as 1200,2400")
+           lambda _: list(boundaries) == sorted({0, steps, *boundaries})[1:-1],
+           f"ascending whole numbers between 0 and steps={steps}, such as 1200,2400")
     return boundaries
 
 
@@ -124,19 +168,29 @@ def parsed_loss_options(settings):
     return {name: getattr(settings, name) for name in MULTI_SIMILARITY} | given
 
 
+def parsed_hdml_options(settings):
+    """The settings of HDML, a dict, as those of the loss."""
+    return _named_values("hdml_settings", settings.hdml_settings)
+
+
 def _given_loss_settings(settings):
-    options = {}
-    for part in filter(None, (part.strip() for part in settings.loss_settings.split(","))):
+    return _named_values("loss_settings", settings.loss_settings)
+
+
+def _named_values(setting, text):
+    """name=value, name=value as a dict."""
+    values = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        _check("loss_settings", settings.loss_settings, lambda _: name and equals and value,
+        _check(setting, text, lambda _: name and equals and value,
                "name=value with commas between, such as margin=0.2,mining=hard")
-        _check("loss_settings", settings.loss_settings, lambda _: name not in options,
+        _check(setting, text, lambda _: name not in values,
                f"each setting once, and {name} is there twice")
         try:
-            options[name] = ast.literal_eval(value)
+            values[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            options[name] = value
-    return options
+            values[name] = value
+    return values
 
 
 def _default(settings, name):

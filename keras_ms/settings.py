@@ -14,6 +14,7 @@ from keras_ms.setting_checks import (
     check_settings,
     parsed_decay_steps,
     parsed_exports,
+    parsed_hdml_options,
     parsed_ks,
     parsed_loss_options,
 )
@@ -30,6 +31,7 @@ LOSSES = (
     "angular",
     "circle",
     "supervised_contrastive",
+    "hierarchical_triplet",
 )
 
 
@@ -155,9 +157,39 @@ class Settings:
     threshold: float = _setting(0.5, "Multi-Similarity loss: similarity threshold (lambda)")
     epsilon: float = _setting(0.1, "Multi-Similarity loss: mining margin")
 
+    tree_levels: int = _setting(
+        16, "hierarchical_triplet: levels of the class tree, which is rebuilt every epoch"
+    )
+    tree_linkage: str = _setting(
+        "average",
+        "hierarchical_triplet: which distance of two groups of classes decides",
+        ("average", "single"),
+    )
+    hdml: str = _setting(
+        "off",
+        "hardness-aware deep metric learning around the loss (docs/hdml.md): off, paper, or "
+        "official, the authors' code where it differs",
+        ("off", "paper", "official"),
+    )
+    hdml_settings: str = _setting(
+        "",
+        "settings of keras_ms.models.hdml.HDML, with commas between, such as alpha=90,beta=1e4; "
+        "also generator_learning_rate and classifier_learning_rate; empty: the defaults",
+    )
+
     # batches: many classes hold more hard negatives; the official recipe for photos is 16 x 5
     classes_per_batch: int = _setting(32, "classes in a batch")
     images_per_class: int = _setting(4, "images of each class in a batch")
+    neighbour_classes: int = _setting(
+        1,
+        "hierarchical_triplet: a batch holds groups of so many classes, one drawn at random and "
+        "its nearest in the class tree; 1: all drawn at random",
+    )
+    curriculum: str = _setting(
+        "",
+        "table of `keras-ms curriculum`: trains in three stages of equal length, the clean images "
+        "first, then the noisy ones too at half weight, then all",
+    )
 
     # training: what the default run needs, about two minutes on two cores
     steps: int = _setting(600, "training steps in all")
@@ -212,7 +244,7 @@ class Settings:
 
     def decay_boundaries(self):
         """The last step of each learning rate but the last, a tuple, for the schedule "step"."""
-        return parsed_decay_steps(self)
+        return parsed_decay_steps(self, self.steps)
 
     def exports(self):
         """The formats to export, a tuple of "saved_model" and "onnx"."""
@@ -221,6 +253,10 @@ class Settings:
     def loss_options(self):
         """The settings of the loss, a dict: numbers, True, False and None as such, else text."""
         return parsed_loss_options(self)
+
+    def hdml_options(self):
+        """The settings of HDML, a dict, as those of the loss."""
+        return parsed_hdml_options(self)
 
     def to_json(self):
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -10,11 +10,14 @@ import keras
 import numpy as np
 
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
+from keras_ms.class_tree import ClassTree
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
+from keras_ms.models.hdml_picture import draw_hardness
+from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
 from keras_ms.run_data import RunData
 from keras_ms.run_folder import RunFolder, SaveRun
@@ -82,7 +85,7 @@ class _Training:
         self.models = RunModel(settings)
         self.ks = settings.recall_ks()
         images = load_images(settings, log)
-        self.models.build()
+        self.models.build(images.subset("train").labels)
         self.data = RunData(settings, images, self.models.features_model, log, _verbose())
         parameters, trained = self.models.num_parameters()
         self.log(f"{settings.backbone}: {parameters:,} parameters, {trained:,} trained")
@@ -107,7 +110,7 @@ class _Training:
             weights_path=run.best_weights if has_validation else None,
         )
         with self.models.scope():
-            self.models.compile()
+            self.models.compile(self.data.stages)
             epoch, rows, best = run.restore_state(self.models.model)
         if best:
             recall.best_value, recall.best_step = best["value"], best["step"]
@@ -116,12 +119,14 @@ class _Training:
             self.log(f"Training: steps {epoch * settings.steps_per_epoch} to {settings.steps}")
             self.models.model.fit(
                 self.data.training(start_step=epoch * settings.steps_per_epoch),
-                steps_per_epoch=settings.steps_per_epoch,
+                # batches that follow a class tree come an epoch at a time
+                steps_per_epoch=None if self.data.order else settings.steps_per_epoch,
                 initial_epoch=epoch,
                 epochs=epochs,
                 shuffle=False,  # the batches come in the sampler's order
                 verbose=_verbose(),
                 callbacks=[
+                    *self._tree_callbacks(),
                     recall,
                     ExplainZeroLoss(),
                     SaveRun(
@@ -132,7 +137,7 @@ class _Training:
                     ),
                 ],
             )
-        write_curves(rows, run.curves, settings.loss.replace("_", " "))
+        self._draw(rows)
         results = self._results(baselines, test, recall if has_validation else None)
         exports = self._exports(results)
         summary = {
@@ -144,6 +149,33 @@ class _Training:
         }
         run.write_json(run.summary, summary)
         return summary
+
+    def _tree_callbacks(self):
+        """What builds the class tree before every epoch, for the loss that reads it."""
+        settings, loss = self.settings, self.models.loss
+        if settings.loss != "hierarchical_triplet":
+            return []
+        return [
+            RebuildClassTree(
+                loss,
+                *self.data.plain_training(),
+                self.data.order,
+                levels=settings.tree_levels,
+                linkage=settings.tree_linkage,
+                folder=self.run.path,
+            )
+        ]
+
+    def _draw(self, rows):
+        """The pictures of the run folder."""
+        run, settings = self.run, self.settings
+        write_curves(rows, run.curves, settings.loss.replace("_", " "))
+        if run.class_tree.is_file():
+            tree = ClassTree.load(run.class_tree)
+            names = self.data.images.class_names
+            tree.draw(run.tree_picture, {label: names[label] for label in tree.class_ids.tolist()})
+        if settings.hdml != "off":
+            draw_hardness({name: [row[name] for row in rows] for name in rows[0]}, run.hardness)
 
     def _results(self, baselines, test, recall):
         """Test recalls of the last and the best weights; the model ends with those that count."""
