@@ -86,12 +86,10 @@ def grocery_features(arguments):
         for part in parts
     ]
     paths = np.concatenate([part.paths for part in parts])
-    lists = np.array([Path(path).relative_to(_root(images.paths)).parts[0] for path in paths])
+    # train/, val/ and test/ are the authors' lists
+    root = os.path.commonpath(list(paths))
+    lists = np.array([Path(path).relative_to(root).parts[0] for path in paths])
     return np.concatenate(features), np.concatenate([part.labels for part in parts]), lists
-
-
-def _root(paths):
-    return os.path.commonpath([str(path) for path in paths])
 
 
 def with_noise(features, labels, outliers, noise, seed):
