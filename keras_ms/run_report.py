@@ -1,6 +1,5 @@
 """The report of a run, or of saved embeddings: find images and embeddings, write the page."""
 
-import csv
 import dataclasses
 import functools
 from pathlib import Path
@@ -12,15 +11,13 @@ from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.saved_embeddings import read_embeddings
 from keras_ms.html_report import collect_report, write_report
-from keras_ms.html_report.markup import percent
-from keras_ms.models.embedding import embedder_of, split_embedder
+from keras_ms.models.embedding import split_embedder
 from keras_ms.run_data import RunData
+from keras_ms.run_facts import run_facts, run_history, run_pictures, shown_settings
 from keras_ms.run_folder import data_summary
+from keras_ms.run_model import RunModel
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable
-
-# they name folders of one computer; the last part says enough
-_PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder")
 
 
 def run_report(
@@ -61,10 +58,13 @@ def run_report(
         runs_folder=str(run.path.parent),
         data_dir=data_dir or settings.data_dir,
         test_classes=test_classes or settings.test_classes,
+        # the table of a curriculum is for training
+        curriculum="",
     )
-    embedder, weights = _embedder(run, settings)
+    _check_weights(run)
     images = _images(settings, log)
     _check_same(images, run)
+    embedder, weights = _embedder(run, settings, images)
     test = images.subset("test")
     with naming_damaged(test):
         embeddings = _embeddings(embedder, settings, images, log, verbose)
@@ -74,9 +74,10 @@ def run_report(
         settings.recall_ks(),
         title=f"{images.name}: {settings.loss.replace('_', ' ')}",
         unseen=True,
-        facts=_facts(run, settings, images, embedder, weights),
-        settings=_settings(settings),
-        history=_history(run),
+        facts=run_facts(run, run.read_settings(), images, embedder, weights),
+        settings=shown_settings(run.read_settings()),
+        history=run_history(run),
+        pictures=run_pictures(run),
         log=log,
         **_map_options(num_map_images),
     )
@@ -196,28 +197,31 @@ def _map_options(num_map_images):
     return {} if num_map_images is None else {"num_map_images": num_map_images}
 
 
-def _embedder(run, settings):
+def _check_weights(run):
+    if not run.model.is_file() and not run.best_weights.is_file():
+        raise FileNotFoundError(
+            f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
+            f"its end, or {run.best_weights.name}, which runs with validation classes get with "
+            f"their first epoch. Continue it with: train --resume {run.path}"
+        )
+
+
+def _embedder(run, settings, images):
     """(embedder, which weights it has in words)."""
     if run.model.is_file():
         best = (run.read_json(run.summary) or {}).get("best_step")
         words = f"of step {best:,}, the best on the validation classes" if best else "the last ones"
         # safe_mode: a file from elsewhere must not run code of its own
         return keras.saving.load_model(run.model, compile=False, safe_mode=True), words
-    if not run.best_weights.is_file():
-        raise FileNotFoundError(
-            f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
-            f"its end, or {run.best_weights.name}, which runs with validation classes get with "
-            f"their first epoch. Continue it with: train --resume {run.path}"
-        )
     if settings.weights and not settings.freeze_backbone:
         # the best weights are those of the whole embedder: what it started from may be gone
         # given weights freeze the statistics unless the settings say otherwise
         frozen = settings.frozen_batch_norm is not False
         settings = dataclasses.replace(settings, weights="", frozen_batch_norm=frozen)
-    embedder = embedder_of(settings)
-    trained = split_embedder(embedder)[1] if settings.freeze_backbone else embedder
-    trained.load_weights(run.best_weights)
-    return embedder, "the best so far on the validation classes; the run is not finished"
+    models = RunModel(dataclasses.replace(settings, devices=1))
+    models.build(images.subset("train").labels)
+    models.model.load_weights(run.best_weights)
+    return models.embedder, "the best so far on the validation classes; the run is not finished"
 
 
 def _check_same(images, run):
@@ -235,52 +239,3 @@ def _check_same(images, run):
             "on classes that were trained on would mean nothing: give the data of the run "
             "(--data-dir, --test-classes)"
         )
-
-
-def _facts(run, settings, images, embedder, weights):
-    facts = {
-        "Data": f"{images.name}: " + ", ".join(
-            f"{split} {classes:,} classes ({count:,} images)"
-            for split, (classes, count) in images.counts().items()
-        ),
-        "Embedder": f"{settings.backbone} at {settings.image_size} px, {settings.embedding_size} "
-        f"dimensions, {embedder.count_params():,} parameters"
-        + (", backbone frozen" if settings.freeze_backbone else ""),
-        "Loss": settings.loss.replace("_", " ") + _in_brackets(settings.loss_options()),
-        "Training": f"{settings.steps:,} steps of {settings.classes_per_batch} classes × "
-        f"{settings.images_per_class} images, learning rate {settings.learning_rate:g} "
-        f"({settings.schedule}), seed {settings.seed}",
-        "Weights": weights,
-    }
-    baselines = run.read_json(run.baselines) or {}
-    known = [f"{percent(recalls['1'], 1)} {name.replace('_', ' ')}"
-             for name, recalls in baselines.items() if recalls]
-    if known:
-        facts["Recall@1 for comparison"] = ", ".join(known)
-    environment = run.read_json(run.path / "environment.json") or {}
-    versions = {"Python": environment.get("python"), **environment.get("packages", {})}
-    shown = ("Python", "keras_ms", "tensorflow", "keras")
-    known = [f"{name} {versions[name]}" for name in shown if versions.get(name)]
-    if known:
-        facts["Trained with"] = ", ".join(known)
-    return facts
-
-
-def _in_brackets(options):
-    words = ", ".join(f"{name} {value}" for name, value in options.items())
-    return f" ({words})" if words else ""
-
-
-def _settings(settings):
-    values = dataclasses.asdict(settings)
-    return {name: Path(value).name if name in _PATHS and value else value
-            for name, value in values.items()}
-
-
-def _history(run):
-    if not run.history.is_file():
-        return []
-    with open(run.history, newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)]
-    return [row for row in rows if np.isfinite(row.get("step", np.nan))]

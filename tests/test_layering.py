@@ -37,6 +37,7 @@ FLOORS = [
     {"losses", "data", "evaluation"},
     {
         "models",
+        "html_report",
         "callbacks",
         "rebuild_class_tree",
         "export",
@@ -46,10 +47,10 @@ FLOORS = [
     },
     {
         "report",
-        "html_report",
         "run_folder",
         "run_data",
         "run_model",
+        "run_facts",
         "weight_picture",
         "convert_command",
         "embed",

@@ -1,6 +1,5 @@
 """The training run end to end on a small folder of generated images."""
 
-import csv
 import json
 import shutil
 import signal
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import assert_same_state, history, train_words, write_gradients
 
 from keras_ms.cli import main
 from keras_ms.data.image_list import ImageList
@@ -20,43 +20,14 @@ from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.run_folder import RunFolder, SaveRun
 from keras_ms.settings import Settings
 
-_SMALL = [
-    "--image-size", "32", "--embedding-size", "16", "--classes-per-batch", "4",
-    "--images-per-class", "3", "--steps", "12", "--steps-per-epoch", "4", "--ks", "1,2",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """16 classes of 8 images: a colour gradient per class, noise per image."""
-    root = tmp_path_factory.mktemp("data") / "gradients"
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 1, 40)
-    for number in range(16):
-        (root / f"class_{number:02d}").mkdir(parents=True)
-        low, high = rng.uniform(0, 255, (2, 3))
-        for image in range(8):
-            weight = rng.permutation([ramp[:, None], ramp[None, :]][image % 2].ravel()[:1])
-            pixels = low + (high - low) * ramp[:, None, None] * np.ones((40, 40, 1)) + weight
-            pixels = np.clip(pixels + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype("uint8")
-            Image.fromarray(pixels).save(root / f"class_{number:02d}" / f"{image}.png")
-    return root
-
-
-def _arguments(folder, out, *more):
-    return [
-        "train", "--data-dir", str(folder), "--runs-folder", str(out / "runs"),
-        "--export-folder", str(out / "exports"), "--run-name", "run", *_SMALL, *more,
-    ]  # fmt: skip
-
-
-def _history(run):
-    with open(run / "history.csv") as file:
-        return list(csv.DictReader(file))
+    return write_gradients(tmp_path_factory.mktemp("data") / "gradients")
 
 
 def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(folder, tmp_path):
-    assert main(_arguments(folder, tmp_path)) == 0
+    assert main(train_words(folder, tmp_path)) == 0
     run = tmp_path / "runs" / "run"
     names = {file.name for file in run.iterdir() if not file.name.startswith(".")}
     assert names == {
@@ -64,7 +35,7 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
         "curves.png", "state.npz", "best.weights.h5", "last.weights.h5", "embedder.keras",
         "summary.json",
     }  # fmt: skip
-    rows = _history(run)
+    rows = history(run)
     assert [row["step"] for row in rows] == ["4", "8", "12"]
     assert {"loss", "mined_anchors", "val_recall@1", "val_recall@2"} <= set(rows[0])
 
@@ -92,7 +63,7 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
 def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, capsys):
     more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
             "0.01", "--feature-views", "2")  # fmt: skip
-    assert main(_arguments(folder, tmp_path, *more)) == 0
+    assert main(train_words(folder, tmp_path, *more)) == 0
     assert "read from" in capsys.readouterr().out
     # the plain test and training images, and one augmented view of the training images
     features = {file: np.load(file) for file in (tmp_path / "runs" / "features").iterdir()}
@@ -103,7 +74,7 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
     assert "pooled_features" in summary["test_recall"]
     assert "best_on_validation" not in summary["test_recall"]
     assert not (run / "best.weights.h5").exists()
-    losses = [float(row["loss"]) for row in _history(run)]
+    losses = [float(row["loss"]) for row in history(run)]
     assert losses[-1] < losses[0]
 
 
@@ -111,9 +82,9 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
 def test_another_loss_by_name(folder, tmp_path, more):
     """N-pair trains before the L2 normalisation; what is kept and exported has it."""
     words = ("--loss", "n_pair", "--loss-settings", "regularization=0.01", *more)
-    assert main(_arguments(folder, tmp_path, *words, "--export", "onnx")) == 0
+    assert main(train_words(folder, tmp_path, *words, "--export", "onnx")) == 0
     run = tmp_path / "runs" / "run"
-    rows = _history(run)
+    rows = history(run)
     assert all(float(row["loss"]) > 0 for row in rows) and "mined_anchors" not in rows[0]
     embedder = keras.saving.load_model(run / "embedder.keras", compile=False)
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))
@@ -125,7 +96,7 @@ def test_another_loss_by_name(folder, tmp_path, more):
 def test_mixed_precision_and_rate_groups(folder, tmp_path):
     more = ("--precision", "mixed_bfloat16", "--backbone-learning-rate", "1e-4", "--schedule",
             "step", "--coupled-l2", "5e-4")  # fmt: skip
-    assert main(_arguments(folder, tmp_path, *more)) == 0
+    assert main(train_words(folder, tmp_path, *more)) == 0
     assert keras.config.dtype_policy().name == "float32"
     summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())
     assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
@@ -135,29 +106,21 @@ def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, t
     more = ("--export", "", "--steps", "240", "--steps-per-epoch", "40")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "keras_ms.cli"]
-    subprocess.run([*command, *_arguments(folder, whole, *more)], check=True)
+    subprocess.run([*command, *train_words(folder, whole, *more)], check=True)
 
-    process = subprocess.Popen([*command, *_arguments(folder, killed, *more)])
+    process = subprocess.Popen([*command, *train_words(folder, killed, *more)])
     state = killed / "runs" / "run" / "state.npz"
     while not state.exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.15)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert len(_history(killed / "runs" / "run")) < 6
+    assert len(history(killed / "runs" / "run")) < 6
     assert not (killed / "runs" / "run" / "summary.json").exists()
     resume = ["train", "--resume", "--runs-folder", str(killed / "runs")]
     subprocess.run([*command, *resume], check=True)
 
-    _assert_same_state(killed / "runs" / "run", whole / "runs" / "run")
-
-
-def _assert_same_state(run, other):
-    assert _history(run) == _history(other)
-    with np.load(run / "state.npz") as resumed, np.load(other / "state.npz") as expected:
-        assert resumed.files == expected.files
-        for name in expected.files:
-            np.testing.assert_array_equal(resumed[name], expected[name])
+    assert_same_state(killed / "runs" / "run", whole / "runs" / "run")
 
 
 _FEW = ("--steps", "6", "--steps-per-epoch", "2")
@@ -173,7 +136,7 @@ _FEW = ("--steps", "6", "--steps-per-epoch", "2")
 )
 def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monkeypatch, more):
     more = (*more, "--export", "")
-    assert main(_arguments(folder, tmp_path / "whole", *more)) == 0
+    assert main(train_words(folder, tmp_path / "whole", *more)) == 0
 
     def interrupt_the_second_epoch(self, batch, logs=None):
         if len(self.rows) == 1 and batch == 1:
@@ -181,11 +144,11 @@ def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(SaveRun, "on_train_batch_end", interrupt_the_second_epoch)
-        assert main(_arguments(folder, tmp_path / "cut", *more)) == 130
+        assert main(train_words(folder, tmp_path / "cut", *more)) == 130
     run = tmp_path / "cut" / "runs" / "run"
-    assert len(_history(run)) == 1
+    assert len(history(run)) == 1
     assert main(["train", "--resume", str(run)]) == 0
-    _assert_same_state(run, tmp_path / "whole" / "runs" / "run")
+    assert_same_state(run, tmp_path / "whole" / "runs" / "run")
 
 
 def test_interrupted_while_exporting_the_run_resumes_with_the_export(
@@ -196,7 +159,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
 
     with monkeypatch.context() as patched:
         patched.setattr("keras_ms.export.formats.export_onnx", interrupt)
-        assert main(_arguments(folder, tmp_path)) == 130
+        assert main(train_words(folder, tmp_path)) == 130
     run = tmp_path / "runs" / "run"
     assert f"--resume {run}" in capsys.readouterr().out
     assert not (run / "summary.json").exists()
@@ -209,7 +172,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
 
 def test_a_diverged_run_says_so_and_keeps_its_weights(folder, tmp_path, capsys):
     more = ("--learning-rate", "1e30", "--validation-fraction", "0")
-    assert main(_arguments(folder, tmp_path, *more)) == 1
+    assert main(train_words(folder, tmp_path, *more)) == 1
     assert "diverged" in capsys.readouterr().err
     assert (tmp_path / "runs" / "run" / "last.weights.h5").is_file()
     assert not (tmp_path / "exports" / "run").exists()
@@ -238,18 +201,18 @@ def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path
     wrong.write_text("no HDF5")
     out = tmp_path / "out"
     for arguments, expected in [
-        (_arguments(tmp_path / "missing", out), "missing"),
-        (_arguments(empty, out), str(empty)),
-        (_arguments(folder, out, "--backbone", "resnet51"), "resnet50"),
-        (_arguments(folder, out, "--weights", str(wrong)), "wrong.weights.h5"),
-        (_arguments(folder, out, "--weights", str(tmp_path / "no.weights.h5")), "no.weights.h5"),
-        (_arguments(folder, out, "--backbone", "bn_inception", "--image-size", "200"), "198"),
-        (_arguments(folder, out, "--classes-per-batch", "40"), "40"),
-        (_arguments(folder, out, "--steps", "10"), "multiple"),
-        (_arguments(folder, out, "--resize-to", "16"), "resize_to"),
-        (_arguments(folder, out, "--threshold", "nan"), "threshold"),
-        (_arguments(folder, out, "--feature-views", "2"), "feature_views"),
-        (_arguments(folder, out, "--loss", "triplet", "--loss-settings", "gap=1"), "gap"),
+        (train_words(tmp_path / "missing", out), "missing"),
+        (train_words(empty, out), str(empty)),
+        (train_words(folder, out, "--backbone", "resnet51"), "resnet50"),
+        (train_words(folder, out, "--weights", str(wrong)), "wrong.weights.h5"),
+        (train_words(folder, out, "--weights", str(tmp_path / "no.weights.h5")), "no.weights.h5"),
+        (train_words(folder, out, "--backbone", "bn_inception", "--image-size", "200"), "198"),
+        (train_words(folder, out, "--classes-per-batch", "40"), "40"),
+        (train_words(folder, out, "--steps", "10"), "multiple"),
+        (train_words(folder, out, "--resize-to", "16"), "resize_to"),
+        (train_words(folder, out, "--threshold", "nan"), "threshold"),
+        (train_words(folder, out, "--feature-views", "2"), "feature_views"),
+        (train_words(folder, out, "--loss", "triplet", "--loss-settings", "gap=1"), "gap"),
         (["train", "--skip-unreadable"], "image folders"),
         (["train", "--dataset", "omniglot"], "--data-dir"),
         (["train", "--config", str(tmp_path / "none.json")], "none.json"),
@@ -302,14 +265,14 @@ def test_bad_images_are_named_before_anything_is_written(
     folder, tmp_path, capsys, break_it, expected
 ):
     broken = _broken_copy(folder, tmp_path / "broken", break_it)
-    assert expected in _refusal(capsys, _arguments(broken, tmp_path))
+    assert expected in _refusal(capsys, train_words(broken, tmp_path))
     assert not list((tmp_path / "runs").glob("*/*"))
 
 
 def test_unreadable_images_are_skipped_and_counted_on_request(folder, tmp_path, capsys):
     broken = _broken_copy(folder, tmp_path / "broken", _truncated)
     more = ("--skip-unreadable", "--export", "", "--steps", "4")
-    assert main(_arguments(broken, tmp_path, *more)) == 0
+    assert main(train_words(broken, tmp_path, *more)) == 0
     captured = capsys.readouterr()
     assert "128 images" in captured.out
     assert "1 of 129 images cannot be read" in captured.err and "cut.jpg" in captured.err
@@ -318,9 +281,9 @@ def test_unreadable_images_are_skipped_and_counted_on_request(folder, tmp_path, 
 def test_a_run_is_not_overwritten_and_an_unwritable_folder_is_named(folder, tmp_path, capsys):
     (tmp_path / "runs" / "run").mkdir(parents=True)
     (tmp_path / "runs" / "run" / "settings.json").write_text("{}")
-    assert "--resume" in _refusal(capsys, _arguments(folder, tmp_path))
+    assert "--resume" in _refusal(capsys, train_words(folder, tmp_path))
     (tmp_path / "file").write_text("")
-    assert "Choose a folder" in _refusal(capsys, _arguments(folder, tmp_path / "file"))
+    assert "Choose a folder" in _refusal(capsys, train_words(folder, tmp_path / "file"))
 
 
 def test_help_tells_each_default_once(capsys):
@@ -344,7 +307,7 @@ def _as_in_a_terminal():
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
-    arguments = _arguments(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
+    arguments = train_words(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
     process = subprocess.Popen(
         [sys.executable, "-m", "keras_ms.cli", *arguments],
         stdout=subprocess.PIPE,

@@ -90,6 +90,7 @@ class Report:
     facts: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
+    pictures: dict = field(default_factory=dict)
 
 
 def collect_report(
@@ -102,6 +103,7 @@ def collect_report(
     facts=None,
     settings=None,
     history=None,
+    pictures=None,
     num_map_images=_MAP_IMAGES,
     seed=0,
     log=None,
@@ -125,6 +127,7 @@ def collect_report(
         facts: dict of what to say about data and model, text by name.
         settings: dict of the run's settings.
         history: list of dicts with "step", "loss" and "…recall@K", as in history.csv.
+        pictures: dict of PNG files by title, shown with the history.
         num_map_images: most images on the map; of more, evenly chosen ones and all those that
             the page shows elsewhere. Defaults to 4,000: a page of about ten megabytes.
         seed: of the map, the intervals and k-means.
@@ -199,6 +202,7 @@ def collect_report(
         facts=dict(facts or {}),
         settings=dict(settings or {}),
         history=list(history or []),
+        pictures=dict(pictures or {}),
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_ms.html_report.charts import histogram_chart, line_chart
 from keras_ms.html_report.markup import breakable, join, percent, tag
+from keras_ms.html_report.pictures import png_uri
 
 
 _EXPLANATION = (
@@ -16,6 +17,19 @@ _CLUSTERS = (
     "NMI, AMI, F1: how well k-means, with as many clusters as classes, finds the classes."
 )
 _IN_SUMMARY = ("R-Precision", "MAP@R", "NMI")
+# what some ways of training log besides: title, line by name in the history, range
+_MORE_CURVES = (
+    (
+        "Similarity of anchors and their negatives",
+        {
+            "negative_similarity": "real",
+            "hardened_similarity": "moved",
+            "synthetic_similarity": "synthetic",
+        },
+        None,
+    ),
+    ("Hardness-aware training", {"lambda": "λ", "synthetic_share": "synthetic share"}, (0, 1)),
+)
 
 
 def summary(report):
@@ -64,6 +78,14 @@ def curves(report):
         (f"Recall@K on {on} classes", line_chart(
             _spoken("Recall", shown), shown, "step", (0, 1))),
     ]
+    for title, lines, y_range in _MORE_CURVES:
+        if set(lines) <= set(rows[-1]):
+            points = {
+                text: [(row["step"], row[name]) for row in rows if name in row]
+                for name, text in lines.items()
+            }
+            chart = line_chart(_spoken(title, points), points, "step", y_range)
+            figures.append((f"{title} on training classes", chart))
     return tag(
         "section",
         tag("h2", "Training"),
@@ -71,7 +93,17 @@ def curves(report):
             "epoch's mean."),
         tag("div", *(tag("div", tag("h3", title), chart) for title, chart in figures
                      if chart is not None), class_="charts"),
+        *(_picture(title, path) for title, path in report.pictures.items()),
         id="training",
+    )
+
+
+def _picture(title, path):
+    """A PNG file of the run, folded up: it may be long."""
+    return tag(
+        "details",
+        tag("summary", title),
+        tag("div", tag("img", src=png_uri(path), alt=title, class_="picture"), class_="scroll"),
     )
 
 

@@ -1,0 +1,49 @@
+"""Small runs of the command line, on generated images."""
+
+import csv
+
+import numpy as np
+from PIL import Image
+
+SMALL = [
+    "--image-size", "32", "--embedding-size", "16", "--classes-per-batch", "4",
+    "--images-per-class", "3", "--steps", "12", "--steps-per-epoch", "4", "--ks", "1,2",
+]  # fmt: skip
+
+
+def write_gradients(root):
+    """16 classes of 8 images: a colour gradient per class, noise per image."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 1, 40)
+    for number in range(16):
+        (root / f"class_{number:02d}").mkdir(parents=True)
+        low, high = rng.uniform(0, 255, (2, 3))
+        for image in range(8):
+            weight = rng.permutation([ramp[:, None], ramp[None, :]][image % 2].ravel()[:1])
+            pixels = low + (high - low) * ramp[:, None, None] * np.ones((40, 40, 1)) + weight
+            pixels = np.clip(pixels + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype("uint8")
+            Image.fromarray(pixels).save(root / f"class_{number:02d}" / f"{image}.png")
+    return root
+
+
+def train_words(folder, out, *more):
+    """The words of a small run in out/runs/run; those of `more` win."""
+    return [
+        "train", "--data-dir", str(folder), "--runs-folder", str(out / "runs"),
+        "--export-folder", str(out / "exports"), "--run-name", "run", *SMALL, *more,
+    ]  # fmt: skip
+
+
+def history(run):
+    """history.csv of a run folder: a list of dicts of text."""
+    with open(run / "history.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_state(run, other):
+    """Two runs ended with the same history and, bit for bit, the same training state."""
+    assert history(run) == history(other)
+    with np.load(run / "state.npz") as resumed, np.load(other / "state.npz") as expected:
+        assert resumed.files == expected.files
+        for name in expected.files:
+            np.testing.assert_array_equal(resumed[name], expected[name])
