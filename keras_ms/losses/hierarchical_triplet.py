@@ -115,8 +115,8 @@ class HierarchicalTripletLoss(PairLoss):
           anchors of the batch nevertheless.
         - A margin may be negative, where a class is spread out further than d_H + beta: as
           published, it is not clamped.
-        - A class that is not in the tree: a ValueError where the loss is called eagerly, NaN in a
-          compiled step, so that no wrong margin goes unnoticed.
+        - A class that is not in the tree: NaN, so that no wrong margin goes unnoticed; a ValueError
+          where the loss is called eagerly with TensorFlow.
         - A model that is saved keeps the levels of the tree with the loss, not the class means.
         - On the JAX backend a compiled step keeps the tree that it was compiled with.
 
@@ -201,7 +201,8 @@ class HierarchicalTripletLoss(PairLoss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         value = super().__call__(y_true, y_pred, sample_weight)
-        if is_concrete(value):
+        # on torch, Keras also builds a model by calling its loss with made-up labels
+        if keras.backend.backend() == "tensorflow" and is_concrete(value):
             self._refuse_unknown(y_true, y_pred)
         return value
 
