@@ -1,0 +1,289 @@
+"""Compares the hierarchical triplet loss with the triplet loss that it extends.
+
+    python scripts/compare_hierarchical_triplet.py cub200_2010_inception_mixed8.npz \
+        --to runs/compare_htl
+
+The file holds `features` (N, channels) and `labels` (N,), 0-based; the first half of the classes
+trains, the second half tests. A linear head on the features is trained with
+
+1. every setting of TRIALS, on four fifths of the training classes, and measured on the last fifth
+   (`--draws` draws of them): the best mean Recall@1 of each kind is chosen;
+2. with the chosen settings, on all training classes from seeds 0, 1, 2, and measured on the test
+   classes as it goes: the last step, and the first step that reaches the triplet loss's last
+   Recall@1;
+3. with the parts of the chosen hierarchical loss changed one at a time (ABLATION), likewise.
+
+The kinds differ in their loss and in their batches: random classes, or classes with their nearest
+ones, by a tree that is rebuilt every epoch. All have batches of as many classes and images.
+
+Every finished run is a line of results.jsonl in the folder, and is not repeated: an interrupted
+comparison goes on where it was. `--trials-only` never looks at the test classes.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_ms
+from keras_ms.data.neighbour_batches import neighbour_batches
+from keras_ms.data.neighbour_indices import NeighbourIndices
+from keras_ms.losses.hierarchical_triplet import HierarchicalTripletLoss
+from keras_ms.rebuild_class_tree import RebuildClassTree
+
+EMBEDDING_SIZE = 512
+CLASSES_PER_BATCH, IMAGES_PER_CLASS = 16, 5
+LEARNING_RATE = 1e-4  # Adam: the scale of a loss cancels out of its step
+SEEDS = (0, 1, 2)
+STEPS_PER_EPOCH = 50  # a tree every 50 steps: about 1.3 epochs of the 3,000 training images
+
+# What a run is made of. `margin` is in cosine similarity and takes the tree's place: a constant
+# margin; None takes the tree's margins. `anchor_classes` of 16 leaves no place for neighbours: the
+# batch is 16 random classes.
+TRIPLET = {"margin": 0.1, "anchor_classes": 16}
+HIERARCHICAL = {
+    "margin": None,
+    "anchor_classes": 4,
+    "beta": 0.1,
+    "levels": 16,
+    "linkage": "average",
+}
+# 0.1 as published. d_H - s alone is about what triplets have between them already, so that 0.1 asks
+# every second triplet of all for more; below 0 only those that are worse than their classes.
+BETAS = (-0.9, -0.5, -0.2, 0.1)
+TRIALS = {
+    "triplet, random classes": [{**TRIPLET, "margin": m} for m in (0.02, 0.05, 0.1, 0.2)],
+    "triplet, neighbours": [
+        {**TRIPLET, "anchor_classes": 4, "margin": m} for m in (0.02, 0.05, 0.1, 0.2)
+    ],
+    "hierarchical, random classes": [
+        {**HIERARCHICAL, "anchor_classes": 16, "beta": beta} for beta in (-0.2, 0.1, 0.4, 0.8)
+    ],
+    "hierarchical, neighbours": [{**HIERARCHICAL, "beta": beta} for beta in BETAS],
+}
+ABLATION = {
+    "constant margin of the same mean": None,  # measured from the trees of the run
+    "64 levels": {"levels": 64},
+    "4 levels": {"levels": 4},
+    "single linkage": {"linkage": "single"},
+    "8 anchors x 2 classes": {"anchor_classes": 8},
+    "2 anchors x 8 classes": {"anchor_classes": 2},
+    "random classes": {"anchor_classes": 16},
+    "a tree every 500 steps": {"every": 10},
+    "the first tree only": {"every": 10**6},
+}
+
+
+class Trace(keras.callbacks.Callback):
+    """Recall@1 after every epoch, and the mean margin of the tree."""
+
+    def __init__(self, features, labels, rebuild):
+        super().__init__()
+        self.evaluation = features, labels
+        self.rebuild = rebuild
+        self.recalls, self.margins, self.nodes = [], [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        features, labels = self.evaluation
+        embeddings = self.model.predict(features, verbose=0, batch_size=1024)
+        self.recalls.append(float(keras_ms.recall_at_k(embeddings, labels)[1]))
+        tree = self.rebuild.tree
+        ids = tree.class_ids
+        distances = tree.distances(ids[:, None], ids[None])[~np.eye(len(ids), dtype=bool)]
+        # in cosine similarity, as the margin of the triplet loss, and without beta
+        self.margins.append(float((distances.mean() - tree.spreads.mean()) / 2))
+        self.nodes.append(tree.num_nodes())
+
+
+def train(train_set, evaluation_set, setting, seed, steps):
+    """Trains a head; returns what there is to say about the run."""
+    keras.utils.set_random_seed(seed)
+    features, labels = train_set
+    order = NeighbourIndices(
+        labels,
+        anchor_classes=setting["anchor_classes"],
+        classes_each=CLASSES_PER_BATCH // setting["anchor_classes"],
+        images_per_class=IMAGES_PER_CLASS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        seed=seed,
+    )
+    if setting["margin"] is None:
+        loss = tree_loss = HierarchicalTripletLoss(beta=setting["beta"])
+    else:
+        loss, tree_loss = keras_ms.TripletLoss(setting["margin"], mining="all"), None
+    rebuild = RebuildClassTree(
+        tree_loss,
+        features,
+        labels,
+        order,
+        levels=setting.get("levels", HIERARCHICAL["levels"]),
+        linkage=setting.get("linkage", HIERARCHICAL["linkage"]),
+        every=setting.get("every", 1),
+        batch_size=1024,
+    )
+    initializer = keras.initializers.Orthogonal(seed=seed)
+    head = keras.Sequential(
+        [
+            keras.Input((features.shape[1],)),
+            keras.layers.Dense(EMBEDDING_SIZE, kernel_initializer=initializer),
+        ]
+    )
+    head.compile(
+        keras.optimizers.Adam(LEARNING_RATE),
+        loss=loss,
+        jit_compile=True,
+        steps_per_execution=STEPS_PER_EPOCH,
+    )
+    on_device = tf.constant(features), tf.constant(labels)
+    indices = neighbour_batches(labels, order)
+    batches = indices.map(lambda rows, _: tuple(tf.gather(array, rows) for array in on_device))
+    trace = Trace(*evaluation_set, rebuild)
+    head.fit(batches, epochs=steps // STEPS_PER_EPOCH, callbacks=[rebuild, trace], verbose=0)
+    return {
+        "recall@1": trace.recalls,
+        "mean_margin": float(np.mean(trace.margins)),
+        "last_nodes": trace.nodes[-1],
+    }
+
+
+class Comparison:
+    """Runs what is not yet in results.jsonl."""
+
+    def __init__(self, features, labels, folder, steps, num_draws):
+        half = (labels.max() + 1) // 2
+        self.train_set = features[labels < half], labels[labels < half]
+        self.test_set = features[labels >= half], labels[labels >= half]
+        self.steps, self.num_draws = steps, num_draws
+        self.file = Path(folder) / "results.jsonl"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text().splitlines() if self.file.is_file() else []
+        self.done = {self._key(run): run for run in map(json.loads, lines)}
+
+    def trial(self, setting, draw):
+        """Trained on four fifths of the training classes, measured on the others."""
+        features, labels = self.train_set
+        classes = np.random.default_rng(draw).permutation(labels.max() + 1)
+        held_out = np.isin(labels, classes[: len(classes) // 5])
+        return self._run(
+            {"stage": "trial", "setting": setting, "seed": draw},
+            (features[~held_out], labels[~held_out]),
+            (features[held_out], labels[held_out]),
+        )
+
+    def final(self, setting, seed):
+        what = {"stage": "final", "setting": setting, "seed": seed}
+        return self._run(what, self.train_set, self.test_set)
+
+    def trials(self, setting):
+        return [self.trial(setting, draw) for draw in range(self.num_draws)]
+
+    def finals(self, setting):
+        return [self.final(setting, seed) for seed in SEEDS]
+
+    def chosen(self, name):
+        """The setting with the best mean Recall@1 on validation classes, the first of equals."""
+        return max(TRIALS[name], key=lambda setting: np.mean(last(self.trials(setting))))
+
+    def _run(self, what, train_set, evaluation_set):
+        what = {**what, "steps": self.steps}
+        if self._key(what) not in self.done:
+            start = time.perf_counter()
+            found = train(train_set, evaluation_set, what["setting"], what["seed"], self.steps)
+            run = {**what, **found}
+            run["seconds"] = round(time.perf_counter() - start, 1)
+            with self.file.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            print(json.dumps({**run, "recall@1": run["recall@1"][-1]}), flush=True)
+            self.done[self._key(what)] = run
+        return self.done[self._key(what)]
+
+    @staticmethod
+    def _key(run):
+        names = ("stage", "setting", "seed", "steps")
+        return json.dumps([run[name] for name in names], sort_keys=True)
+
+
+def last(runs):
+    return [100 * run["recall@1"][-1] for run in runs]
+
+
+def mean_and_spread(values):
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def steps_to(target, runs):
+    """Steps until the mean curve of the runs reaches a Recall@1; None if it never does."""
+    curve = 100 * np.mean([run["recall@1"] for run in runs], axis=0)
+    reached = np.flatnonzero(curve >= target)
+    return (int(reached[0]) + 1) * STEPS_PER_EPOCH if len(reached) else None
+
+
+def row(name, setting, runs, target):
+    nodes = runs[0]["last_nodes"]
+    return (
+        f"| {name} | {short(setting)} | {mean_and_spread(last(runs))} "
+        f"| {steps_to(target, runs) or '–'} | {np.mean([r['mean_margin'] for r in runs]):.3f} "
+        f"| {', '.join(str(n) for n in nodes[:6])} … |"
+    )
+
+
+def short(setting):
+    return ", ".join(f"{key}={value}" for key, value in setting.items() if value is not None)
+
+
+HEADER = [
+    "| | setting | Recall@1, % | steps to the triplet's last | mean of d_H - s over 2 | nodes at "
+    "levels 0, 1, … |",
+    "|---|---|---|---|---|---|",
+]
+
+
+def tables(comparison, trials_only):
+    runs_of = comparison.trials if trials_only else comparison.finals
+    chosen = {name: comparison.chosen(name) for name in TRIALS}
+    baseline, best = chosen["triplet, random classes"], chosen["hierarchical, neighbours"]
+    target = np.mean(last(runs_of(baseline)))
+    lines = ["On validation classes, all trials", *HEADER]
+    aim = np.mean(last(comparison.trials(baseline)))
+    for name, settings in TRIALS.items():
+        lines += [row(name, setting, comparison.trials(setting), aim) for setting in settings]
+    if not trials_only:
+        lines += ["", "On the test classes, chosen settings", *HEADER]
+        lines += [row(name, value, runs_of(value), target) for name, value in chosen.items()]
+    lines += ["", "The chosen hierarchical loss with one part changed", *HEADER]
+    for name, change in ABLATION.items():
+        if change is None:
+            mean = np.mean([run["mean_margin"] for run in runs_of(best)]) + best["beta"] / 2
+            change = {"margin": round(float(mean), 3)}
+        lines.append(row(name, {**best, **change}, runs_of({**best, **change}), target))
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("features", help=".npz file with `features` and `labels`")
+    parser.add_argument("--to", default="runs/compare_htl", help="folder of the results")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--draws", type=int, default=2, help="draws of validation classes")
+    parser.add_argument("--trials-only", action="store_true")
+    arguments = parser.parse_args()
+    if not Path(arguments.features).is_file():
+        parser.error(f"expected an .npz file with `features` and `labels`: {arguments.features}")
+    with np.load(arguments.features, allow_pickle=False) as arrays:
+        features, labels = arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+    comparison = Comparison(features, labels, arguments.to, arguments.steps, arguments.draws)
+    text = tables(comparison, arguments.trials_only)
+    print(text)
+    (Path(arguments.to) / "tables.md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
