@@ -110,8 +110,10 @@ def _curriculum(options):
         return
     facts = {
         "Features": f"{Path(options['model']).name}, {features.shape[1]:,} dimensions",
-        "Density": f"{options['density']}, distances below the quantile "
-        f"{options['distance_quantile']:g} of their class are near",
+        "Density": "number of images nearer than the cut-off, the "
+        f"{options['distance_quantile']:g} quantile of a class's distances"
+        if options["density"] == "count"
+        else "Gaussian sum over the images of a class",
         "Divided by": {"k-means": "density", "distance": "distance to the densest image"}[
             options["method"]
         ],

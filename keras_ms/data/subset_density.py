@@ -26,7 +26,7 @@ class ClassDensity(NamedTuple):
         delta: δ float64 (n,), distance to the nearest image of higher density.
         centre: row of the densest image, the first of equals.
         to_centre: float64 (n,), distance to it.
-        cutoff: d_c, the distance below which images count as near.
+        cutoff: d_c, the distance below which images count as near; NaN for Gaussian densities.
     """
 
     density: np.ndarray
@@ -73,8 +73,9 @@ def class_density(
     """
     points = principal_components(np.asarray(features, np.float64), max_dimension)
     tiles, n = _Tiles(points), len(points)
-    cutoff = _order_statistic(tiles, int(distance_quantile * n**2))
+    cutoff = np.nan
     if density == "count":
+        cutoff = _order_statistic(tiles, int(distance_quantile * n**2))
         # of the points that coincide where d_c = 0, and of those that are nearer where it is not
         near = cutoff * (1 - _EQUAL) if cutoff else np.finfo(np.float64).tiny
         # a point is not its own neighbour
