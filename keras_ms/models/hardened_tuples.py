@@ -172,7 +172,8 @@ class PairTuples:
         if not isinstance(loss, PairLoss) or loss.whole_batch or not loss.normalize:
             raise ValueError(
                 "Expected `loss` to be a pair-based loss of keras_ms that is separable by anchor, "
-                f"such as keras_ms.MultiSimilarityLoss(), or keras_ms.NPairLoss(). Received: {loss!r}"
+                "such as keras_ms.MultiSimilarityLoss(), or keras_ms.NPairLoss(). Received: "
+                f"{loss!r}"
             )
         if loss.reduction not in ("sum_over_batch_size", "mean"):
             raise ValueError(
@@ -269,8 +270,8 @@ def tuples_of(metric_loss):
         return PairTuples(metric_loss)
     if not isinstance(metric_loss, str) or metric_loss not in TUPLES:
         raise ValueError(
-            f"Invalid value for argument `metric_loss`. Expected one of {sorted(TUPLES)}, a loss of "
-            f"keras_ms or NPairTuples, TripletTuples, PairTuples. Received: {metric_loss!r}"
+            f"Invalid value for argument `metric_loss`. Expected one of {sorted(TUPLES)}, a loss "
+            f"of keras_ms or NPairTuples, TripletTuples, PairTuples. Received: {metric_loss!r}"
         )
     return TUPLES[metric_loss]()
 
