@@ -103,9 +103,9 @@ def curriculum_subsets(
 
     Example:
 
-    >>> features = np.concatenate([np.linspace(0, 0.1, 8), [1.0, 5.0]])[:, None]
-    >>> curriculum_subsets(features, np.zeros(10, int)).subset
-    array([0, 0, 0, 0, 0, 0, 0, 0, 1, 2], dtype=int8)
+    >>> features = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5])[:, None]
+    >>> curriculum_subsets(features, np.zeros(11, int)).subset
+    array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2], dtype=int8)
     """
     features, labels = _checked_arrays(features, labels)
     _check_options(subsets, method, density, distance_quantile, max_dimension, workers)
