@@ -20,7 +20,7 @@ Training, always with the same number of steps:
 - curriculum: three stages of a third of the steps, weights 1, 0.5 and 0.5;
 - both with Gaussian densities too, instead of counts.
 
-The classifier is one linear layer for 81 classes on standardised features, trained on the authors' training list; the
+The classifier is one linear layer for 81 classes, trained on the authors' training list; the
 learning rate with the best mean accuracy on their validation list is measured on their test list.
 The embedder is a 512-d linear layer with the Multi-Similarity loss, trained on the first 41 classes
 and measured by Recall@1 on the other 40; its learning rate is chosen on 8 of the 41 held out.
@@ -60,7 +60,7 @@ METHODS = (
 )
 SEEDS = (0, 1, 2)
 # Adam, falling to 0 along a cosine in each stage
-LEARNING_RATES = {"classifier": (1e-4, 3e-4, 1e-3), "embedder": (1e-4, 5e-4)}
+LEARNING_RATES = {"classifier": (3e-4, 1e-3, 3e-3), "embedder": (1e-4, 5e-4)}
 BATCH_SIZE, CLASSES_PER_BATCH, IMAGES_PER_CLASS = 64, 16, 5
 TRAINING_CLASSES, VALIDATION_CLASSES = 41, 8
 # how well each way of dividing finds the wrong labels
@@ -136,7 +136,7 @@ class Experiment:
         stage_steps = self.steps // stages
         schedule = keras.optimizers.schedules.CosineDecay(rate, stage_steps)
         keras.utils.set_random_seed(seed)
-        model = keras.Sequential([keras.Input(features.shape[1:]), *self._layers(features, seed)])
+        model = keras.Sequential([keras.Input(features.shape[1:]), self._layer(seed)])
         model.compile(
             keras.optimizers.Adam(StageSchedule(schedule, stage_steps, stages)),
             loss=self._loss(),
@@ -152,13 +152,12 @@ class Experiment:
         shares = [float(wrong[subset == k].mean()) for k in range(3)]
         return model, {"wrong": shares, "images": np.bincount(subset, minlength=3).tolist()}
 
-    def _layers(self, features, seed):
+    def _layer(self, seed):
         if self.task == "embedder":
             initializer = keras.initializers.Orthogonal(seed=seed)
-            return [keras.layers.Dense(512, kernel_initializer=initializer)]
-        # channels differ a hundredfold in scale, which slows a linear classifier down
-        mean, variance = features.mean(axis=0), features.var(axis=0)
-        return [keras.layers.Normalization(mean=mean, variance=variance), keras.layers.Dense(81)]
+            return keras.layers.Dense(512, kernel_initializer=initializer)
+        # on the features as they are: standardised ones gave 8 points less on the validation list
+        return keras.layers.Dense(81)
 
     def _loss(self):
         if self.task == "classifier":
