@@ -361,23 +361,21 @@ class ClassTree:
 
         Args:
             path: image file, such as "class_tree.png".
-            class_names: a name for each class in the order of `class_ids`, or a dict of them by
-                id. Defaults to None: the ids.
+            class_names: names by class id: `images.class_names` of an ImageList, any sequence of
+                which entry i names class i, or a dict. Defaults to None: the ids.
 
         Raises:
-            ValueError: not one name for each class.
+            ValueError: a class without a name.
         """
-        if class_names is None:
-            names = [str(class_id) for class_id in self.class_ids]
-        elif isinstance(class_names, dict):
-            names = [str(class_names.get(int(class_id), class_id)) for class_id in self.class_ids]
-        else:
-            names = [str(name) for name in class_names]
-        if len(names) != len(self.class_ids):
-            raise ValueError(
-                f"Expected a name for each of {len(self.class_ids)} classes. Received: "
-                f"{len(names)} names"
-            )
+        names = [str(class_id) for class_id in self.class_ids]
+        if class_names is not None:
+            try:
+                names = [str(class_names[class_id]) for class_id in self.class_ids.tolist()]
+            except (KeyError, IndexError):
+                raise ValueError(
+                    f"Expected a name for each class id, {names[0]} to {names[-1]}, as a dict or "
+                    f"by position. Received: {len(class_names)} names"
+                ) from None
         figure = draw_levels(self.nodes, self.thresholds, self.spreads, names)
         with whole_file(path) as temporary:
             figure.savefig(temporary)

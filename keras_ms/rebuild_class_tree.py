@@ -22,8 +22,9 @@ class RebuildClassTree(keras.callbacks.Callback):
     been, where the tree is built every epoch.
 
     Args:
-        loss: `keras_ms.HierarchicalTripletLoss` that the model is compiled with, or None where the
-            tree is for the batches only.
+        loss: `keras_ms.HierarchicalTripletLoss` that the model is compiled with (after
+            `keras.saving.load_model`, the model's `loss`), or None where the tree is for the
+            batches only.
         images: all training images as `keras.Model.predict` takes them, in the order of `labels`:
             an array, or a finite dataset of (images) or (images, labels) that does not shuffle,
             such as `keras_ms.data.images.evaluation_batches`.

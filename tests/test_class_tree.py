@@ -155,7 +155,11 @@ def test_picture(tmp_path, num_classes):
     picture = matplotlib.image.imread(tmp_path / "tree.png")
     assert 100 < len(picture) < 8000 and picture.std() > 0.01
     with pytest.raises(ValueError, match="a name for each"):
-        tree.draw(tmp_path / "tree.png", ["a"] * (num_classes + 1))
+        tree.draw(tmp_path / "tree.png", {})
+    small = ClassTree.build([[1.0, 0], [1, 1], [0, 1], [0, 2]], [0, 0, 2, 2])
+    small.draw(tmp_path / "small.svg", ["wren", "no image of this one", "owl"])
+    drawn = (tmp_path / "small.svg").read_text()
+    assert "<svg" in drawn and "-- owl --" in drawn and "-- no image" not in drawn
 
 
 @pytest.mark.parametrize(
