@@ -13,6 +13,7 @@ import keras_ms
 from keras_ms.models import hardness_aware as formulas
 from keras_ms.models.hardened_tuples import NPairTuples, PairTuples, TripletTuples
 from keras_ms.models.hdml import HDML, LOGGED
+from keras_ms.models.hdml_parts import check_one_replica
 from keras_ms.models.hdml_picture import draw_hardness
 from keras_ms.run_folder import RunFolder
 
@@ -538,6 +539,8 @@ def test_wrong_use_is_named():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
         HDML(head(), 4)  # one replica is fine
+    with pytest.raises(ValueError, match="one replica"):
+        check_one_replica(2)
 
 
 # Picture

@@ -1,8 +1,5 @@
 """Hardness-aware deep metric learning: synthetic negatives that get harder as training goes on."""
 
-import math
-from numbers import Integral
-
 import keras
 from keras import ops
 
@@ -14,11 +11,11 @@ from keras_ms.models.hdml_parts import (
     LossAverages,
     build_classifier,
     build_generator,
+    check_one_replica,
+    check_settings,
     features_and_embeddings_model,
 )
 from keras_ms.models.hdml_step import Networks, step_losses
-
-MODES = ("paper", "official")
 
 # official code: the rates of its three Adam optimizers
 _RATES = {"optimizer": 7e-5, "generator_optimizer": 1e-2, "classifier_optimizer": 1e-3}
@@ -123,11 +120,12 @@ class HDML(keras.Model):
         features_and_embeddings = features_and_embeddings_model(embedder)
         tuples = tuples_of(metric_loss)
         alpha = tuples.alpha if alpha is None else alpha
-        _check_settings(mode, alpha, beta, lambda_g, average_steps)
+        check_settings(mode, alpha, beta, lambda_g, average_steps)
         # The embedder converts its own inputs. With its policy, compile scales the loss of a
         # float16 model.
         super().__init__(name=name, dtype=embedder.dtype_policy, autocast=False)
-        _check_one_replica(getattr(self, "distribute_strategy", None))
+        strategy = getattr(self, "distribute_strategy", None)
+        check_one_replica(getattr(strategy, "num_replicas_in_sync", 1))
         self.embedder = embedder
         self.classes = ClassIndex(classes)
         self.metric_loss = tuples
@@ -233,8 +231,7 @@ class HDML(keras.Model):
                 "HDML takes no sample weights: a synthetic tuple is made of several images. "
                 "Received: data with three parts. Yield (images, labels) only"
             )
-        if replicas.num_replicas() > 1:
-            raise ValueError(_ONE_REPLICA)
+        check_one_replica(replicas.num_replicas())
         with tf.GradientTape(persistent=True) as tape:
             embeddings, step = self._forward(inputs, labels)
             losses = self.optimizer.scale_loss(step.metric), step.generator, step.classifier
@@ -313,33 +310,6 @@ class HDML(keras.Model):
         )
         regularisation = [ops.cast(ops.sum(added), self._precise) for added in self.embedder.losses]
         return outputs[2], step._replace(metric=sum(regularisation, step.metric))
-
-
-_ONE_REPLICA = (
-    "HDML works on one replica: its tuples and averages are those of one batch. Build and fit it "
-    "outside the scope of tf.distribute strategies of several replicas"
-)
-
-
-def _check_one_replica(strategy):
-    if getattr(strategy, "num_replicas_in_sync", 1) > 1:
-        raise ValueError(f"{_ONE_REPLICA}. Received: {strategy.num_replicas_in_sync} replicas")
-
-
-def _check_settings(mode, alpha, beta, lambda_g, average_steps):
-    if mode not in MODES:
-        raise ValueError(
-            f"Invalid value for argument `mode`. Expected one of {MODES}. Received: mode={mode!r}"
-        )
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"Expected `{name}` >= 0. Received: {name}={value}")
-    if not 0 <= lambda_g <= 1:
-        raise ValueError(f"Expected `lambda_g` within [0, 1]. Received: lambda_g={lambda_g}")
-    if not isinstance(average_steps, Integral) or average_steps < 1:
-        raise ValueError(
-            f"Expected `average_steps` to be an integer >= 1. Received: {average_steps!r}"
-        )
 
 
 def _optimizer(name, given):

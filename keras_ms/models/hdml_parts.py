@@ -1,8 +1,13 @@
-"""What HDML trains beside the embedder, and what it remembers between steps."""
+"""What HDML trains beside the embedder, what it remembers between steps, what it is told."""
+
+import math
+from numbers import Integral
 
 import keras
 import numpy as np
 from keras import layers, ops
+
+MODES = ("paper", "official")
 
 # official code: hidden units of the generator
 _GENERATOR_UNITS = 512
@@ -152,3 +157,29 @@ class ClassIndex:
         """Labels (batch,) or (batch, 1) -> (batch, classes) bool; no True for an unknown class."""
         labels = ops.cast(ops.reshape(labels, (-1, 1)), "int64")
         return ops.equal(labels, ops.expand_dims(ops.convert_to_tensor(self.ids), 0))
+
+
+def check_settings(mode, alpha, beta, lambda_g, average_steps):
+    """Raises ValueError for a setting of HDML that is out of range."""
+    if mode not in MODES:
+        raise ValueError(
+            f"Invalid value for argument `mode`. Expected one of {MODES}. Received: mode={mode!r}"
+        )
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"Expected `{name}` >= 0. Received: {name}={value}")
+    if not 0 <= lambda_g <= 1:
+        raise ValueError(f"Expected `lambda_g` within [0, 1]. Received: lambda_g={lambda_g}")
+    if not isinstance(average_steps, Integral) or average_steps < 1:
+        raise ValueError(
+            f"Expected `average_steps` to be an integer >= 1. Received: {average_steps!r}"
+        )
+
+
+def check_one_replica(number):
+    """Raises ValueError for several replicas under tf.distribute."""
+    if number > 1:
+        raise ValueError(
+            "HDML works on one replica: its tuples and averages are those of one batch. Build and "
+            f"fit it outside the scope of tf.distribute strategies. Received: {number} replicas"
+        )
