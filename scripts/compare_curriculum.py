@@ -5,7 +5,7 @@
         --outliers cub200_2010_inception_mixed8.npz --to runs/compare_curriculum
 
 Features are pooled InceptionV3 mixed8 at 224 px, of a network that was trained on ImageNet and has
-never seen the wrong labels. They are computed once, some 10 minutes on 2 cores. `--outliers` is an
+never seen the wrong labels. They are computed once. `--outliers` is an
 .npz file with `features` of another set of images, of the same network.
 
 Noise, each drawn anew for each seed, in the training images only:
@@ -156,7 +156,7 @@ class Experiment:
         if self.task == "embedder":
             initializer = keras.initializers.Orthogonal(seed=seed)
             return keras.layers.Dense(512, kernel_initializer=initializer)
-        # on the features as they are: standardised ones gave 8 points less on the validation list
+        # features as they are: standardised ones, 9 points less with clean labels, on validation
         return keras.layers.Dense(81)
 
     def _loss(self):
