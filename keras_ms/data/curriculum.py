@@ -13,7 +13,7 @@ METHODS = ("k-means", "distance")
 DENSITIES = ("count", "gaussian")
 # each works on some 100 MB of its own
 _MOST_WORKERS = 8
-# the loss counts images of the first subset whole and others half: Section 3.3 of the paper
+# the loss counts images of the first subset whole and others half, as in the paper
 STAGE_WEIGHTS = (1.0, 0.5, 0.5)
 
 

@@ -44,7 +44,7 @@ def class_density(
 ):
     """Density of each image of one class, and its distance to the nearest denser one.
 
-    Reference: Guo et al.: CurriculumNet, ECCV 2018, Section 3.2, after Rodriguez, Laio: Clustering
+    Reference: Guo et al.: CurriculumNet, ECCV 2018, after Rodriguez, Laio: Clustering
     by Fast Search and Find of Density Peaks, Science 2014.
 
     With D the n × n matrix of Euclidean distances:
