@@ -8,12 +8,16 @@ import importlib
 
 from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import RecallAtK as RecallAtK
+from keras_ms.class_tree import ClassTree as ClassTree
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
 from keras_ms.losses.angular import AngularLoss as AngularLoss
 from keras_ms.losses.binomial_deviance import BinomialDevianceLoss as BinomialDevianceLoss
 from keras_ms.losses.circle import CircleLoss as CircleLoss
 from keras_ms.losses.composite import CompositeLoss as CompositeLoss
 from keras_ms.losses.contrastive import ContrastiveLoss as ContrastiveLoss
+from keras_ms.losses.hierarchical_triplet import (
+    HierarchicalTripletLoss as HierarchicalTripletLoss,
+)
 from keras_ms.losses.histogram import HistogramLoss as HistogramLoss
 from keras_ms.losses.lifted_structure import LiftedStructureLoss as LiftedStructureLoss
 from keras_ms.losses.margin import MarginLoss as MarginLoss
@@ -32,15 +36,22 @@ from keras_ms.losses.weighted_pairs import WeightedPairLoss as WeightedPairLoss
 from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMemory
 from keras_ms.models.embedding import build_embedder as build_embedder
 from keras_ms.models.embedding import without_normalization as without_normalization
+from keras_ms.models.hdml import HDML as HDML
 from keras_ms.optimizers import GroupedAdam as GroupedAdam
 from keras_ms.pair_statistics import PairStatistics as PairStatistics
 from keras_ms.pair_statistics import pair_weights as pair_weights
+from keras_ms.rebuild_class_tree import RebuildClassTree as RebuildClassTree
+from keras_ms.stage_schedule import StageSchedule as StageSchedule
 from keras_ms.version import __version__ as __version__
 
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
+    "NeighbourIndices": "keras_ms.data.neighbour_indices",
     "balanced_batches": "keras_ms.data.balanced_batches",
     "collect_report": "keras_ms.html_report",
+    "curriculum_balanced_batches": "keras_ms.data.curriculum_batches",
+    "curriculum_batches": "keras_ms.data.curriculum_batches",
+    "curriculum_subsets": "keras_ms.data.curriculum",
     "draw_glyphs": "keras_ms.data.glyphs",
     "evaluate_embeddings": "keras_ms.evaluation",
     "export_onnx": "keras_ms.export",
@@ -52,6 +63,9 @@ _ON_FIRST_USE = {
     "load_in_shop": "keras_ms.data.in_shop",
     "load_omniglot": "keras_ms.data.omniglot",
     "load_sop": "keras_ms.data.products",
+    "neighbour_batches": "keras_ms.data.neighbour_batches",
+    "read_curriculum": "keras_ms.data.curriculum_table",
+    "write_curriculum": "keras_ms.data.curriculum_table",
     "write_report": "keras_ms.html_report",
 }
 
@@ -59,11 +73,14 @@ __all__ = [
     "AngularLoss",
     "BinomialDevianceLoss",
     "CircleLoss",
+    "ClassTree",
     "CompositeLoss",
     "ContrastiveLoss",
     "CrossBatchMemory",
     "ExplainZeroLoss",
     "GroupedAdam",
+    "HDML",
+    "HierarchicalTripletLoss",
     "HistogramLoss",
     "ImageList",
     "LiftedStructureLoss",
@@ -71,18 +88,24 @@ __all__ = [
     "MinedAnchors",
     "MultiSimilarityLoss",
     "NPairLoss",
+    "NeighbourIndices",
     "PairLoss",
     "PairStatistics",
     "Proxies",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
+    "RebuildClassTree",
     "RecallAtK",
+    "StageSchedule",
     "SupervisedContrastiveLoss",
     "TripletLoss",
     "WeightedPairLoss",
     "balanced_batches",
     "build_embedder",
     "collect_report",
+    "curriculum_balanced_batches",
+    "curriculum_batches",
+    "curriculum_subsets",
     "draw_glyphs",
     "evaluate_embeddings",
     "export_onnx",
@@ -94,9 +117,12 @@ __all__ = [
     "load_in_shop",
     "load_omniglot",
     "load_sop",
+    "neighbour_batches",
     "pair_weights",
+    "read_curriculum",
     "recall_at_k",
     "without_normalization",
+    "write_curriculum",
     "write_report",
 ]
 

@@ -356,8 +356,7 @@ class ClassTree:
     def draw(self, path, class_names=None):
         """Draws the tree, a row for each class, and writes the picture whole or not at all.
 
-        A dot is the spread of a class; lines join where classes come to share a node. Needs
-        matplotlib (`pip install keras_ms[report]`).
+        A dot is the spread of a class; lines join where classes come to share a node.
 
         Args:
             path: image file, such as "class_tree.png".

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import io
 
 from keras_ms.data import benchmarks
 from keras_ms.data.cars import load_cars
@@ -202,7 +203,6 @@ def cars_lists(shared_data):
 
 def write_combined(path, names, class_ids, num_classes=196):
     """cars_annos.mat: its struct array and cell array, of the fields' own types."""
-    io = pytest.importorskip("scipy.io")
     fields = ["relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test"]
     rows = np.zeros((1, len(names)), [(field, object) for field in fields])
     for index, (name, number) in enumerate(zip(names, class_ids)):
@@ -245,7 +245,6 @@ def test_cars_from_the_combined_annotations(shared_data, tmp_path, no_walk):
 
 
 def test_cars_from_the_two_halves(shared_data, tmp_path, no_walk):
-    io = pytest.importorskip("scipy.io")
     source = shared_data / "annotations" / "cars196"
     devkit = tmp_path / "devkit"
     devkit.mkdir()

@@ -49,7 +49,7 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
       cars_test_annos_withlabels.mat, cars_train and cars_test or their .tgz;
     - cars196, prepared by tensorflow-datasets, whose images are written as files into
       cars196_images once. Nothing is downloaded.
-    Archives are extracted beside themselves once. The .mat files need scipy.
+    Archives are extracted beside themselves once.
 
     Reference: Krause, Stark, Deng, Fei-Fei, 3D Object Representations for Fine-Grained
     Categorization, 3dRR-13 (2013).
@@ -66,7 +66,6 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
     Raises:
         FileNotFoundError: files are missing; each is named, with the place where it goes.
         ValueError: counts differ from the published, a list or an archive is damaged.
-        ImportError: scipy is needed and not there.
 
     Example:
 
@@ -169,10 +168,8 @@ def _numbered(class_ids):
 
 
 def _matlab(path):
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError(f"{path} is read with scipy. Install it: pip install scipy") from error
+    from scipy.io import loadmat
+
     try:
         return loadmat(path)
     except Exception as error:  # its parser raises whatever damaged bytes make it trip over
