@@ -314,4 +314,3 @@ class HDML(keras.Model):
 
 def _optimizer(name, given):
     return keras.optimizers.Adam(_RATES[name]) if given is None else keras.optimizers.get(given)
-

@@ -43,8 +43,8 @@ def measure(linkage):
     print(tree)
     print(
         f"{linkage}: built in {built[0]:.1f} s ({built[1]:.1f} s of processor time), 3 "
-        f"nearest classes of each in {found:.1f} s; peak {peak():.0f} MiB, of which {before:.0f} MiB before "
-        "(TensorFlow and the embeddings)",
+        f"nearest classes of each in {found:.1f} s; peak {peak():.0f} MiB, of which {before:.0f} "
+        "MiB before (TensorFlow and the embeddings)",
         flush=True,
     )
 
