@@ -46,6 +46,7 @@ class RunData:
         if settings.curriculum:
             found = read_curriculum(settings.curriculum, train, allow_more=True)
             self.subsets = found.subset
+            self._tell_stages()
         self.order = self._neighbour_order(train.labels)
         # too few classes or images for the batches show now
         self._balanced(train.labels, start_step=0)
@@ -54,6 +55,20 @@ class RunData:
     def stages(self):
         """Stages of the training: those of the curriculum, else one."""
         return 1 if self.subsets is None else int(self.subsets.max()) + 1
+
+    def _tell_stages(self):
+        steps = self.settings.steps // self.stages
+        if steps == 0:
+            raise ValueError(
+                f"Expected at least {self.stages} steps, one for each stage of the curriculum "
+                f"{self.settings.curriculum}. Received: steps={self.settings.steps}"
+            )
+        for stage in range(self.stages):
+            end = (stage + 1) * steps if stage + 1 < self.stages else self.settings.steps
+            self._log(
+                f"Curriculum, stage {stage + 1}: steps {stage * steps} to {end}, "
+                f"{(self.subsets <= stage).sum():,} images"
+            )
 
     def num_classes(self, split):
         return len(np.unique(self.images.labels[self.images.split == split]))

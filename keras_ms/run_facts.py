@@ -42,9 +42,10 @@ def run_facts(run, settings, images, embedder, weights):
             settings.hdml_options()
         )
     if run.class_tree.is_file():
+        count = settings.neighbour_classes
         facts["Class tree"] = (
-            f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, groups of "
-            f"{settings.neighbour_classes} neighbouring classes in a batch"
+            f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every epoch; "
+            + (f"batches of groups of {count} near classes" if count > 1 else "random classes")
         )
     if settings.curriculum:
         facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"

@@ -6,6 +6,7 @@ would have followed.
 """
 
 import csv
+import dataclasses
 import hashlib
 import json
 import platform
@@ -48,6 +49,7 @@ class RunFolder:
         self.model = self.path / "embedder.keras"
         self.best_weights = self.path / "best.weights.h5"
         self.last_weights = self.path / "last.weights.h5"
+        self.curriculum = self.path / "curriculum.csv"
         self.class_tree = self.path / "class_tree.npz"
         self.tree_picture = self.path / "class_tree.png"
         self.hardness = self.path / "hardness.png"
@@ -62,12 +64,18 @@ class RunFolder:
         check_writable(self.path.parent)
 
     def create(self, settings, images=None):
-        """Makes the folder and writes settings.json, environment.json and data.json into it.
+        """Makes the folder and writes settings.json, environment.json and data.json into it, and
+        a copy of the curriculum's table.
 
         Args:
             settings: `Settings`.
             images: the run's `ImageList`. Defaults to None: no data.json.
         """
+        if settings.curriculum:
+            # whatever becomes of the file, a resumed run goes on with the table that it began with
+            with whole_file(self.curriculum) as temporary:
+                temporary.write_bytes(Path(settings.curriculum).read_bytes())
+        # settings.json makes it a run: what a resumed run reads is there before
         with whole_file(self.settings) as temporary:
             temporary.write_text(settings.to_json())
         self.write_json(self.path / "environment.json", _environment())
@@ -126,7 +134,10 @@ class RunFolder:
             return False
 
     def read_settings(self):
-        return Settings.read(self.settings)
+        settings = Settings.read(self.settings)
+        if self.curriculum.is_file():
+            settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
+        return settings
 
     def write_json(self, path, content):
         with whole_file(path) as temporary:

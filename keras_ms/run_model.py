@@ -91,8 +91,8 @@ class RunModel:
         return keras.saving.load_model(path, compile=False) if self._strategy else deployed
 
     def num_parameters(self):
-        """`(all, trained)` numbers of parameters."""
-        trained = sum(int(np.prod(v.shape)) for v in self.model.trainable_variables)
+        """`(all, trained)` numbers of the embedder's parameters."""
+        trained = sum(int(np.prod(v.shape)) for v in self.embedder.trainable_variables)
         return self.embedder.count_params(), trained
 
     def _metrics(self):
@@ -126,7 +126,26 @@ class RunModel:
             factor = settings.backbone_learning_rate / settings.learning_rate
             trained = self.embedder if settings.hdml != "off" else self.model
             factors = [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
-        return GroupedAdam(_schedule(settings, stages), factors, coupled_l2=settings.coupled_l2)
+        return GroupedAdam(self.schedule(stages), factors, coupled_l2=settings.coupled_l2)
+
+    def schedule(self, stages=1):
+        """The learning rate as Keras takes it, run `stages` times in as many parts of the steps.
+
+        Raises:
+            ValueError: `decay_steps` that do not fit into a stage.
+        """
+        settings = self.settings
+        rate, steps = settings.learning_rate, settings.steps // stages
+        if settings.schedule == "constant":
+            return rate
+        if settings.schedule == "cosine":
+            schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        else:
+            boundaries = parsed_decay_steps(settings, steps)
+            schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+                list(boundaries), [rate * 0.1**number for number in range(len(boundaries) + 1)]
+            )
+        return schedule if stages == 1 else StageSchedule(schedule, steps, stages)
 
 
 def _synchronize_batch_norm(model, synchronized):
@@ -136,17 +155,3 @@ def _synchronize_batch_norm(model, synchronized):
             _synchronize_batch_norm(layer, synchronized)
         elif isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = synchronized
-
-
-def _schedule(settings, stages):
-    rate, steps = settings.learning_rate, settings.steps // stages
-    if settings.schedule == "constant":
-        return rate
-    if settings.schedule == "cosine":
-        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
-    else:
-        boundaries = parsed_decay_steps(settings, steps)
-        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-            list(boundaries), [rate * 0.1**number for number in range(len(boundaries) + 1)]
-        )
-    return schedule if stages == 1 else StageSchedule(schedule, steps, stages)

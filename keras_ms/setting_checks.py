@@ -121,6 +121,10 @@ def _check_systems(settings):
         )
     if has_hdml:
         _check("devices", settings.devices, lambda v: v == 1, "1 with hdml")
+    if has_hdml and settings.loss == "n_pair":
+        # its pairs are the first two images of each class: the others would not be learned from
+        _check("images_per_class", settings.images_per_class, lambda v: v == 2,
+               "2 with hdml and n_pair")
 
 
 def parsed_ks(settings):
@@ -146,9 +150,10 @@ def parsed_decay_steps(settings, steps):
         boundaries = tuple(int(step) for step in settings.decay_steps.split(","))
     except ValueError:
         boundaries = (0,)
+    end = f"steps={steps}" if steps == settings.steps else f"{steps}, the steps of a stage"
     _check("decay_steps", settings.decay_steps,
            lambda _: list(boundaries) == sorted({0, steps, *boundaries})[1:-1],
-           f"ascending whole numbers between 0 and steps={steps}, such as 1200,2400")
+           f"ascending whole numbers between 0 and {end}, such as 1200,2400")
     return boundaries
 
 
@@ -169,8 +174,16 @@ def parsed_loss_options(settings):
 
 
 def parsed_hdml_options(settings):
-    """The settings of HDML, a dict, as those of the loss."""
-    return _named_values("hdml_settings", settings.hdml_settings)
+    """The settings of HDML, a dict of numbers."""
+    options = _named_values("hdml_settings", settings.hdml_settings)
+    for name, value in options.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _check(f"hdml_settings {name}", value,
+               lambda v, ok=is_number: ok and math.isfinite(v), "a finite number")
+        if name.endswith("_learning_rate"):
+            _check(f"hdml_settings {name}", value, lambda v: v > 0, "above 0")
+            options[name] = float(value)
+    return options
 
 
 def _given_loss_settings(settings):

@@ -187,8 +187,9 @@ class Settings:
     )
     curriculum: str = _setting(
         "",
-        "table of `keras-ms curriculum`: trains in three stages of equal length, the clean images "
-        "first, then the noisy ones too at half weight, then all",
+        "table of `keras-ms curriculum`: trains in stages of equal length, one for each subset in "
+        "it: the clean images first, then the noisy ones too at half weight, then all; the "
+        "learning rate's schedule runs in each",
     )
 
     # training: what the default run needs, about two minutes on two cores
@@ -212,7 +213,7 @@ class Settings:
         # published recipes name steps of their own
         "",
         "with the schedule step: the steps, comma separated, after each of which the learning rate "
-        "falls to a tenth; empty: 40 % and 80 % of all",
+        "falls to a tenth (in each stage of a curriculum); empty: 40 % and 80 % of all",
     )
     precision: str = _setting(
         "float32",

@@ -87,6 +87,7 @@ class _Training:
         images = load_images(settings, log)
         self.models.build(images.subset("train").labels)
         self.data = RunData(settings, images, self.models.features_model, log, _verbose())
+        self.models.schedule(self.data.stages)  # raises what is wrong with it before the run begins
         parameters, trained = self.models.num_parameters()
         self.log(f"{settings.backbone}: {parameters:,} parameters, {trained:,} trained")
 
@@ -112,6 +113,8 @@ class _Training:
         with self.models.scope():
             self.models.compile(self.data.stages)
             epoch, rows, best = run.restore_state(self.models.model)
+            # the margins of its loss are variables too
+            tree_callbacks = self._tree_callbacks()
         if best:
             recall.best_value, recall.best_step = best["value"], best["step"]
         epochs = settings.steps // settings.steps_per_epoch
@@ -126,7 +129,7 @@ class _Training:
                 shuffle=False,  # the batches come in the sampler's order
                 verbose=_verbose(),
                 callbacks=[
-                    *self._tree_callbacks(),
+                    *tree_callbacks,
                     recall,
                     ExplainZeroLoss(),
                     SaveRun(

@@ -1,6 +1,8 @@
 """The systems around a loss in a training run: class tree, HDML, curriculum."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,7 +116,7 @@ def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, t
     [
         ("hierarchical triplet", ["Class tree", "The class tree before the last epoch"]),
         ("hdml", ["Hardness-aware", "synthetic share"]),
-        ("curriculum", ["Curriculum", "in stages, by subsets.csv"]),
+        ("curriculum", ["Curriculum", "in stages, by curriculum.csv"]),
     ],
 )
 def test_the_report_tells_of_it_and_works_before_the_end(folder, table, tmp_path, system, words):
@@ -147,6 +149,30 @@ def test_an_interrupted_run_resumes(folder, table, tmp_path, monkeypatch, system
     assert_same_state(run, tmp_path / "whole" / "runs" / "run")
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_curriculum_resumes_in_every_stage_with_the_table_it_began_with(
+    folder, table, tmp_path, monkeypatch, stage
+):
+    own = tmp_path / "table.csv"
+    shutil.copy(table, own)
+    more = ("--curriculum", str(own), "--images-per-class", "2", "--freeze-backbone",
+            "--export", "", "--steps", "12", "--steps-per-epoch", "2", "--schedule", "step",
+            "--decay-steps", "3")  # fmt: skip
+    assert main(train_words(folder, tmp_path / "whole", *more)) == 0
+
+    def interrupt(self, batch, logs=None):
+        if len(self.rows) == 2 * stage + 1 and batch == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveRun, "on_train_batch_end", interrupt)
+        assert main(train_words(folder, tmp_path / "cut", *more)) == 130
+    own.write_text("something else")
+    run = tmp_path / "cut" / "runs" / "run"
+    assert main(["train", "--resume", str(run)]) == 0
+    assert_same_state(run, tmp_path / "whole" / "runs" / "run")
+
+
 @pytest.mark.parametrize("system", ["hierarchical triplet", "hdml", "curriculum"])
 def test_a_killed_run_resumes(folder, table, tmp_path, system):
     more = (*words_of(system, table), "--export", "", "--steps", "120", "--steps-per-epoch", "20",
@@ -174,12 +200,18 @@ def test_a_killed_run_resumes(folder, table, tmp_path, system):
         (("--hdml", "paper", "--loss", "hierarchical_triplet"), "one of loss=hierarchical_triplet"),
         (("--hdml", "paper", "--hdml-settings", "gamma=2"), "gamma"),
         (("--hdml", "paper", "--devices", "2"), "devices.*1 with hdml"),
+        (("--hdml", "paper", "--loss", "n_pair"), "images_per_class.*2 with hdml and n_pair"),
+        (("--hdml", "paper", "--hdml-settings", "generator_learning_rate=-1"),
+         "generator_learning_rate.*above 0"),
+        (("--hdml", "paper", "--hdml-settings", "alpha=abc"), "alpha.*number"),
         (("--curriculum", "nowhere.csv"), "nowhere.csv"),
+        (("--curriculum", "TABLE", "--steps", "2", "--steps-per-epoch", "1"), "at least 3 steps"),
+        (("--curriculum", "TABLE", "--schedule", "step", "--decay-steps", "7"),
+         "between 0 and 4, the steps of a stage"),
     ],
-)
-def test_bad_settings_are_refused(folder, tmp_path, capsys, words, message):
-    import re
-
+)  # fmt: skip
+def test_bad_settings_are_refused(folder, table, tmp_path, capsys, words, message):
+    words = [str(table) if word == "TABLE" else word for word in words]
     assert main(train_words(folder, tmp_path, *words)) == 1
     error = capsys.readouterr().err
     assert re.search(message, error), error
