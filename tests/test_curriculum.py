@@ -87,7 +87,7 @@ def test_values_are_divided_at_the_least_cost(name, parts):
 
 
 def test_random_values_are_divided_at_the_least_cost():
-    for seed in range(60):
+    for seed in range(30):
         rng = np.random.default_rng(seed)
         values = rng.integers(0, 30, rng.integers(1, 25)) * rng.choice([1.0, 0.1, 1e5])
         parts = int(rng.integers(1, 5))
@@ -101,7 +101,7 @@ def test_random_values_are_divided_at_the_least_cost():
 
 def test_kmeans_of_scikit_learn_finds_no_better_division():
     cluster = pytest.importorskip("sklearn.cluster")
-    values = class_density(drawn(300, 8)).density
+    values = class_density(drawn(100, 8)).density
     theirs = cluster.KMeans(3, n_init=10, random_state=0).fit(values[:, None])
     ours = oracles.squared_distance_to_means(values, split_values(values, 3))
     assert ours <= theirs.inertia_ * (1 + 1e-9)
@@ -130,8 +130,19 @@ def test_by_distance_to_the_densest_image():
     found = curriculum_subsets(features, np.zeros(len(features), int), method="distance")
     distance = oracles.distances(features)
     centre = np.argmax(oracles.count_density(distance, oracles.cutoff(distance)))
-    _, divisions = oracles.best_divisions(distance[centre] / distance[centre].max(), 3)
-    assert any(np.array_equal(found.subset, division) for division in divisions)
+    others = np.arange(len(features)) != centre
+    _, divisions = oracles.best_divisions(distance[centre][others] / distance[centre].max(), 3)
+    assert any(np.array_equal(found.subset[others], division) for division in divisions)
+    assert found.subset[centre] == 0
+
+
+def test_the_densest_image_is_no_subset_alone():
+    # in many dimensions all others are about equally far from it
+    labels = np.repeat(np.arange(20), 33)
+    found = curriculum_subsets(drawn(len(labels), 64), labels, method="distance")
+    for label in range(20):
+        assert found.subset[found.centre & (labels == label)] == 0
+        assert np.bincount(found.subset[labels == label]).min() > 1
 
 
 @pytest.mark.parametrize("density", ["count", "gaussian"])
@@ -222,6 +233,8 @@ def test_wrong_labels_end_in_later_subsets():
         ({"method": "kmeans"}, "'k-means', 'distance'"),
         ({"density": "knn"}, "'count', 'gaussian'"),
         ({"subsets": 0}, "1 to 127"),
+        ({"subsets": 2.5}, "1 to 127, a whole number"),
+        ({"subsets": float("nan")}, "1 to 127"),
         ({"distance_quantile": 60}, "between 0 and 1"),
         ({"max_dimension": 0}, "max_dimension"),
         ({"workers": 0}, "workers"),
@@ -231,6 +244,33 @@ def test_wrong_arguments_are_named(change, message):
     arguments = {"features": np.zeros((4, 2)), "labels": np.zeros(4, int)} | change
     with pytest.raises(ValueError, match=message):
         curriculum_subsets(**arguments)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"density": "Count"}, "'count', 'gaussian'"),
+        ({"distance_quantile": 1.0}, "between 0 and 1"),
+        ({"max_dimension": 0}, "max_dimension"),
+    ],
+)
+def test_wrong_arguments_of_a_class_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        class_density(np.zeros((4, 2)), **options)
+
+
+def test_whole_floats_are_whole_numbers():
+    features, labels = drawn(30, 5), np.zeros(30, int)
+    found = curriculum_subsets(features, labels, 3.0, max_dimension=2.0, workers=1.0)
+    expected = curriculum_subsets(features, labels, 3, max_dimension=2, workers=1)
+    for one, other in zip(found, expected):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_below_a_share_of_one_image_only_repeated_images_are_dense():
+    found = class_density(CLASSES["clumps"], distance_quantile=0.5 / len(CLASSES["clumps"]))
+    assert found.cutoff == 0
+    np.testing.assert_array_equal(found.density, [1] * 5 + [0] * 33 + [1] * 5)
 
 
 def test_stages_add_a_subset_each():

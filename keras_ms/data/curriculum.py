@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.data.subset_density import class_density, split_values
+from keras_ms.data.subset_density import check_density_options, class_density, split_values
+from keras_ms.data.whole_number import whole_number
 
 METHODS = ("k-means", "distance")
-DENSITIES = ("count", "gaussian")
 # each works on some 100 MB of its own
 _MOST_WORKERS = 8
 # the loss counts images of the first subset whole and others half, as in the paper
@@ -68,12 +68,14 @@ def curriculum_subsets(
 
     - "k-means" divides the densities of a class with the least squared distance to the means of
       the subsets, exactly; subset 0 has the highest densities;
-    - "distance" divides the distances to the densest image likewise; subset 0 is the nearest.
+    - "distance" divides the distances of the other images to the densest one likewise; subset 0 is
+      the nearest, with the densest image itself. Its own distance, 0, is left out: in many
+      dimensions the others are all about equally far, and it would be a subset alone.
     - A class has no more subsets than different densities (or distances): where all images are
       equal, or there is one, all are clean.
 
     Nothing is drawn: the same features give the same subsets. Memory grows with the features of
-    the largest classes, not with their squares: n² distances are made in tiles, three to five
+    the largest classes, not with their squares: n² distances are made in tiles, three to six
     times.
 
     Args:
@@ -108,7 +110,8 @@ def curriculum_subsets(
     array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2], dtype=int8)
     """
     features, labels = _checked_arrays(features, labels)
-    _check_options(subsets, method, density, distance_quantile, max_dimension, workers)
+    check_curriculum_options(subsets, method, density, distance_quantile, max_dimension, workers)
+    subsets = int(subsets)
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)
     members = np.split(order, starts[1:])
@@ -129,7 +132,7 @@ def curriculum_subsets(
         found.density[rows], found.delta[rows] = one.density, one.delta
         found.centre[rows[one.centre]] = True
 
-    number = min(workers or min(os.cpu_count() or 1, _MOST_WORKERS), len(classes))
+    number = min(int(workers or 0) or min(os.cpu_count() or 1, _MOST_WORKERS), len(classes))
     with _blas_threads(max(1, (os.cpu_count() or 1) // number)), ThreadPoolExecutor(number) as pool:
         # the largest first: no long one is left over for the end
         tasks = [pool.submit(divide, rows) for rows in sorted(members, key=len, reverse=True)]
@@ -142,6 +145,22 @@ def curriculum_subsets(
             pool.shutdown(cancel_futures=True)
             raise
     return found
+
+
+def check_curriculum_options(
+    subsets, method, density, distance_quantile, max_dimension, workers
+):
+    """Checks the options of `curriculum_subsets`, before the features are made, say.
+
+    Raises:
+        ValueError: an unknown method or density, or a number out of its range.
+    """
+    if method not in METHODS:
+        raise ValueError(f"Expected `method` as one of {METHODS}. Received: {method!r}")
+    whole_number("subsets", subsets, most=127)  # they are int8
+    check_density_options(density, distance_quantile, max_dimension)
+    if workers is not None:
+        whole_number("workers", workers)
 
 
 def _blas_threads(number):
@@ -158,12 +177,17 @@ def _blas_threads(number):
 
 
 def _subset(one, subsets, method):
+    """int64 (n,), the subsets of one class."""
     if method == "k-means":
         groups = split_values(one.density, subsets)
         return groups.max() - groups
-    # rounded, so that images equally far from the centre stay together
-    farthest = one.to_centre.max() or 1.0
-    return split_values(np.round(one.to_centre / farthest, 9), subsets)
+    found = np.zeros(len(one.density), np.int64)
+    others = np.arange(len(found)) != one.centre
+    if others.any():
+        # rounded, so that images equally far from the centre stay together
+        farthest = one.to_centre.max() or 1.0
+        found[others] = split_values(np.round(one.to_centre[others] / farthest, 9), subsets)
+    return found
 
 
 def curriculum_stages(subset, stages=None, weights=STAGE_WEIGHTS):
@@ -197,16 +221,14 @@ def curriculum_stages(subset, stages=None, weights=STAGE_WEIGHTS):
         )
     if not (subset == 0).any():
         raise ValueError("Expected images of subset 0, which the first stage trains on. None is")
-    stages = int(subset.max()) + 1 if stages is None else stages
-    if stages != int(stages) or stages < 1:
-        raise ValueError(f"Expected at least 1 of `stages`, a whole number. Received: {stages}")
+    stages = int(subset.max()) + 1 if stages is None else whole_number("stages", stages)
     weights = np.asarray(weights, np.float32)
     if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all() or weights.min() < 0:
         raise ValueError(
             f"Expected `weights` as numbers of at least 0, one for each subset. Got: {weights}"
         )
     each = weights[np.minimum(subset, len(weights) - 1)]
-    chosen = (np.flatnonzero(subset <= stage) for stage in range(int(stages)))
+    chosen = (np.flatnonzero(subset <= stage) for stage in range(stages))
     return [Stage(rows, each[rows]) for rows in chosen]
 
 
@@ -226,19 +248,3 @@ def _checked_arrays(features, labels):
     if features.dtype.kind not in "fiu":
         raise ValueError(f"Expected features as numbers. Received: dtype {features.dtype}")
     return features, labels
-
-
-def _check_options(subsets, method, density, distance_quantile, max_dimension, workers):
-    for name, value, choices in (("method", method, METHODS), ("density", density, DENSITIES)):
-        if value not in choices:
-            raise ValueError(f"Expected `{name}` as one of {choices}. Received: {value!r}")
-    # subsets are int8
-    if subsets != int(subsets) or not 1 <= subsets <= 127:
-        raise ValueError(f"Expected `subsets` from 1 to 127. Received: {subsets}")
-    if not 0 < distance_quantile < 1:
-        raise ValueError(
-            f"Expected `distance_quantile` between 0 and 1. Received: {distance_quantile}"
-        )
-    for name, value in (("max_dimension", max_dimension), ("workers", workers)):
-        if value is not None and (value != int(value) or value < 1):
-            raise ValueError(f"Expected `{name}` of at least 1, or None. Received: {value}")

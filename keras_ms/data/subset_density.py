@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_ms.data.whole_number import whole_number
+
+DENSITIES = ("count", "gaussian")
 # Products of centred float64 rows are exact to some 1e-16 of the norms. What is closer than float32
 # features can tell apart is the same point, and distances that differ by less are equal: without
 # this, rounding decided how many of equally far points are "nearer than the cut-off".
@@ -57,6 +60,8 @@ def class_density(
     - One image: ρ = 0 (Gaussian: 1/√2π), δ = 0.
     - d_c = 0, where most images are the same: the count is that of D_ij = 0, the limit of a small
       d_c, so that repeated images are dense and not sparse.
+    - The zeros of the diagonal are n of the n² entries: at a quantile below 1/n, d_c = 0, and of
+      the count only repeated images are dense.
     - Distances within 1e-9 of d_c (relative, squared) are equal to it, densities of the Gaussian
       kind within 1e-9 · n are equal.
 
@@ -70,7 +75,11 @@ def class_density(
 
     Returns:
         `ClassDensity`.
+
+    Raises:
+        ValueError: as `check_density_options`.
     """
+    check_density_options(density, distance_quantile, max_dimension)
     points = principal_components(np.asarray(features, np.float64), max_dimension)
     tiles, n = _Tiles(points), len(points)
     cutoff = np.nan
@@ -90,12 +99,25 @@ def class_density(
     return ClassDensity(found, _delta(tiles, found), centre, to_centre, float(np.sqrt(cutoff)))
 
 
+def check_density_options(density, distance_quantile, max_dimension):
+    """Raises a ValueError that names an unknown density or a number out of its range."""
+    if density not in DENSITIES:
+        raise ValueError(f"Expected `density` as one of {DENSITIES}. Received: {density!r}")
+    if not 0 < distance_quantile < 1:
+        raise ValueError(
+            f"Expected `distance_quantile` between 0 and 1. Received: {distance_quantile}"
+        )
+    if max_dimension is not None:
+        whole_number("max_dimension", max_dimension)
+
+
 def principal_components(points, max_dimension):
     """The rows about their mean, in at most `max_dimension` dimensions: those of most variance."""
     points = points - points.mean(axis=0)
     n, dimension = points.shape
     if max_dimension is None or min(n, dimension) <= max_dimension:
         return points
+    max_dimension = int(max_dimension)
     # of the two matrices with the same eigenvalues, the smaller one
     if dimension <= n:
         axes = np.linalg.eigh(points.T @ points)[1][:, -max_dimension:]

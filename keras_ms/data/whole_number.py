@@ -1,0 +1,31 @@
+"""Counts that users give: as int, or an error that names them."""
+
+
+def whole_number(name, value, least=1, most=None):
+    """A count as int: 200.0 is one, 200.5, NaN and "200" are none.
+
+    Args:
+        name: of the argument, for the error.
+        value: what was given.
+        least: the smallest that is allowed. Defaults to 1.
+        most: the largest that is allowed. Defaults to None: any.
+
+    Returns:
+        int.
+
+    Raises:
+        ValueError: no whole number, or one out of range.
+
+    Example:
+
+    >>> whole_number("steps_per_stage", 600 / 3)
+    200
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value or number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"Expected `{name}` {bounds}, a whole number. Received: {value!r}")
+    return number
