@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ms.data.curriculum import curriculum_stages, curriculum_subsets
+from keras_ms.data.curriculum import curriculum_subsets
 from keras_ms.data.curriculum_batches import (
     curriculum_balanced_batches,
     curriculum_batches,
@@ -45,16 +45,33 @@ def test_each_stage_adds_its_subset_with_its_weight(kind):
     assert set(SUBSET[rows]) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("start", [3, 4, 9, 30])
 @pytest.mark.parametrize("kind", ["balanced", "shuffled"])
-def test_a_stream_goes_on_from_any_step(kind, start):
-    whole = taken(streams()[kind](seed=3), start + 6)[start:]
-    rest = taken(streams()[kind](seed=3, start_step=start), 6)
-    for one, other in zip(whole, rest, strict=True):
-        for a, b in zip(one, other):
-            np.testing.assert_array_equal(a, b)
-    different = taken(streams()[kind](seed=4, start_step=start), 6)
+def test_a_stream_goes_on_from_any_step(kind):
+    whole = taken(streams()[kind](seed=3), 36)
+    for start in (3, 4, 9, 30):
+        rest = taken(streams()[kind](seed=3, start_step=start), 6)
+        for one, other in zip(whole[start:], rest):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+    different = taken(streams()[kind](seed=4, start_step=30), 6)
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(rest, different))
+
+
+@pytest.mark.parametrize("kind", ["balanced", "shuffled"])
+def test_each_stage_begins_with_all_its_images_once(kind):
+    # a stage of 9 batches of 6 ends in the middle of a pass through its 24, 36 or 48 images
+    make, shape = {
+        "balanced": (curriculum_balanced_batches, {"classes_per_batch": 3, "images_per_class": 2}),
+        "shuffled": (curriculum_batches, {"batch_size": 6}),
+    }[kind]
+    batches = taken(make(LABELS, SUBSET, steps_per_stage=9, **shape), 9 * 3)
+    orders = []
+    for stage, images in enumerate((24, 36, 48)):
+        rows = np.concatenate([rows for rows, _, _ in batches[9 * stage :][: images // 6]])
+        assert sorted(rows) == list(np.flatnonzero(SUBSET <= stage))
+        orders.append([row for row in rows if SUBSET[row] == 0])
+    # in another order each time
+    assert orders[0] != orders[1] != orders[2]
 
 
 def test_all_sources_draw_the_same():
@@ -146,17 +163,44 @@ def test_fit_goes_through_the_stages_and_reads_the_weights():
         ({"image_size": 8}, "are for an ImageList"),
         ({"source": LABELS * 1.0}, "integers"),
         ({"source": (LABELS,)}, "pair"),
+        ({"seed": -1}, "`seed` from 0"),
+        ({"shard": (0, 2)}, "divides classes_per_batch=3"),
+        ({"batch_size": 4}, "no argument batch_size"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
     arguments = {"source": LABELS, "subset": SUBSET, **SIZES} | change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         curriculum_balanced_batches(**arguments)
 
 
-def test_the_batch_of_a_classifier_has_images():
-    with pytest.raises(ValueError, match="batch_size"):
-        curriculum_batches(LABELS, SUBSET, batch_size=0, steps_per_stage=1)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"seed": -1}, "`seed` from 0"),
+        ({"steps_per_stage": None}, "steps_per_stage"),
+        ({"shard": (0, 3)}, "divides batch_size=4"),
+        ({"images_per_class": 2}, "no argument images_per_class"),
+    ],
+)
+def test_wrong_arguments_of_a_classifier_are_named(change, message):
+    arguments = {"source": LABELS, "subset": SUBSET, "batch_size": 4, "steps_per_stage": 1} | change
+    with pytest.raises((ValueError, TypeError), match=message):
+        curriculum_batches(**arguments)
+
+
+def test_whole_floats_are_whole_numbers():
+    sizes = {name: float(size) for name, size in SIZES.items()}
+    for found, expected in (
+        (curriculum_balanced_batches(LABELS, SUBSET, start_step=2.0, **sizes),
+         curriculum_balanced_batches(LABELS, SUBSET, start_step=2, **SIZES)),
+        (curriculum_batches(LABELS, SUBSET, batch_size=4.0, steps_per_stage=6 / 3),
+         curriculum_batches(LABELS, SUBSET, batch_size=4, steps_per_stage=2)),
+    ):
+        for (rows, *_), (others, *_) in zip(taken(found, 6), taken(expected, 6), strict=True):
+            np.testing.assert_array_equal(rows, others)
 
 
 def test_the_schedule_starts_again():
@@ -259,4 +303,8 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path):
 
 
 def test_stages_of_a_table_with_fewer_subsets():
-    assert len(curriculum_stages(np.zeros(3, np.int8), 3)) == 3
+    batches = curriculum_batches(
+        LABELS[:4], np.zeros(4, np.int8), batch_size=2, steps_per_stage=1, stages=3
+    )
+    for _, _, weights in taken(batches, 5):
+        np.testing.assert_array_equal(weights, 1)
