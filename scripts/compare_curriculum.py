@@ -27,7 +27,8 @@ and measured by Recall@1 on the other 40; its learning rate is chosen on 8 of th
 Validation and test labels are clean.
 
 Every finished run is a line of results.jsonl in the folder and is not repeated: an interrupted
-comparison goes on where it was. At the end the tables are printed and written to tables.md.
+comparison goes on where it was. At the end the tables are printed and written to tables.md
+(`--only-divisions`: what the subsets hold, without any training, to divisions.md).
 """
 
 import argparse
@@ -47,7 +48,7 @@ from keras_ms.data.curriculum import curriculum_subsets
 from keras_ms.data.curriculum_batches import curriculum_balanced_batches, curriculum_batches
 from keras_ms.data.grocery import load_grocery
 from keras_ms.data.images import evaluation_batches
-from keras_ms.data.label_noise import class_similarity, corrupt_labels
+from keras_ms.data.label_noise import class_similarity, corrupt_labels, outlier_rows
 from keras_ms.features import pooled_features
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.stage_schedule import StageSchedule
@@ -63,9 +64,12 @@ SEEDS = (0, 1, 2)
 LEARNING_RATES = {"classifier": (3e-4, 1e-3, 3e-3), "embedder": (1e-4, 5e-4)}
 BATCH_SIZE, CLASSES_PER_BATCH, IMAGES_PER_CLASS = 64, 16, 5
 TRAINING_CLASSES, VALIDATION_CLASSES = 41, 8
+STEPS_AT_ONCE = 50  # that Keras executes
+MOST_STAGES = 3
 # how well each way of dividing finds the wrong labels
 DIVISIONS = {
     "count, k-means": {},
+    "count at the quantile 0.3, k-means": {"distance_quantile": 0.3},
     "count, distance to the centre": {"method": "distance"},
     "gaussian, k-means": {"density": "gaussian"},
     "gaussian, distance to the centre": {"density": "gaussian", "method": "distance"},
@@ -102,12 +106,10 @@ def with_noise(features, labels, outliers, noise, seed):
         similarity = class_similarity(features, labels) if noise == "pairs" else None
         noisy = corrupt_labels(labels, SHARE, noise, similarity=similarity, seed=seed)
         return features, *noisy
-    rng = np.random.default_rng(seed)
-    number = round(len(labels) * SHARE / (1 - SHARE))
-    drawn = outliers[rng.choice(len(outliers), number, replace=False)]
-    # as many in a class as it has images, on average
-    given = np.concatenate([labels, labels[rng.choice(len(labels), number)]])
-    return np.concatenate([features, drawn]), given, np.arange(len(given)) >= len(labels)
+    drawn, like = outlier_rows(len(labels), len(outliers), SHARE, seed=seed)
+    given = np.concatenate([labels, labels[like]])
+    mixed = np.concatenate([features, outliers[drawn]])
+    return mixed, given, np.arange(len(given)) >= len(labels)
 
 
 def chosen_rows(method, subset, wrong):
@@ -140,16 +142,14 @@ class Experiment:
         model.compile(
             keras.optimizers.Adam(StageSchedule(schedule, stage_steps, stages)),
             loss=self._loss(),
-            steps_per_execution=50,
+            steps_per_execution=STEPS_AT_ONCE,
             jit_compile=False,  # compiling takes longer than some hundred steps of one layer
         )
         batches = self._batches(labels[rows], kept, stage_steps, seed)
         on_device = tf.constant(features[rows])
         batches = batches.map(lambda row, label, weight: (tf.gather(on_device, row), label, weight))
-        # a multiple of what is executed at once
-        steps = stage_steps * stages // 50 * 50
-        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
-        shares = [float(wrong[subset == k].mean()) for k in range(3)]
+        model.fit(batches, steps_per_epoch=self.steps, shuffle=False, verbose=0)
+        shares = [float(wrong[subset == k].mean()) for k in range(MOST_STAGES)]
         return model, {"wrong": shares, "images": np.bincount(subset, minlength=3).tolist()}
 
     def _layer(self, seed):
@@ -186,6 +186,10 @@ class Comparison:
 
     def __init__(self, features, labels, lists, outliers, arguments):
         self.outliers, self.steps = outliers, arguments.steps
+        # other features or outliers make other runs
+        self.files = {
+            name: Path(getattr(arguments, name)).name for name in ("weights", "outliers")
+        }
         # the one in the middle, or the first of two
         self.rates = {
             task: rates[(len(rates) - 1) // 2 :][:1] if arguments.quick else rates
@@ -217,7 +221,7 @@ class Comparison:
     def run(self, task, noise, method, rate, seed, held_out=False):
         """The figures of one training; `held_out`: without the validation classes."""
         what = {"task": task, "noise": noise, "method": method, "rate": rate, "seed": seed}
-        what |= {"held_out": held_out, "steps": self.steps}
+        what |= {"held_out": held_out, "steps": self.steps, **self.files}
         if self._key(what) not in self.done:
             start = time.perf_counter()
             train_set, measured = self.sets(task, held_out)
@@ -249,8 +253,11 @@ class Comparison:
 
     @staticmethod
     def _key(run):
-        names = ("task", "noise", "method", "rate", "seed", "held_out", "steps")
-        return json.dumps([run[name] for name in names])
+        names = (
+            "task", "noise", "method", "rate", "seed", "held_out", "steps", "weights", "outliers",
+        )
+        # lines of an older script may lack a name: they are runs of their own
+        return json.dumps([run.get(name) for name in names])
 
 
 def results(comparison, task, noises):
@@ -292,13 +299,23 @@ def main():
     parser.add_argument("--weights", required=True, help="of InceptionV3 up to mixed8")
     parser.add_argument("--outliers", required=True, help=".npz file with `features`")
     parser.add_argument("--to", default="runs/compare_curriculum", help="folder of the results")
-    parser.add_argument("--steps", type=int, default=1500, help="of each training")
+    parser.add_argument(
+        "--steps", type=int, default=1500, help="of each training, a multiple of 150"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="one learning rate, none is chosen: to see it run"
+    )
+    parser.add_argument(
+        "--only-divisions", action="store_true", help="no training, only what the subsets hold"
     )
     parser.add_argument("--tasks", default="classifier,embedder")
     parser.add_argument("--noises", default=",".join(NOISES))
     arguments = parser.parse_args()
+    if arguments.steps < 1 or arguments.steps % (MOST_STAGES * STEPS_AT_ONCE):
+        parser.error(
+            f"--steps: expected a multiple of {MOST_STAGES * STEPS_AT_ONCE}, {MOST_STAGES} stages "
+            f"of whole executions of {STEPS_AT_ONCE} steps. Received: {arguments.steps}"
+        )
     for name in ("weights", "outliers"):
         if not Path(getattr(arguments, name)).is_file():
             parser.error(f"--{name}: there is no file {getattr(arguments, name)}")
@@ -307,11 +324,13 @@ def main():
     comparison = Comparison(*grocery_features(arguments), outliers, arguments)
     noises, lines = arguments.noises.split(","), []
     for task in arguments.tasks.split(","):
-        lines += [*results(comparison, task, noises), ""]
-        print("\n".join(lines), flush=True)
+        if not arguments.only_divisions:
+            lines += [*results(comparison, task, noises), ""]
+            print("\n".join(lines), flush=True)
         lines += [*divisions(comparison, task, noises), ""]
     print("\n".join(lines))
-    (Path(arguments.to) / "tables.md").write_text("\n".join(lines))
+    name = "divisions.md" if arguments.only_divisions else "tables.md"
+    (Path(arguments.to) / name).write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def test_outliers_in_memory():
 
 def test_outliers_that_do_not_fit_are_named():
     images, others = image_list("in", 40), image_list("out", 5)
-    with pytest.raises(ValueError, match="takes 10 images. images has 5"):
+    with pytest.raises(ValueError, match="takes 10 images. The other set has 5"):
         mix_in_outliers(images, others, 0.2)
     with pytest.raises(ValueError, match="0 to below 1"):
         mix_in_outliers(images, others, 1.0)

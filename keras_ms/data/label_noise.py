@@ -126,18 +126,9 @@ def mix_in_outliers(images, others, fraction, *, seed=0):
 
     >>> mixed = mix_in_outliers(groceries, birds, 0.2)   # doctest: +SKIP
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"Expected `fraction` from 0 to below 1. Received: {fraction}")
-    number = round(len(images) * fraction / (1 - fraction))
-    if number > len(others):
-        raise ValueError(
-            f"A share of {fraction} outliers takes {number} images. {others.name} has {len(others)}"
-        )
     if (images.images is None) != (others.images is None):
         raise ValueError("Expected both lists to read their images from files, or both in memory")
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(len(others), number, replace=False)
-    like = rng.choice(len(images), number)
+    drawn, like = outlier_rows(len(images), len(others), fraction, seed=seed)
     columns = {
         "paths": (images.paths, others.paths[drawn]),
         "labels": (images.labels, images.labels[like]),
@@ -148,8 +139,39 @@ def mix_in_outliers(images, others, fraction, *, seed=0):
     masks = {"is_query": images.is_query, "is_gallery": images.is_gallery}
     columns |= {name: (mask, mask[like]) for name, mask in masks.items() if mask is not None}
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    outlier = np.arange(len(images) + number) >= len(images)
+    outlier = np.arange(len(images) + len(drawn)) >= len(images)
     return MixedImages(replace(images, **joined), outlier)
+
+
+def outlier_rows(num_images, num_others, fraction, *, seed=0):
+    """What `mix_in_outliers` draws: for features, say, that stand for images.
+
+    Args:
+        num_images: number of images.
+        num_others: number of images of the other set.
+        fraction, seed: as in `mix_in_outliers`.
+
+    Returns:
+        (rows of the other set, for each the row of the image whose class it is given), int64
+        (number of outliers,).
+
+    Raises:
+        ValueError: a fraction out of range, or too few other images.
+
+    Example:
+
+    >>> [len(rows) for rows in outlier_rows(60, 100, 0.4)]
+    [40, 40]
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"Expected `fraction` from 0 to below 1. Received: {fraction}")
+    number = round(num_images * fraction / (1 - fraction))
+    if number > num_others:
+        raise ValueError(
+            f"A share of {fraction} outliers takes {number} images. The other set has {num_others}"
+        )
+    rng = np.random.default_rng(seed)
+    return rng.choice(num_others, number, replace=False), rng.choice(num_images, number)
 
 
 def _confused_with(similarity, kind, classes):
