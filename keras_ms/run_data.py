@@ -1,5 +1,7 @@
 """What a run trains on and is evaluated on: images, or pooled features with a frozen backbone."""
 
+import functools
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from keras_ms.features import pooled_features
 
 # Neighbours of raw pixels are looked for at most at this size and among so many images.
 _PIXELS, _MOST_IMAGES_FOR_PIXELS = 42, 20_000
+# settings of `distort` that its strength multiplies
+_STRENGTHENED = ("rotation", "scale", "shear", "translation")
 
 
 class RunData:
@@ -116,7 +120,10 @@ class RunData:
                 return self._plain_batches(images, cache=False).map(lambda image, label: image)
         else:
             shown = {
-                "view": [size, view, settings.seed, self._augmentation(), settings.crop_scale]
+                "view": [
+                    size, view, settings.seed, self._augmentation(), settings.crop_scale,
+                    settings.distortion,
+                ]  # fmt: skip
             }
 
             def batches():
@@ -199,8 +206,18 @@ class RunData:
         return {
             "crop_scale": (self.settings.crop_scale, 1.0) if augmentation == "crop" else None,
             "flip": augmentation == "crop",
-            "distort": distort if augmentation == "distort" else None,
+            "distort": self._distort() if augmentation == "distort" else None,
         }
+
+    def _distort(self):
+        strength = self.settings.distortion
+        if strength == 1:
+            return distort
+        defaults = inspect.signature(distort).parameters
+        return functools.partial(
+            distort,
+            **{name: strength * defaults[name].default for name in _STRENGTHENED},
+        )
 
 
 def shorter_side(settings, images):

@@ -36,7 +36,7 @@ def check_settings(settings):
                  "backbone_learning_rate"):
         if getattr(settings, name) is not None:
             _check(name, getattr(settings, name), math.isfinite, "a finite number")
-    for name in ("coupled_l2", "epsilon", "resize_to", "seed"):
+    for name in ("coupled_l2", "epsilon", "resize_to", "seed", "distortion"):
         _check(name, getattr(settings, name), lambda v: v >= 0, "0 or above")
     if settings.backbone_learning_rate is not None:
         _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v >= 0,
@@ -63,6 +63,11 @@ def check_settings(settings):
     if settings.augmentation in ("distort", "none"):
         _check("crop_scale", settings.crop_scale, lambda v: v == _default(settings, "crop_scale"),
                f"unset with augmentation={settings.augmentation}")
+    if settings.augmentation in ("crop", "none"):
+        _check("distortion", settings.distortion, lambda v: v == _default(settings, "distortion"),
+               f"unset with augmentation={settings.augmentation}")
+    # beyond, characters are turned upside down or leave their picture
+    _check("distortion", settings.distortion, lambda v: v <= 5, "at most 5")
     _check("steps", settings.steps, lambda v: v % settings.steps_per_epoch == 0,
            f"a multiple of steps_per_epoch={settings.steps_per_epoch}")
     # Keras cannot start on a batch of uneven parts

@@ -106,6 +106,12 @@ class Settings:
         "are drawn distorted",
         ("auto", "crop", "distort", "none"),
     )
+    distortion: float = _setting(
+        # that of two writers; longer training on few characters wants more
+        1.0,
+        "strength of distort: at 1, turns by up to 10 degrees, stretches and slants by up to 15 %, "
+        "shifts by up to 8 %",
+    )
     # 0.16 is the official recipe's lower bound
     crop_scale: float = _setting(0.16, "smallest share of an image's area that a crop keeps")
 
