@@ -294,12 +294,32 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path):
         ("\n".join([*lines, lines[3]]), "Twice: owl/2.jpg"),
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,clean,1.0,1.0,0"]), "line 13"),
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,1.0"]), "line 13"),
+        ("\n".join([*lines[:-1], lines[-1] + ",1"]), "Expected 6 values in line 13.*: 7"),
+        ("\n".join([*lines[:-1], '"owl/0.jpg']), "Expected a CSV file. Line 12 .*end of data"),
+        ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,nan,1.0,0"]), "numbers from 0"),
+        ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,1.0,inf,0"]), "numbers from 0"),
+        ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,-1.0,1.0,0"]), "numbers from 0"),
         ("path,label\n", "columns"),
         ("", "no line"),
     ):
         table.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_curriculum(table, images)
+
+
+def test_a_table_that_a_spreadsheet_wrote_is_read(tmp_path):
+    images, table = listed(), tmp_path / "curriculum.csv"
+    found = found_for(images)
+    write_curriculum(table, found, images)
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    np.testing.assert_array_equal(read_curriculum(table, images).subset, found.subset)
+
+
+def test_images_that_a_table_cannot_tell_apart_are_not_written(tmp_path):
+    images = ImageList(["a.jpg", "b.jpg", "a.jpg"], [0, 0, 0], ["owl"], ["train"] * 3)
+    with pytest.raises(ValueError, match="3 images of images once.*: a.jpg"):
+        write_curriculum(tmp_path / "table.csv", found_for(images), images)
+    assert not (tmp_path / "table.csv").exists()
 
 
 def test_stages_of_a_table_with_fewer_subsets():

@@ -1,7 +1,9 @@
 """The subsets of a curriculum as a CSV file beside the list of their images."""
 
 import csv
+import math
 import os
+from collections import Counter
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -27,10 +29,10 @@ def write_curriculum(path, found, images):
         images: the `ImageList` that it is about.
 
     Raises:
-        ValueError: another number of images.
+        ValueError: another number of images, or an image twice.
     """
-    _check_length(found, images)
-    names = _names(images)
+    check_subsets(found, images)
+    names = table_names(images)
     with whole_file(path) as temporary:
         # names of files may hold bytes that are no text
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -58,8 +60,9 @@ def read_curriculum(path, images, *, allow_more=False):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: columns or values that are not those of such a table, an image twice or without
-            a line, a line without an image, or a class that is not the image's in the list.
+        ValueError: a file that is no CSV, columns or values that are not those of such a table, an
+            image twice or without a line, a line without an image, or a class that is not the
+            image's in the list.
 
     Example:
 
@@ -109,10 +112,40 @@ def read_curriculum(path, images, *, allow_more=False):
     ))
 
 
-def _names(images):
-    """The paths without the folder that all share, with / between; other names as they are."""
-    if images.images is not None:
-        return list(images.paths)
+def table_names(images):
+    """What the table calls the images: each is checked to be there once, also before any work.
+
+    Args:
+        images: `ImageList`.
+
+    Returns:
+        List of paths without the folder that all share, with / between; the names of images in
+        memory as they are.
+
+    Raises:
+        ValueError: two images of the same name, which `read_curriculum` could not tell apart.
+    """
+    names = list(images.paths) if images.images is not None else _relative(images)
+    again = [str(name) for name, times in Counter(names).items() if times > 1]
+    if again:
+        raise ValueError(
+            f"Expected each of the {len(images)} images of {images.name} once: the table knows "
+            f"them by their paths. There more than once: {some_names(again)}"
+        )
+    return names
+
+
+def check_subsets(found, images):
+    """Raises a ValueError where subsets are of another number of images than the list has."""
+    if len(found.subset) != len(images):
+        raise ValueError(
+            f"Expected subsets of the {len(images)} images of {images.name}. Received: "
+            f"{len(found.subset)}"
+        )
+
+
+def _relative(images):
+    """The paths without the folder that all share."""
     folders = {os.path.dirname(path) for path in images.paths}
     try:
         shared = os.path.commonpath(folders) if all(folders) else ""
@@ -134,38 +167,48 @@ def _found(lines, path):
 def _lines(path):
     """{path: values by column}, checked."""
     lines = {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise ValueError(
-                f"Expected the columns {', '.join(_COLUMNS)} in the first line of {path}. "
-                f"Received: {', '.join(reader.fieldnames or ()) or 'no line'}"
-            )
-        for line in reader:
-            try:
-                values = {
-                    "label": line["label"],
-                    "subset": int(line["subset"]),
-                    "density": float(line["density"]),
-                    "delta": float(line["delta"]),
-                    "centre": _FLAGS[line["centre"]],
-                }
-                if not 0 <= values["subset"] < 128:
-                    raise ValueError
-            except (ValueError, KeyError, TypeError):
+    # spreadsheets begin a file with a byte order mark
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            if tuple(reader.fieldnames or ()) != _COLUMNS:
                 raise ValueError(
-                    f"Expected a path, a class, a subset from 0 on, two numbers and 0 or 1 in line "
-                    f"{reader.line_num} of {path}. Received: {list(line.values())}"
-                ) from None
-            if line["path"] in lines:
-                raise ValueError(f"Expected each image once in {path}. Twice: {line['path']}")
-            lines[line["path"]] = values
+                    f"Expected the columns {', '.join(_COLUMNS)} in the first line of {path}. "
+                    f"Received: {', '.join(reader.fieldnames or ()) or 'no line'}"
+                )
+            for line in reader:
+                values = _values(line, f"line {reader.line_num} of {path}")
+                if line["path"] in lines:
+                    raise ValueError(f"Expected each image once in {path}. Twice: {line['path']}")
+                lines[line["path"]] = values
+        except csv.Error as error:
+            raise ValueError(
+                f"Expected a CSV file. Line {reader.line_num} of {path}: {error}"
+            ) from error
     return lines
 
 
-def _check_length(found, images):
-    if len(found.subset) != len(images):
+def _values(line, where):
+    if None in line:
         raise ValueError(
-            f"Expected subsets of the {len(images)} images of {images.name}. Received: "
-            f"{len(found.subset)}"
+            f"Expected {len(_COLUMNS)} values in {where}. Received: "
+            f'{len(_COLUMNS) + len(line[None])}. Quote a value that holds a comma: "a,b"'
         )
+    try:
+        values = {
+            "label": line["label"],
+            "subset": int(line["subset"]),
+            "density": float(line["density"]),
+            "delta": float(line["delta"]),
+            "centre": _FLAGS[line["centre"]],
+        }
+        if not 0 <= values["subset"] < 128:
+            raise ValueError
+        if not all(0 <= values[name] < math.inf for name in ("density", "delta")):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            "Expected a path, a class, a subset from 0 on, two numbers from 0 on and 0 or 1 in "
+            f"{where}. Received: {list(line.values())}"
+        ) from None
+    return values
