@@ -5,6 +5,8 @@ squared distance of two classes is 2 - 2 mu_p . mu_q, and so is that of two grou
 the means over their classes. No pair of images is ever listed. Ge et al., ECCV 2018.
 """
 
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def class_means(embeddings, labels):
 
     Args:
         embeddings: (N, dimension), any float dtype; they are normalised here.
-        labels: integers (N,).
+        labels: integers (N,) or (N, 1).
 
     Returns:
         `(class_ids, means, counts)`: the ids in sorted order, int64 (C,); float64 (C, dimension);
@@ -205,7 +207,7 @@ class ClassTree:
     >>> embeddings = [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0], [-0.8, -0.6]]
     >>> tree = ClassTree.build(embeddings, [0, 0, 1, 1, 2, 2])
     >>> tree.merge_levels([0, 0], [1, 2])
-    array([ 2, 12])
+    array([ 3, 14])
     """
 
     class_ids: np.ndarray
@@ -220,7 +222,7 @@ class ClassTree:
 
         Args:
             embeddings: (N, dimension), any float dtype; they are normalised here.
-            labels: class ids, integers (N,).
+            labels: class ids, integers (N,) or (N, 1).
             levels: L, at least 1. Defaults to 16, as published.
             linkage: which distance of two nodes decides: `"average"` or `"single"`, as in
                 `merge_nodes`. Defaults to `"average"`, the class distance as it is defined, taken
@@ -230,16 +232,10 @@ class ClassTree:
             ValueError: embeddings or labels of other shapes or dtypes, NaN, infinity or an
                 embedding of zeros, no class of two images, unknown linkage, no level.
         """
-        if linkage not in LINKAGES:
-            raise ValueError(
-                f"Invalid value for argument `linkage`. Expected one of {LINKAGES}. "
-                f"Received: linkage={linkage!r}"
-            )
-        if int(levels) != levels or levels < 1:
-            raise ValueError(f"Expected `levels` of at least 1. Received: levels={levels}")
+        levels = checked_levels(levels, linkage)
         class_ids, means, counts = class_means(embeddings, labels)
         spreads = class_spreads(means, counts)
-        thresholds = level_thresholds(spreads, counts, int(levels))
+        thresholds = level_thresholds(spreads, counts, levels)
         nodes = merge_nodes(means, thresholds, linkage)
         return cls(class_ids, nodes, thresholds, spreads, means.astype(np.float32))
 
@@ -312,8 +308,12 @@ class ClassTree:
             distances = class_distances(self.means[start : start + _BLOCK], self.means)
             rows = np.arange(len(distances))
             distances[rows, start + rows] = np.inf
-            # the nearest, then in order; equally near ones in the order of their ids
-            near = np.sort(np.argpartition(distances, number - 1)[:, :number])
+            # equally near ones in the order of their ids, at the last place that is left too
+            last = np.partition(distances, number - 1)[:, number - 1 : number]
+            closer, tied = distances < last, distances == last
+            places = number - closer.sum(axis=1, keepdims=True)
+            chosen = closer | (tied & (np.cumsum(tied, axis=1, dtype=np.int32) <= places))
+            near = np.nonzero(chosen)[1].reshape(len(rows), number)
             order = np.argsort(np.take_along_axis(distances, near, 1), kind="stable")
             found[start : start + _BLOCK] = np.take_along_axis(near, order, 1)
         return self.class_ids[found]
@@ -331,12 +331,21 @@ class ClassTree:
         Raises:
             ValueError: a file of something else.
         """
-        with np.load(_npz(path), allow_pickle=False) as arrays:
-            missing = {"class_ids", "nodes", "thresholds", "spreads"} - set(arrays.files)
-            if missing:
-                raise ValueError(f"Expected a saved ClassTree. {path} lacks {sorted(missing)}")
-            names = [name for name in cls.__dataclass_fields__ if name in arrays.files]
-            return cls(**{name: arrays[name] for name in names})
+        with open(_npz(path), "rb") as file:
+            # np.load reads other files too, and its errors speak of pickles
+            if not zipfile.is_zipfile(file):
+                raise ValueError(f"Expected a saved ClassTree. {path} is no .npz file, or is cut off")
+            file.seek(0)
+            try:
+                with np.load(file, allow_pickle=False) as arrays:
+                    names = [name for name in cls.__dataclass_fields__ if name in arrays.files]
+                    found = {name: arrays[name] for name in names}
+            except (ValueError, zipfile.BadZipFile) as error:
+                raise ValueError(f"Expected a saved ClassTree. {path} is damaged: {error}") from None
+        missing = {"class_ids", "nodes", "thresholds", "spreads"} - set(found)
+        if missing:
+            raise ValueError(f"Expected a saved ClassTree. {path} lacks {sorted(missing)}")
+        return cls(**found)
 
     def get_config(self):
         """The levels without the means, in terms that JSON can hold."""
@@ -360,14 +369,21 @@ class ClassTree:
 
         Args:
             path: image file, such as "class_tree.png".
-            class_names: names by class id: `images.class_names` of an ImageList, any sequence of
-                which entry i names class i, or a dict. Defaults to None: the ids.
+            class_names: names by class id: a dict, or, where no id is negative, any sequence of
+                which entry i names class i, such as `images.class_names` of an ImageList. Defaults
+                to None: the ids.
 
         Raises:
             ValueError: a class without a name.
         """
         names = [str(class_id) for class_id in self.class_ids]
         if class_names is not None:
+            # a list would take -1 for its last entry
+            if self.class_ids[0] < 0 and not isinstance(class_names, Mapping):
+                raise ValueError(
+                    f"Expected a dict of names: class id {names[0]} is negative and no position. "
+                    f"Received: {type(class_names).__name__} of {len(class_names)} names"
+                )
             try:
                 names = [str(class_names[class_id]) for class_id in self.class_ids.tolist()]
             except (KeyError, IndexError):
@@ -396,14 +412,53 @@ def _npz(path):
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
 
-def _checked(embeddings, labels):
-    embeddings = embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings)
-    labels = np.asarray(labels)
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1] or not len(labels):
+def checked_levels(levels, linkage):
+    """The levels as int, once they and the linkage are known to be usable for a tree.
+
+    Raises:
+        ValueError: levels that are no whole number of at least 1, unknown linkage.
+    """
+    if linkage not in LINKAGES:
         raise ValueError(
-            "Expected embeddings of shape (N, dimension) and N labels, N at least 1. Received: "
-            f"shapes {tuple(embeddings.shape)} and {labels.shape}"
+            f"Invalid value for argument `linkage`. Expected one of {LINKAGES}. "
+            f"Received: linkage={linkage!r}"
+        )
+    try:
+        number = int(levels)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != levels or number < 1:
+        raise ValueError(
+            f"Expected `levels` of at least 1, a whole number. Received: levels={levels!r}"
+        )
+    return number
+
+
+def checked_class_ids(labels):
+    """The labels as int64 (N,), from integers (N,) or (N, 1).
+
+    Raises:
+        ValueError: other shapes or dtypes.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not len(labels):
+        raise ValueError(
+            "Expected labels of shape (N,) or (N, 1), N at least 1. Received: shape "
+            f"{labels.shape}"
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"Expected integer class ids as labels. Received: dtype {labels.dtype}")
-    return embeddings, labels.astype(np.int64)
+    return labels.astype(np.int64)
+
+
+def _checked(embeddings, labels):
+    embeddings = embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings)
+    labels = checked_class_ids(labels)
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            "Expected embeddings of shape (N, dimension) and N labels. Received: "
+            f"shapes {tuple(embeddings.shape)} and {labels.shape}"
+        )
+    return embeddings, labels

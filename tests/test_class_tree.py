@@ -1,11 +1,18 @@
 """The class tree against its definition, pair by pair; its file, its picture, its errors."""
 
+import doctest
+
+import keras
 import numpy as np
 import oracles_class_tree as oracles
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import keras_ms
+from keras_ms import class_tree, rebuild_class_tree
 from keras_ms.class_tree import ClassTree, class_distances, class_means, class_spreads
+from keras_ms.data import neighbour_batches, neighbour_indices
+from keras_ms.losses import hierarchical_triplet
 
 linkages = pytest.mark.parametrize("linkage", ["average", "single"])
 
@@ -128,6 +135,66 @@ def test_nearest_are_by_distance(monkeypatch):
     assert tree.nearest(0).shape == (20, 0)
 
 
+def test_equally_near_classes_come_in_the_order_of_their_ids():
+    tree = ClassTree.build(np.repeat(np.eye(1000), 2, axis=0), np.repeat(range(1000), 2))
+    nearest = tree.nearest(3)
+    assert_array_equal(nearest[[0, 1, 2, 3, 999]], [[1, 2, 3], [0, 2, 3], [0, 1, 3], *[[0, 1, 2]] * 2])
+    assert (nearest[3:] == [0, 1, 2]).all()
+
+
+def test_other_files_are_no_trees(tmp_path):
+    ClassTree.build(*clustered(1)).save(tmp_path / "tree.npz")
+    whole = (tmp_path / "tree.npz").read_bytes()
+    np.save(tmp_path / "array.npy", np.ones(3))
+    damaged = bytearray(whole)
+    damaged[200] ^= 255  # in an array: its checksum is wrong
+    contents = {
+        "array": (tmp_path / "array.npy").read_bytes(),
+        "text": b"a tree\n",
+        "empty": b"",
+        "cut_off": whole[:-30],
+        "damaged": bytes(damaged),
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="Expected a saved ClassTree"):
+            ClassTree.load(tmp_path / f"{name}.npz")
+    with pytest.raises(FileNotFoundError):
+        ClassTree.load(tmp_path / "none.npz")
+
+
+def test_names_of_negative_class_ids(tmp_path):
+    pytest.importorskip("matplotlib")
+    tree = ClassTree.build([[1.0, 0], [1, 1], [0, 1], [0, 2]], [-1, -1, 0, 0])
+    with pytest.raises(ValueError, match="Expected a dict of names: class id -1"):
+        tree.draw(tmp_path / "tree.svg", ["wren", "owl"])
+    tree.draw(tmp_path / "tree.svg", {-1: "wren", 0: "owl"})
+
+
+def test_labels_in_a_column():
+    embeddings, labels = clustered(1)
+    column = ClassTree.build(embeddings, labels[:, None])
+    assert_array_equal(column.nodes, ClassTree.build(embeddings, labels).nodes)
+
+
+EXAMPLES = [
+    test
+    for module in (
+        class_tree, rebuild_class_tree, neighbour_batches, neighbour_indices, hierarchical_triplet
+    )
+    for test in doctest.DocTestFinder().find(
+        module, extraglobs={"np": np, "keras": keras, "keras_ms": keras_ms}
+    )
+    if test.examples
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:No anchor")
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_the_examples_of_the_docstrings(example):
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+
+
 def test_saved_tree_is_the_same(tmp_path):
     tree = ClassTree.build(*clustered(1))
     tree.save(tmp_path / "class_tree")
@@ -173,6 +240,9 @@ def test_picture(tmp_path, num_classes):
         ([[1.0, 0], [0.0, 1]], [0.0, 0.0], {}, "integer class ids"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"linkage": "ward"}, "linkage='ward'"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": 0}, "levels=0"),
+        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": "16"}, "levels='16'"),
+        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": float("nan")}, "levels=nan"),
+        ([[1.0, 0], [0.0, 1]], [[0, 0]], {}, r"or \(N, 1\)"),
     ],
 )
 def test_wrong_inputs(embeddings, labels, options, message):
