@@ -1,21 +1,19 @@
 """One HTML page about a curriculum: of each class the densest, middle and sparsest images."""
 
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.curriculum_table import check_subsets
+from keras_ms.html_report.document import document
 from keras_ms.html_report.markup import Markup, breakable, join, percent, tag
 from keras_ms.html_report.pictures import data_uri, picture
-from keras_ms.version import __version__
 from keras_ms.whole_files import whole_file
 
-# nothing is fetched, whatever a name in the data may hold
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 SUBSET_NAMES = ("clean", "noisy", "highly noisy")
 _IN_A_GROUP = 4
 _PICTURE_SIZE = 144  # sharp at the 110 pixels that a picture has on wide pages
-_STYLE = """
+_STYLE = Markup("""
 .classes { display: grid; gap: 1rem; }
 .thirds { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1.4rem; }
 .thirds h5 { margin: 0 0 .4rem; font-size: .85rem; font-weight: 500; color: var(--soft); }
@@ -26,7 +24,7 @@ _STYLE = """
 .share { display: flex; height: .7rem; border-radius: 4px; overflow: hidden; margin: 0 0 .9rem; }
 .b0 { background: var(--same); } .b1 { background: var(--c1); } .b2 { background: var(--other); }
 @media (max-width: 900px) { .thirds { grid-template-columns: minmax(0, 1fr); gap: 1rem; } }
-"""
+""")
 
 
 def write_curriculum_page(
@@ -60,11 +58,7 @@ def write_curriculum_page(
 
     >>> write_curriculum_page(found, images, "curriculum.html")   # doctest: +SKIP
     """
-    if len(found.subset) != len(images):
-        raise ValueError(
-            f"Expected subsets of the {len(images)} images of {images.name}. Received: "
-            f"{len(found.subset)}"
-        )
+    check_subsets(found, images)
     page = _page(found, images, facts or {}, num_classes)
     with whole_file(path) as temporary:
         # names of files may hold bytes that are no text
@@ -81,18 +75,6 @@ def _page(found, images, facts, num_classes):
     members = {label: np.flatnonzero(images.labels == label) for label in np.unique(images.labels)}
     noisiest = sorted(members, key=lambda label: (found.subset[members[label]] == 0).mean())
     shown = noisiest[:num_classes]
-    style = resources.files("keras_ms.html_report").joinpath("page.css").read_text("utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"{images.name}: curriculum"),
-        # without one, browsers ask the server for /favicon.ico
-        tag("link", rel="icon", href="data:,"),
-        tag("style", Markup(style + _STYLE)),
-    )
     words = (
         "The classes with the smallest share of clean images come first. An image is dense when "
         "many of its class look like it; the sparsest ones are the most likely to be mislabelled, "
@@ -100,8 +82,7 @@ def _page(found, images, facts, num_classes):
     )
     if len(shown) < len(members):
         words += f" Shown: {len(shown):,} of {len(members):,} classes."
-    body = tag(
-        "body",
+    body = (
         tag("header", tag("h1", f"{images.name}: curriculum"),
             tag("p", "Each class divided by density, from clean to highly noisy images.",
                 class_="soft")),
@@ -110,10 +91,8 @@ def _page(found, images, facts, num_classes):
             tag("section", tag("h2", "Classes"), tag("p", words), _legend(found.subset),
                 tag("div", *(_class(found, images, members[label]) for label in shown),
                     class_="classes"), id="classes")),
-        tag("footer", f"Written by keras_ms {__version__}. The page holds all its pictures: it can "
-            "be kept, sent and opened offline."),
     )
-    return join([Markup("<!DOCTYPE html>\n"), tag("html", head, body, lang="en")]) + "\n"
+    return document(f"{images.name}: curriculum", body, [_STYLE])
 
 
 def _summary(found, members, facts):

@@ -1,19 +1,11 @@
 """The page: its sections in order, its style and its script, in one file."""
 
-from importlib import resources
-
 from keras_ms.html_report import sections
+from keras_ms.html_report.document import document, packaged
 from keras_ms.html_report.gallery import Gallery
 from keras_ms.html_report.map_section import map_section
-from keras_ms.html_report.markup import Markup, join, tag
-from keras_ms.version import __version__
+from keras_ms.html_report.markup import tag
 from keras_ms.whole_files import whole_file
-
-# nothing is fetched, whatever a name in the data may hold
-_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-)
-
 
 _FRAMES = (
     "A solid green frame and ✓ mark the same class, a dashed red one and ✗ another. The number is "
@@ -64,33 +56,18 @@ def report_page(report):
     }
     shown = {name: part for name, part in parts.items() if part[1] is not None}
     links = [tag("li", tag("a", text, href=f"#{name}")) for name, (text, _) in shown.items()]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"{report.title}: retrieval report"),
-        # without one, browsers ask the server for /favicon.ico
-        tag("link", rel="icon", href="data:,"),
-        tag("style", Markup(_packaged("page.css"))),
-        tag("style", gallery.style()),
-    )
     subtitle = f"What the embedder finds alike among {report.num_classes:,} classes" + (
         " that it was never trained on." if report.unseen else "."
     )
-    body = tag(
-        "body",
+    body = (
         tag("a", "Skip to the content", href="#summary", class_="skip"),
         tag("header", tag("h1", report.title),
             tag("p", subtitle, class_="soft")),
         tag("nav", tag("ul", *links), class_="top", aria_label="Sections"),
         tag("main", *(section for _, section in shown.values())),
-        tag("footer", f"Written by keras_ms {__version__}. The page holds all its pictures: it can "
-            "be kept, sent and opened offline."),
-        tag("script", Markup(_packaged("map.js"))),
     )
-    return join([Markup("<!DOCTYPE html>\n"), tag("html", head, body, lang="en")]) + "\n"
+    title = f"{report.title}: retrieval report"
+    return document(title, body, [gallery.style()], packaged("map.js"))
 
 
 def _queries(rows, gallery, name, title, words, none):
@@ -113,7 +90,3 @@ def _confusions(report, gallery):
         gallery.confusions() if report.confusions else None,
         id="confusions",
     )
-
-
-def _packaged(name):
-    return resources.files("keras_ms.html_report").joinpath(name).read_text(encoding="utf-8")
