@@ -4,14 +4,23 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from keras_ms.setting_options import add_setting, flag
+import numpy as np
+
+from keras_ms.data.curriculum import METHODS, check_curriculum_options
+from keras_ms.data.subset_density import DENSITIES
+from keras_ms.image_options import (
+    add_image_options,
+    config_settings,
+    given_settings,
+    with_image_size,
+)
+from keras_ms.setting_options import flag
 from keras_ms.settings import Settings
 
-# Settings that say which images are read, and how
-_OF_IMAGES = (
-    "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "validation_fraction",
-    "skip_unreadable", "skip_small_classes", "image_size", "resize_to", "seed",
-)
+# how images become features; an .npz file has them
+_OF_EMBEDDING = ("image_size", "resize_to", "batch_size")
+# words of the page
+_DIVIDED_BY = {"k-means": "density", "distance": "distance to the densest image"}
 
 
 def add_parser(commands):
@@ -33,8 +42,7 @@ def add_parser(commands):
     parser.add_argument(
         "--config", metavar="FILE", help="settings.json of a run: its images, as in training"
     )
-    for name in _OF_IMAGES:
-        add_setting(parser, name, Settings.__dataclass_fields__[name].metadata["explanation"])
+    add_image_options(parser, {})
     parser.add_argument(
         "--split", choices=("train", "validation", "test"),
         help="default: train, or that of the .npz file",
@@ -45,11 +53,11 @@ def add_parser(commands):
     # see keras_ms/data/curriculum.py for the reasons of the defaults
     parser.add_argument("--subsets", type=int, default=3, help="of each class (default: 3)")
     parser.add_argument(
-        "--method", default="k-means", choices=("k-means", "distance"),
+        "--method", default="k-means", choices=METHODS,
         help="divide the densities, or the distances to the densest image (default: k-means)",
     )
     parser.add_argument(
-        "--density", default="count", choices=("count", "gaussian"),
+        "--density", default="count", choices=DENSITIES,
         help="number of images nearer than a cut-off, or a smooth sum (default: count)",
     )
     parser.add_argument(
@@ -84,20 +92,11 @@ def _curriculum(options):
     from keras_ms.data.curriculum import curriculum_subsets
     from keras_ms.data.curriculum_table import write_curriculum
 
-    page = _checked_page(options)
+    page, dividing = _checked_page(options), _dividing(options)
     saved = Path(options["model"]).suffix == ".npz"
     features, images, shown = _saved(options) if saved else _embedded(options)
-    found = curriculum_subsets(
-        features,
-        images.labels,
-        options["subsets"],
-        method=options["method"],
-        density=options["density"],
-        distance_quantile=options["distance_quantile"],
-        max_dimension=options["max_dimension"] or None,
-        workers=options["workers"],
-        progress=_progress if sys.stderr.isatty() else None,
-    )
+    progress = _progress if sys.stderr.isatty() else None
+    found = curriculum_subsets(features, images.labels, **dividing, progress=progress)
     write_curriculum(options["to"], found, images)
     for number in range(int(found.subset.max()) + 1):
         count = int((found.subset == number).sum())
@@ -114,14 +113,21 @@ def _curriculum(options):
         f"{options['distance_quantile']:g} quantile of a class's distances"
         if options["density"] == "count"
         else "Gaussian sum over the images of a class",
-        "Divided by": {"k-means": "density", "distance": "distance to the densest image"}[
-            options["method"]
-        ],
+        "Divided by": _DIVIDED_BY[options["method"]],
     }
     size = write_curriculum_page(
         found, images, page, facts=facts, num_classes=options["page_classes"]
     )
     print(f"Wrote {page} ({size / 1e6:.1f} MB)")
+
+
+def _dividing(options):
+    """The options of `curriculum_subsets`, checked before any image is read."""
+    names = ("subsets", "method", "density", "distance_quantile", "max_dimension", "workers")
+    found = {name: options[name] for name in names}
+    found["max_dimension"] = found["max_dimension"] or None
+    check_curriculum_options(**found)
+    return found
 
 
 def _progress(done, total):
@@ -134,6 +140,8 @@ def _checked_page(options):
     from keras_ms.whole_files import check_writable
 
     page = Path(options["page"] or Path(options["to"]).with_suffix(".html"))
+    if options["page"] and options["page_classes"] == 0:
+        raise ValueError("--page-classes 0 writes no page: leave out --page")
     for name, path, suffix in (("to", Path(options["to"]), ".csv"), ("page", page, ".html")):
         if path.suffix != suffix:
             raise ValueError(f"Expected {flag(name)} to end in {suffix}. Received: {path}")
@@ -148,22 +156,17 @@ def _checked_page(options):
 
 def _embedded(options):
     """(features, images, True) of a model and a data set."""
+    from keras_ms.data.curriculum_table import table_names
     from keras_ms.data.load_images import load_images
     from keras_ms.embed import embed_images, load_embedder
     from keras_ms.run_data import shorter_side
 
     embedder, split = load_embedder(options["model"]), options["split"] or "train"
-    settings = _settings(options, {})
-    given = options["image_size"] is not None or options["config"]
-    if not embedder.image_size and not given:
-        raise ValueError(
-            f"{options['model']} takes images of any size: give --image-size, the side in pixels "
-            "that it was trained with"
-        )
-    if embedder.image_size and options["image_size"] is None:
-        settings = dataclasses.replace(settings, image_size=embedder.image_size)
+    given = with_image_size(given_settings(options), options, embedder.image_size)
+    settings = _settings(options, {}, given)
     every = load_images(settings, needed=(split,))
     images = every.subset(split)
+    table_names(images)  # what the table cannot hold
     features = embed_images(
         embedder,
         images,
@@ -176,67 +179,72 @@ def _embedded(options):
 
 def _saved(options):
     """(features, images, whether their pictures are known) of an .npz file."""
-    import numpy as np
-
-    from keras_ms.data.image_list import ImageList
+    from keras_ms.data.curriculum_table import table_names
     from keras_ms.data.load_images import load_images
-
-    found = _arrays(options["model"])
-    if options["batch_size"] is not None:
-        raise ValueError(f"{options['model']} holds features already: leave out --batch-size")
-    data, labels = found["data"] or {}, np.asarray(found["labels"]).reshape(-1)
-    split = options["split"] or data.pop("split", "train")
-    if data or options["dataset"] or options["data_dir"] or options["config"]:
-        images = load_images(_settings(options, data), needed=(split,)).subset(split)
-        if not np.array_equal(labels, images.labels):
-            raise ValueError(
-                f"Expected in {options['model']} the labels of the {len(images)} {split} images of "
-                f"{images.name}, in their order. Received: {len(labels)} labels"
-                + " of other classes or in another order" * (len(labels) == len(images))
-            )
-        return found["features"], images, True
-    if labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
-        raise ValueError(
-            f"Expected labels in {options['model']} as class ids from 0 on. Received: "
-            f"{labels.dtype}" + (f", least {labels.min()}" if len(labels) else ", none")
-        )
-    paths, names = found["paths"], found["class_names"]
-    images = ImageList(
-        [f"row {row}" for row in range(len(labels))] if paths is None else paths,
-        labels,
-        [str(label) for label in range(labels.max() + 1)] if names is None else names,
-        ["train"] * len(labels),
-        name=Path(options["model"]).stem,
-    )
-    return found["features"], images, False
-
-
-def _arrays(path):
-    """What `read_embeddings` returns, with `features`, which may be called so in the file too."""
-    import numpy as np
-
     from keras_ms.evaluation.saved_embeddings import read_embeddings
 
-    if Path(path).is_file():
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if "features" in arrays and "labels" in arrays and "embeddings" not in arrays:
-                    more = dict.fromkeys(("paths", "class_names", "data"))
-                    return more | {name: arrays[name] for name in ("features", "labels")}
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
-    found = read_embeddings(path)
-    return found | {"features": found["embeddings"]}
+    path = options["model"]
+    _refuse(options, _OF_EMBEDDING, f"{path} holds features already")
+    found = read_embeddings(path, also_called="features")
+    features, labels = found["embeddings"], found["labels"].reshape(-1)
+    data, given = found["data"] or {}, given_settings(options)
+    saved_split = data.pop("split", "train")
+    named = data or options["config"] or "dataset" in given or "data_dir" in given
+    if not named:
+        reason = f"{path} names no data set, and neither --dataset nor --data-dir is given"
+        _refuse(options, (*given, "split", "page"), reason)
+        images = _listed(found, labels, path)
+        table_names(images)
+        return features, images, False
+    split = options["split"] or saved_split
+    images = load_images(_settings(options, data, given), needed=(split,)).subset(split)
+    table_names(images)
+    if not np.array_equal(labels, images.labels):
+        raise ValueError(
+            f"Expected in {path} the labels of the {len(images)} {split} images of "
+            f"{images.name}, in their order. Received: {len(labels)} labels"
+            + " of other classes or in another order" * (len(labels) == len(images))
+        )
+    return features, images, True
 
 
-def _settings(options, data):
+def _refuse(options, names, reason):
+    """Names the given ones of options that would not be read."""
+    unread = [flag(name) for name in names if options[name] is not None]
+    if unread:
+        raise ValueError(f"{reason}: leave out {', '.join(unread)}")
+
+
+def _listed(found, labels, path):
+    """The images of which an .npz file has no more than labels and, maybe, names."""
+    from keras_ms.data.image_list import ImageList
+
+    names, paths = found["class_names"], found["paths"]
+    most = np.inf if names is None else len(names)
+    if labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0 or labels.max() >= most:
+        raise ValueError(
+            f"Expected labels in {path} as class ids from 0 on"
+            + ("" if names is None else f", below its {most} class_names")
+            + f". Received: {labels.dtype}"
+            + (f", from {labels.min()} to {labels.max()}" if len(labels) else ", none")
+        )
+    # ids may be any numbers: only those that are there get a name
+    classes, ids = np.unique(labels, return_inverse=True)
+    return ImageList(
+        [f"row {row}" for row in range(len(labels))] if paths is None else paths,
+        ids,
+        classes if names is None else names[classes],
+        ["train"] * len(labels),
+        name=Path(path).stem,
+    )
+
+
+def _settings(options, data, given):
     """Settings of the images: those saved with embeddings or of --config, then what was given."""
-    config = Settings.read(options["config"]) if options["config"] else Settings()
     unknown = sorted(set(data) - set(Settings.__dataclass_fields__))
     if unknown:
         raise ValueError(f"Unknown settings in {options['model']}: {', '.join(unknown)}")
-    given = {name: options[name] for name in _OF_IMAGES if options[name] is not None}
     if not options["config"]:
         # noise is looked for in all training classes
         data = {"validation_fraction": 0.0} | data
-    return dataclasses.replace(config, **(data | given))
+    return dataclasses.replace(config_settings(options), **(data | given))

@@ -5,15 +5,17 @@ import json
 from pathlib import Path
 
 from keras_ms.evaluation.saved_embeddings import EXPECTED
-from keras_ms.setting_options import add_setting, flag
+from keras_ms.image_options import (
+    IMAGE_SETTINGS,
+    add_image_options,
+    config_settings,
+    given_settings,
+    with_image_size,
+)
+from keras_ms.setting_options import flag
 from keras_ms.settings import Settings
 
 _METRICS = "recall,r_precision,map_at_r,nmi,ami,f1"
-# Settings that say which images are read, and how; the others belong to a training
-_OF_IMAGES = (
-    "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "validation_fraction",
-    "skip_unreadable", "skip_small_classes", "image_size", "resize_to", "seed",
-)
 # what differs from training
 _EXPLANATIONS = {
     "image_size": "height and width the network sees, pixels; needed, without --config, where the "
@@ -45,9 +47,7 @@ def add_parser(commands):
     parser.add_argument(
         "--config", metavar="FILE", help="settings.json of the run: its images, as in training"
     )
-    for name in _OF_IMAGES:
-        explanation = Settings.__dataclass_fields__[name].metadata["explanation"]
-        add_setting(parser, name, _EXPLANATIONS.get(name, explanation))
+    add_image_options(parser, _EXPLANATIONS)
     parser.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="default: test"
     )
@@ -128,7 +128,7 @@ def _checked_options(options):
             raise ValueError(
                 f"Expected {flag(name)} of at least {least}. Received: {options[name]}"
             )
-    text = options["ks"] or _config(options).ks
+    text = options["ks"] or config_settings(options).ks
     try:
         ks = [int(k) for k in text.split(",")]
     except ValueError:
@@ -139,14 +139,10 @@ def _checked_options(options):
     return checked_ks(ks), checked_metrics(metrics)
 
 
-def _config(options):
-    return Settings.read(options["config"]) if options["config"] else Settings()
-
-
 def _saved(options):
     from keras_ms.evaluation.saved_embeddings import read_embeddings
 
-    about_images = (*_OF_IMAGES, "data", "config", "batch_size", "save_embeddings")
+    about_images = (*IMAGE_SETTINGS, "data", "config", "batch_size", "save_embeddings")
     given = {name for name in about_images if options[name] is not None}
     # the seed is that of the bootstrap too
     if given - {"seed"} or options["split"] != "test":
@@ -185,7 +181,7 @@ def _embedded(options):
         batch_size=options["batch_size"] or 64,
     )
     if options["save_embeddings"]:
-        names = (*_OF_IMAGES, "validation_groups", "rotated_classes")
+        names = (*IMAGE_SETTINGS, "validation_groups", "rotated_classes")
         data = {name: getattr(settings, name) for name in names} | {"split": split}
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
@@ -198,23 +194,16 @@ def _embedded(options):
 
 def _settings(options, model_size):
     """Settings of the images: those of --config, the model's size, then what was given."""
-    given = {name: options[name] for name in _OF_IMAGES if options[name] is not None}
-    config = _config(options)
+    given = given_settings(options)
     if options["data"] is not None:
         given |= _data_set(options["data"], given)
-    if model_size:
-        given.setdefault("image_size", model_size)
-    elif "image_size" not in given and not options["config"]:
-        raise ValueError(
-            f"{options['model']} takes images of any size: give --image-size, the side in pixels "
-            "that it was trained with (or --config, the settings.json of its run)"
-        )
+    given = with_image_size(given, options, model_size)
     if options["split"] == "test":
         if "validation_fraction" in given:
             raise ValueError("--validation-fraction says nothing about --split test: leave it out")
         # no need for enough training classes to hold some out
         given["validation_fraction"] = 0.0
-    return dataclasses.replace(config, **given)
+    return dataclasses.replace(config_settings(options), **given)
 
 
 def _data_set(word, given):

@@ -74,7 +74,9 @@ def test_saved_embeddings_are_divided_alike(photos, model, tmp_path):
     assert main(["evaluate", str(model), *options, "--split", "train", "--validation-fraction",
                  "0", "--bootstrap", "0",
                  "--save-embeddings", str(saved)]) == 0
-    assert main(["curriculum", str(saved), "--to", str(table), "--page-classes", "1"]) == 0
+    again = ["curriculum", str(saved), "--to", str(table), "--page-classes", "1"]
+    assert main(again) == 0
+    assert main([*again, "--split", "train"]) == 0
     options += ["--page-classes", "0"]
     assert main(["curriculum", str(model), *options, "--to", str(other)]) == 0
     assert table.read_text() == other.read_text()
@@ -101,14 +103,39 @@ def test_features_without_images_give_a_table_alone(tmp_path, capsys):
     ]
 
 
+def test_names_and_any_class_ids_of_a_file_are_kept(tmp_path):
+    saved, table = tmp_path / "f.npz", tmp_path / "t.csv"
+    paths = np.array(["x/a.jpg", "x/b.jpg", "y/c.jpg"])
+    names = np.array(["ant", "bee", "cat"])
+    np.savez(saved, features=np.eye(3), labels=np.array([2, 2, 1]), paths=paths, class_names=names)
+    assert main(["curriculum", str(saved), "--to", str(table)]) == 0
+    lines = [line.split(",")[:2] for line in table.read_text().splitlines()[1:]]
+    assert lines == [["x/a.jpg", "cat"], ["x/b.jpg", "cat"], ["y/c.jpg", "bee"]]
+    # no memory for the ids between
+    np.savez(saved, features=np.eye(3), labels=np.array([5, 5, 3 * 10**15]))
+    assert main(["curriculum", str(saved), "--to", str(table)]) == 0
+    assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == [
+        "5", "5", str(3 * 10**15)
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["{f}", "--to", "{tmp}/table.txt"], "--to to end in .csv"),
         (["{f}", "--page", "{tmp}/page.pdf"], "--page to end in .html"),
         (["{f}", "--page-classes", "-1"], "--page-classes of at least 0"),
-        (["{f}", "--subsets", "0"], "`subsets` from 1"),
-        (["{f}", "--batch-size", "3"], "holds features already"),
+        (["{none}", "--subsets", "0"], "`subsets` from 1"),
+        (["{none}", "--distance-quantile", "60"], "between 0 and 1"),
+        (["{none}", "--workers", "0"], "`workers` of at least 1"),
+        (["{f}", "--batch-size", "3"], "holds features already: leave out --batch-size"),
+        (["{f}", "--image-size", "3", "--data-dir", "{photos}"], "leave out --image-size"),
+        (["{f}", "--split", "train", "--page", "p.html"], "leave out --split, --page"),
+        (["{f}", "--seed", "1", "--test-fraction", "1"], "leave out --test-fraction, --seed"),
+        (["{f}", "--page", "p.html", "--page-classes", "0"], "leave out --page"),
+        (["{named}"], "below its 2 class_names"),
+        (["{twice}"], "more than once: a.jpg"),
+        (["{cut}"], "cannot be read"),
         (["{f}", "--data-dir", "{photos}"], "labels of the 56 train images"),
         (["{tmp}/none.npz"], "Nothing is at"),
         (["{tmp}/none.keras", "--data-dir", "{photos}"], "Nothing is at"),
@@ -119,8 +146,14 @@ def test_features_without_images_give_a_table_alone(tmp_path, capsys):
 def test_what_is_wrong_is_said(arguments, message, photos, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     places = {"tmp": tmp_path, "photos": photos, "model": model}
-    places |= {"f": tmp_path / "f.npz", "bad": tmp_path / "bad.npz"}
-    np.savez(places["f"], features=np.zeros((4, 2)), labels=np.arange(4))
+    names = ("f", "bad", "named", "twice", "cut")
+    places |= {name: tmp_path / f"{name}.npz" for name in names}
+    places["none"] = tmp_path / "none.keras"  # not even looked for
+    arrays = {"features": np.zeros((4, 2)), "labels": np.arange(4)}
+    np.savez(places["f"], **arrays)
+    np.savez(places["named"], **arrays, class_names=np.array(["a", "b"]))
+    np.savez(places["twice"], **arrays, paths=np.array(["a.jpg", "b.jpg", "c.jpg", "a.jpg"]))
+    places["cut"].write_bytes(places["f"].read_bytes()[:200])
     np.savez(places["bad"], embeddings=np.zeros((4, 2)))
     assert main(["curriculum", *(text.format(**places) for text in arguments)]) == 1
     assert message in capsys.readouterr().err

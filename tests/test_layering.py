@@ -34,7 +34,7 @@ FLOORS = [
         "pairwise",
         "setting_options",
     },
-    {"losses", "data", "evaluation"},
+    {"losses", "data", "evaluation", "image_options"},
     {
         "models",
         "html_report",

@@ -33,12 +33,14 @@ def write_embeddings(path, embeddings, images, data=None):
         np.savez(temporary, **{k: v for k, v in arrays.items() if v is not None})
 
 
-def read_embeddings(path):
+def read_embeddings(path, *, also_called=None):
     """The arrays of an .npz file of embeddings.
 
     Args:
         path: file with `embeddings` (N, dimension) and `labels` (N,), of `write_embeddings` or of
             any other origin.
+        also_called: what the embeddings may be called in a file that has no `embeddings`. Defaults
+            to None: nothing else.
 
     Returns:
         dict of `embeddings`, `labels` and, each None where the file has none, `is_query`,
@@ -58,6 +60,8 @@ def read_embeddings(path):
         with np.load(path, allow_pickle=False) as arrays:
             names = ("embeddings", "labels", *_MORE, "data")
             found = {name: arrays[name] if name in arrays else None for name in names}
+            if found["embeddings"] is None and also_called in arrays:
+                found["embeddings"] = arrays[also_called]
         if found["data"] is not None:
             found["data"] = dict(json.loads(str(found["data"])))
     except Exception as error:  # numpy, zipfile and json raise many kinds
