@@ -12,12 +12,14 @@ trains, the second half tests. For each of N-pair, triplet and Multi-Similarity
    head and the same batches for both, and the last step is measured on the test classes.
 
 Every finished run is a line of results.jsonl in the folder, and is not repeated: an interrupted
-comparison goes on where it was. At the end the table is printed and written to table.md, with a
+comparison goes on where it was. A run with other features, or other constants of this file, is
+another run. At the end the table is printed and written to table.md, with a
 picture of the synthetic negatives' hardness for each loss. `--steps 300 --trials-only` looks at
 validation classes alone.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -141,11 +143,12 @@ def recalls(head, features, labels):
 class Comparison:
     """Runs what is not yet in results.jsonl."""
 
-    def __init__(self, features, labels, folder, steps, mode):
+    def __init__(self, features, labels, folder, steps, mode, digest):
         half = (labels.max() + 1) // 2
         self.train_set = features[labels < half], labels[labels < half]
         self.test_set = features[labels >= half], labels[labels >= half]
         self.folder, self.steps, self.mode = Path(folder), steps, mode
+        self.digest = digest
         self.file = self.folder / "results.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = self.file.read_text().splitlines() if self.file.is_file() else []
@@ -185,7 +188,8 @@ class Comparison:
 
     def _run(self, what, train_set, evaluation_set):
         what = dict(zip(("stage", "name", "setting", "hardness", "seed"), what))
-        what = {**what, "steps": self.steps, "mode": self.mode}
+        what = {**what, "steps": self.steps, "mode": self.mode, "features": self.digest}
+        what["constants"] = [EMBEDDING_SIZE, BATCHES[what["name"]], EPOCHS, LEARNING_RATE]
         if self._key(what) not in self.done:
             start = time.perf_counter()
             head, history = train(
@@ -206,8 +210,9 @@ class Comparison:
     @staticmethod
     def _key(run):
         names = ("stage", "name", "setting", "hardness", "seed", "steps", "mode")
+        names += ("features", "constants")  # lines of an older comparison lack both
         # the loss alone has no modes
-        kept = [run[name] for name in names if name != "mode" or run["hardness"] is not None]
+        kept = [run.get(name) for name in names if name != "mode" or run["hardness"] is not None]
         return json.dumps(kept, sort_keys=True)
 
 
@@ -262,8 +267,9 @@ def main():
         parser.error(f"expected some of {', '.join(LOSSES)} in --only: {', '.join(unknown)}")
     with np.load(arguments.features, allow_pickle=False) as arrays:
         features, labels = arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+    digest = hashlib.sha256(Path(arguments.features).read_bytes()).hexdigest()
     comparison = Comparison(
-        features, labels, arguments.to, arguments.steps, arguments.mode
+        features, labels, arguments.to, arguments.steps, arguments.mode, digest
     )
     text = table(comparison, names, arguments.trials_only)
     print(text)
