@@ -334,14 +334,18 @@ class ClassTree:
         with open(_npz(path), "rb") as file:
             # np.load reads other files too, and its errors speak of pickles
             if not zipfile.is_zipfile(file):
-                raise ValueError(f"Expected a saved ClassTree. {path} is no .npz file, or is cut off")
+                raise ValueError(
+                    f"Expected a saved ClassTree. {path} is no .npz file, or is cut off"
+                )
             file.seek(0)
             try:
                 with np.load(file, allow_pickle=False) as arrays:
                     names = [name for name in cls.__dataclass_fields__ if name in arrays.files]
                     found = {name: arrays[name] for name in names}
             except (ValueError, zipfile.BadZipFile) as error:
-                raise ValueError(f"Expected a saved ClassTree. {path} is damaged: {error}") from None
+                raise ValueError(
+                    f"Expected a saved ClassTree. {path} is damaged: {error}"
+                ) from None
         missing = {"class_ids", "nodes", "thresholds", "spreads"} - set(found)
         if missing:
             raise ValueError(f"Expected a saved ClassTree. {path} lacks {sorted(missing)}")
@@ -445,8 +449,7 @@ def checked_class_ids(labels):
         labels = labels[:, 0]
     if labels.ndim != 1 or not len(labels):
         raise ValueError(
-            "Expected labels of shape (N,) or (N, 1), N at least 1. Received: shape "
-            f"{labels.shape}"
+            f"Expected labels of shape (N,) or (N, 1), N at least 1. Received: shape {labels.shape}"
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"Expected integer class ids as labels. Received: dtype {labels.dtype}")

@@ -5,7 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ms.class_tree import FARTHEST, LEVELS, ClassTree
+from keras_ms.class_tree import LEVELS, ClassTree, checked_class_ids, checked_levels
+from keras_ms.data.whole_number import whole_number
+from keras_ms.losses.hierarchical_triplet import HierarchicalTripletLoss
 
 
 class RebuildClassTree(keras.callbacks.Callback):
@@ -28,10 +30,13 @@ class RebuildClassTree(keras.callbacks.Callback):
         images: all training images as `keras.Model.predict` takes them, in the order of `labels`:
             an array, or a finite dataset of (images) or (images, labels) that does not shuffle,
             such as `keras_ms.data.images.evaluation_batches`.
-        labels: their class ids, integers (N,).
+        labels: their class ids, integers (N,) or (N, 1).
         order: `keras_ms.NeighbourIndices` of the `neighbour_batches` that the model is trained
-            on. Defaults to None: the batches do not depend on the tree.
-        levels: levels of the tree. Defaults to 16, as published.
+            on. Epoch k begins at its step k * steps_per_epoch: a second `fit` without
+            `initial_epoch` takes the anchors of the first once more. Defaults to None: the batches
+            do not depend on the tree.
+        levels: levels of the tree. Defaults to None: those of the tree that the loss has, or 16,
+            as published.
         linkage: "average" or "single", as in `ClassTree.build`. Defaults to "average".
         every: epochs from one tree to the next; the first epoch of a `fit` always builds one.
             Defaults to 1, as published.
@@ -46,8 +51,9 @@ class RebuildClassTree(keras.callbacks.Callback):
         tree: the tree of now; None before the first epoch.
 
     Raises:
-        ValueError: `every` below 1; in `fit`, another number of embeddings than labels, embeddings
-            with NaN, or an order of other classes.
+        ValueError: another loss, labels that are not integer ids, a setting out of range, other
+            levels than those of the tree that the loss has; in `fit`, another number of embeddings
+            than labels, embeddings with NaN, or an order of other classes.
 
     Example:
 
@@ -68,7 +74,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         labels,
         order=None,
         *,
-        levels=LEVELS,
+        levels=None,
         linkage="average",
         every=1,
         folder=None,
@@ -77,8 +83,11 @@ class RebuildClassTree(keras.callbacks.Callback):
         verbose=0,
     ):
         super().__init__()
-        if every != int(every) or every < 1:
-            raise ValueError(f"Expected `every` of at least 1 epoch. Received: every={every}")
+        if loss is not None and not isinstance(loss, HierarchicalTripletLoss):
+            raise ValueError(
+                "Expected `loss` to be a keras_ms.HierarchicalTripletLoss, or None where the tree "
+                f"is for the batches only. Received: {loss!r}"
+            )
         if keras.backend.backend() == "jax" and loss is not None:
             raise ValueError(
                 "RebuildClassTree changes the margins of a step that is compiled already, which "
@@ -86,11 +95,11 @@ class RebuildClassTree(keras.callbacks.Callback):
             )
         self.loss = loss
         self.images = images
-        self.labels = np.asarray(labels)
+        self.labels = checked_class_ids(labels)
         self.order = order
-        self.levels = levels
+        self.levels = _levels_of(loss, levels, linkage)
         self.linkage = linkage
-        self.every = int(every)
+        self.every = whole_number("every", every)
         self.folder = None if folder is None else Path(folder)
         self.batch_size = batch_size
         self.embedder = embedder
@@ -99,7 +108,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         self._is_first = True
         if loss is not None and loss.tree is None:
             # Keras traces the loss before it calls any callback
-            loss.assign_tree(_tree_of_equals(self.labels, levels))
+            loss.expect_tree(len(np.unique(self.labels)), self.levels)
 
     def on_train_begin(self, logs=None):
         self._is_first = True
@@ -132,10 +141,12 @@ class RebuildClassTree(keras.callbacks.Callback):
             self.tree.save(self.folder / "class_tree.npz")
 
 
-def _tree_of_equals(labels, levels):
-    """A tree of the right shape in which no class is closer to one than to another."""
-    class_ids = np.unique(labels).astype(np.int64)
-    nodes = np.tile(np.arange(len(class_ids), dtype=np.int32)[:, None], levels + 1)
-    nodes[:, -1] = 0
-    thresholds = np.linspace(0, FARTHEST, levels + 1)
-    return ClassTree(class_ids, nodes, thresholds, np.zeros(len(class_ids)))
+def _levels_of(loss, levels, linkage):
+    known = None if loss is None or loss.tree is None else loss.tree.levels
+    levels = checked_levels(levels if levels is not None else known or LEVELS, linkage)
+    if known not in (None, levels):
+        raise ValueError(
+            f"Expected `levels` of {known}, as the tree that the loss has: its compiled step "
+            f"depends on them. Received: levels={levels}. Leave it unset, or make a new loss"
+        )
+    return levels

@@ -104,6 +104,38 @@ def test_the_dataset_is_an_epoch_that_follows_the_tree():
     assert (read() == first).all()
 
 
+def test_an_epoch_that_is_not_read_to_its_end_is_begun_again():
+    _, labels = circle()
+    # whole floats, as a division gives them
+    order = NeighbourIndices(
+        labels, anchor_classes=2.0, classes_each=3.0, images_per_class=3.0, steps_per_epoch=3.0
+    )
+    step, begun = next(order.epoch())
+    assert step == 0
+    again = list(order.epoch())
+    assert [step for step, _ in again] == [0, 1, 2] and (again[0][1] == begun).all()
+    # nobody asked for a fourth batch
+    assert [step for step, _ in zip(order.epoch(), range(3))] and order._first_step == 6
+    order.follow(None, first_step=9)
+    assert [[step for step, _ in order.epoch()] for _ in range(2)] == [[9, 10, 11]] * 2
+    with pytest.raises(ValueError, match="`images_per_class` of at least 2.*2.5"):
+        NeighbourIndices(labels, images_per_class=2.5, steps_per_epoch=3)
+
+
+def test_the_nearest_classes_of_a_tree_are_searched_once(monkeypatch):
+    embeddings, labels = circle()
+    order = NeighbourIndices(labels, anchor_classes=2, classes_each=3, steps_per_epoch=3)
+    searched = []
+    nearest = ClassTree.nearest
+    monkeypatch.setattr(
+        ClassTree, "nearest", lambda tree, number: searched.append(tree) or nearest(tree, number)
+    )
+    first, second = ClassTree.build(embeddings, labels), ClassTree.build(embeddings, labels)
+    for step, tree in enumerate((first, first, second, second, first)):
+        order.follow(tree, first_step=3 * step)
+    assert searched == [first, second, first]
+
+
 def test_images_shards_and_steps():
     rng = np.random.default_rng(0)
     labels = np.repeat(range(8), 4)
@@ -143,6 +175,7 @@ def test_images_shards_and_steps():
         ({"anchor_classes": 0}, "anchor_classes"),
         ({"classes_each": 1.5}, "classes_each"),
         ({"steps_per_epoch": 0}, "steps_per_epoch"),
+        ({"steps_per_epoch": "3"}, "steps_per_epoch"),
         ({"images_per_class": 1}, "images_per_class"),
         ({"anchor_classes": 5, "classes_each": 5}, "classes_per_batch=25"),
         ({"tree": ClassTree.build(np.eye(2)[[0, 0, 1]], [100, 100, 101])}, "class 101"),
@@ -185,8 +218,8 @@ def training(folder=None, **options):
     }
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True, "steps_per_execution": 2}])
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path, options):
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path):
+    options = {"jit_compile": False, "steps_per_execution": 2}
     model, arguments = training(tmp_path, **options)
     losses = model.fit(epochs=4, **arguments).history["loss"]
     expected = model.get_weights()
@@ -207,7 +240,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, options):
 
 
 def test_every_epoch_sees_its_own_tree():
-    model, arguments = training()
+    model, arguments = training(jit_compile=False)
     rebuild = arguments["callbacks"][0]
     seen = []
 
@@ -226,20 +259,23 @@ def test_every_epoch_sees_its_own_tree():
     model.fit(epochs=3, **arguments)
     assert len({tree.thresholds[0] for tree in seen}) == 3
 
-    model, arguments = training()
-    rebuild = arguments["callbacks"][0]
     rebuild.every, seen[:] = 2, []
-    arguments["callbacks"].append(
+    arguments["callbacks"][1:] = [
         keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append(rebuild.tree))
-    )
+    ]
     model.fit(epochs=4, **arguments)
     assert seen[0] is seen[1] and seen[1] is not seen[2] and seen[2] is seen[3]
 
 
 def test_rebuild_without_loss_or_order_and_from_a_dataset():
-    model, arguments = training()
+    model, arguments = training(jit_compile=False)
     rebuild = arguments["callbacks"][0]
     features, labels = rebuild.images, rebuild.labels
+    # made, but not passed on: no margins are invented
+    history = model.fit(arguments["x"], verbose=0).history
+    assert np.isnan(history["loss"]).all() and rebuild.loss.tree is None
+    with pytest.raises(ValueError, match="no class tree yet"):
+        rebuild.loss(labels, features)
     dataset = tf.data.Dataset.from_tensor_slices((features, labels)).batch(16)
     for_batches = RebuildClassTree(None, dataset, labels, rebuild.order)
     model.fit(arguments["x"], epochs=1, callbacks=[for_batches, rebuild], verbose=0)
@@ -250,5 +286,36 @@ def test_rebuild_without_loss_or_order_and_from_a_dataset():
             callbacks=[RebuildClassTree(None, dataset.take(1), labels)],
             verbose=0,
         )
-    with pytest.raises(ValueError, match="every=0"):
-        RebuildClassTree(None, features, labels, every=0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"every": 0}, "`every` of at least 1.*: 0"),
+        ({"every": float("nan")}, "`every` of at least 1.*: nan"),
+        ({"levels": "16"}, "levels='16'"),
+        ({"levels": 0}, "levels=0"),
+        ({"levels": -1}, "levels=-1"),
+        ({"linkage": "ward"}, "linkage='ward'"),
+        ({"loss": keras.losses.MeanSquaredError()}, "to be a keras_ms.HierarchicalTripletLoss"),
+        ({"labels": [0.0, 0.0, 1.0, 1.0]}, "integer class ids.*float64"),
+        ({"labels": [[0, 0], [1, 1]]}, r"or \(N, 1\)"),
+    ],
+)
+def test_callbacks_that_cannot_work(options, message):
+    given = {"loss": HierarchicalTripletLoss(), "labels": [0, 0, 1, 1], **options}
+    with pytest.raises(ValueError, match=message):
+        RebuildClassTree(images=np.eye(4), **given)
+
+
+def test_levels_and_labels_of_the_callback():
+    embeddings, labels = circle()
+    images = np.zeros((len(labels), 2))
+    loss = HierarchicalTripletLoss(ClassTree.build(embeddings, labels, levels=8))
+    assert RebuildClassTree(loss, images, labels).levels == 8
+    assert RebuildClassTree(None, images, labels).levels == 16
+    with pytest.raises(ValueError, match="`levels` of 8.*levels=16"):
+        RebuildClassTree(loss, images, labels, levels=16)
+    # a column of labels, and whole floats
+    rebuild = RebuildClassTree(None, images, labels[:, None], levels=16.0, every=2.0)
+    assert_array_equal(rebuild.labels, labels)

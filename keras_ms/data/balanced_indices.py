@@ -46,7 +46,9 @@ def balanced_indices(labels, classes_per_batch, images_per_class, *, seed=0, sta
     (4,)
     """
     labels = checked_labels(labels, classes_per_batch, images_per_class, seed, start_step)
-    return _index_batches(labels, classes_per_batch, images_per_class, seed, start_step)
+    # 4.0 is a whole number too
+    numbers = map(int, (classes_per_batch, images_per_class, seed, start_step))
+    return _index_batches(labels, *numbers)
 
 
 def _index_batches(labels, classes_per_batch, images_per_class, seed, start_step):

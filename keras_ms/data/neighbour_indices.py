@@ -14,6 +14,7 @@ from keras_ms.data.balanced_indices import (
     hands_from,
     random_numbers,
 )
+from keras_ms.data.whole_number import whole_number
 
 
 def neighbour_indices(
@@ -86,6 +87,8 @@ class NeighbourIndices:
         classes_each: m, an anchor class and its nearest ones.
         images_per_class: t, at least 2.
         steps_per_epoch: batches in an epoch, after which the tree may change.
+            `RebuildClassTree` begins epoch k at step k * steps_per_epoch, also of a second `fit`:
+            without `initial_epoch` that takes the anchors of the first once more.
         seed: whole number from 0 to 2**63 - 1.
         tree: `keras_ms.ClassTree` to begin with. Defaults to None: until `follow` brings one, the
             classes beside the anchors are drawn at random.
@@ -113,23 +116,16 @@ class NeighbourIndices:
         seed=0,
         tree=None,
     ):
-        for name, value in (
-            ("anchor_classes", anchor_classes),
-            ("classes_each", classes_each),
-            ("steps_per_epoch", steps_per_epoch),
-        ):
-            if value != int(value) or value < 1:
-                raise ValueError(f"Expected `{name}` of at least 1. Received: {value}")
-        self.classes_per_batch = anchor_classes * classes_each
+        self.anchor_classes = whole_number("anchor_classes", anchor_classes)
+        self.classes_each = whole_number("classes_each", classes_each)
+        self.steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch)
+        self.classes_per_batch = self.anchor_classes * self.classes_each
         self.labels = checked_labels(labels, self.classes_per_batch, images_per_class, seed, 0)
-        self.anchor_classes = anchor_classes
-        self.classes_each = classes_each
-        self.images_per_class = images_per_class
-        self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
+        self.images_per_class, self.seed = int(images_per_class), int(seed)
         self._class_ids = np.unique(self.labels)
+        self._tree, self._nearest = tree, self._positions(tree)
         # until `follow` says where, each epoch goes on where the one before ended
-        self._nearest, self._first_step, self._goes_on = self._positions(tree), 0, True
+        self._first_step, self._goes_on = 0, True
 
     def follow(self, tree, first_step=None):
         """From the next epoch on, takes the nearest classes of this tree.
@@ -138,21 +134,23 @@ class NeighbourIndices:
             tree: `keras_ms.ClassTree` of the same classes, or None for random classes.
             first_step: number of the next epoch's first batch. Every epoch begins there until
                 told otherwise, however often it is read. Defaults to None: each epoch goes on
-                where the one before ended.
+                where the one before was read to its end; one that was not is begun again.
 
         Raises:
             ValueError: a tree of other classes or without class means.
         """
-        self._nearest = self._positions(tree)
+        if tree is not self._tree:
+            self._tree, self._nearest = tree, self._positions(tree)
         self._goes_on = first_step is None
         if first_step is not None:
             self._first_step = first_step
 
     def epoch(self):
         """The batches of one epoch, (step, indices): those of the tree of this moment."""
-        nearest, first_step = self._nearest, self._first_step
-        if self._goes_on:
-            self._first_step += self.steps_per_epoch
+        # now, and not at the first batch, as in a generator
+        return self._batches(self._nearest, self._first_step)
+
+    def _batches(self, nearest, first_step):
         stream = neighbour_indices(
             self.labels,
             nearest,
@@ -162,7 +160,13 @@ class NeighbourIndices:
             seed=self.seed,
             start_step=first_step,
         )
-        return zip(range(first_step, first_step + self.steps_per_epoch), stream)
+        end = first_step + self.steps_per_epoch
+        for step in range(first_step, end):
+            indices = next(stream)
+            # before the last batch is given away: nobody may ask for another
+            if step == end - 1 and self._goes_on:
+                self._first_step = end
+            yield step, indices
 
     def _positions(self, tree):
         if tree is None:

@@ -52,13 +52,15 @@ def class_positions(keys, tree_keys):
 
     Args:
         keys: (batch, 5), of `PairLoss.keys`.
-        tree_keys: (C, 5), the keys of the classes in the order of their ids.
+        tree_keys: (C, 5), the keys of the classes in the order of their ids; the last column is 0
+            where there is no class yet.
 
     Returns:
         `(position, is_known)`: int32 (batch,) from 0 to C - 1, and bool (batch,), whether the
         class is in the tree at all.
     """
-    codes, ordered = label_codes(keys)[0], label_codes(tree_keys)[0]
+    codes, _ = label_codes(keys)
+    ordered, exists = label_codes(tree_keys)
     num_classes = tree_keys.shape[0]
     low, high = codes[:, 0], codes[:, 1]
     position = ops.zeros_like(low)
@@ -71,12 +73,20 @@ def class_positions(keys, tree_keys):
     # `position` counts the classes before this one
     position = ops.minimum(position, num_classes - 1)
     at = ops.take(ordered, position, axis=0)
-    return position, ops.all(ops.equal(at, codes), axis=1)
+    is_known = ops.all(ops.equal(at, codes), axis=1) & ops.take(exists, position, axis=0)
+    return position, is_known
 
 
 def _unsigned_order(low):
     """int32 bits without a sign, so that they compare as signed numbers do."""
     return ops.bitwise_xor(low, -(2**31))
+
+
+_NO_TREE = (
+    "HierarchicalTripletLoss has no class tree yet. Give it one, "
+    "HierarchicalTripletLoss(keras_ms.ClassTree.build(embeddings, labels)), or pass the callback "
+    "keras_ms.RebuildClassTree(loss, images, labels) to fit"
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -115,8 +125,11 @@ class HierarchicalTripletLoss(PairLoss):
           anchors of the batch nevertheless.
         - A margin may be negative, where a class is spread out further than d_H + beta: as
           published, it is not clamped.
-        - A class that is not in the tree: NaN, so that no wrong margin goes unnoticed; a ValueError
-          where the loss is called eagerly with TensorFlow.
+        - An item whose class is not in the tree: the loss NaN, so that it does not go unnoticed; a
+          ValueError where the loss is called eagerly with TensorFlow. It is no candidate of other
+          anchors: there is no margin for it.
+        - A step that is compiled before there is a tree, as `RebuildClassTree` allows: NaN for
+          every item until the tree comes.
         - A model that is saved keeps the levels of the tree with the loss, not the class means.
         - On the JAX backend a compiled step keeps the tree that it was compiled with.
 
@@ -167,37 +180,60 @@ class HierarchicalTripletLoss(PairLoss):
             raise ValueError(f"Expected a keras_ms.ClassTree. Received: {tree!r}")
         keys = ops.convert_to_numpy(exact_label_parts(tree.class_ids, self.dtype))
         keys = np.pad(keys, [(0, 0), (0, 1)], constant_values=1)
-        # All of them floats, exact up to 2**24: TensorFlow keeps integer variables off GPUs.
-        arrays = keys, tree.nodes, tree.thresholds, tree.spreads
+        self._assign(keys, tree.nodes, tree.thresholds, tree.spreads)
+        self.tree = tree
+
+    def expect_tree(self, num_classes, levels):
+        """Makes room for a tree that `assign_tree` brings later, so that Keras can trace a step.
+
+        Until then there is no class, and the loss is NaN, or a ValueError where it is called
+        eagerly with TensorFlow.
+
+        Args:
+            num_classes: of the tree that will come.
+            levels: L of that tree.
+
+        Raises:
+            ValueError: a tree of another size was given or expected before.
+        """
+        nodes = np.zeros((num_classes, levels + 1))
+        self._assign(np.zeros((num_classes, 5)), nodes, nodes[0], nodes[:, 0])
+        self.tree = None
+
+    def _assign(self, *arrays):
         if self._state is None:
+            # All of them floats, exact up to 2**24: TensorFlow keeps integer variables off GPUs.
             self._state = [
                 keras.Variable(array, trainable=False, dtype=self.dtype) for array in arrays
             ]
-        elif self._state[1].shape != tree.nodes.shape:
+            return
+        sizes = [(shape[0], shape[1] - 1) for shape in (self._state[1].shape, arrays[1].shape)]
+        if sizes[0] != sizes[1]:
             raise ValueError(
-                f"Expected a tree of {self._state[1].shape[0]} classes and "
-                f"{self._state[1].shape[1] - 1} levels, as the one before: the compiled step "
-                f"depends on them. Received: {tree!r}. Make a new loss and compile again"
+                "Expected a tree of {} classes and {} levels, as the one before: the compiled "
+                "step depends on them. Received: {} classes and {} levels. Make a new loss and "
+                "compile again".format(*sizes[0], *sizes[1])
             )
-        else:
-            for variable, array in zip(self._state, arrays):
-                variable.assign(array)
-        self.tree = tree
+        for variable, array in zip(self._state, arrays):
+            variable.assign(array)
 
     def per_anchor(self, keys, embeddings, memory=None):
         if self._state is None:
-            raise ValueError(
-                "HierarchicalTripletLoss has no class tree yet. Give it one, "
-                "HierarchicalTripletLoss(keras_ms.ClassTree.build(embeddings, labels)), or pass "
-                "the callback keras_ms.RebuildClassTree(loss, images, labels) to fit"
-            )
-        losses = super().per_anchor(keys, embeddings, memory)
+            raise ValueError(_NO_TREE)
         is_known = self._is_known(keys)
+        if memory is not None:
+            memory = self._without_unknown(memory[0]), memory[1]
+        losses = super().per_anchor(self._without_unknown(keys), embeddings, memory)
         return ops.where(is_known, losses, ops.full_like(losses, float("nan")))
 
     def _is_known(self, keys):
         _, is_known = class_positions(keys, self._state[0])
         return ops.logical_or(is_known, keys[:, -1] <= 0)  # padding has no class
+
+    def _without_unknown(self, keys):
+        """The keys, with items that have no margin in no pair: as anchors and as candidates."""
+        valid = keys[:, -1:] * ops.cast(ops.expand_dims(self._is_known(keys), 1), keys.dtype)
+        return ops.concatenate([keys[:, :-1], valid], axis=1)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         value = super().__call__(y_true, y_pred, sample_weight)
@@ -207,6 +243,8 @@ class HierarchicalTripletLoss(PairLoss):
         return value
 
     def _refuse_unknown(self, y_true, y_pred):
+        if self.tree is None:
+            raise ValueError(_NO_TREE)
         unknown = ~ops.convert_to_numpy(self._is_known(self.keys(y_true, y_pred)))
         if unknown.any():
             labels = np.unique(ops.convert_to_numpy(y_true).reshape(-1)[unknown])
@@ -217,6 +255,8 @@ class HierarchicalTripletLoss(PairLoss):
             )
 
     def _margins(self, keys, candidate_keys):
+        if self._state is None:
+            raise ValueError(_NO_TREE)
         # similarities: a squared distance is 2 - 2 S
         return violate_margins(keys, candidate_keys, *self._state, self.beta) / 2
 
