@@ -53,11 +53,10 @@ def batch_of(embeddings, labels, rng, classes, images):
     return embeddings[rows] + 0.2 * rng.normal(size=embeddings[rows].shape), labels[rows]
 
 
-@pytest.mark.parametrize("linkage", ["average", "single"])
-@pytest.mark.parametrize("beta", [0.1, -0.3])
+@pytest.mark.parametrize("linkage, beta", [("average", 0.1), ("single", -0.3)])
 def test_value_and_gradient_are_those_of_the_sum_over_all_triplets(linkage, beta):
     compared = 0
-    for seed in range(6):
+    for seed in range(4):
         rng = np.random.default_rng(seed)
         tree, literal = tree_of(*training_set(seed), linkage)
         embeddings, labels = batch_of(*training_set(seed), rng, 4, 3)
@@ -73,7 +72,7 @@ def test_value_and_gradient_are_those_of_the_sum_over_all_triplets(linkage, beta
             )
             assert_allclose(gradient, slope, atol=1e-8)
             compared += 1
-    assert compared >= 4
+    assert compared >= 2
 
 
 def test_margins_are_asymmetric_and_read_from_the_tree():
@@ -242,7 +241,7 @@ def test_mixed_precision(policy):
     inputs, labels = training_set(6)
     loss = HierarchicalTripletLoss(ClassTree.build(inputs, labels))
     trained = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=policy)])
-    trained.compile(keras.optimizers.SGD(0.05), loss=loss)
+    trained.compile(keras.optimizers.SGD(0.05), loss=loss, jit_compile=False)
     history = trained.fit(inputs, labels, batch_size=28, epochs=8, verbose=0).history["loss"]
     assert np.isfinite(history).all() and history[-1] < history[0]
 
@@ -269,8 +268,39 @@ def test_unknown_classes_are_noticed():
     loss = HierarchicalTripletLoss(ClassTree.build(embeddings[4:], labels[4:]))
     with pytest.raises(ValueError, match=f"1 classes .* the first is {labels[0]}"):
         loss(labels, embeddings)
-    rows = tf.function(loss.per_anchor)(loss.keys(labels, embeddings), embeddings)
-    assert np.isnan(rows[:4]).all() and np.isfinite(rows[4:]).all()
+    keys = loss.keys(labels, embeddings)
+    rows = tf.function(loss.per_anchor)(keys, embeddings)
+    # the others as if the unknown class were not there: it has no margin
+    assert np.isnan(rows[:4]).all() and (np.asarray(rows[4:]) > 0).any()
+    assert_allclose(rows[4:], loss.per_anchor(keys[4:], embeddings[4:]), rtol=1e-6)
+    half = len(labels) // 2
+    remembered = keras.ops.convert_to_tensor(embeddings)
+    with_unknown, without = (
+        loss.per_anchor(keys[half:], embeddings[half:], (keys[start:half], remembered[start:half]))
+        for start in (0, 4)
+    )
+    assert_allclose(with_unknown, without, rtol=1e-6)
+
+
+def test_before_the_first_tree():
+    embeddings, labels = training_set(8)
+    loss = HierarchicalTripletLoss()
+    with pytest.raises(ValueError, match="no class tree yet"):
+        pair_weights(loss, embeddings, labels)
+    loss.expect_tree(7, 16)
+    assert loss.tree is None and loss.get_config()["tree"] is None
+    for ids in (labels, labels * 0, labels * 0 - 1):
+        with pytest.raises(ValueError, match="no class tree yet"):
+            loss(ids, embeddings)
+        rows = tf.function(loss.per_anchor)(loss.keys(ids, embeddings), embeddings)
+        assert np.isnan(rows).all()
+    with pytest.raises(ValueError, match="7 classes and 16 levels.*7 classes and 4 levels"):
+        loss.expect_tree(7, 4)
+    tree, _ = tree_of(embeddings, labels)
+    loss.assign_tree(tree)
+    assert float(loss(labels, embeddings)) == float(
+        HierarchicalTripletLoss(tree)(labels, embeddings)
+    )
 
 
 def test_wrong_uses():
