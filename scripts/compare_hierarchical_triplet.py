@@ -89,19 +89,20 @@ ABLATION = {
 
 
 class Trace(keras.callbacks.Callback):
-    """Recall@1 after every epoch, and the mean margin of the tree."""
+    """Recall@1 after every epoch, and the mean margin of the tree that the loss takes its margins
+    from; of the last tree built where the margin is constant."""
 
-    def __init__(self, features, labels, rebuild):
+    def __init__(self, features, labels, loss, rebuild):
         super().__init__()
         self.evaluation = features, labels
-        self.rebuild = rebuild
+        self.tree_holder = loss if isinstance(loss, HierarchicalTripletLoss) else rebuild
         self.recalls, self.margins, self.nodes = [], [], []
 
     def on_epoch_end(self, epoch, logs=None):
         features, labels = self.evaluation
         embeddings = self.model.predict(features, verbose=0, batch_size=1024)
         self.recalls.append(float(keras_ms.recall_at_k(embeddings, labels)[1]))
-        tree = self.rebuild.tree
+        tree = self.tree_holder.tree
         ids = tree.class_ids
         distances = tree.distances(ids[:, None], ids[None])[~np.eye(len(ids), dtype=bool)]
         # in cosine similarity, as the margin of the triplet loss, and without beta
@@ -156,7 +157,7 @@ def train(train_set, evaluation_set, setting, seed, steps):
     on_device = tf.constant(features), tf.constant(labels)
     indices = neighbour_batches(labels, order)
     batches = indices.map(lambda rows, _: tuple(tf.gather(array, rows) for array in on_device))
-    trace = Trace(*evaluation_set, rebuild)
+    trace = Trace(*evaluation_set, loss, rebuild)
     head.fit(batches, epochs=steps // STEPS_PER_EPOCH, callbacks=[rebuild, trace], verbose=0)
     return {
         "recall@1": trace.recalls,
