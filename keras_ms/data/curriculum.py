@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_ms.data.class_ids import class_ids
 from keras_ms.data.subset_density import check_density_options, class_density, split_values
 from keras_ms.data.whole_number import whole_number
 
@@ -234,12 +235,7 @@ def curriculum_stages(subset, stages=None, weights=STAGE_WEIGHTS):
 
 def _checked_arrays(features, labels):
     features = features if hasattr(features, "dtype") else np.asarray(features)
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "Expected labels as integers of shape (N,), one class id per image. "
-            f"Received: {labels.dtype} of shape {labels.shape}"
-        )
+    labels = class_ids(labels)
     if features.ndim != 2 or len(features) != len(labels) or not features.size:
         raise ValueError(
             f"Expected features of shape (N, dimension), a row for each of {len(labels)} labels. "

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_ms.data.balanced_batches import balanced_batches, loaded_batches, source_labels
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, random_numbers
+from keras_ms.data.class_ids import class_ids
 from keras_ms.data.curriculum import STAGE_WEIGHTS, Stage, curriculum_stages
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.whole_number import whole_number
@@ -83,7 +84,7 @@ def curriculum_balanced_batches(
     >>> model.fit(batches, steps_per_epoch=100, epochs=3)   # doctest: +SKIP
     """
     _check_names("curriculum_balanced_batches", options)
-    labels, seed = _checked_labels(source), _checked_seed(seed)
+    labels, seed = _labels(source), _checked_seed(seed)
     steps_per_stage, start_step = _checked_steps(steps_per_stage, start_step)
     every, each = _checked_stages(labels, subset, stages, weights)
     every = [_with_a_pair(stage, labels, number) for number, stage in enumerate(every, 1)]
@@ -156,7 +157,7 @@ def curriculum_batches(
     _check_names("curriculum_batches", options)
     batch_size = whole_number("batch_size", batch_size)
     _check_shard(options.get("shard", _DEFAULTS["shard"]), batch_size)
-    labels, seed = _checked_labels(source), _checked_seed(seed)
+    labels, seed = _labels(source), _checked_seed(seed)
     steps_per_stage, start_step = _checked_steps(steps_per_stage, start_step)
     every, each = _checked_stages(labels, subset, stages, weights)
 
@@ -202,14 +203,8 @@ def _stage_seed(seed, number):
     return int(words[0]) & _MOST_SEED
 
 
-def _checked_labels(source):
-    labels = np.asarray(source_labels(source))
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "Expected labels as integers of shape (N,), one class id per item. "
-            f"Received: {labels.dtype} of shape {labels.shape}"
-        )
-    return labels.astype(np.int64)
+def _labels(source):
+    return class_ids(source_labels(source)).astype(np.int64)
 
 
 def _check_names(function, options):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_ms.data.class_ids import class_ids
 from keras_ms.data.image_list import ImageList
 
 KINDS = ("symmetric", "pairs")
@@ -63,12 +64,7 @@ def corrupt_labels(labels, fraction, kind="symmetric", *, similarity=None, seed=
     >>> int(noisy.corrupted.sum())
     6
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "Expected labels as integers of shape (N,), one class id per image. "
-            f"Received: {labels.dtype} of shape {labels.shape}"
-        )
+    labels = class_ids(labels)
     if kind not in KINDS:
         raise ValueError(f"Expected `kind` as one of {KINDS}. Received: {kind!r}")
     if not 0 <= fraction <= 1:
