@@ -33,7 +33,8 @@ def differences():
 
 
 @pytest.mark.parametrize(
-    "case", ["sgd", "adam", "sum", "weighted mean of masked items", "empty part"]
+    "case",
+    ["sgd", "adam", "sum", "weighted mean of masked items", "hierarchical triplet", "empty part"],
 )
 def test_20_steps_on_two_devices_equal_one(differences, case):
     found = differences["fits"][case]
@@ -55,7 +56,7 @@ def test_recall_is_measured_on_all_replicas(differences):
 
 def test_every_loss_has_the_gradient_of_the_global_batch(differences):
     found = differences["gradients"]
-    assert "MultiSimilarityLoss" in found
+    assert {"MultiSimilarityLoss", "HierarchicalTripletLoss"} <= set(found)
     wrong = {
         name: errors for name, errors in found.items()
         # relative to the largest entry; the histogram's is 60 times smaller than a pair's weight

@@ -26,6 +26,13 @@ LABELS = 2**40 + RNG.integers(CLASSES, size=SIZE)
 WEIGHTS = RNG.uniform(0.2, 2.0, size=SIZE).astype("float32")
 
 
+def made(kind):
+    """The loss with its defaults; the hierarchical triplet loss has no default for its tree."""
+    if kind is keras_ms.HierarchicalTripletLoss:
+        return kind(keras_ms.ClassTree.build(INPUTS, LABELS))
+    return kind()
+
+
 def start():
     two = [tf.config.LogicalDeviceConfiguration()] * 2
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -108,7 +115,9 @@ def compare_gradients(strategy, loss):
 
 def main():
     strategy = start()
-    results = {"gradients": {name: compare_gradients(strategy, kind()) for name, kind in losses()}}
+    results = {
+        "gradients": {name: compare_gradients(strategy, made(kind)) for name, kind in losses()}
+    }
     loss = keras_ms.MultiSimilarityLoss
 
     def sgd():
@@ -124,6 +133,9 @@ def main():
         "weighted mean of masked items": compare_fits(
             strategy, sgd, loss(reduction="mean_with_sample_weight"), WEIGHTS, masked=True
         ),
+        "hierarchical triplet": compare_fits(
+            strategy, sgd, made(keras_ms.HierarchicalTripletLoss), WEIGHTS
+        ),
         # the last batch, of one item, leaves nothing for the second device
         "empty part": compare_fits(strategy, sgd, loss(), batch_size=84),
     }
@@ -131,7 +143,7 @@ def main():
         # the largest losses are sums over pairs: at the rate above, a difference of 1e-7 in the
         # initial weights of a single device grows to 1e-2
         results["every loss"] = {
-            name: compare_fits(strategy, lambda: keras.optimizers.SGD(0.005), kind(), WEIGHTS)
+            name: compare_fits(strategy, lambda: keras.optimizers.SGD(0.005), made(kind), WEIGHTS)
             for name, kind in losses()
         }
     print(json.dumps(results))
