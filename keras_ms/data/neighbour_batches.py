@@ -25,7 +25,8 @@ def neighbour_batches(
     that are violated than one of random classes. The dataset is an epoch long: give `fit` no
     `steps_per_epoch`. When an epoch begins, the dataset asks `order` for its tree and its first
     step; what is prepared ahead never reaches into the next epoch. So every batch is a function of
-    the source, the seed, its step and the tree of its epoch.
+    the source, the seed, its step and the tree of its epoch. Without steps from `order.follow`, an
+    epoch begins where the last one that was read to its end stopped.
 
     Args:
         source: as in `keras_ms.balanced_batches`: an ImageList, class ids or (array, labels).
@@ -44,7 +45,9 @@ def neighbour_batches(
     Example:
 
     >>> features, labels = np.zeros((24, 3)), np.repeat(range(6), 4)
-    >>> order = NeighbourIndices(labels, anchor_classes=2, classes_each=2, steps_per_epoch=10)
+    >>> order = keras_ms.NeighbourIndices(
+    ...     labels, anchor_classes=2, classes_each=2, steps_per_epoch=10
+    ... )
     >>> dataset = neighbour_batches((features, labels), order)
     >>> dataset.element_spec[0].shape, int(dataset.cardinality())
     (TensorShape([20, 3]), 10)
