@@ -138,7 +138,9 @@ def test_nearest_are_by_distance(monkeypatch):
 def test_equally_near_classes_come_in_the_order_of_their_ids():
     tree = ClassTree.build(np.repeat(np.eye(1000), 2, axis=0), np.repeat(range(1000), 2))
     nearest = tree.nearest(3)
-    assert_array_equal(nearest[[0, 1, 2, 3, 999]], [[1, 2, 3], [0, 2, 3], [0, 1, 3], *[[0, 1, 2]] * 2])
+    assert_array_equal(
+        nearest[[0, 1, 2, 3, 999]], [[1, 2, 3], [0, 2, 3], [0, 1, 3], *[[0, 1, 2]] * 2]
+    )
     assert (nearest[3:] == [0, 1, 2]).all()
 
 
