@@ -175,11 +175,12 @@ class PairTuples:
                 "such as keras_ms.MultiSimilarityLoss(), or keras_ms.NPairLoss(). Received: "
                 f"{loss!r}"
             )
-        if loss.reduction not in ("sum_over_batch_size", "mean"):
+        if loss.margins is not None:
             raise ValueError(
-                "Expected a `loss` with the reduction 'sum_over_batch_size'. Received: "
-                f"reduction={loss.reduction!r}"
+                "Expected a `loss` without margins of its own between classes, which synthetic "
+                f"negatives have none of, such as keras_ms.TripletLoss(). Received: {loss!r}"
             )
+        _check_mean(loss)
         if not isinstance(negatives_per_anchor, Integral) or negatives_per_anchor < 1:
             raise ValueError(
                 "Expected `negatives_per_anchor` to be an integer >= 1. Received: "
@@ -265,6 +266,13 @@ def tuples_of(metric_loss):
     if isinstance(metric_loss, tuple(TUPLES.values())):
         return metric_loss
     if isinstance(metric_loss, NPairLoss):
+        _check_mean(metric_loss)
+        if metric_loss.dtype != "float32":
+            raise ValueError(
+                "N-pair tuples are computed in the precision of the embedder's layer 'embedding'. "
+                f"Expected an NPairLoss of dtype 'float32', the default, or NPairTuples("
+                f"regularization). Received: dtype={metric_loss.dtype!r}"
+            )
         return NPairTuples(metric_loss.regularization)
     if isinstance(metric_loss, PairLoss):
         return PairTuples(metric_loss)
@@ -274,6 +282,14 @@ def tuples_of(metric_loss):
             f"of keras_ms or NPairTuples, TripletTuples, PairTuples. Received: {metric_loss!r}"
         )
     return TUPLES[metric_loss]()
+
+
+def _check_mean(loss):
+    if loss.reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            "Expected a `loss` with the reduction 'sum_over_batch_size'. Received: "
+            f"reduction={loss.reduction!r}"
+        )
 
 
 def _keys(labels):

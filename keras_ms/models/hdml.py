@@ -14,24 +14,12 @@ from keras_ms.models.hdml_parts import (
     check_one_replica,
     check_settings,
     features_and_embeddings_model,
+    images_and_labels,
 )
-from keras_ms.models.hdml_step import Networks, step_losses
+from keras_ms.models.hdml_step import LOGGED, Networks, apply_where_finite, step_losses
 
 # official code: the rates of its three Adam optimizers
 _RATES = {"optimizer": 7e-5, "generator_optimizer": 1e-2, "classifier_optimizer": 1e-3}
-
-# what fit logs beside `loss`
-LOGGED = (
-    "metric_loss",
-    "synthetic_loss",
-    "generator_loss",
-    "classifier_loss",
-    "lambda",
-    "synthetic_share",
-    "negative_similarity",
-    "hardened_similarity",
-    "synthetic_similarity",
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -71,7 +59,7 @@ class HDML(keras.Model):
             Defaults to 64, the official code's; the steps of an epoch give the paper's.
         name: name of the model. Defaults to "hdml".
 
-    `compile` takes three optimizers and no loss. `fit` logs, as means over the epoch: `loss`
+    `compile` takes three optimizers and no loss. `fit` logs, as means over the images: `loss`
     (J_metric and the embedder's regularisation), `metric_loss` (J_m), `synthetic_loss` (J_syn),
     `generator_loss` (J_gen), `classifier_loss`, `lambda`, `synthetic_share` (1 - e^{-beta /
     J_gen}), and the cosine similarity of anchors with their negatives: real
@@ -81,10 +69,11 @@ class HDML(keras.Model):
     Corner cases:
         - Averages, sums and counters belong to the model's weights (non-trainable): a resumed run
           goes on as if it had not been interrupted.
-        - A step with a loss that is not finite does not enter the averages.
+        - A step with a loss or a gradient that is not finite leaves the generator and the
+          classifier as they were, and the embedder too if it is J_metric's; no average takes it.
         - A batch without tuples trains the generator and the classifier alone.
-        - An image of a class that was not given makes `generator_loss` and `classifier_loss` NaN
-          in a compiled step, where its gradients stay finite.
+        - So does a batch with an image of a class that was not given: its `generator_loss` and
+          `classifier_loss` are NaN.
         - With mixed precision the generator, the classifier and the losses stay in float32.
         - `model.export` writes the embedder. With mixed precision give `model.embedder` to the
           functions of `keras_ms.export`, which copy the model in float32.
@@ -186,9 +175,9 @@ class HDML(keras.Model):
         Args:
             optimizer: trains the embedder on J_metric. Defaults to None: Adam at 7e-5.
             loss: leave it out; it was given to the constructor.
-            generator_optimizer: trains the generator on J_gen. Defaults to None: Adam at 1e-2.
-            classifier_optimizer: trains the softmax classifier on the real features. Defaults to
-                None: Adam at 1e-3. All three rates are the official code's.
+            generator_optimizer: trains the generator. Defaults to None: Adam at 1e-2.
+            classifier_optimizer: trains the softmax classifier. Defaults to None: Adam at 1e-3.
+                All three rates are the official code's.
             *args, **options: as in `keras.Model.compile`.
 
         Raises:
@@ -207,9 +196,11 @@ class HDML(keras.Model):
         super().compile(_optimizer("optimizer", optimizer), None, *args, **options)
         self.generator_optimizer = _optimizer("generator_optimizer", generator_optimizer)
         self.classifier_optimizer = _optimizer("classifier_optimizer", classifier_optimizer)
-        for trained, own in zip(self.optimizers, self._parts()):
+        for trained, part in zip(
+            self.optimizers, (self.embedder, self.generator, self.classifier)
+        ):
             if not trained.built:
-                trained.build(own.trainable_variables)
+                trained.build(part.trainable_variables)
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -225,35 +216,32 @@ class HDML(keras.Model):
     def train_step(self, data):
         import tensorflow as tf
 
-        inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if sample_weight is not None:
-            raise ValueError(
-                "HDML takes no sample weights: a synthetic tuple is made of several images. "
-                "Received: data with three parts. Yield (images, labels) only"
-            )
+        inputs, labels = images_and_labels(data)
         check_one_replica(replicas.num_replicas())
+        parts = self.embedder, self.generator, self.classifier
+        statistics = [
+            [tf.identity(v.value) for v in part.non_trainable_weights] for part in parts
+        ]
         with tf.GradientTape(persistent=True) as tape:
             embeddings, step = self._forward(inputs, labels)
             losses = self.optimizer.scale_loss(step.metric), step.generator, step.classifier
         # all gradients before any is applied: each loss sees the same weights of the other parts
-        variables = [part.trainable_variables for part in self._parts()]
-        gradients = [tape.gradient(loss, own) for loss, own in zip(losses, variables)]
-        for trained, slopes, own in zip(self.optimizers, gradients, variables):
-            trained.apply(slopes, own)
-        recorded = step.log["metric_loss"]
-        if self.mode == "official":
-            recorded = (1 - step.log["synthetic_share"]) * recorded
-        self.averages.record(recorded, step.generator)
-        self._loss_tracker.update_state(step.metric)
+        gradients = [
+            tape.gradient(loss, part.trainable_variables) for loss, part in zip(losses, parts)
+        ]
+        apply_where_finite(self.optimizers, losses, gradients, parts, statistics)
+        self.averages.record(step.recorded, step.generator)
+        size = ops.shape(embeddings)[0]
+        self._loss_tracker.update_state(step.metric, sample_weight=size)
         for name, metric in self._logged.items():
-            metric.update_state(step.log[name])
+            metric.update_state(step.log[name], sample_weight=size)
         return self.compute_metrics(inputs, labels, embeddings)
 
     def test_step(self, data):
-        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, labels = images_and_labels(data)
         _, unscaled, embeddings = self._features_and_embeddings(inputs, training=False)
         value = self.metric_loss.metric_loss(labels, ops.cast(unscaled, self._precise))
-        self._loss_tracker.update_state(value)
+        self._loss_tracker.update_state(value, sample_weight=ops.shape(embeddings)[0])
         found = self.compute_metrics(inputs, labels, embeddings)
         # what only a training step knows would be 0 here
         return {name: value for name, value in found.items() if name not in self._logged}
@@ -283,10 +271,6 @@ class HDML(keras.Model):
         }
         return cls(**{**config, **nested})
 
-    def _parts(self):
-        """What the three optimizers train, in their order."""
-        return [self.embedder, self.generator, self.classifier]
-
     def _forward(self, inputs, labels):
         """The step's embeddings, as the embedder gives them, and its StepLosses."""
         outputs = self._features_and_embeddings(inputs, training=True)
@@ -299,7 +283,7 @@ class HDML(keras.Model):
             self.classes(labels),
             Networks(
                 lambda rows: ops.cast(embed(rows), self._precise),
-                lambda rows: self.generator(rows, training=True),
+                lambda rows, exists: self.generator(rows, training=True, mask=exists),
                 self.classifier,
             ),
             self.metric_loss,

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_ms.exact_labels import exact_label_parts
+
 MODES = ("paper", "official")
 
 # official code: hidden units of the generator
@@ -28,7 +30,8 @@ def features_and_embeddings_model(embedder):
         [(batch, channels), (batch, dimension), (batch, dimension)].
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, such as a layer between "embedding" and the output that is
+            not "l2".
     """
     names = [layer.name for layer in getattr(embedder, "layers", [])]
     if not isinstance(embedder, keras.Model) or "embedding" not in names:
@@ -37,16 +40,27 @@ def features_and_embeddings_model(embedder):
             "split_embedder, with a linear layer 'embedding' on a layer 'pool' or on the input. "
             f"Received: {embedder!r} with the layers {', '.join(names) or 'none'}"
         )
-    if "pool" not in names and len(embedder.inputs[0].shape) != 2:
+    # Back from the output, through the embedder's own calls: `layer.input` is that of the first
+    # call, which may be another model's, where models share the layer.
+    embeddings = output = embedder.outputs[0]
+    layer, inputs = _made_by(output)
+    if layer.name == "l2":
+        embeddings = inputs[0]
+        layer, inputs = _made_by(embeddings)
+    if layer.name != "embedding" or len(inputs[0].shape) != 2:
         raise ValueError(
-            "Expected an embedder with a layer 'pool', whose output is the feature, or with inputs "
-            f"of shape (batch, channels). Received: inputs of shape {embedder.inputs[0].shape} and "
-            f"the layers {', '.join(names)}"
+            "Expected an embedder whose output is that of its layer 'embedding', or of 'l2' on "
+            "it, with features of shape (batch, channels) as input of 'embedding'. Received: the "
+            f"layers {', '.join(names)}, of which '{layer.name}' made the embeddings from "
+            f"{', '.join(str(tensor.shape) for tensor in inputs) or 'nothing'}"
         )
-    features = embedder.get_layer("pool").output if "pool" in names else embedder.inputs[0]
-    embeddings = embedder.get_layer("embedding")(features)
-    output = embedder.get_layer("l2")(embeddings) if "l2" in names else embeddings
-    return keras.Model(embedder.inputs, [features, embeddings, output])
+    return keras.Model(embedder.inputs, [inputs[0], embeddings, output])
+
+
+def _made_by(tensor):
+    """The layer whose output a symbolic tensor is, and the tensors it was called on."""
+    layer, call, _ = tensor._keras_history
+    return layer, layer._inbound_nodes[call].input_tensors
 
 
 def build_generator(dimension, channels, dtype="float32"):
@@ -174,6 +188,22 @@ def check_settings(mode, alpha, beta, lambda_g, average_steps):
         raise ValueError(
             f"Expected `average_steps` to be an integer >= 1. Received: {average_steps!r}"
         )
+
+
+def images_and_labels(data):
+    """The two parts of a batch as Keras passes it.
+
+    Raises:
+        ValueError: labels that are missing or not integer class ids, or sample weights.
+    """
+    inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if sample_weight is not None:
+        raise ValueError(
+            "HDML takes no sample weights: a synthetic tuple is made of several images. "
+            "Received: data with three parts. Yield (images, labels) only"
+        )
+    exact_label_parts(labels)  # for its errors
+    return inputs, labels
 
 
 def check_one_replica(number):

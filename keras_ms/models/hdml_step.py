@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from keras_ms.models.hardened_tuples import NPairTuples
@@ -13,13 +14,26 @@ from keras_ms.models.hardness_aware import (
 )
 from keras_ms.pairs import unit_length
 
+# what fit logs beside `loss`
+LOGGED = (
+    "metric_loss",
+    "synthetic_loss",
+    "generator_loss",
+    "classifier_loss",
+    "lambda",
+    "synthetic_share",
+    "negative_similarity",
+    "hardened_similarity",
+    "synthetic_similarity",
+)
+
 
 class Networks(NamedTuple):
     """What a step applies, each a function of rows.
 
     embed: features (rows, channels) -> embeddings (rows, dimension), the metric network's last
         layer.
-    generate: embeddings -> features.
+    generate: embeddings and a mask (rows,) of those that exist -> features.
     classify: features -> logits (rows, classes).
     """
 
@@ -29,11 +43,17 @@ class Networks(NamedTuple):
 
 
 class StepLosses(NamedTuple):
-    """metric, generator, classifier: scalars J_metric, J_gen, J_class; log: dict of scalars."""
+    """The losses of a step, all scalars.
+
+    metric, generator, classifier: J_metric, J_gen, J_class.
+    recorded: what enters J_avg, J_m; in the official code its part of J_metric.
+    log: dict, what `fit` logs.
+    """
 
     metric: object
     generator: object
     classifier: object
+    recorded: object
     log: dict
 
 
@@ -42,8 +62,9 @@ def step_losses(
 ):
     """The three losses of a step.
 
-    J_metric = share J_m + (1 - share) J_syn, J_gen and the cross-entropy of the real features. No
-    gradient is stopped: J_syn reaches the embeddings through the generator.
+    J_metric = share J_m + (1 - share) J_syn, J_gen and the cross-entropy of the real features.
+    J_syn reaches the embeddings through the generator. Where share is 1, value and gradient of
+    J_metric are those of J_m, whatever the generator makes.
 
     Args:
         features: (batch, channels), y.
@@ -64,11 +85,23 @@ def step_losses(
     anchor, positive, negative = (ops.take(embeddings, index, axis=0) for index in triplets[:3])
     hardened = harden(anchor, positive, negative, weight)
 
-    # one batch, so that batch normalisation sees the embeddings where they were and where they go
-    generated = networks.generate(ops.concatenate([embeddings, hardened]))
+    # 0 * inf is NaN: where J_syn does not count, no gradient passes in or out of the generator
+    counts = share < 1
+
+    def gate(rows):
+        return ops.where(counts, rows, ops.stop_gradient(rows))
+
+    # one batch, so that batch normalisation sees the embeddings where they were and where they
+    # go; what fills up the triplets is no item
+    exists = ops.concatenate([ops.ones_like(embeddings[:, 0], dtype="bool"), triplets.valid])
+    generated = networks.generate(gate(ops.concatenate([embeddings, hardened])), exists)
     size = ops.shape(embeddings)[0]
     reconstructed, synthetic = generated[:size], generated[size:]
-    embedded_again = networks.embed(generated)
+    # a gradient of 0 times what is not finite would still break the weights of `embed`
+    usable = ops.logical_or(counts, ops.isfinite(generated))
+    embedded_again = gate(
+        networks.embed(ops.where(usable, generated, ops.zeros_like(generated)))
+    )
     batch_again, synthetic_again = embedded_again[:size], embedded_again[size:]
 
     real_loss = tuples.metric_loss(labels, embeddings)
@@ -99,8 +132,52 @@ def step_losses(
         "hardened_similarity": masked_mean(_similarity(anchor, hardened), moved),
         "synthetic_similarity": masked_mean(_similarity(anchor_again, synthetic_again), moved),
     }
-    metric = share * real_loss + (1 - share) * synthetic_loss
-    return StepLosses(metric, preservation, classification, log)
+    mixed = share * real_loss + (1 - share) * synthetic_loss
+    metric = ops.where(counts, mixed, real_loss)
+    recorded = share * real_loss if official else real_loss
+    return StepLosses(metric, preservation, classification, recorded, log)
+
+
+def apply_where_finite(optimizers, losses, gradients, parts, statistics):
+    """Trains embedder, generator and classifier, as far as the step is finite.
+
+    One update with NaN or infinity would break weights and the optimizer's moments for good. The
+    generator and the classifier are left as they were where any loss or gradient of the step is not
+    finite; the embedder, which can do without them, where its own is not.
+
+    Args:
+        optimizers: of each part, built; a `LossScaleOptimizer` decides on its own, from the
+            gradients, and lowers its scale.
+        losses: scalar of each part.
+        gradients: of each part's trainable variables, in their order.
+        parts: embedder, generator, classifier.
+        statistics: values of each part's non-trainable weights before the step, in their order.
+    """
+    own = [_all_finite([loss, *slopes]) for loss, slopes in zip(losses, gradients)]
+    everything = ops.logical_and(ops.logical_and(*own[:2]), own[2])
+    for finite, *update in zip(
+        (own[0], everything, everything), optimizers, gradients, parts, statistics
+    ):
+        _apply_or_restore(finite, *update)
+
+
+def _all_finite(values):
+    return ops.all(ops.stack([ops.all(ops.isfinite(v)) for v in values if v is not None]))
+
+
+def _apply_or_restore(finite, optimizer, gradients, part, statistics):
+    def train():
+        optimizer.apply(gradients, part.trainable_variables)
+
+    def restore():
+        for variable, value in zip(part.non_trainable_weights, statistics):
+            variable.assign(value)
+
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        train()
+        ops.cond(finite, lambda: None, restore)
+    else:
+        ops.cond(finite, train, restore)
 
 
 def _label_loss(reconstructed, synthetic, triplets, official, n_pair):
