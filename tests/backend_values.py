@@ -69,11 +69,14 @@ def values():
         )
 
     for name, kind in losses():
-        loss = kind()
+        # its tree has no default
+        needs_tree = kind is keras_ms.HierarchicalTripletLoss
+        given = {"tree": keras_ms.ClassTree.build(EMBEDDINGS, LABELS)} if needs_tree else {}
+        loss = kind(**given)
         add(f"{name}, dense", lambda rows, loss=loss: loss(LABELS, rows, WEIGHTS))
         if loss.whole_batch:
             continue
-        in_blocks = kind(block_size=7)
+        in_blocks = kind(block_size=7, **given)
         add(f"{name}, blocks", lambda rows, loss=in_blocks: loss(LABELS, rows, WEIGHTS))
 
         def against_memory(rows, loss=loss):
