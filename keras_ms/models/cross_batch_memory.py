@@ -7,10 +7,11 @@ from keras import ops
 
 from keras_ms import replicas
 from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.models.embedder_training import EmbedderTraining
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
-class CrossBatchMemory(keras.Model):
+class CrossBatchMemory(EmbedderTraining):
     """Trains an embedder with a pair-based loss over the batch and the embeddings of past batches.
 
     Hard pairs are rare in a small batch. Embeddings drift slowly, so those of the last steps can
@@ -104,27 +105,6 @@ class CrossBatchMemory(keras.Model):
             autocast=False,
         )
 
-    @property
-    def inputs(self):
-        """The embedder's symbolic inputs."""
-        return self.embedder.inputs
-
-    @property
-    def input_shape(self):
-        """Shape of the embedder's input, with the batch."""
-        return self.embedder.input_shape
-
-    @property
-    def output_shape(self):
-        """Shape of the embeddings, with the batch."""
-        return self.embedder.output_shape
-
-    def call(self, inputs, training=None):
-        return self.embedder(inputs, training=training)
-
-    def compute_output_shape(self, input_shape):
-        return self.embedder.compute_output_shape(input_shape)
-
     def compile(self, optimizer="rmsprop", loss=None, *args, **options):
         """As `keras.Model.compile`, without a loss: it was given to the constructor."""
         if loss is not None:
@@ -157,10 +137,6 @@ class CrossBatchMemory(keras.Model):
         """Empties the memory. The warm-up is not repeated."""
         self.memory_embeddings.assign(ops.zeros_like(self.memory_embeddings))
         self.memory_keys.assign(ops.zeros_like(self.memory_keys))
-
-    def export(self, filepath, *args, **options):
-        """As `keras.Model.export` of the embedder: inference needs no memory."""
-        return self.embedder.export(filepath, *args, **options)
 
     def get_config(self):
         return {

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_ms import replicas
+from keras_ms.models.embedder_training import EmbedderTraining
 from keras_ms.models.hardened_tuples import tuples_of
 from keras_ms.models.hardness_aware import hardness_weight, real_share
 from keras_ms.models.hdml_parts import (
@@ -23,7 +24,7 @@ _RATES = {"optimizer": 7e-5, "generator_optimizer": 1e-2, "classifier_optimizer"
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
-class HDML(keras.Model):
+class HDML(EmbedderTraining):
     """Trains an embedder on real tuples and on synthetic ones of a hardness that is controlled.
 
     Most negatives of a batch are soon too easy to teach anything. Here they are pulled toward
@@ -136,30 +137,9 @@ class HDML(keras.Model):
         self.built = True
 
     @property
-    def inputs(self):
-        """The embedder's symbolic inputs."""
-        return self.embedder.inputs
-
-    @property
-    def input_shape(self):
-        """Shape of the embedder's input, with the batch."""
-        return self.embedder.input_shape
-
-    @property
-    def output_shape(self):
-        """Shape of the embeddings, with the batch."""
-        return self.embedder.output_shape
-
-    @property
     def optimizers(self):
         """The three optimizers: of the embedder, the generator, the classifier."""
         return [self.optimizer, self.generator_optimizer, self.classifier_optimizer]
-
-    def call(self, inputs, training=None):
-        return self.embedder(inputs, training=training)
-
-    def compute_output_shape(self, input_shape):
-        return self.embedder.compute_output_shape(input_shape)
 
     def compile(
         self,
@@ -245,10 +225,6 @@ class HDML(keras.Model):
         found = self.compute_metrics(inputs, labels, embeddings)
         # what only a training step knows would be 0 here
         return {name: value for name, value in found.items() if name not in self._logged}
-
-    def export(self, filepath, *args, **options):
-        """As `keras.Model.export` of the embedder: inference needs nothing else."""
-        return self.embedder.export(filepath, *args, **options)
 
     def get_config(self):
         return {
