@@ -32,9 +32,7 @@ comparison goes on where it was. At the end the tables are printed and written t
 """
 
 import argparse
-import json
 import os
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,6 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from comparison import Results, mean_and_spread
 
 import keras_ms
 from keras_ms.data.curriculum import curriculum_subsets
@@ -196,10 +195,7 @@ class Comparison:
             for task, rates in LEARNING_RATES.items()
         }
         self.every = features, labels, lists
-        self.file = Path(arguments.to) / "results.jsonl"
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.is_file() else []
-        self.done = {self._key(run): run for run in map(json.loads, lines)}
+        self.results = Results(arguments.to, self._key)
 
     def sets(self, task, held_out):
         """(training set, {name: set that is measured}), each (features, labels)."""
@@ -222,20 +218,17 @@ class Comparison:
         """The figures of one training; `held_out`: without the validation classes."""
         what = {"task": task, "noise": noise, "method": method, "rate": rate, "seed": seed}
         what |= {"held_out": held_out, "steps": self.steps, **self.files}
-        if self._key(what) not in self.done:
-            start = time.perf_counter()
+
+        def train_and_measure():
             train_set, measured = self.sets(task, held_out)
             *train_set, wrong = with_noise(*train_set, self.outliers, noise, seed)
             experiment = Experiment(task, self.steps)
             model, subsets = experiment.run(train_set, wrong, method, rate, seed)
             values = {name: experiment.measure(model, *part) for name, part in measured.items()}
-            run = {**what, **values, **subsets, "seconds": round(time.perf_counter() - start, 1)}
-            with self.file.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            print(json.dumps(run), flush=True)
-            self.done[self._key(what)] = run
             keras.backend.clear_session()
-        return self.done[self._key(what)]
+            return {**values, **subsets}
+
+        return self.results.find_or_run(what, train_and_measure)
 
     def chosen(self, task, noise, method):
         """(learning rate with the best validation value, its final runs)."""
@@ -257,7 +250,7 @@ class Comparison:
             "task", "noise", "method", "rate", "seed", "held_out", "steps", "weights", "outliers",
         )
         # lines of an older script may lack a name: they are runs of their own
-        return json.dumps([run.get(name) for name in names])
+        return [run.get(name) for name in names]
 
 
 def results(comparison, task, noises):
@@ -267,7 +260,7 @@ def results(comparison, task, noises):
         for method in METHODS:
             rate, runs = comparison.chosen(task, noise, method)
             values = [100 * run["test"] for run in runs]
-            cells.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} ({rate:g})")
+            cells.append(f"{mean_and_spread(values)} ({rate:g})")
         lines.append(f"| {noise} | " + " | ".join(cells) + " |")
     return lines
 

@@ -20,9 +20,7 @@ validation classes alone.
 
 import argparse
 import hashlib
-import json
 import os
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -30,6 +28,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from comparison import (
+    Results,
+    linear_head,
+    mean_and_spread,
+    read_features,
+    recalls,
+    short,
+    validation_images,
+    zero_shot_halves,
+)
 
 import keras_ms
 from keras_ms.data.balanced_indices import balanced_indices
@@ -89,19 +97,10 @@ def tuples_with(name, setting):
     return PairTuples(keras_ms.MultiSimilarityLoss(**setting))
 
 
-def build_head(channels, seed):
-    features = keras.Input((channels,), name="features")
-    linear = keras.layers.Dense(
-        EMBEDDING_SIZE, kernel_initializer=keras.initializers.Orthogonal(seed=seed),
-        name="embedding",
-    )  # fmt: skip
-    return keras.Model(features, linear(features))
-
-
 def train(features, labels, name, setting, hardness, seed, steps, mode):
     """Trains a head; returns it with HDML's history, which is None for the loss alone."""
     keras.utils.set_random_seed(seed)
-    head = build_head(features.shape[1], seed)
+    head = linear_head(features.shape[1], EMBEDDING_SIZE, seed)
     tuples = tuples_with(name, setting)
     optimizer = keras.optimizers.Adam(LEARNING_RATE)
     steps_per_epoch = max(steps // EPOCHS, 1)
@@ -133,32 +132,19 @@ def train(features, labels, name, setting, hardness, seed, steps, mode):
     return head, None if hardness is None else history
 
 
-def recalls(head, features, labels):
-    embeddings = head.predict(features, verbose=0, batch_size=1024)
-    if not np.isfinite(embeddings).all():
-        return {k: 0.0 for k in (1, 2, 4, 8)}
-    return keras_ms.recall_at_k(embeddings, labels)
-
-
 class Comparison:
     """Runs what is not yet in results.jsonl."""
 
     def __init__(self, features, labels, folder, steps, mode, digest):
-        half = (labels.max() + 1) // 2
-        self.train_set = features[labels < half], labels[labels < half]
-        self.test_set = features[labels >= half], labels[labels >= half]
+        self.train_set, self.test_set = zero_shot_halves(features, labels)
         self.folder, self.steps, self.mode = Path(folder), steps, mode
         self.digest = digest
-        self.file = self.folder / "results.jsonl"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.is_file() else []
-        self.done = {self._key(run): run for run in map(json.loads, lines)}
+        self.results = Results(folder, self._key, ("history",))
 
     def trial(self, name, setting, hardness, draw):
         """Recall on validation classes, trained on the others."""
         features, labels = self.train_set
-        classes = np.random.default_rng(draw).permutation(labels.max() + 1)
-        held_out = np.isin(labels, classes[: len(classes) // 5])
+        held_out = validation_images(labels, draw)
         return self._run(
             ("trial", name, setting, hardness, draw),
             (features[~held_out], labels[~held_out]),
@@ -190,39 +176,30 @@ class Comparison:
         what = dict(zip(("stage", "name", "setting", "hardness", "seed"), what))
         what = {**what, "steps": self.steps, "mode": self.mode, "features": self.digest}
         what["constants"] = [EMBEDDING_SIZE, BATCHES[what["name"]], EPOCHS, LEARNING_RATE]
-        if self._key(what) not in self.done:
-            start = time.perf_counter()
+
+        def run():
             head, history = train(
                 *train_set, what["name"], what["setting"], what["hardness"], what["seed"],
                 self.steps, self.mode,
             )  # fmt: skip
             found = recalls(head, *evaluation_set)
-            run = {**what, "recall": {str(k): float(v) for k, v in found.items()}}
-            run["seconds"] = round(time.perf_counter() - start, 1)
+            kept = {"recall": {str(k): float(v) for k, v in found.items()}}
             if history is not None:
-                run["history"] = {k: [float(f"{v:.4g}") for v in vs] for k, vs in history.items()}
-            with self.file.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            print(json.dumps({k: v for k, v in run.items() if k != "history"}), flush=True)
-            self.done[self._key(what)] = run
-        return self.done[self._key(what)]
+                kept["history"] = {k: [float(f"{v:.4g}") for v in vs] for k, vs in history.items()}
+            return kept
+
+        return self.results.find_or_run(what, run)
 
     @staticmethod
     def _key(run):
         names = ("stage", "name", "setting", "hardness", "seed", "steps", "mode")
         names += ("features", "constants")  # lines of an older comparison lack both
         # the loss alone has no modes
-        kept = [run.get(name) for name in names if name != "mode" or run["hardness"] is not None]
-        return json.dumps(kept, sort_keys=True)
+        return [run.get(name) for name in names if name != "mode" or run["hardness"] is not None]
 
 
-def mean_and_spread(runs):
-    values = [100 * run["recall"]["1"] for run in runs]
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
-
-
-def short(setting):
-    return ", ".join(f"{name}={value}" for name, value in setting.items())
+def test_recalls(runs):
+    return [100 * run["recall"]["1"] for run in runs]
 
 
 def table(comparison, names, trials_only):
@@ -243,7 +220,7 @@ def table(comparison, names, trials_only):
                 kind: [comparison.final(name, setting, kind and hardness, s) for s in SEEDS]
                 for kind in (None, "hdml")
             }
-            cells += [mean_and_spread(of_kind) for of_kind in runs.values()]
+            cells += [mean_and_spread(test_recalls(of_kind)) for of_kind in runs.values()]
             history = runs["hdml"][0]["history"]
         lines.append(f"| {' | '.join(cells)} |")
         title = f"{name.replace('_', ' ')}, {short(hardness)}"
@@ -260,13 +237,10 @@ def main():
     parser.add_argument("--mode", default="paper", choices=("paper", "official"))
     parser.add_argument("--trials-only", action="store_true", help="leave the test classes alone")
     arguments = parser.parse_args()
-    if not Path(arguments.features).is_file():
-        parser.error(f"expected an .npz file with `features` and `labels`: {arguments.features}")
     names = [name.strip() for name in arguments.only.split(";") if name.strip()] or list(LOSSES)
     if unknown := sorted(set(names) - set(LOSSES)):
         parser.error(f"expected some of {', '.join(LOSSES)} in --only: {', '.join(unknown)}")
-    with np.load(arguments.features, allow_pickle=False) as arrays:
-        features, labels = arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+    features, labels = read_features(parser, arguments.features)
     digest = hashlib.sha256(Path(arguments.features).read_bytes()).hexdigest()
     comparison = Comparison(
         features, labels, arguments.to, arguments.steps, arguments.mode, digest

@@ -21,9 +21,7 @@ comparison goes on where it was. `--trials-only` never looks at the test classes
 """
 
 import argparse
-import json
 import os
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,6 +29,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from comparison import (
+    Results,
+    linear_head,
+    mean_and_spread,
+    read_features,
+    short,
+    validation_images,
+    zero_shot_halves,
+)
 
 import keras_ms
 from keras_ms.class_tree import ClassTree
@@ -126,13 +133,7 @@ def train(train_set, evaluation_set, setting, seed, steps):
         loss = tree_loss = HierarchicalTripletLoss(beta=setting["beta"])
     else:
         loss, tree_loss = keras_ms.TripletLoss(setting["margin"], mining="all"), None
-    initializer = keras.initializers.Orthogonal(seed=seed)
-    head = keras.Sequential(
-        [
-            keras.Input((features.shape[1],)),
-            keras.layers.Dense(EMBEDDING_SIZE, kernel_initializer=initializer),
-        ]
-    )
+    head = linear_head(features.shape[1], EMBEDDING_SIZE, seed)
     levels = setting.get("levels", HIERARCHICAL["levels"])
     if setting.get("margins") == "of the first tree":
         embeddings = head.predict(features, verbose=0, batch_size=1024)
@@ -170,20 +171,15 @@ class Comparison:
     """Runs what is not yet in results.jsonl."""
 
     def __init__(self, features, labels, folder, steps, num_draws):
-        half = (labels.max() + 1) // 2
-        self.train_set = features[labels < half], labels[labels < half]
-        self.test_set = features[labels >= half], labels[labels >= half]
+        self.train_set, self.test_set = zero_shot_halves(features, labels)
         self.steps, self.num_draws = steps, num_draws
-        self.file = Path(folder) / "results.jsonl"
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.is_file() else []
-        self.done = {self._key(run): run for run in map(json.loads, lines)}
+        names = ("stage", "setting", "seed", "steps")
+        self.results = Results(folder, lambda run: [run[name] for name in names], ("recall@1",))
 
     def trial(self, setting, draw):
         """Trained on four fifths of the training classes, measured on the others."""
         features, labels = self.train_set
-        classes = np.random.default_rng(draw).permutation(labels.max() + 1)
-        held_out = np.isin(labels, classes[: len(classes) // 5])
+        held_out = validation_images(labels, draw)
         return self._run(
             {"stage": "trial", "setting": setting, "seed": draw},
             (features[~held_out], labels[~held_out]),
@@ -206,30 +202,14 @@ class Comparison:
 
     def _run(self, what, train_set, evaluation_set):
         what = {**what, "steps": self.steps}
-        if self._key(what) not in self.done:
-            start = time.perf_counter()
-            found = train(train_set, evaluation_set, what["setting"], what["seed"], self.steps)
-            run = {**what, **found}
-            run["seconds"] = round(time.perf_counter() - start, 1)
-            with self.file.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            print(json.dumps({**run, "recall@1": run["recall@1"][-1]}), flush=True)
-            self.done[self._key(what)] = run
-        return self.done[self._key(what)]
-
-    @staticmethod
-    def _key(run):
-        names = ("stage", "setting", "seed", "steps")
-        return json.dumps([run[name] for name in names], sort_keys=True)
+        return self.results.find_or_run(
+            what,
+            lambda: train(train_set, evaluation_set, what["setting"], what["seed"], self.steps),
+        )
 
 
 def last(runs):
     return [100 * run["recall@1"][-1] for run in runs]
-
-
-def mean_and_spread(values):
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{spread}"
 
 
 def steps_to(target, runs):
@@ -246,10 +226,6 @@ def row(name, setting, runs, target):
         f"| {steps_to(target, runs) or '–'} | {np.mean([r['mean_margin'] for r in runs]):.3f} "
         f"| {', '.join(str(n) for n in nodes[:6])} … |"
     )
-
-
-def short(setting):
-    return ", ".join(f"{key}={value}" for key, value in setting.items() if value is not None)
 
 
 HEADER = [
@@ -288,10 +264,7 @@ def main():
     parser.add_argument("--draws", type=int, default=2, help="draws of validation classes")
     parser.add_argument("--trials-only", action="store_true")
     arguments = parser.parse_args()
-    if not Path(arguments.features).is_file():
-        parser.error(f"expected an .npz file with `features` and `labels`: {arguments.features}")
-    with np.load(arguments.features, allow_pickle=False) as arrays:
-        features, labels = arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+    features, labels = read_features(parser, arguments.features)
     comparison = Comparison(features, labels, arguments.to, arguments.steps, arguments.draws)
     text = tables(comparison, arguments.trials_only)
     print(text)

@@ -17,9 +17,7 @@ comparison goes on where it was. At the end the tables are printed and written t
 """
 
 import argparse
-import json
 import os
-import time
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +26,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from comparison import (
+    Results,
+    linear_head,
+    mean_and_spread,
+    read_features,
+    recalls,
+    short,
+    validation_images,
+    zero_shot_halves,
+)
 
 import keras_ms
 from keras_ms.data.balanced_indices import balanced_indices
@@ -126,13 +134,7 @@ def train(
 ):
     """Trains a head and returns it with the statistics of its pairs."""
     keras.utils.set_random_seed(seed)
-    initializer = keras.initializers.Orthogonal(seed=seed)
-    head = keras.Sequential(
-        [
-            keras.Input((features.shape[1],)),
-            keras.layers.Dense(embedding_size, kernel_initializer=initializer),
-        ]
-    )
+    head = linear_head(features.shape[1], embedding_size, seed)
     loss = build_loss(name, setting)
     model, optimizer, callbacks = head, keras.optimizers.Adam(LEARNING_RATE), []
     stream = balanced_indices(labels, CLASSES_PER_BATCH, IMAGES_PER_CLASS, seed=seed)
@@ -174,30 +176,18 @@ def train(
     return head, pairs
 
 
-def recalls(head, features, labels):
-    embeddings = head.predict(features, verbose=0, batch_size=1024)
-    if not np.isfinite(embeddings).all():
-        return {k: 0.0 for k in (1, 2, 4, 8)}
-    return keras_ms.recall_at_k(embeddings, labels)
-
-
 class Comparison:
     """Runs what is not yet in results.jsonl."""
 
     def __init__(self, features, labels, folder):
-        half = (labels.max() + 1) // 2
-        self.train_set = features[labels < half], labels[labels < half]
-        self.test_set = features[labels >= half], labels[labels >= half]
-        self.file = Path(folder) / "results.jsonl"
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.file.read_text().splitlines() if self.file.is_file() else []
-        self.done = {self._key(run): run for run in map(json.loads, lines)}
+        self.train_set, self.test_set = zero_shot_halves(features, labels)
+        names = ("stage", "name", "setting", "seed", "memory_size", "embedding_size")
+        self.results = Results(folder, lambda run: [run.get(name) or 0 for name in names])
 
     def trial(self, name, setting, draw):
         """Recall on validation classes, trained on the others."""
         features, labels = self.train_set
-        classes = np.random.default_rng(draw).permutation(labels.max() + 1)
-        held_out = np.isin(labels, classes[: len(classes) // 5])
+        held_out = validation_images(labels, draw)
         # ids without gaps, for the proxies
         kept = np.unique(labels[~held_out], return_inverse=True)[1]
         return self._run(
@@ -220,28 +210,17 @@ class Comparison:
         return TRIALS[name][int(np.argmax(means))], max(means)
 
     def _run(self, what, train_set, evaluation_set, **options):
-        if self._key(what) not in self.done:
-            start = time.perf_counter()
+        def run():
             chosen = what["name"], what["setting"], what["seed"]
             head, pairs = train(*train_set, *chosen, **options)
             found = recalls(head, *evaluation_set)
-            run = {**what, "recall": {str(k): float(v) for k, v in found.items()}, **pairs}
-            run["seconds"] = round(time.perf_counter() - start, 1)
-            with self.file.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            print(json.dumps(run), flush=True)
-            self.done[self._key(what)] = run
-        return self.done[self._key(what)]
+            return {"recall": {str(k): float(v) for k, v in found.items()}, **pairs}
 
-    @staticmethod
-    def _key(run):
-        names = ("stage", "name", "setting", "seed", "memory_size", "embedding_size")
-        return json.dumps([run.get(name) or 0 for name in names], sort_keys=True)
+        return self.results.find_or_run(what, run)
 
 
-def mean_and_spread(runs):
-    values = [100 * run["recall"]["1"] for run in runs]
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+def recall_of(runs):
+    return mean_and_spread([100 * run["recall"]["1"] for run in runs])
 
 
 def pairs_of(runs):
@@ -253,13 +232,6 @@ def pairs_of(runs):
     )
 
 
-def short(setting):
-    if not isinstance(setting, dict):
-        return "–" if setting is None else f"epsilon={setting}"
-    kept = {k: v for k, v in setting.items() if k not in ("mining", "two_sided")}
-    return ", ".join(f"{name}={value}" for name, value in kept.items())
-
-
 def tables(comparison, names):
     lines = [
         "| loss | setting chosen of four | validation | Recall@1, % | positive pairs a step "
@@ -269,13 +241,14 @@ def tables(comparison, names):
     rows = []
     for name in names:
         setting, validation = comparison.chosen(name)
+        shown = short(setting, without=("mining", "two_sided"))
         runs = [comparison.final(name, setting, seed) for seed in SEEDS]
         mean = np.mean([run["recall"]["1"] for run in runs])
         rows.append(
             (
                 mean,
-                f"| {name.replace('_', ' ')} | {short(setting)} | {100 * validation:.1f} "
-                f"| {mean_and_spread(runs)} | {pairs_of(runs)} |",
+                f"| {name.replace('_', ' ')} | {shown} | {100 * validation:.1f} "
+                f"| {recall_of(runs)} | {pairs_of(runs)} |",
             )
         )
     lines += [line for _, line in sorted(rows, reverse=True)]
@@ -283,7 +256,7 @@ def tables(comparison, names):
     lines += ["|---|---|---|---|"]
     for name, setting in ABLATION.items():
         runs = [comparison.final(name, setting, seed) for seed in SEEDS]
-        lines.append(f"| {name} | {mean_and_spread(runs)} | {pairs_of(runs)} |")
+        lines.append(f"| {name} | {recall_of(runs)} | {pairs_of(runs)} |")
     lines += ["", "| cross-batch memory | without | memory of 1,024 |", "|---|---|---|"]
     for name in ("multi_similarity", "contrastive"):
         setting, _ = comparison.chosen(name)
@@ -292,8 +265,8 @@ def tables(comparison, names):
             for options in ({}, {"memory_size": MEMORY_SIZE})
         )
         lines.append(
-            f"| {name.replace('_', ' ')} | {mean_and_spread(without)} "
-            f"| {mean_and_spread(with_memory)} |"
+            f"| {name.replace('_', ' ')} | {recall_of(without)} "
+            f"| {recall_of(with_memory)} |"
         )
     sizes = sorted((EMBEDDING_SIZE, *OTHER_SIZES))
     lines += ["", "| embedding size | " + " | ".join(map(str, sizes)) + " |"]
@@ -304,7 +277,7 @@ def tables(comparison, names):
         for size in sizes:
             options = {} if size == EMBEDDING_SIZE else {"embedding_size": size}
             runs = [comparison.final(name, setting, seed, **options) for seed in SEEDS]
-            row.append(mean_and_spread(runs))
+            row.append(recall_of(runs))
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -315,10 +288,7 @@ def main():
     parser.add_argument("--to", default="runs/compare_losses", help="folder of the results")
     parser.add_argument("--only", default="", help="names of losses, separated by semicolons")
     arguments = parser.parse_args()
-    if not Path(arguments.features).is_file():
-        parser.error(f"expected an .npz file with `features` and `labels`: {arguments.features}")
-    with np.load(arguments.features, allow_pickle=False) as arrays:
-        features, labels = arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+    features, labels = read_features(parser, arguments.features)
     comparison = Comparison(features, labels, arguments.to)
     names = [name.strip() for name in arguments.only.split(";") if name.strip()] or list(TRIALS)
     text = tables(comparison, names)

@@ -1,0 +1,99 @@
+"""What the compare_*.py scripts share: cached features, a linear head, runs that are done once."""
+
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_ms
+
+
+def read_features(parser, path):
+    """float32 features (N, channels) and int64 labels (N,) of an .npz file, or a usage error."""
+    if not Path(path).is_file():
+        parser.error(f"expected an .npz file with `features` and `labels`: {path}")
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+
+
+def zero_shot_halves(features, labels):
+    """(training set, test set), each (features, labels): first and second half of the classes."""
+    half = (labels.max() + 1) // 2
+    first = labels < half
+    return (features[first], labels[first]), (features[~first], labels[~first])
+
+
+def validation_images(labels, draw):
+    """Which images belong to the validation classes, a fifth of the classes, drawn by `draw`."""
+    classes = np.random.default_rng(draw).permutation(labels.max() + 1)
+    return np.isin(labels, classes[: len(classes) // 5])
+
+
+def linear_head(channels, embedding_size, seed):
+    """The model that is trained: features to embeddings, not normalised."""
+    features = keras.Input((channels,), name="features")
+    layer = keras.layers.Dense(
+        embedding_size,
+        kernel_initializer=keras.initializers.Orthogonal(seed=seed),
+        name="embedding",
+    )
+    return keras.Model(features, layer(features))
+
+
+def recalls(head, features, labels):
+    """Recall@K by K; 0 for a head that diverged."""
+    embeddings = head.predict(features, verbose=0, batch_size=1024)
+    if not np.isfinite(embeddings).all():
+        return {k: 0.0 for k in (1, 2, 4, 8)}
+    return keras_ms.recall_at_k(embeddings, labels)
+
+
+class Results:
+    """Runs, a line each of results.jsonl in a folder; one that is there is not repeated.
+
+    Args:
+        folder: where results.jsonl is or will be.
+        key: function of a run, a dictionary, to what tells it from other runs, as JSON can write
+            it. Lines of an older script may lack a name: `run.get`.
+        unprinted: names that are kept but not printed.
+    """
+
+    def __init__(self, folder, key, unprinted=()):
+        self.file = Path(folder) / "results.jsonl"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._key = lambda run: json.dumps(key(run), sort_keys=True)
+        self._unprinted = unprinted
+        text = self.file.read_text() if self.file.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:  # a line that an interruption cut short
+            self.file.write_text(whole)
+        lines = whole.splitlines()
+        self._done = {self._key(run): run for run in map(json.loads, lines)}
+
+    def find_or_run(self, what, function):
+        """The run that `what` describes, with what `function()` finds where it is not yet done."""
+        key = self._key(what)
+        if key not in self._done:
+            start = time.perf_counter()
+            run = {**what, **function()}
+            run["seconds"] = round(time.perf_counter() - start, 1)
+            with self.file.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            shown = {name: value for name, value in run.items() if name not in self._unprinted}
+            print(json.dumps(shown), flush=True)
+            self._done[key] = run
+        return self._done[key]
+
+
+def mean_and_spread(values):
+    """Mean ± sample standard deviation of values in %, as text."""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"
+
+
+def short(setting, without=()):
+    """A setting, a dictionary, as text."""
+    kept = {k: v for k, v in setting.items() if v is not None and k not in without}
+    return ", ".join(f"{name}={value}" for name, value in kept.items())
