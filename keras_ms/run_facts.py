@@ -43,10 +43,14 @@ def run_facts(run, settings, images, embedder, weights):
         )
     if run.class_tree.is_file():
         count = settings.neighbour_classes
-        facts["Class tree"] = (
-            f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every epoch; "
-            + (f"batches of groups of {count} near classes" if count > 1 else "random classes")
-        )
+        batches = f"batches of groups of {count} near classes" if count > 1 else "random classes"
+        if settings.loss == "hierarchical_triplet":
+            facts["Class tree"] = (
+                f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every "
+                f"epoch; {batches}"
+            )
+        else:
+            facts["Near classes"] = f"{batches}, by the embeddings of every epoch"
     if settings.curriculum:
         facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"
     baselines = run.read_json(run.baselines) or {}

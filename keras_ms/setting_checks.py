@@ -9,8 +9,8 @@ import math
 import typing
 
 MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
-# read only with one loss; the tree is part of how it trains
-_HIERARCHICAL_TRIPLET = ("tree_levels", "tree_linkage", "neighbour_classes")
+# read only with one loss, whose margins come from the tree
+_HIERARCHICAL_TRIPLET = ("tree_levels", "tree_linkage")
 
 
 def check_settings(settings):
@@ -110,10 +110,15 @@ def _check_systems(settings):
     if not has_hdml:
         _check("hdml_settings", settings.hdml_settings, lambda v: not v, "empty with hdml=off")
     # each changes what a batch or a step is
+    neighbours = settings.neighbour_classes
     together = [
         name
         for name, used in (
-            ("loss=hierarchical_triplet", is_hierarchical),
+            # whose batches may be those of neighbours
+            (
+                "loss=hierarchical_triplet" if is_hierarchical else f"neighbour_classes={neighbours}",
+                is_hierarchical or neighbours > 1,
+            ),
             (f"hdml={settings.hdml}", has_hdml),
             ("a curriculum", bool(settings.curriculum)),
         )
@@ -121,7 +126,8 @@ def _check_systems(settings):
     ]
     if len(together) > 1:
         raise ValueError(
-            "Expected one of loss=hierarchical_triplet, hdml and curriculum at a time. "
+            "Expected one of loss=hierarchical_triplet or neighbour_classes, hdml and curriculum "
+            "at a time. "
             f"Received: {' and '.join(together)}"
         )
     if has_hdml:

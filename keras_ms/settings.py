@@ -188,8 +188,8 @@ class Settings:
     images_per_class: int = _setting(4, "images of each class in a batch")
     neighbour_classes: int = _setting(
         1,
-        "hierarchical_triplet: a batch holds groups of so many classes, one drawn at random and "
-        "its nearest in the class tree; 1: all drawn at random",
+        "a batch holds groups of so many classes, one drawn at random and its nearest by the "
+        "training embeddings, which are computed every epoch; 1: all drawn at random",
     )
     curriculum: str = _setting(
         "",

@@ -154,10 +154,12 @@ class _Training:
         return summary
 
     def _tree_callbacks(self):
-        """What builds the class tree before every epoch, for the loss that reads it."""
+        """What builds the class tree before every epoch, for the loss or the batches."""
         settings, loss = self.settings, self.models.loss
         if settings.loss != "hierarchical_triplet":
-            return []
+            if self.data.order is None:
+                return []
+            loss = None
         return [
             RebuildClassTree(
                 loss,

@@ -47,6 +47,7 @@ def words_of(system, table):
                  "--images-per-class", "2"),
         "official hdml": ("--loss", "multi_similarity", "--hdml", "official"),
         "curriculum": ("--curriculum", str(table), "--images-per-class", "2"),
+        "neighbours": ("--neighbour-classes", "2"),
     }[system]  # fmt: skip
 
 
@@ -115,6 +116,7 @@ def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, t
     "system, words",
     [
         ("hierarchical triplet", ["Class tree", "The class tree before the last epoch"]),
+        ("neighbours", ["Near classes", "batches of groups of 2 near classes"]),
         ("hdml", ["Hardness-aware", "synthetic share"]),
         ("curriculum", ["Curriculum", "in stages, by curriculum.csv"]),
     ],
@@ -135,6 +137,7 @@ def test_the_report_tells_of_it_and_works_before_the_end(folder, table, tmp_path
     [
         *((system, "--freeze-backbone") for system in SYSTEMS),
         ("hierarchical triplet", "--no-freeze-backbone"),
+        ("neighbours", "--freeze-backbone"),
         ("hdml", "--no-freeze-backbone"),
     ],
 )
@@ -203,7 +206,8 @@ def test_a_killed_run_resumes(folder, table, tmp_path, system):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--neighbour-classes", "2"), "neighbour_classes.*hierarchical_triplet"),
+        (("--tree-levels", "4"), "tree_levels.*hierarchical_triplet"),
+        (("--hdml", "paper", "--neighbour-classes", "2"), "neighbour_classes=2 and hdml=paper"),
         (("--loss", "hierarchical_triplet", "--neighbour-classes", "3"), "divisor"),
         (("--hdml-settings", "alpha=2"), "hdml_settings.*empty with hdml=off"),
         (("--hdml", "paper", "--loss", "hierarchical_triplet"), "one of loss=hierarchical_triplet"),
