@@ -111,14 +111,11 @@ def _check_systems(settings):
         _check("hdml_settings", settings.hdml_settings, lambda v: not v, "empty with hdml=off")
     # each changes what a batch or a step is
     neighbours = settings.neighbour_classes
+    tree = "loss=hierarchical_triplet" if is_hierarchical else f"neighbour_classes={neighbours}"
     together = [
         name
         for name, used in (
-            # whose batches may be those of neighbours
-            (
-                "loss=hierarchical_triplet" if is_hierarchical else f"neighbour_classes={neighbours}",
-                is_hierarchical or neighbours > 1,
-            ),
+            (tree, is_hierarchical or neighbours > 1),
             (f"hdml={settings.hdml}", has_hdml),
             ("a curriculum", bool(settings.curriculum)),
         )
