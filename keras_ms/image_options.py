@@ -6,7 +6,7 @@ from keras_ms.settings import Settings
 # the others belong to a training
 IMAGE_SETTINGS = (
     "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "validation_fraction",
-    "skip_unreadable", "skip_small_classes", "image_size", "resize_to", "seed",
+    "framed_drawings", "skip_unreadable", "skip_small_classes", "image_size", "resize_to", "seed",
 )
 
 

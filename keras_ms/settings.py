@@ -85,6 +85,12 @@ class Settings:
         False,
         "train on characters turned by 90, 180 and 270 degrees as classes of their own (omniglot)",
     )
+    framed_drawings: bool = _setting(
+        # whoever uses the model has to cut his drawings alike, so it has to be asked for
+        False,
+        "cut each drawing to a square around its ink, so that large and small characters fill the "
+        "picture alike (omniglot)",
+    )
     skip_unreadable: bool = _setting(False, "leave unreadable images out instead of stopping")
     skip_small_classes: bool = _setting(
         False, "leave training classes with one image out instead of stopping"

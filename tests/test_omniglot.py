@@ -66,6 +66,47 @@ def test_pixels_are_means_of_areas_with_dark_ink(tmp_path, side):
     np.testing.assert_allclose(image, means, atol=1)
 
 
+def sheet(*corners):
+    """A drawing with one black rectangle: (top, left, bottom, right)."""
+    pixels = np.full((105, 105), 255, np.uint8)
+    if corners:
+        top, left, bottom, right = corners
+        pixels[top:bottom, left:right] = 0
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert("1").save(file, "PNG")
+    return pixels, file.getvalue()
+
+
+@few
+@pytest.mark.parametrize(
+    "corners, square",
+    [
+        ((10, 20, 50, 40), (6, 6, 54, 54)),  # 40 x 20: a square of 1.2 * 40 about (30, 30)
+        ((0, 0, 60, 30), (-6, -21, 66, 51)),  # reaches over the edge of the paper
+        ((85, 100, 105, 105), (83, 90.5, 107, 114.5)),
+        ((50, 50, 54, 54), (40, 40, 64, 64)),  # a dot stays small
+        ((), (0, 0, 105, 105)),
+    ],
+)
+def test_framed_drawings_are_squares_about_the_ink(tmp_path, corners, square):
+    pixels, content = sheet(*corners)
+    members = {f"images_evaluation/Tengwar/character01/0009_0{d}.png": content for d in (1, 2)}
+    write_archives(tmp_path, evaluation=members)
+    image = load_omniglot(tmp_path, image_size=12, framed=True).images[-1, :, :, 0]
+    # literally: weights fall linearly to 0 at one output pixel's distance, in rows and columns
+    paper = np.pad(pixels.astype(float), 105, constant_values=255.0)
+
+    def weights(start, end):
+        scale = max((end - start) / 12, 1.0)
+        centres = start + 105 + (np.arange(12)[:, None] + 0.5) * (end - start) / 12
+        found = np.maximum(0, 1 - np.abs(np.arange(315) + 0.5 - centres) / scale)
+        return found / found.sum(axis=1, keepdims=True)
+
+    top, left, bottom, right = square
+    expected = weights(top, bottom) @ paper @ weights(left, right).T
+    np.testing.assert_allclose(image, expected, atol=2)
+
+
 @few
 def test_original_names_and_foreign_members(tmp_path):
     members = {

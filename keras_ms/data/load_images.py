@@ -108,7 +108,11 @@ def _check_read(settings, dataset):
             ("folder",),
             "is for image folders",
         ),
-        (("rotated_classes",), ("omniglot",), "is for characters that are drawn upright"),
+        (
+            ("rotated_classes", "framed_drawings"),
+            ("omniglot",),
+            "is for characters that are drawn upright",
+        ),
         (
             ("check_counts",),
             ("cub", "cars", "sop", "in_shop", "grocery"),
@@ -125,7 +129,9 @@ def _load(settings, dataset, log):
     if dataset == "glyphs":
         return draw_glyphs(image_size=settings.image_size, seed=settings.seed)
     if dataset == "omniglot":
-        return load_omniglot(data_dir, image_size=settings.image_size)
+        return load_omniglot(
+            data_dir, image_size=settings.image_size, framed=settings.framed_drawings
+        )
     if dataset == "csv":
         return load_csv(data_dir)
     if dataset == "grocery":

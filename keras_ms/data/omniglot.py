@@ -19,6 +19,10 @@ _ARCHIVES = {
 }
 _DRAWINGS_PER_CHARACTER = 20
 _SIDE = 105
+# a frame's side over the ink's: room for the distortions of training to move in
+_FRAME = 1.2
+# pixels that ink is taken to have at least: a dot stays a dot, and does not fill the picture
+_SMALLEST_INK = 20
 # the largest drawing holds 522 bytes; a member that claims to unpack to more than this is no
 # drawing of Omniglot and is refused before it is unpacked
 _LARGEST_MEMBER = 64 * 1024
@@ -28,7 +32,7 @@ _WHERE = (
 )
 
 
-def load_omniglot(folder, *, image_size=35):
+def load_omniglot(folder, *, image_size=35, framed=False):
     """Reads Omniglot with the background characters for training, the evaluation ones for testing.
 
     Each character is a class (`"Alphabet/character01"`), so test classes, and even their
@@ -47,6 +51,10 @@ def load_omniglot(folder, *, image_size=35):
         image_size: pixels of a side, at most 105. The drawings, 105 × 105 pixels of pure black or
             white, are averaged over areas down to it. Defaults to 35, a third of the original:
             every pixel is then the mean of 3 × 3.
+        framed: cut each drawing to a square around its ink before it becomes smaller, with a tenth
+            of the ink's longer side free on each side, so that large and small characters fill
+            the picture alike. A model trained so has to be given drawings cut like this. Defaults
+            to False, the drawings as they are.
 
     Returns:
         `ImageList` of 32,460 images, uint8 `(N, image_size, image_size, 1)`; 19,280 have the
@@ -71,7 +79,7 @@ def load_omniglot(folder, *, image_size=35):
     archives = _find_archives(Path(folder))
     paths, images, characters, splits = [], [], [], []
     for split, archive in archives.items():
-        names, pixels = _read_archive(archive, int(image_size))
+        names, pixels = _read_archive(archive, int(image_size), framed)
         _tell_other_counts(archive, names, _ARCHIVES[split][1])
         paths += [f"{archive}/{name}" for name in names]
         images.append(pixels)
@@ -111,7 +119,7 @@ def _find_archives(folder):
     return found
 
 
-def _read_archive(archive, image_size):
+def _read_archive(archive, image_size, framed):
     """Names, sorted so that ids do not depend on the archive's order, and uint8 images."""
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -127,7 +135,9 @@ def _read_archive(archive, image_size):
             # decoding releases Python's lock for part of the time only: two workers are enough
             with ThreadPoolExecutor(2) as workers:
                 images = list(
-                    workers.map(lambda member: _read_drawing(opened, member, image_size), members)
+                    workers.map(
+                        lambda member: _read_drawing(opened, member, image_size, framed), members
+                    )
                 )
     except zipfile.BadZipFile as error:
         raise ValueError(
@@ -146,7 +156,7 @@ def _character(name):
     return f"{alphabet}/{character}"
 
 
-def _read_drawing(opened, member, image_size):
+def _read_drawing(opened, member, image_size, framed):
     if member.file_size > _LARGEST_MEMBER:
         raise ValueError(
             f"{member.filename} in {opened.filename} would unpack to {member.file_size} bytes; a "
@@ -162,8 +172,28 @@ def _read_drawing(opened, member, image_size):
             f"{member.filename} in {opened.filename} cannot be read ({error}). Fetch the archive "
             f"again. {_WHERE}"
         ) from error
-    # a box filter averages areas: exact where the sides divide, without ringing at the strokes
-    return np.asarray(grey.resize((image_size, image_size), Image.Resampling.BOX))
+    if framed:
+        grey, box = _around_ink(grey)
+        # sides that do not divide: a box filter would take one pixel here and two there
+        grey = grey.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
+    else:
+        # averages areas: exact where the sides divide, without ringing at the strokes
+        grey = grey.resize((image_size, image_size), Image.Resampling.BOX)
+    return np.asarray(grey)
+
+
+def _around_ink(grey):
+    """The drawing with white paper around it, and the square about its ink: (image, box)."""
+    bounds = grey.point(lambda value: 255 * (value < 128)).getbbox()
+    if bounds is None:
+        return grey, None  # an empty sheet
+    left, top, right, bottom = bounds
+    half = _FRAME * max(right - left, bottom - top, _SMALLEST_INK) / 2
+    # half is at most 63: the square stays on the paper around the drawing
+    paper = Image.new("L", (3 * _SIDE, 3 * _SIDE), 255)
+    paper.paste(grey, (_SIDE, _SIDE))
+    x, y = (left + right) / 2 + _SIDE, (top + bottom) / 2 + _SIDE
+    return paper, (x - half, y - half, x + half, y + half)
 
 
 def _tell_other_counts(archive, names, expected_characters):
