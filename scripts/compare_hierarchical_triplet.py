@@ -80,6 +80,13 @@ TRIALS = {
         {**HIERARCHICAL, "levels": 64, "margins": "of the first tree", "beta": beta}
         for beta in (-0.2, -0.1, 0.0, 0.1)
     ],
+    "hierarchical, margins of the first tree, random classes": [
+        {
+            **HIERARCHICAL, "levels": 64, "margins": "of the first tree", "anchor_classes": 16,
+            "beta": beta,
+        }
+        for beta in (-0.2, -0.1, 0.0, 0.1)
+    ],
 }
 ABLATION = {
     "constant margin of the same mean": None,  # measured from the trees of the run
