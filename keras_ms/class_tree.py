@@ -1,8 +1,6 @@
 """ClassTree: classes merged into a hierarchy by how far apart their embeddings are.
 
-Everything follows from the mean mu_c of each class's unit vectors, not normalised again: the mean
-squared distance of two classes is 2 - 2 mu_p . mu_q, and so is that of two groups of classes, with
-the means over their classes. No pair of images is ever listed. Ge et al., ECCV 2018.
+Built by class_hierarchy.py; here it is asked, saved, loaded and drawn.
 """
 
 import zipfile
@@ -12,169 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.class_hierarchy import (
+    LEVELS,
+    checked_levels,
+    class_distances,
+    class_means,
+    class_spreads,
+    level_thresholds,
+    merge_nodes,
+)
 from keras_ms.tree_picture import draw_levels
 from keras_ms.whole_files import whole_file
 
-FARTHEST = 4.0  # the squared distance of opposite unit vectors
-LEVELS = 16  # as published
-LINKAGES = ("average", "single")
 _BLOCK = 1024  # rows of 11,318 distances: 93 MB
-
-
-def class_means(embeddings, labels):
-    """The mean of each class's unit vectors, not normalised again.
-
-    Args:
-        embeddings: (N, dimension), any float dtype; they are normalised here.
-        labels: integers (N,) or (N, 1).
-
-    Returns:
-        `(class_ids, means, counts)`: the ids in sorted order, int64 (C,); float64 (C, dimension);
-        images of each class, int64 (C,).
-
-    Raises:
-        ValueError: other shapes or dtypes, no image, an embedding with a NaN or infinity or of
-            zeros only.
-
-    Example:
-
-    >>> class_means([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]], [5, 5, 7])[1]
-    array([[0.5, 0.5],
-           [1. , 0. ]])
-    """
-    embeddings, labels = _checked(embeddings, labels)
-    class_ids, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(class_ids), embeddings.shape[1]))
-    for start in range(0, len(labels), _BLOCK):
-        rows = np.asarray(embeddings[start : start + _BLOCK], np.float64)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        usable = np.isfinite(norms) & (norms > 0)
-        if not usable.all():
-            row = int(np.argmin(usable))
-            raise ValueError(
-                "Expected finite embeddings that are not all zeros, which have no direction. "
-                f"Received: row {start + row} (class {labels[start + row]}) is "
-                f"{embeddings[start + row]}. The model has diverged or is broken"
-            )
-        np.add.at(sums, index[start : start + _BLOCK], rows / norms)
-    return class_ids, sums / counts[:, None], counts
-
-
-def class_distances(means, others=None):
-    """Mean squared distance of the images of two classes, d(p, q) = 2 - 2 mu_p . mu_q.
-
-    Args:
-        means: (C, dimension), of `class_means`.
-        others: the means of other classes, (D, dimension). Defaults to None: the same classes,
-            each at distance 0 from itself (the closed form holds for two different classes).
-
-    Returns:
-        (C, C) or (C, D), from 0 to 4.
-    """
-    distances = np.clip(2 - 2 * (means @ (means if others is None else others).T), 0, FARTHEST)
-    if others is None:
-        np.fill_diagonal(distances, 0)
-    return distances
-
-
-def class_spreads(means, counts):
-    """Mean squared distance of the images of a class, s_c = 2n/(n - 1) (1 - |mu_c|^2).
-
-    Args:
-        means: (C, dimension), of `class_means`.
-        counts: images of each class, (C,).
-
-    Returns:
-        float64 (C,), from 0 to 4. A class of one image, which has no spread, gets the mean of the
-        others.
-
-    Raises:
-        ValueError: no class has two images.
-    """
-    several = counts > 1
-    if not several.any():
-        raise ValueError(
-            f"Expected a class of two or more images. Received: {len(counts)} classes of one "
-            "image each, which have no spread. Are the labels class ids?"
-        )
-    spreads = np.zeros(len(counts))
-    n = counts[several]
-    squared_norms = np.sum(np.asarray(means, np.float64)[several] ** 2, axis=1)
-    spreads[several] = np.clip(2 * n / (n - 1) * (1 - squared_norms), 0, FARTHEST)
-    spreads[~several] = spreads[several].mean()
-    return spreads
-
-
-def level_thresholds(spreads, counts, levels=LEVELS):
-    """d_l = d_0 + l (4 - d_0)/L for l = 0 … L, where d_0 is the mean spread of the classes of two
-    or more images: float64 (L + 1,)."""
-    lowest = spreads[counts > 1].mean()
-    thresholds = lowest + np.arange(levels + 1) * (FARTHEST - lowest) / levels
-    thresholds[-1] = FARTHEST
-    return thresholds
-
-
-def merge_nodes(means, thresholds, linkage="average"):
-    """Which node every class belongs to at every level.
-
-    At level l, nodes closer than d_l share a node, again and again until none are. At level L all
-    classes share one, opposite ones too.
-
-    Args:
-        means: (C, dimension), of `class_means`.
-        thresholds: (L + 1,), rising.
-        linkage: the distance of two nodes: `"average"`, the mean over their pairs of classes, or
-            `"single"`, the least, so that a level's nodes are the connected parts of d < d_l.
-
-    Returns:
-        int32 (C, L + 1). Numbers count from 0 in the order of each node's first class.
-    """
-    num_classes = len(means)
-    nodes = np.zeros((num_classes, len(thresholds)), np.int32)
-    merges, heights = _merges(means, linkage)
-    parent = np.arange(2 * num_classes - 1)
-    done = 0
-    for level, threshold in enumerate(thresholds[:-1]):
-        while done < len(merges) and heights[done] < threshold:
-            parent[merges[done]] = num_classes + done
-            done += 1
-        root = np.arange(len(parent))
-        # a node's parent has a higher number: from the top down, every root is known in time
-        for node in range(num_classes + done - 1, -1, -1):
-            if parent[node] != node:
-                root[node] = root[parent[node]]
-        nodes[:, level] = _numbered_by_first(root[:num_classes])
-    return nodes
-
-
-def _merges(means, linkage):
-    """The two nodes of each merge, (C - 1, 2), and its distance, in rising order; node C + i is
-    what merge i makes."""
-    if len(means) == 1:
-        return np.zeros((0, 2), np.int64), np.zeros(0)
-    from scipy.cluster import hierarchy
-
-    # Half of the distances, in float64, as SciPy takes them: 512 MB for 11,318 classes; "average"
-    # makes one copy.
-    tree = hierarchy.linkage(_condensed_distances(means), linkage)
-    return tree[:, :2].astype(np.int64), tree[:, 2]
-
-
-def _condensed_distances(means):
-    num_classes = len(means)
-    condensed = np.empty(num_classes * (num_classes - 1) // 2)
-    end = 0
-    for start in range(0, num_classes, _BLOCK):
-        block = class_distances(means[start : start + _BLOCK], means[start:])
-        for row, distances in enumerate(block, 1):
-            begin, end = end, end + len(distances) - row
-            condensed[begin:end] = distances[row:]
-    return condensed
-
-
-def _numbered_by_first(roots):
-    _, first, index = np.unique(roots, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,54 +262,3 @@ class ClassTree:
 def _npz(path):
     path = Path(path)
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-
-
-def checked_levels(levels, linkage):
-    """The levels as int, once they and the linkage are known to be usable for a tree.
-
-    Raises:
-        ValueError: levels that are no whole number of at least 1, unknown linkage.
-    """
-    if linkage not in LINKAGES:
-        raise ValueError(
-            f"Invalid value for argument `linkage`. Expected one of {LINKAGES}. "
-            f"Received: linkage={linkage!r}"
-        )
-    try:
-        number = int(levels)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or number != levels or number < 1:
-        raise ValueError(
-            f"Expected `levels` of at least 1, a whole number. Received: levels={levels!r}"
-        )
-    return number
-
-
-def checked_class_ids(labels):
-    """The labels as int64 (N,), from integers (N,) or (N, 1).
-
-    Raises:
-        ValueError: other shapes or dtypes.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or not len(labels):
-        raise ValueError(
-            f"Expected labels of shape (N,) or (N, 1), N at least 1. Received: shape {labels.shape}"
-        )
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"Expected integer class ids as labels. Received: dtype {labels.dtype}")
-    return labels.astype(np.int64)
-
-
-def _checked(embeddings, labels):
-    embeddings = embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings)
-    labels = checked_class_ids(labels)
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            "Expected embeddings of shape (N, dimension) and N labels. Received: "
-            f"shapes {tuple(embeddings.shape)} and {labels.shape}"
-        )
-    return embeddings, labels

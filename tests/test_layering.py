@@ -20,6 +20,7 @@ FLOORS = [
         "settings",
         "whole_files",
         "tree_picture",
+        "class_hierarchy",
         "version",
         "optimizers",
         "stage_schedule",
