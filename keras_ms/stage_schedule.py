@@ -1,5 +1,7 @@
 """A learning-rate schedule that starts again with each stage of a training."""
 
+from numbers import Real
+
 import keras
 from keras import ops
 
@@ -40,8 +42,11 @@ class StageSchedule(keras.optimizers.schedules.LearningRateSchedule):
                 f"Received: {schedule!r}. A constant learning rate needs no stages"
             )
         for word, value in (("steps_per_stage", steps_per_stage), ("stages", stages)):
-            if value != int(value) or value < 1:
-                raise ValueError(f"Expected `{word}` of at least 1. Received: {value}")
+            # NaN and infinity are no whole numbers either
+            if not isinstance(value, Real) or value % 1 != 0 or value < 1:
+                raise ValueError(
+                    f"Expected `{word}` of at least 1, a whole number. Received: {value!r}"
+                )
         self.schedule = schedule
         self.steps_per_stage = int(steps_per_stage)
         self.stages = int(stages)

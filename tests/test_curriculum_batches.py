@@ -229,7 +229,11 @@ def test_the_schedule_is_saved_with_a_model_and_compiled(tmp_path):
     assert isinstance(loaded.optimizer._learning_rate, StageSchedule)
 
 
-@pytest.mark.parametrize("change", [{"schedule": 0.1}, {"steps_per_stage": 0}, {"stages": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"schedule": 0.1}, {"steps_per_stage": 0}, {"stages": 0}]
+    + [{"steps_per_stage": value} for value in (None, "4", 2.5, float("nan"), float("inf"))],
+)
 def test_a_wrong_schedule_is_named(change):
     cosine = keras.optimizers.schedules.CosineDecay(0.1, decay_steps=4)
     arguments = {"schedule": cosine, "steps_per_stage": 4, "stages": 3} | change
