@@ -10,6 +10,8 @@ from keras_ms.class_tree import ClassTree
 from keras_ms.data.whole_number import whole_number
 from keras_ms.losses.hierarchical_triplet import HierarchicalTripletLoss
 
+MARGINS = ("latest", "first")
+
 
 class RebuildClassTree(keras.callbacks.Callback):
     """Builds the class tree from the training embeddings before every epoch of `fit`.
@@ -39,10 +41,14 @@ class RebuildClassTree(keras.callbacks.Callback):
         levels: levels of the tree. Defaults to None: those of the tree that the loss has, or 16,
             as published.
         linkage: "average" or "single", as in `ClassTree.build`. Defaults to "average".
+        margins: `"latest"`, the loss takes its margins from every tree, as published; or `"first"`,
+            it keeps those of the first tree, or of the tree that it has already, and only the
+            batches follow the later ones. Margins of later trees grow with the distances that the
+            training makes (docs/hierarchical_triplet.md). Defaults to "latest".
         every: epochs from one tree to the next; the first epoch of a `fit` always builds one.
             Defaults to 1, as published.
-        folder: where each tree is kept as class_tree.npz, in place of the one before. Defaults to
-            None: nowhere.
+        folder: where each tree is kept as class_tree.npz, in place of the one before, and the
+            first one as first_class_tree.npz where the loss keeps it. Defaults to None: nowhere.
         batch_size: images embedded at a time where they are an array. Defaults to 64.
         embedder: model that embeds the images, where that is not the one that is trained. Defaults
             to None: the trained model.
@@ -77,6 +83,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         *,
         levels=None,
         linkage="average",
+        margins="latest",
         every=1,
         folder=None,
         batch_size=64,
@@ -94,7 +101,13 @@ class RebuildClassTree(keras.callbacks.Callback):
                 "RebuildClassTree changes the margins of a step that is compiled already, which "
                 "Keras's JAX backend does not see. Use the TensorFlow or torch backend"
             )
+        if margins not in MARGINS:
+            raise ValueError(
+                f"Invalid value for argument `margins`. Expected one of {MARGINS}. "
+                f"Received: margins={margins!r}"
+            )
         self.loss = loss
+        self.margins = margins
         self.images = images
         self.labels = checked_class_ids(labels)
         self.order = order
@@ -136,8 +149,10 @@ class RebuildClassTree(keras.callbacks.Callback):
                 "what `labels` does, once and in the same order"
             )
         self.tree = ClassTree.build(embeddings, self.labels, self.levels, self.linkage)
-        if self.loss is not None:
+        if self.loss is not None and (self.margins == "latest" or self.loss.tree is None):
             self.loss.assign_tree(self.tree)
+            if self.folder is not None and self.margins == "first":
+                self.tree.save(self.folder / "first_class_tree.npz")
         if self.folder is not None:
             self.tree.save(self.folder / "class_tree.npz")
 

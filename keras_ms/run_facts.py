@@ -47,7 +47,7 @@ def run_facts(run, settings, images, embedder, weights):
         if settings.loss == "hierarchical_triplet":
             facts["Class tree"] = (
                 f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every "
-                f"epoch; {batches}"
+                f"epoch; margins of the {settings.tree_margins} tree; {batches}"
             )
         else:
             facts["Near classes"] = f"{batches}, by the embeddings of every epoch"

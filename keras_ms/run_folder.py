@@ -51,6 +51,7 @@ class RunFolder:
         self.last_weights = self.path / "last.weights.h5"
         self.curriculum = self.path / "curriculum.csv"
         self.class_tree = self.path / "class_tree.npz"
+        self.first_class_tree = self.path / "first_class_tree.npz"
         self.tree_picture = self.path / "class_tree.png"
         self.hardness = self.path / "hardness.png"
 

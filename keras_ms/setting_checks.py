@@ -10,7 +10,7 @@ import typing
 
 MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
 # read only with one loss, whose margins come from the tree
-_HIERARCHICAL_TRIPLET = ("tree_levels", "tree_linkage")
+_HIERARCHICAL_TRIPLET = ("tree_levels", "tree_linkage", "tree_margins")
 
 
 def check_settings(settings):

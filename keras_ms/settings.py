@@ -177,6 +177,13 @@ class Settings:
         "hierarchical_triplet: which distance of two groups of classes decides",
         ("average", "single"),
     )
+    tree_margins: str = _setting(
+        # as published; first keeps a training from running after margins that grow with it
+        "latest",
+        "hierarchical_triplet: margins of the latest class tree, or of the first one for the whole "
+        "training, with batches by the latest",
+        ("latest", "first"),
+    )
     hdml: str = _setting(
         "off",
         "hardness-aware deep metric learning around the loss (docs/hdml.md): off, paper, or "

@@ -160,6 +160,8 @@ class _Training:
             if self.data.order is None:
                 return []
             loss = None
+        if settings.tree_margins == "first" and self.run.first_class_tree.is_file():
+            loss.assign_tree(ClassTree.load(self.run.first_class_tree))
         return [
             RebuildClassTree(
                 loss,
@@ -167,6 +169,7 @@ class _Training:
                 self.data.order,
                 levels=settings.tree_levels,
                 linkage=settings.tree_linkage,
+                margins=settings.tree_margins,
                 folder=self.run.path,
             )
         ]

@@ -267,6 +267,36 @@ def test_every_epoch_sees_its_own_tree():
     assert seen[0] is seen[1] and seen[1] is not seen[2] and seen[2] is seen[3]
 
 
+def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
+    model, arguments = training(tmp_path, jit_compile=False)
+    rebuild = arguments["callbacks"][0]
+    rebuild.margins, seen = "first", []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            nearest = np.searchsorted(rebuild.tree.class_ids, rebuild.tree.nearest(2))
+            assert_array_equal(rebuild.order._nearest, nearest)
+            seen.append((rebuild.loss.tree, rebuild.tree))
+
+    arguments["callbacks"].append(Watch())
+    expected = model.fit(epochs=3, **arguments).history["loss"]
+    assert all(of_loss is seen[0][1] for of_loss, _ in seen)
+    assert len({latest.thresholds[0] for _, latest in seen}) == 3
+    first = ClassTree.load(tmp_path / "first_class_tree.npz")
+    assert_array_equal(first.thresholds, seen[0][1].thresholds)
+    latest = ClassTree.load(tmp_path / "class_tree.npz")
+    assert_array_equal(latest.thresholds, seen[2][1].thresholds)
+
+    # another process goes on: the loss keeps the tree that it is given before
+    model, arguments = training(jit_compile=False)
+    arguments["callbacks"][0].margins = "first"
+    losses = model.fit(epochs=1, **arguments).history["loss"]
+    rebuild = arguments["callbacks"][0]
+    rebuild.loss.assign_tree(first)
+    losses += model.fit(epochs=3, initial_epoch=1, **arguments).history["loss"]
+    assert losses == expected and rebuild.loss.tree is first
+
+
 def test_rebuild_without_loss_or_order_and_from_a_dataset():
     model, arguments = training(jit_compile=False)
     rebuild = arguments["callbacks"][0]
@@ -297,6 +327,7 @@ def test_rebuild_without_loss_or_order_and_from_a_dataset():
         ({"levels": 0}, "levels=0"),
         ({"levels": -1}, "levels=-1"),
         ({"linkage": "ward"}, "linkage='ward'"),
+        ({"margins": "last"}, "margins='last'"),
         ({"loss": keras.losses.MeanSquaredError()}, "to be a keras_ms.HierarchicalTripletLoss"),
         ({"labels": [0.0, 0.0, 1.0, 1.0]}, "integer class ids.*float64"),
         ({"labels": [[0, 0], [1, 1]]}, r"or \(N, 1\)"),

@@ -48,6 +48,7 @@ def words_of(system, table):
         "official hdml": ("--loss", "multi_similarity", "--hdml", "official"),
         "curriculum": ("--curriculum", str(table), "--images-per-class", "2"),
         "neighbours": ("--neighbour-classes", "2"),
+        "first margins": ("--loss", "hierarchical_triplet", "--tree-margins", "first"),
     }[system]  # fmt: skip
 
 
@@ -138,6 +139,7 @@ def test_the_report_tells_of_it_and_works_before_the_end(folder, table, tmp_path
         *((system, "--freeze-backbone") for system in SYSTEMS),
         ("hierarchical triplet", "--no-freeze-backbone"),
         ("neighbours", "--freeze-backbone"),
+        ("first margins", "--freeze-backbone"),
         ("hdml", "--no-freeze-backbone"),
     ],
 )
