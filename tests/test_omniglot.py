@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ms.data.omniglot import load_omniglot
+from keras_ms.data.omniglot import frame_drawing, load_omniglot
 
 BACKGROUND, EVALUATION = "omniglot_images_background.zip", "omniglot_images_evaluation.zip"
 few = pytest.mark.filterwarnings("ignore:.*Figures will not compare")
@@ -105,6 +105,22 @@ def test_framed_drawings_are_squares_about_the_ink(tmp_path, corners, square):
     top, left, bottom, right = square
     expected = weights(top, bottom) @ paper @ weights(left, right).T
     np.testing.assert_allclose(image, expected, atol=2)
+
+
+def test_a_drawing_of_any_shape_is_framed_alike():
+    small = np.full((40, 60), 255, np.uint8)
+    small[10:30, 25:35] = 0
+    framed = frame_drawing(small, 24)
+    assert framed.shape == (24, 24) and framed.dtype == np.uint8
+    # more paper around the same ink changes nothing, nor does the type of the picture
+    large = np.pad(small, [(5, 15), (30, 0)], constant_values=255)
+    assert np.array_equal(frame_drawing(large, 24), framed)
+    assert np.array_equal(frame_drawing(Image.fromarray(small).convert("RGB"), 24), framed)
+    assert framed[12, 12] == 0 and (framed[[0, 1, 22, 23]] == 255).all()
+    assert (frame_drawing(np.full((3, 9), 255, np.uint8), 4) == 255).all()
+    for wrong in (small[None], small / 255):
+        with pytest.raises(ValueError, match="PIL image or a uint8 array"):
+            frame_drawing(wrong, 24)
 
 
 @few

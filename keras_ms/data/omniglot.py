@@ -21,8 +21,8 @@ _DRAWINGS_PER_CHARACTER = 20
 _SIDE = 105
 # a frame's side over the ink's: room for the distortions of training to move in
 _FRAME = 1.2
-# pixels that ink is taken to have at least: a dot stays a dot, and does not fill the picture
-_SMALLEST_INK = 20
+# of a drawing's side, that ink is taken to have at least: a dot does not fill the picture
+_SMALLEST_INK = 20 / _SIDE
 # the largest drawing holds 522 bytes; a member that claims to unpack to more than this is no
 # drawing of Omniglot and is refused before it is unpacked
 _LARGEST_MEMBER = 64 * 1024
@@ -51,10 +51,9 @@ def load_omniglot(folder, *, image_size=35, framed=False):
         image_size: pixels of a side, at most 105. The drawings, 105 × 105 pixels of pure black or
             white, are averaged over areas down to it. Defaults to 35, a third of the original:
             every pixel is then the mean of 3 × 3.
-        framed: cut each drawing to a square around its ink before it becomes smaller, with a tenth
-            of the ink's longer side free on each side, so that large and small characters fill
-            the picture alike. A model trained so has to be given drawings cut like this. Defaults
-            to False, the drawings as they are.
+        framed: cut each drawing to a square around its ink, as `frame_drawing` does, before it
+            becomes smaller. A model trained so has to be given drawings cut like this. Defaults to
+            False, the drawings as they are.
 
     Returns:
         `ImageList` of 32,460 images, uint8 `(N, image_size, image_size, 1)`; 19,280 have the
@@ -173,27 +172,58 @@ def _read_drawing(opened, member, image_size, framed):
             f"again. {_WHERE}"
         ) from error
     if framed:
-        grey, box = _around_ink(grey)
-        # sides that do not divide: a box filter would take one pixel here and two there
-        grey = grey.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
-    else:
-        # averages areas: exact where the sides divide, without ringing at the strokes
-        grey = grey.resize((image_size, image_size), Image.Resampling.BOX)
-    return np.asarray(grey)
+        return frame_drawing(grey, image_size)
+    # averages areas: exact where the sides divide, without ringing at the strokes
+    return np.asarray(grey.resize((image_size, image_size), Image.Resampling.BOX))
 
 
-def _around_ink(grey):
-    """The drawing with white paper around it, and the square about its ink: (image, box)."""
-    bounds = grey.point(lambda value: 255 * (value < 128)).getbbox()
-    if bounds is None:
-        return grey, None  # an empty sheet
-    left, top, right, bottom = bounds
-    half = _FRAME * max(right - left, bottom - top, _SMALLEST_INK) / 2
-    # half is at most 63: the square stays on the paper around the drawing
-    paper = Image.new("L", (3 * _SIDE, 3 * _SIDE), 255)
-    paper.paste(grey, (_SIDE, _SIDE))
-    x, y = (left + right) / 2 + _SIDE, (top + bottom) / 2 + _SIDE
-    return paper, (x - half, y - half, x + half, y + half)
+def frame_drawing(drawing, image_size):
+    """A square cut around the ink of a drawing, as `load_omniglot(framed=True)` reads them.
+
+    The square's side is 1.2 times the longer side of the ink, so that large and small characters
+    fill the picture alike; what lies outside the drawing is white. A dot stays small: the ink
+    counts as at least 20/105 of the drawing's longer side. An empty sheet is taken whole.
+
+    Args:
+        drawing: `PIL.Image.Image` or uint8 array (height, width), dark ink (below 128) on white
+            paper (255).
+        image_size: pixels of a side of the result.
+
+    Returns:
+        uint8 array (image_size, image_size).
+
+    Raises:
+        ValueError: an array of another shape or dtype.
+
+    Example:
+
+    >>> drawing = np.full((100, 300), 255, np.uint8)
+    >>> drawing[40:60, 200:240] = 0
+    >>> frame_drawing(drawing, 24)[[0, 12], 12]
+    array([255,   0], dtype=uint8)
+    """
+    if not isinstance(drawing, Image.Image):
+        array = np.asarray(drawing)
+        if array.ndim != 2 or array.dtype != np.uint8:
+            raise ValueError(
+                "Expected a drawing as a PIL image or a uint8 array (height, width). Received: "
+                f"shape {array.shape}, dtype {array.dtype}"
+            )
+        drawing = Image.fromarray(array)
+    grey = drawing.convert("L")
+    longer = max(grey.size)
+    ink = grey.point(lambda value: 255 * (value < 128)).getbbox()
+    left, top, right, bottom = ink or (0, 0, *grey.size)
+    half = longer / 2
+    if ink:
+        half = _FRAME * max(right - left, bottom - top, _SMALLEST_INK * longer) / 2
+    # half is at most 0.6 of the longer side: the square stays on this paper
+    paper = Image.new("L", (grey.width + 2 * longer, grey.height + 2 * longer), 255)
+    paper.paste(grey, (longer, longer))
+    x, y = (left + right) / 2 + longer, (top + bottom) / 2 + longer
+    box = (x - half, y - half, x + half, y + half)
+    # sides that do not divide: a box filter would take one pixel here and two there
+    return np.asarray(paper.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box))
 
 
 def _tell_other_counts(archive, names, expected_characters):
