@@ -10,7 +10,7 @@ import numpy as np
 FARTHEST = 4.0  # the squared distance of opposite unit vectors
 LEVELS = 16  # as published
 LINKAGES = ("average", "single")
-_BLOCK = 1024  # rows of 11,318 distances: 93 MB
+BLOCK = 1024  # rows of 11,318 distances: 93 MB
 
 
 def class_means(embeddings, labels):
@@ -37,8 +37,8 @@ def class_means(embeddings, labels):
     embeddings, labels = _checked(embeddings, labels)
     class_ids, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(class_ids), embeddings.shape[1]))
-    for start in range(0, len(labels), _BLOCK):
-        rows = np.asarray(embeddings[start : start + _BLOCK], np.float64)
+    for start in range(0, len(labels), BLOCK):
+        rows = np.asarray(embeddings[start : start + BLOCK], np.float64)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         usable = np.isfinite(norms) & (norms > 0)
         if not usable.all():
@@ -48,7 +48,7 @@ def class_means(embeddings, labels):
                 f"Received: row {start + row} (class {labels[start + row]}) is "
                 f"{embeddings[start + row]}. The model has diverged or is broken"
             )
-        np.add.at(sums, index[start : start + _BLOCK], rows / norms)
+        np.add.at(sums, index[start : start + BLOCK], rows / norms)
     return class_ids, sums / counts[:, None], counts
 
 
@@ -156,8 +156,8 @@ def _condensed_distances(means):
     num_classes = len(means)
     condensed = np.empty(num_classes * (num_classes - 1) // 2)
     end = 0
-    for start in range(0, num_classes, _BLOCK):
-        block = class_distances(means[start : start + _BLOCK], means[start:])
+    for start in range(0, num_classes, BLOCK):
+        block = class_distances(means[start : start + BLOCK], means[start:])
         for row, distances in enumerate(block, 1):
             begin, end = end, end + len(distances) - row
             condensed[begin:end] = distances[row:]

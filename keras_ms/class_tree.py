@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.class_hierarchy import (
+    BLOCK,
     LEVELS,
     checked_levels,
     class_distances,
@@ -21,8 +22,6 @@ from keras_ms.class_hierarchy import (
 )
 from keras_ms.tree_picture import draw_levels
 from keras_ms.whole_files import whole_file
-
-_BLOCK = 1024  # rows of 11,318 distances: 93 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +151,8 @@ class ClassTree:
                 f"tree. Received: {number}"
             )
         found = np.empty((num_classes, number), np.int64)
-        for start in range(0, num_classes if number else 0, _BLOCK):
-            distances = class_distances(self.means[start : start + _BLOCK], self.means)
+        for start in range(0, num_classes if number else 0, BLOCK):
+            distances = class_distances(self.means[start : start + BLOCK], self.means)
             rows = np.arange(len(distances))
             distances[rows, start + rows] = np.inf
             # equally near ones in the order of their ids, at the last place that is left too
@@ -163,7 +162,7 @@ class ClassTree:
             chosen = closer | (tied & (np.cumsum(tied, axis=1, dtype=np.int32) <= places))
             near = np.nonzero(chosen)[1].reshape(len(rows), number)
             order = np.argsort(np.take_along_axis(distances, near, 1), kind="stable")
-            found[start : start + _BLOCK] = np.take_along_axis(near, order, 1)
+            found[start : start + BLOCK] = np.take_along_axis(near, order, 1)
         return self.class_ids[found]
 
     def save(self, path):

@@ -24,7 +24,9 @@ class RebuildClassTree(keras.callbacks.Callback):
 
     The tree depends on the weights and the images alone: training that was interrupted and goes on
     from an epoch's weights (`fit(..., initial_epoch=k)`) takes the same steps as if it had not
-    been, where the tree is built every epoch.
+    been, where the tree is built every epoch. With `margins="first"` a model that goes on with
+    nothing but its weights has to get the first tree back before,
+    `loss.assign_tree(ClassTree.load("…/first_class_tree.npz"))`; a saved model keeps it.
 
     Args:
         loss: `keras_ms.HierarchicalTripletLoss` that the model is compiled with (after
@@ -42,13 +44,14 @@ class RebuildClassTree(keras.callbacks.Callback):
             as published.
         linkage: "average" or "single", as in `ClassTree.build`. Defaults to "average".
         margins: `"latest"`, the loss takes its margins from every tree, as published; or `"first"`,
-            it keeps those of the first tree, or of the tree that it has already, and only the
-            batches follow the later ones. Margins of later trees grow with the distances that the
+            it keeps those of the tree that it has already, or else of the first one, and only
+            `order` follows the later ones. Margins of later trees grow with the distances that the
             training makes (docs/hierarchical_triplet.md). Defaults to "latest".
         every: epochs from one tree to the next; the first epoch of a `fit` always builds one.
             Defaults to 1, as published.
-        folder: where each tree is kept as class_tree.npz, in place of the one before, and the
-            first one as first_class_tree.npz where the loss keeps it. Defaults to None: nowhere.
+        folder: where each tree is kept as class_tree.npz, in place of the one before. With
+            `margins="first"` the one that the loss takes is kept as first_class_tree.npz too; a
+            tree that it had already is not. Defaults to None: nowhere.
         batch_size: images embedded at a time where they are an array. Defaults to 64.
         embedder: model that embeds the images, where that is not the one that is trained. Defaults
             to None: the trained model.
@@ -60,7 +63,8 @@ class RebuildClassTree(keras.callbacks.Callback):
     Raises:
         ValueError: another loss, labels that are not integer ids, a setting out of range, other
             levels than those of the tree that the loss has; in `fit`, another number of embeddings
-            than labels, embeddings with NaN, or an order of other classes.
+            than labels, embeddings with NaN, an order of other classes, or `margins="first"` in a
+            later epoch with a loss that has no tree.
 
     Example:
 
@@ -128,6 +132,13 @@ class RebuildClassTree(keras.callbacks.Callback):
         self._is_first = True
 
     def on_epoch_begin(self, epoch, logs=None):
+        if epoch and self.margins == "first" and self.loss is not None and self.loss.tree is None:
+            raise ValueError(
+                f"Expected the loss to have its first tree before epoch {epoch + 1}: with "
+                "margins='first' another one would change what is trained. Give it the tree that "
+                "the training began with, loss.assign_tree(keras_ms.ClassTree.load("
+                "'…/first_class_tree.npz')), or begin anew"
+            )
         if self._is_first or epoch % self.every == 0:
             self.rebuild()
             self._is_first = False

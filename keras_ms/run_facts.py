@@ -41,16 +41,17 @@ def run_facts(run, settings, images, embedder, weights):
         facts["Hardness-aware"] = f"as in the {settings.hdml} form" + _in_brackets(
             settings.hdml_options()
         )
+    count = settings.neighbour_classes
+    batches = f"batches of groups of {count} near classes" if count > 1 else "random classes"
     if run.class_tree.is_file():
-        count = settings.neighbour_classes
-        batches = f"batches of groups of {count} near classes" if count > 1 else "random classes"
-        if settings.loss == "hierarchical_triplet":
-            facts["Class tree"] = (
-                f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every "
-                f"epoch; margins of the {settings.tree_margins} tree; {batches}"
-            )
-        else:
-            facts["Near classes"] = f"{batches}, by the embeddings of every epoch"
+        facts["Class tree"] = (
+            f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every epoch; "
+            f"margins of the {settings.tree_margins} tree; {batches}"
+        )
+    elif count > 1:
+        facts["Near classes"] = f"{batches}, by the embeddings of every epoch"
+    if settings.framed_drawings:
+        facts["Drawings"] = "cut to a square around the ink"
     if settings.curriculum:
         facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"
     baselines = run.read_json(run.baselines) or {}

@@ -181,7 +181,7 @@ class Settings:
         # as published; first keeps a training from running after margins that grow with it
         "latest",
         "hierarchical_triplet: margins of the latest class tree, or of the first one for the whole "
-        "training, with batches by the latest",
+        "training; batches of near classes follow the latest one in both cases",
         ("latest", "first"),
     )
     hdml: str = _setting(

@@ -155,24 +155,22 @@ class _Training:
 
     def _tree_callbacks(self):
         """What builds the class tree before every epoch, for the loss or the batches."""
-        settings, loss = self.settings, self.models.loss
-        if settings.loss != "hierarchical_triplet":
-            if self.data.order is None:
-                return []
-            loss = None
-        if settings.tree_margins == "first" and self.run.first_class_tree.is_file():
-            loss.assign_tree(ClassTree.load(self.run.first_class_tree))
-        return [
-            RebuildClassTree(
-                loss,
-                *self.data.plain_training(),
-                self.data.order,
-                levels=settings.tree_levels,
-                linkage=settings.tree_linkage,
-                margins=settings.tree_margins,
-                folder=self.run.path,
-            )
-        ]
+        settings, loss, order = self.settings, self.models.loss, self.data.order
+        if settings.loss == "hierarchical_triplet":
+            if settings.tree_margins == "first" and self.run.first_class_tree.is_file():
+                loss.assign_tree(ClassTree.load(self.run.first_class_tree))
+            options = {
+                "levels": settings.tree_levels,
+                "linkage": settings.tree_linkage,
+                "margins": settings.tree_margins,
+                "folder": self.run.path,
+            }
+        elif order is not None:
+            # the batches ask for the nearest classes alone: no levels, and the faster linkage
+            loss, options = None, {"levels": 1, "linkage": "single"}
+        else:
+            return []
+        return [RebuildClassTree(loss, *self.data.plain_training(), order, **options)]
 
     def _draw(self, rows):
         """The pictures of the run folder."""
@@ -212,6 +210,10 @@ class _Training:
             "training_data": f"{data.images.name}: {data.num_classes('train')} classes",
             "recall_at_1": f"{counted['1']:.4f} on {data.num_classes('test')} unseen classes",
         }
+        if self.settings.framed_drawings:
+            metadata["drawings"] = (
+                "cut to a square around the ink, as keras_ms.data.omniglot.frame_drawing does"
+            )
         return export_formats(
             deployed,
             self._export_folder(),

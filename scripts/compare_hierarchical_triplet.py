@@ -169,6 +169,7 @@ def train(train_set, evaluation_set, setting, seed, steps):
     head.fit(batches, epochs=steps // STEPS_PER_EPOCH, callbacks=[rebuild, trace], verbose=0)
     return {
         "recall@1": trace.recalls,
+        "last_recall@1": trace.recalls[-1],
         "mean_margin": float(np.mean(trace.margins)),
         "last_nodes": trace.nodes[-1],
     }

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import keras_ms
+from keras_ms.whole_files import whole_file
 
 
 def read_features(parser, path):
@@ -66,10 +67,11 @@ class Results:
         self._key = lambda run: json.dumps(key(run), sort_keys=True)
         self._unprinted = unprinted
         text = self.file.read_text() if self.file.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # a line that an interruption cut short
-            self.file.write_text(whole)
-        lines = whole.splitlines()
+        lines = text.splitlines()
+        if text and text[-1] != "\n":  # an interruption cut the last line short, or an editor
+            lines = lines[:-1] + [line for line in lines[-1:] if _is_json(line)]
+            with whole_file(self.file) as temporary:
+                Path(temporary).write_text("".join(f"{line}\n" for line in lines))
         self._done = {self._key(run): run for run in map(json.loads, lines)}
 
     def find_or_run(self, what, function):
@@ -85,6 +87,14 @@ class Results:
             print(json.dumps(shown), flush=True)
             self._done[key] = run
         return self._done[key]
+
+
+def _is_json(line):
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def mean_and_spread(values):

@@ -130,7 +130,7 @@ def test_nearest_are_by_distance(monkeypatch):
     expected = tree.class_ids[np.argsort(distances, axis=1)[:, :7]]
     assert_array_equal(tree.nearest(7), expected)
     for module in ("class_tree", "class_hierarchy"):
-        monkeypatch.setattr(f"keras_ms.{module}._BLOCK", 6)
+        monkeypatch.setattr(f"keras_ms.{module}.BLOCK", 6)
     assert_array_equal(tree.nearest(7), expected)
     again = ClassTree.build(embeddings, labels)
     assert_array_equal(again.nodes, tree.nodes)

@@ -43,6 +43,16 @@ def test_a_line_that_was_cut_short_is_dropped_and_run_again(tmp_path):
     assert _results(tmp_path).find_or_run({"name": "b"}, None)["recall"] == 0.7
 
 
+def test_a_whole_line_without_its_end_is_kept(tmp_path):
+    _results(tmp_path).find_or_run({"name": "a"}, lambda: {"recall": 0.5})
+    file = tmp_path / "results.jsonl"
+    file.write_text(file.read_text().rstrip())
+    results = _results(tmp_path)
+    assert results.find_or_run({"name": "a"}, None)["recall"] == 0.5
+    results.find_or_run({"name": "b"}, lambda: {"recall": 0.7})
+    assert _results(tmp_path).find_or_run({"name": "b"}, None)["recall"] == 0.7
+
+
 def test_a_failed_run_leaves_no_line(tmp_path):
     def function():
         raise RuntimeError("no memory")

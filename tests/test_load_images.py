@@ -10,6 +10,7 @@ from PIL import Image
 from keras_ms.callbacks import RecallAtK
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.load_images import load_images
+from keras_ms.data.omniglot import load_omniglot
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.settings import Settings
 
@@ -195,5 +196,14 @@ def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
     turned = load_images(dataclasses.replace(settings, rotated_classes=True))
     classes, images = plain.counts()["train"]
     assert turned.counts() == {**plain.counts(), "train": (4 * classes, 4 * images)}
-    with pytest.raises(ValueError, match="rotated_classes.*'glyphs'"):
-        load_images(Settings(rotated_classes=True))
+    framed = load_images(dataclasses.replace(settings, framed_drawings=True))
+    assert framed.counts() == plain.counts()
+    wanted = load_omniglot(shared_data, image_size=settings.image_size, framed=True)
+    assert np.array_equal(framed.subset("test").images, wanted.subset("test").images)
+    assert not np.array_equal(framed.images, plain.images)
+
+
+@pytest.mark.parametrize("name", ["rotated_classes", "framed_drawings"])
+def test_glyphs_refuse_what_is_for_omniglot(name):
+    with pytest.raises(ValueError, match=f"{name}.*'glyphs'.*--no-{name.replace('_', '-')} after"):
+        load_images(Settings(**{name: True}))

@@ -296,6 +296,14 @@ def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
     losses += model.fit(epochs=3, initial_epoch=1, **arguments).history["loss"]
     assert losses == expected and rebuild.loss.tree is first
 
+    # what it began with is not replaced by what it has become
+    model, arguments = training(tmp_path, jit_compile=False)
+    arguments["callbacks"][0].margins = "first"
+    with pytest.raises(ValueError, match="first tree before epoch 2.*assign_tree"):
+        model.fit(epochs=2, initial_epoch=1, **arguments)
+    kept = ClassTree.load(tmp_path / "first_class_tree.npz")
+    assert_array_equal(kept.thresholds, first.thresholds)
+
 
 def test_rebuild_without_loss_or_order_and_from_a_dataset():
     model, arguments = training(jit_compile=False)

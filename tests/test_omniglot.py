@@ -116,6 +116,10 @@ def test_a_drawing_of_any_shape_is_framed_alike():
     large = np.pad(small, [(5, 15), (30, 0)], constant_values=255)
     assert np.array_equal(frame_drawing(large, 24), framed)
     assert np.array_equal(frame_drawing(Image.fromarray(small).convert("RGB"), 24), framed)
+    # transparent black around and below half of the ink
+    clear = np.zeros((40, 60, 4), np.uint8)
+    clear[10:30, 25:35, 3] = 255
+    assert np.array_equal(frame_drawing(Image.fromarray(clear), 24), framed)
     assert framed[12, 12] == 0 and (framed[[0, 1, 22, 23]] == 255).all()
     assert (frame_drawing(np.full((3, 9), 255, np.uint8), 4) == 255).all()
     for wrong in (small[None], small / 255):

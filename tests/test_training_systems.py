@@ -48,7 +48,9 @@ def words_of(system, table):
         "official hdml": ("--loss", "multi_similarity", "--hdml", "official"),
         "curriculum": ("--curriculum", str(table), "--images-per-class", "2"),
         "neighbours": ("--neighbour-classes", "2"),
-        "first margins": ("--loss", "hierarchical_triplet", "--tree-margins", "first"),
+        "first margins": ("--loss", "hierarchical_triplet", "--tree-margins", "first",
+                          "--neighbour-classes", "2"),
+        "n-pair neighbours": ("--loss", "n_pair", "--neighbour-classes", "2"),
     }[system]  # fmt: skip
 
 
@@ -140,6 +142,7 @@ def test_the_report_tells_of_it_and_works_before_the_end(folder, table, tmp_path
         ("hierarchical triplet", "--no-freeze-backbone"),
         ("neighbours", "--freeze-backbone"),
         ("first margins", "--freeze-backbone"),
+        ("n-pair neighbours", "--no-freeze-backbone"),
         ("hdml", "--no-freeze-backbone"),
     ],
 )
@@ -220,6 +223,7 @@ def test_a_killed_run_resumes(folder, table, tmp_path, system):
          "generator_learning_rate.*above 0"),
         (("--hdml", "paper", "--hdml-settings", "alpha=abc"), "alpha.*number"),
         (("--curriculum", "nowhere.csv"), "nowhere.csv"),
+        (("--curriculum", "TABLE", "--neighbour-classes", "2"), "neighbour_classes=2 and a curric"),
         (("--curriculum", "TABLE", "--steps", "2", "--steps-per-epoch", "1"), "at least 3 steps"),
         (("--curriculum", "TABLE", "--schedule", "step", "--decay-steps", "7"),
          "between 0 and 4, the steps of a stage"),

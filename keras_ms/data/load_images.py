@@ -108,11 +108,8 @@ def _check_read(settings, dataset):
             ("folder",),
             "is for image folders",
         ),
-        (
-            ("rotated_classes", "framed_drawings"),
-            ("omniglot",),
-            "is for characters that are drawn upright",
-        ),
+        (("rotated_classes",), ("omniglot",), "is for characters that are drawn upright"),
+        (("framed_drawings",), ("omniglot",), "is for drawings on white paper"),
         (
             ("check_counts",),
             ("cub", "cars", "sop", "in_shop", "grocery"),
@@ -121,7 +118,13 @@ def _check_read(settings, dataset):
     ):
         for name in names:
             if dataset not in readers and getattr(settings, name) != getattr(defaults, name):
-                raise ValueError(f"{name} {reason}; {dataset!r} does not read it. Leave it out")
+                # a file of settings may have brought it
+                option = name.replace("_", "-")
+                is_switch = getattr(settings, name) is True
+                raise ValueError(
+                    f"{name} {reason}; {dataset!r} does not read it. Leave --{option} out"
+                    + (f", or give --no-{option} after --config" if is_switch else "")
+                )
 
 
 def _load(settings, dataset, log):

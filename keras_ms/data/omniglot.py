@@ -49,8 +49,8 @@ def load_omniglot(folder, *, image_size=35, framed=False):
         folder: the folder that holds `omniglot_images_background.zip` and
             `omniglot_images_evaluation.zip` (or the same without `omniglot_`).
         image_size: pixels of a side, at most 105. The drawings, 105 × 105 pixels of pure black or
-            white, are averaged over areas down to it. Defaults to 35, a third of the original:
-            every pixel is then the mean of 3 × 3.
+            white, are averaged over areas down to it (interpolated if `framed`). Defaults to 35, a
+            third of the original: every pixel is then the mean of 3 × 3.
         framed: cut each drawing to a square around its ink, as `frame_drawing` does, before it
             becomes smaller. A model trained so has to be given drawings cut like this. Defaults to
             False, the drawings as they are.
@@ -182,7 +182,8 @@ def frame_drawing(drawing, image_size):
 
     The square's side is 1.2 times the longer side of the ink, so that large and small characters
     fill the picture alike; what lies outside the drawing is white. A dot stays small: the ink
-    counts as at least 20/105 of the drawing's longer side. An empty sheet is taken whole.
+    counts as at least 20/105 of the drawing's longer side. An empty sheet is taken whole. What is
+    transparent counts as white.
 
     Args:
         drawing: `PIL.Image.Image` or uint8 array (height, width), dark ink (below 128) on white
@@ -210,6 +211,10 @@ def frame_drawing(drawing, image_size):
                 f"shape {array.shape}, dtype {array.dtype}"
             )
         drawing = Image.fromarray(array)
+    if drawing.has_transparency_data:
+        # what shows through is paper, whatever colour hides below
+        drawing = drawing.convert("RGBA")
+        drawing = Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing)
     grey = drawing.convert("L")
     longer = max(grey.size)
     ink = grey.point(lambda value: 255 * (value < 128)).getbbox()
