@@ -108,12 +108,12 @@ def test_a_recipe_runs_with_options_over_its_settings(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     seen = []
     monkeypatch.setattr("keras_ms.training.train", lambda settings, resume: seen.append(settings))
-    monkeypatch.setattr(sys, "argv", ["omniglot.py", "--data-dir", "there", "--steps", "600"])
+    monkeypatch.setattr(sys, "argv", ["omniglot.py", "--data-dir", "there", "--steps", "1200"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(FOLDER / "omniglot.py"), run_name="__main__")
     assert ended.value.code == 0
     given = runpy.run_path(str(FOLDER / "omniglot.py"))["SETTINGS"]
-    assert seen == [dataclasses.replace(Settings(**given), data_dir="there", steps=600)]
+    assert seen == [dataclasses.replace(Settings(**given), data_dir="there", steps=1200)]
 
 
 def test_a_recipe_resumes_with_the_settings_of_its_run(monkeypatch):
