@@ -7,6 +7,8 @@ the means over their classes. No pair of images is ever listed. Ge et al., ECCV 
 
 import numpy as np
 
+from keras_ms.whole_number import whole_number
+
 FARTHEST = 4.0  # the squared distance of opposite unit vectors
 LEVELS = 16  # as published
 LINKAGES = ("average", "single")
@@ -180,15 +182,7 @@ def checked_levels(levels, linkage):
             f"Invalid value for argument `linkage`. Expected one of {LINKAGES}. "
             f"Received: linkage={linkage!r}"
         )
-    try:
-        number = int(levels)
-    except (TypeError, ValueError, OverflowError):
-        number = None
-    if number is None or number != levels or number < 1:
-        raise ValueError(
-            f"Expected `levels` of at least 1, a whole number. Received: levels={levels!r}"
-        )
-    return number
+    return whole_number("levels", levels)
 
 
 def checked_class_ids(labels):

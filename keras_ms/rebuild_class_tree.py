@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_ms.class_hierarchy import LEVELS, checked_class_ids, checked_levels
 from keras_ms.class_tree import ClassTree
-from keras_ms.data.whole_number import whole_number
+from keras_ms.whole_number import whole_number
 from keras_ms.losses.hierarchical_triplet import HierarchicalTripletLoss
 
 MARGINS = ("latest", "first")

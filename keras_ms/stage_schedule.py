@@ -1,9 +1,9 @@
 """A learning-rate schedule that starts again with each stage of a training."""
 
-from numbers import Real
-
 import keras
 from keras import ops
+
+from keras_ms.whole_number import whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -41,15 +41,9 @@ class StageSchedule(keras.optimizers.schedules.LearningRateSchedule):
                 "Expected a LearningRateSchedule, such as keras.optimizers.schedules.CosineDecay. "
                 f"Received: {schedule!r}. A constant learning rate needs no stages"
             )
-        for word, value in (("steps_per_stage", steps_per_stage), ("stages", stages)):
-            # NaN and infinity are no whole numbers either
-            if not isinstance(value, Real) or value % 1 != 0 or value < 1:
-                raise ValueError(
-                    f"Expected `{word}` of at least 1, a whole number. Received: {value!r}"
-                )
         self.schedule = schedule
-        self.steps_per_stage = int(steps_per_stage)
-        self.stages = int(stages)
+        self.steps_per_stage = whole_number("steps_per_stage", steps_per_stage)
+        self.stages = whole_number("stages", stages)
         self.name = name
 
     def __call__(self, step):

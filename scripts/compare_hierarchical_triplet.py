@@ -67,10 +67,13 @@ HIERARCHICAL = {
 # 0.1 as published. d_H - s is about the gap that the classes have already: at -0.3 and below almost
 # no triplet violates the margin, from -0.2 on the margin grows with every tree.
 BETAS = (-0.3, -0.2, -0.1, 0.1)
+ANCHOR_CLASSES = (4, 2, 8)  # l' of neighbour batches: 4 x 4, 2 x 8 and 8 x 2 classes
 TRIALS = {
     "triplet, random classes": [{**TRIPLET, "margin": m} for m in (0.02, 0.05, 0.1, 0.2)],
     "triplet, neighbours": [
-        {**TRIPLET, "anchor_classes": 4, "margin": m} for m in (0.02, 0.05, 0.1, 0.2)
+        {**TRIPLET, "anchor_classes": anchors, "margin": m}
+        for anchors in ANCHOR_CLASSES
+        for m in (0.02, 0.05, 0.1, 0.2)
     ],
     "hierarchical, random classes": [
         {**HIERARCHICAL, "anchor_classes": 16, "beta": beta} for beta in (-0.2, 0.1, 0.4, 0.8)
@@ -78,7 +81,11 @@ TRIALS = {
     "hierarchical, neighbours": [{**HIERARCHICAL, "beta": beta} for beta in BETAS],
     # the margins of the untrained head's tree cannot run away; batches follow the latest tree
     "hierarchical, margins of the first tree": [
-        {**HIERARCHICAL, "levels": 64, "margins": "of the first tree", "beta": beta}
+        {
+            **HIERARCHICAL, "levels": 64, "margins": "of the first tree",
+            "anchor_classes": anchors, "beta": beta,
+        }
+        for anchors in ANCHOR_CLASSES
         for beta in (-0.2, -0.1, 0.0, 0.1)
     ],
     "hierarchical, margins of the first tree, random classes": [

@@ -1,6 +1,10 @@
 """Small runs of the command line, on generated images."""
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 from PIL import Image
@@ -32,6 +36,17 @@ def train_words(folder, out, *more):
         "train", "--data-dir", str(folder), "--runs-folder", str(out / "runs"),
         "--export-folder", str(out / "exports"), "--run-name", "run", *SMALL, *more,
     ]  # fmt: skip
+
+
+def kill_9_in_an_epoch(words, run, seconds=0.0):
+    """Starts a run in its own process and kills it `seconds` after its first epoch ended."""
+    process = subprocess.Popen([sys.executable, "-m", "keras_ms.cli", *words])
+    while not (run / "state.npz").exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (run / "summary.json").exists()
 
 
 def history(run):

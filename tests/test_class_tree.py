@@ -243,9 +243,9 @@ def test_picture(tmp_path, num_classes):
         ([], [], {}, "N at least 1"),
         ([[1.0, 0], [0.0, 1]], [0.0, 0.0], {}, "integer class ids"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"linkage": "ward"}, "linkage='ward'"),
-        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": 0}, "levels=0"),
-        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": "16"}, "levels='16'"),
-        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": float("nan")}, "levels=nan"),
+        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": 0}, "`levels` of at least 1.*: 0"),
+        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": "16"}, "`levels` of at least 1.*: .16."),
+        ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": float("nan")}, "`levels` of at least 1.*: nan"),
         ([[1.0, 0], [0.0, 1]], [[0, 0]], {}, r"or \(N, 1\)"),
     ],
 )

@@ -384,10 +384,10 @@ def two_outputs():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"memory_size": 0}, "`memory_size` to be an integer >= 1. Received: 0"),
+        ({"memory_size": 0}, "`memory_size` of at least 1, a whole number. Received: 0"),
         ({"memory_size": 2.5}, "Received: 2.5"),
         ({"memory_size": True}, "Received: True"),
-        ({"warm_up_steps": -1}, "`warm_up_steps` to be an integer >= 0"),
+        ({"warm_up_steps": -1}, "`warm_up_steps` of at least 0, a whole number"),
         ({"loss": "mse"}, "pair-based loss of keras_ms.*Received: 'mse'"),
         ({"loss": keras.losses.MeanSquaredError()}, "pair-based loss of keras_ms"),
         ({"loss": PairLoss(None, None, whole_batch=True)}, "separable by anchor"),

@@ -331,9 +331,9 @@ def test_rebuild_without_loss_or_order_and_from_a_dataset():
     [
         ({"every": 0}, "`every` of at least 1.*: 0"),
         ({"every": float("nan")}, "`every` of at least 1.*: nan"),
-        ({"levels": "16"}, "levels='16'"),
-        ({"levels": 0}, "levels=0"),
-        ({"levels": -1}, "levels=-1"),
+        ({"levels": "16"}, "`levels` of at least 1.*: .16."),
+        ({"levels": 0}, "`levels` of at least 1.*: 0"),
+        ({"levels": -1}, "`levels` of at least 1.*: -1"),
         ({"linkage": "ward"}, "linkage='ward'"),
         ({"margins": "last"}, "margins='last'"),
         ({"loss": keras.losses.MeanSquaredError()}, "to be a keras_ms.HierarchicalTripletLoss"),

@@ -11,7 +11,13 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import assert_same_state, history, train_words, write_gradients
+from small_runs import (
+    assert_same_state,
+    history,
+    kill_9_in_an_epoch,
+    train_words,
+    write_gradients,
+)
 
 from keras_ms.cli import main
 from keras_ms.data.image_list import ImageList
@@ -105,22 +111,12 @@ def test_mixed_precision_and_rate_groups(folder, tmp_path):
 def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, tmp_path):
     more = ("--export", "", "--steps", "240", "--steps-per-epoch", "40")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "keras_ms.cli"]
-    subprocess.run([*command, *train_words(folder, whole, *more)], check=True)
-
-    process = subprocess.Popen([*command, *train_words(folder, killed, *more)])
-    state = killed / "runs" / "run" / "state.npz"
-    while not state.exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.15)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert len(history(killed / "runs" / "run")) < 6
-    assert not (killed / "runs" / "run" / "summary.json").exists()
-    resume = ["train", "--resume", "--runs-folder", str(killed / "runs")]
-    subprocess.run([*command, *resume], check=True)
-
-    assert_same_state(killed / "runs" / "run", whole / "runs" / "run")
+    assert main(train_words(folder, whole, *more)) == 0
+    run = killed / "runs" / "run"
+    kill_9_in_an_epoch(train_words(folder, killed, *more), run, seconds=0.15)
+    assert len(history(run)) < 6
+    assert main(["train", "--resume", "--runs-folder", str(run.parent)]) == 0
+    assert_same_state(run, whole / "runs" / "run")
 
 
 _FEW = ("--steps", "6", "--steps-per-epoch", "2")

@@ -3,15 +3,17 @@
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
 import pytest
-from small_runs import assert_same_state, history, train_words, write_gradients
+from small_runs import (
+    assert_same_state,
+    history,
+    kill_9_in_an_epoch,
+    train_words,
+    write_gradients,
+)
 
 from keras_ms.class_tree import ClassTree
 from keras_ms.cli import main
@@ -196,16 +198,10 @@ def test_a_killed_run_resumes(folder, table, tmp_path, system):
             "--image-size", "16", "--freeze-backbone")  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(train_words(folder, whole, *more)) == 0
-    command = [sys.executable, "-m", "keras_ms.cli"]
-    process = subprocess.Popen([*command, *train_words(folder, killed, *more)])
-    state = killed / "runs" / "run" / "state.npz"
-    while not state.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (killed / "runs" / "run" / "summary.json").exists()
-    assert main(["train", "--resume", "--runs-folder", str(killed / "runs")]) == 0
-    assert_same_state(killed / "runs" / "run", whole / "runs" / "run")
+    run = killed / "runs" / "run"
+    kill_9_in_an_epoch(train_words(folder, killed, *more), run)
+    assert main(["train", "--resume", "--runs-folder", str(run.parent)]) == 0
+    assert_same_state(run, whole / "runs" / "run")
 
 
 @pytest.mark.parametrize(

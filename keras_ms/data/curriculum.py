@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_ms.data.class_ids import class_ids
 from keras_ms.data.subset_density import check_density_options, class_density, split_values
-from keras_ms.data.whole_number import whole_number
+from keras_ms.whole_number import whole_number
 
 METHODS = ("k-means", "distance")
 # each works on some 100 MB of its own

@@ -16,7 +16,7 @@ from keras_ms.data.balanced_indices import balanced_indices, checked_labels, ran
 from keras_ms.data.class_ids import class_ids
 from keras_ms.data.curriculum import STAGE_WEIGHTS, Stage, curriculum_stages
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.whole_number import whole_number
+from keras_ms.whole_number import whole_number
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from keras_ms.data.balanced_indices import (
     hands_from,
     random_numbers,
 )
-from keras_ms.data.whole_number import whole_number
+from keras_ms.whole_number import whole_number
 
 
 def neighbour_indices(

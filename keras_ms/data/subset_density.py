@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.data.whole_number import whole_number
+from keras_ms.whole_number import whole_number
 
 DENSITIES = ("count", "gaussian")
 # Products of centred float64 rows are exact to some 1e-16 of the norms. What is closer than float32

@@ -1,13 +1,12 @@
 """Cross-batch memory: past embeddings as further candidates of a pair-based loss."""
 
-from numbers import Integral
-
 import keras
 from keras import ops
 
 from keras_ms import replicas
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
+from keras_ms.whole_number import whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -75,16 +74,16 @@ class CrossBatchMemory(EmbedderTraining):
     ):
         dimension = _embedding_size(embedder)
         _check_loss(loss)
-        _check_whole_number("memory_size", memory_size, 1)
-        _check_whole_number("warm_up_steps", warm_up_steps, 0)
+        memory_size = whole_number("memory_size", memory_size)
+        warm_up_steps = whole_number("warm_up_steps", warm_up_steps, least=0)
         # The embedder converts its own inputs: images need not be cast to float16 on the way.
         # With its policy, compile scales the loss of a float16 model.
         super().__init__(name=name, dtype=embedder.dtype_policy, autocast=False)
         _check_one_replica(getattr(self, "distribute_strategy", None))
         self.embedder = embedder
         self.loss = loss
-        self.memory_size = int(memory_size)
-        self.warm_up_steps = int(warm_up_steps)
+        self.memory_size = memory_size
+        self.warm_up_steps = warm_up_steps
         # Oldest first. A key is an exact label and, last, 1 for an item to compare with, else 0.
         self.memory_embeddings = self._memory("memory_embeddings", dimension)
         self.memory_keys = self._memory("memory_keys", 5)
@@ -235,8 +234,3 @@ def _check_loss(loss):
             "Expected a `loss` whose reduction gives one number, such as 'sum_over_batch_size'. "
             f"Received: reduction={loss.reduction!r}"
         )
-
-
-def _check_whole_number(name, value, least):
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"Expected `{name}` to be an integer >= {least}. Received: {value!r}")

@@ -2,7 +2,7 @@
 
 
 def whole_number(name, value, least=1, most=None):
-    """A count as int: 200.0 is one, 200.5, NaN and "200" are none.
+    """A count as int: 200.0 is one; 200.5, NaN, True and "200" are none.
 
     Args:
         name: of the argument, for the error.
@@ -25,7 +25,8 @@ def whole_number(name, value, least=1, most=None):
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or number != value or number < least or (most is not None and number > most):
+    is_whole = number is not None and number == value and not isinstance(value, bool)
+    if not is_whole or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"Expected `{name}` {bounds}, a whole number. Received: {value!r}")
     return number
