@@ -1,5 +1,6 @@
 """HDML: formulas against literal ones, whole steps, never NaN, saved, resumed, exported."""
 
+import contextlib
 import json
 
 import keras
@@ -13,7 +14,6 @@ import keras_ms
 from keras_ms.models import hardness_aware as formulas
 from keras_ms.models.hardened_tuples import NPairTuples, PairTuples, TripletTuples
 from keras_ms.models.hdml import HDML, LOGGED
-from keras_ms.models.hdml_parts import check_one_replica
 from keras_ms.models.hdml_picture import draw_hardness
 from keras_ms.run_folder import RunFolder
 
@@ -617,11 +617,21 @@ def test_wrong_use_is_named():
     for method in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match="pass them as `y` to fit"):
             method(features, verbose=0)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
-        HDML(head(), 4)  # one replica is fine
-    with pytest.raises(ValueError, match="one replica"):
-        check_one_replica(2)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        with pytest.raises(ValueError, match="MirroredStrategy, replicas: 1"):
+            HDML(head(), 4)
+
+
+def test_one_device_strategy_is_like_none():
+    features, labels = data(2)
+    weights = []
+    for strategy in (None, tf.distribute.OneDeviceStrategy("CPU:0")):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = model_of()
+        model.fit(features, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for plain, on_device in zip(*weights):
+        np.testing.assert_array_equal(plain, on_device)
 
 
 # Picture

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_ms import replicas
 from keras_ms.models.embedder_training import EmbedderTraining
 from keras_ms.models.hardened_tuples import tuples_of
 from keras_ms.models.hardness_aware import hardness_weight, real_share
@@ -12,7 +11,7 @@ from keras_ms.models.hdml_parts import (
     LossAverages,
     build_classifier,
     build_generator,
-    check_one_replica,
+    check_strategy,
     check_settings,
     features_and_embeddings_model,
     images_and_labels,
@@ -81,8 +80,8 @@ class HDML(EmbedderTraining):
 
     Raises:
         ValueError: an embedder without the layer "embedding", settings out of range, a loss given
-            to `compile`, sample weights, another backend than TensorFlow, or more than one replica
-            under tf.distribute.
+            to `compile`, sample weights, another backend than TensorFlow, or a tf.distribute
+            strategy other than OneDeviceStrategy.
 
     Example:
 
@@ -114,8 +113,7 @@ class HDML(EmbedderTraining):
         # The embedder converts its own inputs. With its policy, compile scales the loss of a
         # float16 model.
         super().__init__(name=name, dtype=embedder.dtype_policy, autocast=False)
-        strategy = getattr(self, "distribute_strategy", None)
-        check_one_replica(getattr(strategy, "num_replicas_in_sync", 1))
+        check_strategy(getattr(self, "distribute_strategy", None))
         self.embedder = embedder
         self.classes = ClassIndex(classes)
         self.metric_loss = tuples
@@ -197,7 +195,7 @@ class HDML(EmbedderTraining):
         import tensorflow as tf
 
         inputs, labels = images_and_labels(data)
-        check_one_replica(replicas.num_replicas())
+        check_strategy(tf.distribute.get_strategy())
         parts = self.embedder, self.generator, self.classifier
         statistics = [
             [tf.identity(v.value) for v in part.non_trainable_weights] for part in parts

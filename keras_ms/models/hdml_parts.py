@@ -206,10 +206,17 @@ def images_and_labels(data):
     return inputs, labels
 
 
-def check_one_replica(number):
-    """Raises ValueError for several replicas under tf.distribute."""
-    if number > 1:
+def check_strategy(strategy):
+    """Raises ValueError for a tf.distribute strategy that HDML cannot train under.
+
+    Several replicas: its tuples and averages are those of one batch. A MirroredStrategy of one
+    device: optimizers merge replicas there, which TensorFlow refuses within the condition that
+    keeps steps with non-finite gradients out.
+    """
+    number = getattr(strategy, "num_replicas_in_sync", 1)
+    kind = type(strategy).__name__
+    if number > 1 or "Mirrored" in kind:
         raise ValueError(
-            "HDML works on one replica: its tuples and averages are those of one batch. Build and "
-            f"fit it outside the scope of tf.distribute strategies. Received: {number} replicas"
+            "HDML works on one replica, outside the scope of tf.distribute strategies or in that "
+            f"of OneDeviceStrategy. Received: {kind}, replicas: {number}"
         )
