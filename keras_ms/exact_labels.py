@@ -44,14 +44,18 @@ def exact_label_parts(y_true, dtype="float32"):
             "Expected class ids of shape (batch,) or (batch, 1). Received: shape="
             f"{tuple(labels.shape)}. For one-hot labels pass argmax(labels, axis=-1)"
         )
-    # JAX has no 64-bit integers by default: 32 bits go without them, their upper parts are zeros
+    # JAX has no 64-bit integers by default: 32 bits go without them
     wide = "64" in kind or not keras.backend.is_int_dtype(kind)
     labels = ops.cast(ops.reshape(labels, (-1,)), "int64" if wide else "int32")
     parts = [
         ops.bitwise_and(ops.right_shift(labels, part * _BITS_PER_PART), 2**_BITS_PER_PART - 1)
         for part in range(_PARTS if wide else _PARTS // 2)
     ]
-    parts += [ops.zeros_like(labels)] * (_PARTS - len(parts))
+    # what 64 bits would hold beyond them, so that -1 is the same class in any integer type
+    is_signed = not kind.startswith("uint")
+    upper = ops.less(labels, 0) & is_signed
+    upper = ops.where(upper, ops.full_like(labels, 2**_BITS_PER_PART - 1), ops.zeros_like(labels))
+    parts += [upper] * (_PARTS - len(parts))
     return ops.cast(ops.stack(parts, axis=1), dtype)
 
 

@@ -61,10 +61,10 @@ class RebuildClassTree(keras.callbacks.Callback):
         tree: the tree of now; None before the first epoch.
 
     Raises:
-        ValueError: another loss, labels that are not integer ids, a setting out of range, other
-            levels than those of the tree that the loss has; in `fit`, another number of embeddings
-            than labels, embeddings with NaN, an order of other classes, or `margins="first"` in a
-            later epoch with a loss that has no tree.
+        ValueError: another loss, endless images, labels that are not integer ids, a setting out of
+            range, other levels than those of the tree that the loss has; in `fit`, another number
+            of embeddings than labels, embeddings with NaN, an order of other classes, or
+            `margins="first"` in a later epoch with a loss that has no tree.
 
     Example:
 
@@ -109,6 +109,13 @@ class RebuildClassTree(keras.callbacks.Callback):
             raise ValueError(
                 f"Invalid value for argument `margins`. Expected one of {MARGINS}. "
                 f"Received: margins={margins!r}"
+            )
+        cardinality = getattr(images, "cardinality", None)
+        if callable(cardinality) and int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+            raise ValueError(
+                "Expected `images` to end: a tree is built from each training image once. "
+                "Received a dataset that repeats forever, as batches for training do. "
+                "keras_ms.data.images.evaluation_batches gives each image once, in order"
             )
         self.loss = loss
         self.margins = margins

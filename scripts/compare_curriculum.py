@@ -17,6 +17,7 @@ Training, always with the same number of steps:
 - everything: all images alike;
 - clean labels only: without the wrong ones, which only the experiment knows;
 - clean subset only: subset 0 of `curriculum_subsets`;
+- everything, three times: as a curriculum, with all images in each stage;
 - curriculum: three stages of a third of the steps, weights 1, 0.5 and 0.5;
 - both also with counts to the 0.3 quantile of the distances, and with Gaussian densities.
 
@@ -40,7 +41,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from comparison import Results, mean_and_spread
+from comparison import Results, digest, mean_and_spread
 from curriculum_experiment import (
     METHODS,
     MOST_STAGES,
@@ -58,7 +59,7 @@ SEEDS = (0, 1, 2)
 LEARNING_RATES = {
     "classifier": (5e-4, 1e-3, 3e-3, 1e-2),
     "network": (3e-5, 1e-4, 3e-4, 1e-3),
-    "embedder": (3e-5, 1e-4, 3e-4, 1e-3),
+    "embedder": (1e-4, 3e-4, 1e-3),
 }
 TRAINING_CLASSES, VALIDATION_CLASSES = 41, 8
 # how well each way of dividing finds the wrong labels
@@ -76,10 +77,7 @@ class Comparison:
 
     def __init__(self, features, labels, lists, outliers, arguments):
         self.outliers, self.steps = outliers, arguments.steps
-        # other features or outliers make other runs
-        self.files = {
-            name: Path(getattr(arguments, name)).name for name in ("weights", "outliers")
-        }
+        self.data = digest(features, labels, lists, outliers)
         # the one in the middle, or the first of two
         self.rates = {
             task: rates[(len(rates) - 1) // 2 :][:1] if arguments.quick else rates
@@ -108,7 +106,7 @@ class Comparison:
     def run(self, task, noise, method, rate, seed, held_out=False):
         """The figures of one training; `held_out`: without the validation classes."""
         what = {"task": task, "noise": noise, "method": method, "rate": rate, "seed": seed}
-        what |= {"held_out": held_out, "steps": self.steps, **self.files}
+        what |= {"held_out": held_out, "steps": self.steps, "data": self.data}
 
         def train_and_measure():
             train_set, measured = self.sets(task, held_out)
@@ -126,10 +124,9 @@ class Comparison:
         rates = self.rates[task]
         if len(rates) == 1:
             return rates[0], [self.run(task, noise, method, *rates, seed) for seed in SEEDS]
-        # of a classifier the same runs are measured on both lists
-        held_out, seeds = (True, SEEDS[:1]) if task == "embedder" else (False, SEEDS)
+        held_out = task == "embedder"  # of a classifier the same runs are measured on both lists
         means = [
-            np.mean([self.run(task, noise, method, rate, seed, held_out)["val"] for seed in seeds])
+            np.mean([self.run(task, noise, method, rate, seed, held_out)["val"] for seed in SEEDS])
             for rate in rates
         ]
         rate = rates[int(np.argmax(means))]
@@ -137,9 +134,7 @@ class Comparison:
 
     @staticmethod
     def _key(run):
-        names = (
-            "task", "noise", "method", "rate", "seed", "held_out", "steps", "weights", "outliers",
-        )
+        names = ("task", "noise", "method", "rate", "seed", "held_out", "steps", "data")
         # lines of an older script may lack a name: they are runs of their own
         return [run.get(name) for name in names]
 

@@ -32,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 from comparison import (
     Results,
+    digest,
     linear_head,
     mean_and_spread,
     read_features,
@@ -52,6 +53,7 @@ CLASSES_PER_BATCH, IMAGES_PER_CLASS = 16, 5
 LEARNING_RATE = 1e-4  # Adam: the scale of a loss cancels out of its step
 SEEDS = (0, 1, 2)
 STEPS_PER_EPOCH = 50  # a tree every 50 steps: about 1.3 epochs of the 3,000 training images
+CONSTANTS = [EMBEDDING_SIZE, CLASSES_PER_BATCH, IMAGES_PER_CLASS, LEARNING_RATE, STEPS_PER_EPOCH]
 
 # What a run is made of. `margin` is in cosine similarity and takes the tree's place: a constant
 # margin; None takes the tree's margins. `anchor_classes` of 16 leaves no place for neighbours: the
@@ -189,8 +191,10 @@ class Comparison:
     def __init__(self, features, labels, folder, steps, num_draws):
         self.train_set, self.test_set = zero_shot_halves(features, labels)
         self.steps, self.num_draws = steps, num_draws
-        names = ("stage", "setting", "seed", "steps")
-        self.results = Results(folder, lambda run: [run[name] for name in names], ("recall@1",))
+        self.features = digest(features, labels)
+        names = ("stage", "setting", "seed", "steps", "features", "constants")
+        # a line of an older script has no features: it is another run
+        self.results = Results(folder, lambda run: [run.get(n) for n in names], ("recall@1",))
 
     def trial(self, setting, draw):
         """Trained on four fifths of the training classes, measured on the others."""
@@ -217,7 +221,7 @@ class Comparison:
         return max(TRIALS[name], key=lambda setting: np.mean(last(self.trials(setting))))
 
     def _run(self, what, train_set, evaluation_set):
-        what = {**what, "steps": self.steps}
+        what = {**what, "steps": self.steps, "features": self.features, "constants": CONSTANTS}
         return self.results.find_or_run(
             what,
             lambda: train(train_set, evaluation_set, what["setting"], what["seed"], self.steps),
@@ -283,6 +287,10 @@ def main():
     parser.add_argument("--draws", type=int, default=2, help="draws of validation classes")
     parser.add_argument("--trials-only", action="store_true")
     arguments = parser.parse_args()
+    if arguments.steps < STEPS_PER_EPOCH or arguments.steps % STEPS_PER_EPOCH:
+        parser.error(
+            f"--steps: expected a multiple of {STEPS_PER_EPOCH}. Received: {arguments.steps}"
+        )
     features, labels = read_features(parser, arguments.features)
     comparison = Comparison(features, labels, arguments.to, arguments.steps, arguments.draws)
     text = tables(comparison, arguments.trials_only)

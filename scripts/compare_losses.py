@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 from comparison import (
     Results,
+    digest,
     linear_head,
     mean_and_spread,
     read_features,
@@ -181,7 +182,8 @@ class Comparison:
 
     def __init__(self, features, labels, folder):
         self.train_set, self.test_set = zero_shot_halves(features, labels)
-        names = ("stage", "name", "setting", "seed", "memory_size", "embedding_size")
+        self.features = digest(features, labels)
+        names = ("stage", "name", "setting", "seed", "memory_size", "embedding_size", "features")
         self.results = Results(folder, lambda run: [run.get(name) or 0 for name in names])
 
     def trial(self, name, setting, draw):
@@ -210,6 +212,8 @@ class Comparison:
         return TRIALS[name][int(np.argmax(means))], max(means)
 
     def _run(self, what, train_set, evaluation_set, **options):
+        what = {**what, "features": self.features}
+
         def run():
             chosen = what["name"], what["setting"], what["seed"]
             head, pairs = train(*train_set, *chosen, **options)

@@ -1,5 +1,6 @@
 """What the compare_*.py scripts share: cached features, a linear head, runs that are done once."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -17,6 +18,15 @@ def read_features(parser, path):
         parser.error(f"expected an .npz file with `features` and `labels`: {path}")
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["features"].astype("float32"), arrays["labels"].astype("int64")
+
+
+def digest(*arrays):
+    """What tells these arrays from others, as text."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape} ".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def zero_shot_halves(features, labels):

@@ -26,6 +26,7 @@ DENSITIES = {
 }
 METHODS = (
     "everything",
+    "everything, three times",
     "clean labels only",
     *(f"{method}{name}" for name in DENSITIES for method in ("clean subset only", "curriculum")),
 )
@@ -93,7 +94,8 @@ class Experiment:
         options = next(DENSITIES[name] for name in reversed(DENSITIES) if method.endswith(name))
         subset = curriculum_subsets(features, labels, **options).subset
         rows, kept = chosen_rows(method, subset, wrong)
-        stages = int(kept.max()) + 1
+        # the schedule of a curriculum alone: what it owes to that
+        stages = MOST_STAGES if method == "everything, three times" else int(kept.max()) + 1
         stage_steps = self.steps // stages
         schedule = keras.optimizers.schedules.CosineDecay(rate, stage_steps)
         keras.utils.set_random_seed(seed)

@@ -53,6 +53,18 @@ def test_a_whole_line_without_its_end_is_kept(tmp_path):
     assert _results(tmp_path).find_or_run({"name": "b"}, None)["recall"] == 0.7
 
 
+def test_other_arrays_have_another_digest():
+    rows, names = np.arange(6.0).reshape(2, 3), np.array(["train", "val"])
+    found = [
+        comparison.digest(rows, names),
+        comparison.digest(rows + 1, names),
+        comparison.digest(rows.astype("float32"), names),
+        comparison.digest(rows.T, names),
+        comparison.digest(rows, names[::-1]),
+    ]
+    assert len(set(found)) == 5 and found[0] == comparison.digest(rows.copy(), names.copy())
+
+
 def test_a_failed_run_leaves_no_line(tmp_path):
     def function():
         raise RuntimeError("no memory")

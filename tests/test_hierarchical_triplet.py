@@ -146,6 +146,18 @@ def test_class_ids_are_found_exactly():
         assert (known[np.asarray(position)][expected] == ids[expected]).all()
 
 
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64"])
+def test_negative_class_ids_of_any_width_are_in_the_tree(kind):
+    embeddings, labels = training_set(3)
+    tree, _ = tree_of(embeddings, labels)
+    shifted = (labels - 2).astype(kind)
+    assert shifted.min() < 0
+    same = HierarchicalTripletLoss(tree_of(embeddings, shifted)[0])
+    value = float(same(shifted, embeddings))
+    assert value == pytest.approx(float(HierarchicalTripletLoss(tree)(labels, embeddings)))
+    assert float(same(shifted.astype("int64"), embeddings)) == value
+
+
 def test_eager_graph_xla_and_blocks_agree():
     embeddings, labels = training_set(3)
     tree, _ = tree_of(embeddings, labels)

@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_array_equal
 
+from keras_ms.callbacks import RecallAtK
 from keras_ms.class_tree import ClassTree
+from keras_ms.data.balanced_batches import balanced_batches
+from keras_ms.data.curriculum_batches import curriculum_balanced_batches
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.neighbour_batches import neighbour_batches
 from keras_ms.data.neighbour_indices import NeighbourIndices, neighbour_indices
@@ -345,6 +348,18 @@ def test_callbacks_that_cannot_work(options, message):
     given = {"loss": HierarchicalTripletLoss(), "labels": [0, 0, 1, 1], **options}
     with pytest.raises(ValueError, match=message):
         RebuildClassTree(images=np.eye(4), **given)
+
+
+def test_training_batches_are_no_images_to_build_a_tree_from():
+    labels, subset = np.repeat([0, 1], 4), np.tile([0, 0, 1, 1], 2)
+    sizes = {"classes_per_batch": 2, "images_per_class": 2}
+    one = balanced_batches((np.zeros((8, 3)), labels), **sizes)
+    staged = curriculum_balanced_batches(labels, subset, steps_per_stage=1, **sizes)
+    for endless in (one, staged):
+        with pytest.raises(ValueError, match="repeats forever.*evaluation_batches"):
+            RebuildClassTree(None, endless, labels)
+        with pytest.raises(ValueError, match="repeats forever"):
+            RecallAtK(endless)
 
 
 def test_levels_and_labels_of_the_callback():

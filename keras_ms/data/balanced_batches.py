@@ -100,7 +100,7 @@ def balanced_batches(
         )
         return enumerate(stream, start_step)
 
-    return loaded_batches(
+    dataset = loaded_batches(
         source,
         numbered_batches,
         classes_per_batch=classes_per_batch,
@@ -115,6 +115,12 @@ def balanced_batches(
         cache=cache,
         prefetch=prefetch,
     )
+    return endless(dataset)
+
+
+def endless(dataset):
+    """The dataset, known to have no end: whoever needs one that ends can tell it at once."""
+    return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def loaded_batches(

@@ -11,7 +11,12 @@ from itertools import count
 import numpy as np
 import tensorflow as tf
 
-from keras_ms.data.balanced_batches import balanced_batches, loaded_batches, source_labels
+from keras_ms.data.balanced_batches import (
+    balanced_batches,
+    endless,
+    loaded_batches,
+    source_labels,
+)
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, random_numbers
 from keras_ms.data.class_ids import class_ids
 from keras_ms.data.curriculum import STAGE_WEIGHTS, Stage, curriculum_stages
@@ -277,13 +282,13 @@ def _numbered_batches(every, steps_per_stage, start_step, draw):
 
 
 def _weighted(source, labels, each, numbered_batches, options):
-    items = loaded_batches(source, numbered_batches, **{**_DEFAULTS, **options})
+    items = endless(loaded_batches(source, numbered_batches, **{**_DEFAULTS, **options}))
     each = tf.constant(each)
     if not isinstance(source, (ImageList, tuple)):
         return items.map(lambda rows, label: (rows, label, tf.gather(each, rows)))
     # the same batches once more, as rows: they tell the weights
     of_rows = {name: options[name] for name in options if name not in _OPTIONS or name == "shard"}
-    rows = loaded_batches(labels, numbered_batches, **{**_DEFAULTS, **of_rows})
+    rows = endless(loaded_batches(labels, numbered_batches, **{**_DEFAULTS, **of_rows}))
     return tf.data.Dataset.zip(items, rows).map(
         lambda item, row: (*item, tf.gather(each, row[0]))
     )

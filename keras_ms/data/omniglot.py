@@ -80,7 +80,7 @@ def load_omniglot(folder, *, image_size=35, framed=False):
     for split, archive in archives.items():
         names, pixels = _read_archive(archive, int(image_size), framed)
         _tell_other_counts(archive, names, _ARCHIVES[split][1])
-        paths += [f"{archive}/{name}" for name in names]
+        paths += [f"{archive.name}/{name}" for name in names]  # wherever the archive lies
         images.append(pixels)
         characters += [_character(name) for name in names]
         splits += [split] * len(names)
