@@ -2,8 +2,8 @@
 
     python scripts/recipes/grocery_curriculum.py --data-dir grocery --curriculum curriculum.csv
 
-The table comes first, from a network that has not learned the labels (a `.keras` file of
-`keras_ms.build_embedder` with ImageNet weights):
+The table comes first, from a network that has not learned the labels (docs/curriculum.md makes
+network.keras):
 
     keras-ms curriculum network.keras --dataset grocery --data-dir grocery \\
         --validation-fraction 0 --to curriculum.csv
