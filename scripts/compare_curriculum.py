@@ -59,7 +59,7 @@ SEEDS = (0, 1, 2)
 LEARNING_RATES = {
     "classifier": (5e-4, 1e-3, 3e-3, 1e-2),
     "network": (3e-5, 1e-4, 3e-4, 1e-3),
-    "embedder": (1e-4, 3e-4, 1e-3),
+    "embedder": (1e-4, 5e-4),
 }
 TRAINING_CLASSES, VALIDATION_CLASSES = 41, 8
 # how well each way of dividing finds the wrong labels
