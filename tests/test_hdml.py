@@ -617,9 +617,10 @@ def test_wrong_use_is_named():
     for method in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match="pass them as `y` to fit"):
             method(features, verbose=0)
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        with pytest.raises(ValueError, match="MirroredStrategy, replicas: 1"):
-            HDML(head(), 4)
+    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
+        with tf.distribute.MirroredStrategy(devices).scope():
+            with pytest.raises(ValueError, match=f"MirroredStrategy, replicas: {len(devices)}"):
+                HDML(head(), 4)
 
 
 def test_one_device_strategy_is_like_none():

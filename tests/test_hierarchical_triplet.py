@@ -150,8 +150,7 @@ def test_class_ids_are_found_exactly():
 def test_negative_class_ids_of_any_width_are_in_the_tree(kind):
     embeddings, labels = training_set(3)
     tree, _ = tree_of(embeddings, labels)
-    shifted = (labels - 2).astype(kind)
-    assert shifted.min() < 0
+    shifted = (np.unique(labels, return_inverse=True)[1] - 3).astype(kind)
     same = HierarchicalTripletLoss(tree_of(embeddings, shifted)[0])
     value = float(same(shifted, embeddings))
     assert value == pytest.approx(float(HierarchicalTripletLoss(tree)(labels, embeddings)))

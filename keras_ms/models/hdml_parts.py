@@ -209,13 +209,15 @@ def images_and_labels(data):
 def check_strategy(strategy):
     """Raises ValueError for a tf.distribute strategy that HDML cannot train under.
 
-    Several replicas: its tuples and averages are those of one batch. A MirroredStrategy of one
-    device: optimizers merge replicas there, which TensorFlow refuses within the condition that
-    keeps steps with non-finite gradients out.
+    Several replicas: its tuples and averages are those of one batch. Strategies for several that
+    have one only: optimizers merge replicas there, which TensorFlow refuses within the condition
+    that keeps steps with non-finite gradients out.
     """
     number = getattr(strategy, "num_replicas_in_sync", 1)
     kind = type(strategy).__name__
-    if number > 1 or "Mirrored" in kind:
+    # without a scope TensorFlow has a default strategy, other backends have none
+    is_plain = strategy is None or "Default" in kind or "OneDevice" in kind
+    if number > 1 or not is_plain:
         raise ValueError(
             "HDML works on one replica, outside the scope of tf.distribute strategies or in that "
             f"of OneDeviceStrategy. Received: {kind}, replicas: {number}"
