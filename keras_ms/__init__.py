@@ -7,6 +7,7 @@ model reloads after `import keras_ms`. What registers nothing (data, export) loa
 import importlib
 
 from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
+from keras_ms.callbacks import InterpolateWeights as InterpolateWeights
 from keras_ms.callbacks import RecallAtK as RecallAtK
 from keras_ms.class_tree import ClassTree as ClassTree
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
@@ -37,6 +38,7 @@ from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMem
 from keras_ms.models.embedding import build_embedder as build_embedder
 from keras_ms.models.embedding import without_normalization as without_normalization
 from keras_ms.models.hdml import HDML as HDML
+from keras_ms.models.head_start import initialize_head as initialize_head
 from keras_ms.optimizers import GroupedAdam as GroupedAdam
 from keras_ms.pair_statistics import PairStatistics as PairStatistics
 from keras_ms.pair_statistics import pair_weights as pair_weights
@@ -83,6 +85,7 @@ __all__ = [
     "HierarchicalTripletLoss",
     "HistogramLoss",
     "ImageList",
+    "InterpolateWeights",
     "LiftedStructureLoss",
     "MarginLoss",
     "MinedAnchors",
@@ -110,6 +113,7 @@ __all__ = [
     "evaluate_embeddings",
     "export_onnx",
     "export_saved_model",
+    "initialize_head",
     "load_cars",
     "load_csv",
     "load_cub",

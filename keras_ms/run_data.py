@@ -17,7 +17,7 @@ from keras_ms.data.neighbour_batches import neighbour_batches
 from keras_ms.data.neighbour_indices import NeighbourIndices
 from keras_ms.features import pooled_features
 
-# Neighbours of raw pixels are looked for at most at this size and among so many images.
+# Neighbours of raw pixels are looked for at most at this size and, unasked, among so many images.
 _PIXELS, _MOST_IMAGES_FOR_PIXELS = 42, 20_000
 # settings of `distort` that its strength multiplies
 _STRENGTHENED = ("rotation", "scale", "shear", "translation")
@@ -92,8 +92,8 @@ class RunData:
         settings = self.settings
         images = self.images.subset("train")
         if settings.freeze_backbone:
-            features = [self.features(images, view) for view in range(settings.feature_views)]
-            features = np.stack(features) if len(features) > 1 else features[0]
+            features = self.training_features()
+            features = features if len(features) > 1 else features[0]
             source, options = (features, images.labels), {}
         else:
             source = images
@@ -101,6 +101,21 @@ class RunData:
         if self.order is not None:
             return neighbour_batches(source, self.order, **options)
         return self._balanced(source, start_step, **options)
+
+    def training_features(self):
+        """float32 (views, N, channels): cached features of the training images, view 0 the plain."""
+        images = self.images.subset("train")
+        return np.stack([self.features(images, view) for view in range(self.settings.feature_views)])
+
+    def head_batches(self, features, labels):
+        """Endless balanced batches of some of the features, of fewer classes where there are less."""
+        classes = min(self.settings.classes_per_batch, len(np.unique(labels)))
+        return balanced_batches(
+            (features, labels),
+            classes_per_batch=classes,
+            images_per_class=self.settings.images_per_class,
+            seed=self.settings.seed,
+        )
 
     def plain_training(self):
         """`(items, labels)`: all training images as the trained model takes them, in order."""
@@ -146,9 +161,13 @@ class RunData:
         )
 
     def raw_pixels(self):
-        """The test images as float32 rows, each about its own mean; None for very many images."""
+        """The test images as float32 rows, each about its own mean; None where not asked for."""
         images = self.images.subset("test")
-        if len(images) > _MOST_IMAGES_FOR_PIXELS:
+        wanted = self.settings.raw_pixels
+        if wanted is None:
+            # of photos they say little, and take a minute
+            wanted = images.images is not None and len(images) <= _MOST_IMAGES_FOR_PIXELS
+        if not wanted:
             return None
         size = min(_PIXELS, self.settings.image_size)
         pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, cache=False)]

@@ -47,7 +47,11 @@ class RunFolder:
         self.baselines = self.path / "baselines.json"
         self.summary = self.path / "summary.json"
         self.model = self.path / "embedder.keras"
+        self.folds = self.path / "folds.json"
+        self.choice = self.path / "choice.json"
+        self.start_weights = self.path / "start.weights.h5"
         self.best_weights = self.path / "best.weights.h5"
+        self.chosen_weights = self.path / "chosen.weights.h5"
         self.last_weights = self.path / "last.weights.h5"
         self.curriculum = self.path / "curriculum.csv"
         self.class_tree = self.path / "class_tree.npz"
@@ -135,7 +139,7 @@ class RunFolder:
             return False
 
     def read_settings(self):
-        settings = Settings.read(self.settings)
+        settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
         if self.curriculum.is_file():
             settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
         return settings

@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
@@ -28,6 +29,9 @@ class RunModel:
     Attributes:
         embedder: images to unit-norm embeddings, what is deployed.
         features_model: images to pooled features.
+        head: pooled features to unit-norm embeddings.
+        random_head: the kernel of the head as it was built.
+        embedding_size: dimensions of the embedding.
         model: what fit trains and evaluation embeds with: the embedder on images, or its head on
             cached features with a frozen backbone; or `keras_ms.models.hdml.HDML` around it.
         loss: the loss of the settings.
@@ -52,8 +56,10 @@ class RunModel:
             self.embedder = embedder_of(settings)
             if self._strategy and not settings.freeze_backbone:
                 _synchronize_batch_norm(self.embedder, True)
-            self.features_model, head = split_embedder(self.embedder)
-            self.model = head if settings.freeze_backbone else self.embedder
+            self.features_model, self.head = split_embedder(self.embedder)
+            self.random_head = ops.convert_to_numpy(self.embedder.get_layer("embedding").kernel)
+            self.embedding_size = self.random_head.shape[1]
+            self.model = self.head if settings.freeze_backbone else self.embedder
             if settings.hdml != "off":
                 self.model = self._hdml(labels)
             elif not self.loss.normalize:
@@ -126,16 +132,29 @@ class RunModel:
             factor = settings.backbone_learning_rate / settings.learning_rate
             trained = self.embedder if settings.hdml != "off" else self.model
             factors = [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
-        return GroupedAdam(self.schedule(stages), factors, coupled_l2=settings.coupled_l2)
+        return self.optimizer(self.schedule(settings.learning_rate, stages), factors)
 
-    def schedule(self, stages=1):
+    def optimizer(self, schedule, factors=None):
+        """The optimizer of the settings.
+
+        Args:
+            schedule: learning rate as Keras takes it.
+            factors: of each trained variable's learning rate. Defaults to None: 1.
+        """
+        return GroupedAdam(schedule, factors, coupled_l2=self.settings.coupled_l2)
+
+    def schedule(self, rate, stages=1):
         """The learning rate as Keras takes it, run `stages` times in as many parts of the steps.
+
+        Args:
+            rate: the highest learning rate.
+            stages: how often the schedule is run.
 
         Raises:
             ValueError: `decay_steps` that do not fit into a stage.
         """
         settings = self.settings
-        rate, steps = settings.learning_rate, settings.steps // stages
+        steps = settings.steps // stages
         if settings.schedule == "constant":
             return rate
         if settings.schedule == "cosine":

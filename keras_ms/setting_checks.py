@@ -8,23 +8,33 @@ import dataclasses
 import math
 import typing
 
+from keras_ms.setting_defaults import DEFAULTS, can_interpolate, refuses_folds, situation
+
 MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
 # read only with one loss, whose margins come from the tree
 _HIERARCHICAL_TRIPLET = ("tree_levels", "tree_linkage", "tree_margins")
 
 
-def check_settings(settings):
-    """Raises ValueError for a value of the wrong type, out of range or that is not read."""
+def check_types(settings):
+    """Raises ValueError for a value of the wrong type or not among its choices."""
     types = typing.get_type_hints(type(settings))
     for option in dataclasses.fields(settings):
         value = getattr(settings, option.name)
         _check_type(option.name, value, types[option.name])
         choices = option.metadata["choices"]
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise ValueError(
                 f"Invalid value for {option.name}. Expected one of {', '.join(choices)}. "
                 f"Received: {value!r}"
             )
+
+
+def check_settings(settings):
+    """Raises ValueError for a value that is out of range or not read.
+
+    Args:
+        settings: `Settings`, complete: what is None is left to the data or to `tune`.
+    """
     for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
                  "evaluation_batch_size", "devices"):
         _check(name, getattr(settings, name), lambda v: v >= 1, "at least 1")
@@ -34,13 +44,11 @@ def check_settings(settings):
         _check(name, getattr(settings, name), lambda v: v > 0, "above 0")
     for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2",
                  "backbone_learning_rate"):
-        if getattr(settings, name) is not None:
-            _check(name, getattr(settings, name), math.isfinite, "a finite number")
+        _check(name, getattr(settings, name), math.isfinite, "a finite number")
     for name in ("coupled_l2", "epsilon", "resize_to", "seed", "distortion"):
         _check(name, getattr(settings, name), lambda v: v >= 0, "0 or above")
-    if settings.backbone_learning_rate is not None:
-        _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v >= 0,
-               "0 or above")
+    _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v >= 0,
+           "0 or above")
     for name in ("test_fraction", "crop_scale"):
         _check(name, getattr(settings, name), lambda v: 0 < v <= 1, "above 0 and at most 1")
     _check("validation_fraction", settings.validation_fraction, lambda v: 0 <= v < 1,
@@ -49,8 +57,13 @@ def check_settings(settings):
            f"0 or at least image_size={settings.image_size}")
     # a setting that would not be read is refused rather than dropped
     if settings.freeze_backbone:
-        _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v is None,
-               "none with freeze_backbone")
+        if settings.backbone_learning_rate is not None:
+            raise ValueError(
+                "freeze_backbone trains the head alone, and backbone_learning_rate is for a backbone "
+                "that is trained. Leave out --freeze-backbone to fine-tune the whole network, or "
+                "--backbone-learning-rate to train the head. Received: backbone_learning_rate="
+                f"{settings.backbone_learning_rate}"
+            )
         _check("frozen_batch_norm", settings.frozen_batch_norm, lambda v: v is not False,
                "unset or true with freeze_backbone")
     else:
@@ -61,7 +74,8 @@ def check_settings(settings):
         _check("test_fraction", settings.test_fraction, lambda v: v == default,
                "unset with test_classes")
     if settings.augmentation in ("distort", "none"):
-        _check("crop_scale", settings.crop_scale, lambda v: v == _default(settings, "crop_scale"),
+        default = DEFAULTS[situation(settings)]["crop_scale"]
+        _check("crop_scale", settings.crop_scale, lambda v: v == default,
                f"unset with augmentation={settings.augmentation}")
     if settings.augmentation in ("crop", "none"):
         _check("distortion", settings.distortion, lambda v: v == _default(settings, "distortion"),
@@ -71,9 +85,10 @@ def check_settings(settings):
     _check("steps", settings.steps, lambda v: v % settings.steps_per_epoch == 0,
            f"a multiple of steps_per_epoch={settings.steps_per_epoch}")
     # Keras cannot start on a batch of uneven parts
-    batch = settings.classes_per_batch * settings.images_per_class
-    _check("devices", settings.devices, lambda v: batch % v == 0,
-           f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
+    if settings.classes_per_batch is not None:
+        batch = settings.classes_per_batch * settings.images_per_class
+        _check("devices", settings.devices, lambda v: batch % v == 0,
+               f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
     for name in MULTI_SIMILARITY:
         default = _default(settings, name)
         if settings.loss != "multi_similarity":
@@ -85,12 +100,28 @@ def check_settings(settings):
     if settings.decay_steps:
         _check("decay_steps", settings.decay_steps, lambda _: settings.schedule == "step",
                f"empty with schedule={settings.schedule}")
+    _check_choice(settings)
     _check_systems(settings)
     parsed_decay_steps(settings, settings.steps)
     parsed_ks(settings)
     parsed_exports(settings)
     parsed_loss_options(settings)
     parsed_hdml_options(settings)
+
+
+def _check_choice(settings):
+    """How the weights that count are chosen."""
+    if settings.tune == "folds":
+        reason = refuses_folds(settings)
+        _check("tune", settings.tune, lambda _: not reason, f"off: {reason}")
+    if settings.interpolate and not can_interpolate(settings, settings.tune):
+        raise ValueError(
+            "interpolate=True measures weights between the start and the trained ones on held-out "
+            "classes: it takes a frozen backbone, or pretrained weights with frozen_batch_norm, and "
+            "a validation_fraction above 0. Leave --interpolate out, or give what is missing. "
+            f"Received: weights={settings.weights!r}, frozen_batch_norm="
+            f"{settings.frozen_batch_norm}, validation_fraction={settings.validation_fraction}"
+        )
 
 
 def _check_systems(settings):
@@ -104,8 +135,9 @@ def _check_systems(settings):
             _check(name, getattr(settings, name), lambda v, default=default: v == default,
                    f"unset with loss={settings.loss}: it belongs to hierarchical_triplet")
     classes = settings.classes_per_batch
-    _check("neighbour_classes", settings.neighbour_classes, lambda v: classes % v == 0,
-           f"a divisor of classes_per_batch={classes}")
+    if classes is not None:
+        _check("neighbour_classes", settings.neighbour_classes, lambda v: classes % v == 0,
+               f"a divisor of classes_per_batch={classes}")
     has_hdml = settings.hdml != "off"
     if not has_hdml:
         _check("hdml_settings", settings.hdml_settings, lambda v: not v, "empty with hdml=off")
@@ -228,5 +260,6 @@ def _check_type(name, value, expected):
 
 
 def _check(name, value, holds, expected):
-    if not holds(value):
+    # what is left open has no value yet
+    if value is not None and not holds(value):
         raise ValueError(f"Invalid value for {name}. Expected {expected}. Received: {value!r}")

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from keras_ms.setting_checks import (
     check_settings,
+    check_types,
     parsed_decay_steps,
     parsed_exports,
     parsed_hdml_options,
     parsed_ks,
     parsed_loss_options,
 )
+from keras_ms.setting_defaults import complete
 
 LOSSES = (
     "multi_similarity",
@@ -41,7 +43,10 @@ def _setting(default, explanation, choices=None):
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one run. The defaults are those of the default run, on `glyphs`.
+    """Settings of one run.
+
+    What is left open (None) takes the default of the situation: training from scratch, a head on a
+    frozen backbone, fine-tuning; keras_ms/setting_defaults.py has them beside their reasons.
 
     Raises:
         ValueError: a value of the wrong type, outside its range or not among its choices.
@@ -71,8 +76,11 @@ class Settings:
         "", "text file naming the test classes, one a line, instead of --test-fraction"
     )
     # the best weights have to be chosen on classes that are neither trained on nor reported
-    validation_fraction: float = _setting(
-        0.1, "share of the training classes held out to choose the best weights; 0 for none"
+    validation_fraction: float | None = _setting(
+        None,
+        "share of the training classes held out to choose the best weights; 0 for none; default: "
+        "0.1 from scratch; with pretrained weights 0.2, but 10 classes where a third has them; "
+        "none where --tune holds every class out once",
     )
     validation_groups: bool | None = _setting(
         # held-out characters of the training alphabets gave 0.97 where new alphabets gave 0.83
@@ -97,8 +105,11 @@ class Settings:
     )
 
     # images
-    # at which the dots and clutter of drawn glyphs stay apart; 160 to 224 for photos
-    image_size: int = _setting(64, "height and width the network sees, pixels")
+    image_size: int | None = _setting(
+        None,
+        "height and width the network sees, pixels; default: 160 with a pretrained or frozen "
+        "backbone, else 64",
+    )
     resize_to: int = _setting(
         # 256 / 227 in the official recipe
         0,
@@ -118,8 +129,11 @@ class Settings:
         "strength of distort: at 1, turns by up to 10 degrees, stretches and slants by up to 15 %, "
         "shifts by up to 8 %",
     )
-    # 0.16 is the official recipe's lower bound
-    crop_scale: float = _setting(0.16, "smallest share of an image's area that a crop keeps")
+    crop_scale: float | None = _setting(
+        None,
+        "smallest share of an image's area that a crop keeps; default: 0.3 when a pretrained "
+        "network is fine-tuned, else 0.16",
+    )
 
     # model
     backbone: str = _setting(
@@ -136,7 +150,11 @@ class Settings:
         "global pooling; none: the head takes the whole feature map, for characters",
         ("avg", "max", "avg+max", "none"),
     )
-    embedding_size: int = _setting(128, "dimensions of the embedding")
+    embedding_size: int | None = _setting(
+        None,
+        "dimensions of the embedding; default: 128 from scratch, else 512, or as many as there are "
+        "pooled features if these are fewer",
+    )
     freeze_backbone: bool = _setting(
         False, "train the head only, on pooled features computed once and cached"
     )
@@ -150,9 +168,25 @@ class Settings:
         "batch normalisation keeps its running statistics (its scale and offset still train), as "
         "in the official recipe; default: yes with --weights, no for a network from scratch",
     )
-    head_initializer: str = _setting(
-        # a rotation at the start: the head keeps the features' own neighbours
-        "orthogonal", "initial weights of the head", ("orthogonal", "official")
+    head_initializer: str | None = _setting(
+        None,
+        "start of the head: pca (the principal axes of the training images' features, which lose "
+        "least), whitened (directions in which images of one class differ are shrunk, then as pca), "
+        "orthogonal or official (both at random); default: orthogonal from scratch, pca when a "
+        "pretrained network is fine-tuned, pca or whitened with a frozen backbone, as --tune finds",
+        ("pca", "whitened", "orthogonal", "official"),
+    )
+    tune: str = _setting(
+        "auto",
+        "folds: with a frozen backbone, choose the head's start, learning rate and interpolation by "
+        "folds over the training classes (each held out once), then train on all of them; what is "
+        "given is not chosen; off; auto: folds wherever they can choose",
+        ("auto", "folds", "off"),
+    )
+    interpolate: bool | None = _setting(
+        None,
+        "at the end, keep the best weights between the start and the trained ones, by the held-out "
+        "classes; default: yes with pretrained weights and frozen batch statistics",
     )
 
     # the loss that the project is named after; docs/results.md compares them
@@ -197,8 +231,13 @@ class Settings:
     )
 
     # batches: many classes hold more hard negatives; the official recipe for photos is 16 x 5
-    classes_per_batch: int = _setting(32, "classes in a batch")
-    images_per_class: int = _setting(4, "images of each class in a batch")
+    classes_per_batch: int | None = _setting(
+        None,
+        "classes in a batch; default: 32 from scratch, else 16, or all where there are fewer",
+    )
+    images_per_class: int | None = _setting(
+        None, "images of each class in a batch; default: 4 from scratch, else 5"
+    )
     neighbour_classes: int = _setting(
         1,
         "a batch holds groups of so many classes, one drawn at random and its nearest by the "
@@ -211,12 +250,22 @@ class Settings:
         "learning rate's schedule runs in each",
     )
 
-    # training: what the default run needs, about two minutes on two cores
-    steps: int = _setting(600, "training steps in all")
-    steps_per_epoch: int = _setting(100, "steps between evaluations")
-    learning_rate: float = _setting(2e-3, "Adam's learning rate, of the head and all else")
+    # training
+    steps: int | None = _setting(
+        None, "training steps in all; default: 600, or 300 when a pretrained network is fine-tuned"
+    )
+    steps_per_epoch: int | None = _setting(
+        None, "steps between evaluations; default: 100, or what divides the steps"
+    )
+    learning_rate: float | None = _setting(
+        None,
+        "Adam's learning rate, of the head and all else; default: 2e-3 from scratch, 1e-4 when a "
+        "pretrained network is fine-tuned, 1e-4 or 5e-4 with a frozen backbone, as --tune finds",
+    )
     backbone_learning_rate: float | None = _setting(
-        None, "learning rate of the backbone; default: the same"
+        None,
+        "learning rate of the backbone; default: a tenth of --learning-rate for a pretrained one, "
+        "else the same",
     )
     coupled_l2: float = _setting(
         # the official recipe's 5e-4 is for fine-tuning ImageNet weights
@@ -250,12 +299,20 @@ class Settings:
     # evaluation and output
     ks: str = _setting("1,2,4,8", "the K of Recall@K, comma separated")
     evaluation_batch_size: int = _setting(64, "images embedded at a time")
+    raw_pixels: bool | None = _setting(
+        None,
+        "report what neighbours by raw pixels reach, for comparison; default: for characters, of "
+        "photos it takes a minute and says little",
+    )
     runs_folder: str = _setting("runs", "a folder for every run is made in here")
     export_folder: str = _setting("saved_models", "SavedModel and ONNX are exported into here")
     run_name: str = _setting("", "name of the run's folder; empty: data set, backbone, date, time")
     export: str = _setting("saved_model,onnx", "what to export at the end; empty: nothing")
 
     def __post_init__(self):
+        check_types(self)
+        for name, value in complete(self).items():
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
         check_settings(self)
 
     def recall_ks(self):
@@ -282,8 +339,13 @@ class Settings:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path, before=None):
         """Settings from a JSON file; keys it lacks keep their defaults.
+
+        Args:
+            path: the file.
+            before: values of settings that did not exist when the file was written. Defaults to
+                None: their defaults.
 
         Raises:
             FileNotFoundError: no such file.
@@ -304,4 +366,4 @@ class Settings:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
-        return cls(**values)
+        return cls(**{**(before or {}), **values})

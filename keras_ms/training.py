@@ -1,7 +1,6 @@
-"""The training run: settings -> images, model, fit, evaluation, export."""
+"""The training run: settings -> images, model, fit, choice, evaluation, export."""
 
-import functools
-import sys
+import dataclasses
 import time
 from datetime import datetime
 from pathlib import Path
@@ -9,27 +8,37 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
+from keras_ms.callbacks import ExplainZeroLoss, InterpolateWeights, RecallAtK
 from keras_ms.class_tree import ClassTree
+from keras_ms.command_words import RunInterrupted
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
+from keras_ms.embed import embed_images, load_embedder
 from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.export import Preprocessing
 from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.models.hdml_picture import draw_hardness
+from keras_ms.models.head_start import STARTS, initialize_head
+from keras_ms.progress import predict_progress, print_line, shown_progress
 from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
-from keras_ms.run_data import RunData
+from keras_ms.run.choice import Candidate, Choice, choice_table
+from keras_ms.run.closing import closing_table, shortfall
+from keras_ms.run.head_folds import RATES, HeadFolds, class_folds
+from keras_ms.run_data import RunData, shorter_side
 from keras_ms.run_folder import RunFolder, SaveRun
 from keras_ms.run_model import RunModel
+from keras_ms.setting_defaults import UNTUNED_HEAD, classes_per_batch
 from keras_ms.whole_files import check_writable, remove_unfinished, whole_file
 
 
-def train(settings, resume=None, log=functools.partial(print, flush=True)):
+def train(settings, resume=None, log=print_line):
     """Trains an embedder as `settings` say, evaluates it on unseen classes and exports it.
 
-    Best weights are chosen on the validation classes, which are taken from the training classes;
-    without validation classes the last weights count. Test classes are only reported.
+    What counts is chosen without the test classes, which are only reported: with a frozen backbone
+    by folds over the training classes, else on validation classes taken from them, among the steps
+    measured (the start included) and the weights between the start and the last ones.
 
     Args:
         settings: `Settings`; of a run to resume only `runs_folder` is read, it has its own.
@@ -38,13 +47,13 @@ def train(settings, resume=None, log=functools.partial(print, flush=True)):
         log: function that takes a line of text for the user.
 
     Returns:
-        The summary that is also written to summary.json: a dict with the recalls on the test
-        classes before training, of raw pixels, of the last and of the best weights, and where the
-        exports are.
+        The summary that is also written to summary.json: a dict with the recalls on test and
+        validation classes of every stage, what was chosen among what, and where the exports are.
 
     Raises:
         ValueError, OSError: bad data, settings or folders, or a training that diverged; the
             message says what to do.
+        KeyboardInterrupt: as `keras_ms.command_words.RunInterrupted`, which names the run folder.
     """
     if resume:
         run = RunFolder.find(resume, settings.runs_folder)
@@ -64,15 +73,14 @@ def train(settings, resume=None, log=functools.partial(print, flush=True)):
     try:
         training = _Training(settings, run, log)
         if not resume:
-            run.create(settings, training.data.images)
+            run.create(training.settings, training.data.images)
             log(f"Run folder: {run.path}")
         with run.lock():
             try:
                 with naming_damaged(training.data.images):
                     return training.finish()
             except KeyboardInterrupt:
-                log(f"\nInterrupted. Continue with: train --resume {run.path}")
-                raise
+                raise RunInterrupted(run.path) from None
     finally:
         keras.config.set_dtype_policy(policy)
 
@@ -81,37 +89,193 @@ class _Training:
     """One run: what the steps of `finish` share."""
 
     def __init__(self, settings, run, log):
-        self.settings, self.run, self.log = settings, run, log
+        self.run, self.log = run, log
         self.models = RunModel(settings)
         self.ks = settings.recall_ks()
         images = load_images(settings, log)
-        self.models.build(images.subset("train").labels)
-        self.data = RunData(settings, images, self.models.features_model, log, _verbose())
-        self.models.schedule(self.data.stages)  # raises what is wrong with it before the run begins
+        labels = images.subset("train").labels
+        settings = dataclasses.replace(
+            settings, classes_per_batch=classes_per_batch(settings, len(np.unique(labels)))
+        )
+        self.settings = self.models.settings = settings
+        self.models.build(labels)
+        verbose = shown_progress()
+        self.data = RunData(settings, images, self.models.features_model, log, verbose)
+        self.verbose = verbose
+        # raises what is wrong with it before the run begins
+        self.models.schedule(settings.learning_rate or 1.0, self.data.stages)
         parameters, trained = self.models.num_parameters()
         self.log(f"{settings.backbone}: {parameters:,} parameters, {trained:,} trained")
+        # the features of a network that knows something are what training has to improve on
+        self.has_features = bool(settings.weights) or settings.freeze_backbone
 
     def finish(self):
-        settings, run = self.settings, self.run
         started = time.perf_counter()
-        for folder in (run.path, self._export_folder()):
+        for folder in (self.run.path, self._export_folder()):
             remove_unfinished(folder)
-        validation = self.data.evaluation("validation")
-        test = self.data.evaluation("test")
-        baselines = run.read_json(run.baselines) or self._baselines(test)
-        run.write_json(run.baselines, baselines)
+        choice = self._choose_by_folds() if self.settings.tune == "folds" else None
+        self._start_head()
+        results = self._baselines(choice)
+        recall, between, rows = self._fit()
+        results["test"]["last"] = self._recalls("test")
+        if choice:
+            between.take(choice.chosen.alpha)
+        elif recall.best_step is not None and recall.prefix == "val_":
+            choice = self._choose_by_validation(recall, between, rows, results["validation"])
+        self._draw(rows, choice, results["validation"])
+        self._record_chosen(choice, results)
+        exports = self._exports(results)
+        self.log(closing_table(results, self.ks))
+        sentence = shortfall(results)
+        if sentence:
+            self.log(sentence)
+        summary = {
+            "data": {split: list(count) for split, count in self.data.images.counts().items()},
+            "test_recall": results["test"],
+            "validation_recall": results["validation"],
+            "best_step": choice.chosen.steps if choice else None,
+            "choice": choice.to_json() if choice else None,
+            "below_pooled_features": sentence or None,
+            "exports": exports,
+            "seconds_of_last_session": round(time.perf_counter() - started, 1),
+        }
+        self.run.write_json(self.run.summary, summary)
+        self.log("Written: " + ", ".join([str(self.run.path), *(e["path"] for e in exports.values())]))
+        return summary
 
+    def _choose_by_folds(self):
+        """The `Choice` of start, learning rate and alpha of the head; the settings follow it."""
+        settings, run = self.settings, self.run
+        labels = self.data.images.subset("train").labels
+        folds = class_folds(labels, settings.seed)
+        if not folds:
+            self.log("Too few training classes to hold some out: nothing is chosen by folds")
+            choice = None
+            start, rate = UNTUNED_HEAD["head_initializer"], UNTUNED_HEAD["learning_rate"]
+        elif run.choice.is_file():
+            choice = Choice.from_json(run.read_json(run.choice))
+        else:
+            choice = self._measured_folds(folds, labels)
+            run.write_json(run.choice, choice.to_json())
+        if choice:
+            self.log(choice_table(choice))
+            start, rate = choice.chosen.start, choice.chosen.learning_rate
+        self.settings = self.models.settings = dataclasses.replace(
+            settings,
+            head_initializer=settings.head_initializer or start,
+            learning_rate=settings.learning_rate or rate,
+        )
+        return choice
+
+    def _measured_folds(self, folds, labels):
+        settings, run, models = self.settings, self.run, self.models
+        given_start, given_rate = settings.head_initializer, settings.learning_rate
+        heads = HeadFolds(
+            self.data.training_features(),
+            labels,
+            folds,
+            embedding_size=models.embedding_size,
+            loss=models.loss,
+            normalize=models.loss.normalize,
+            optimizer=models.optimizer,
+            schedule=models.schedule(1.0),
+            batches=self.data.head_batches,
+            steps=settings.steps,
+            starts=STARTS if given_start is None else (given_start,),
+            rates=RATES if given_rate is None else (given_rate,),
+            random_start=lambda start: models.random_head,
+            ks=self.ks,
+        )
+        self.log(
+            f"Choosing by {len(folds)} folds over the training classes: "
+            f"{len(heads.trainings())} heads of {settings.steps} steps"
+        )
+        # of an interrupted run
+        done = {tuple(key): value for key, value in run.read_json(run.folds) or []}
+        measured = {}
+        for fold, start, rate in heads.trainings():
+            key = fold, start, rate
+            known = done.get(key)
+            if known is None:
+                found = heads.measure(*key)
+                done[key] = [[alpha, {str(k): r for k, r in x.items()}] for alpha, x in found]
+                run.write_json(run.folds, [[list(key), value] for key, value in done.items()])
+                known = done[key]
+            measured[key] = [(alpha, {int(k): r for k, r in x.items()}) for alpha, x in known]
+            trained = [x[1] for _, x in measured[key]]
+            self.log(
+                f"  fold {fold + 1}, start {start}, learning rate {rate:g}: recall@1 "
+                f"{trained[0]:.3f} at the start, {trained[-1]:.3f} trained, {max(trained):.3f} at "
+                "best between"
+            )
+        return heads.choice(measured)
+
+    def _start_head(self):
+        """A head that begins at the axes of its features gets them."""
+        start = self.settings.head_initializer
+        if start in STARTS and not self.run.state.is_file():
+            images = self.data.images.subset("train")
+            features = self.data.features(images)
+            initialize_head(self.models.embedder, features, images.labels, start=start)
+
+    def _baselines(self, choice):
+        """Recalls before training: {"validation": {stage: …}, "test": {stage: …}}."""
+        run = self.run
+        results = run.read_json(run.baselines)
+        if results is None:
+            results = {"validation": {}, "test": {}}
+            pixels = self.data.raw_pixels()
+            if pixels is not None:
+                results["test"]["raw_pixels"] = self._recalls_of("test", pixels)
+            for split in ("validation", "test"):
+                if self.data.num_classes(split):
+                    results[split] |= self._before_training(split)
+            if choice:
+                results["validation"] = {
+                    "pooled_features": _plain(choice.pooled_features),
+                    "step_0": _plain(choice.at_start().recall),
+                }
+            run.write_json(run.baselines, results)
+            self.log(closing_table(results, self.ks))
+        return results
+
+    def _before_training(self, split):
+        if not self.has_features:
+            return {"step_0": self._recalls(split)}
+        features = self.data.features(self.data.images.subset(split))
+        embeddings = self.models.head.predict(features, verbose=0, batch_size=1024)
+        return {
+            "pooled_features": self._recalls_of(split, features),
+            "step_0": self._recalls_of(split, embeddings),
+        }
+
+    def _fit(self):
+        """Trains the rest of the steps.
+
+        Returns:
+            The `RecallAtK` of the validation classes, or of the test classes without any; the
+            `InterpolateWeights`, or None; the history.
+        """
+        settings, run = self.settings, self.run
+        validation = self.data.evaluation("validation")
         has_validation = validation is not None
         recall = RecallAtK(
-            validation if has_validation else test,
+            validation if has_validation else self.data.evaluation("test"),
             ks=self.ks,
             images=self.data.images.subset("validation" if has_validation else "test"),
             # without validation classes the curve shows the test classes: reported, not chosen by
             prefix="val_" if has_validation else "test_",
             weights_path=run.best_weights if has_validation else None,
+            at_start=has_validation,
         )
         with self.models.scope():
             self.models.compile(self.data.stages)
+            recall.set_model(self.models.model)
+            between = None
+            if settings.interpolate:
+                between = InterpolateWeights(recall, start_path=run.start_weights)
+                between.set_model(self.models.model)
+                between.keep_start()
             epoch, rows, best = run.restore_state(self.models.model)
             # the margins of its loss are variables too
             tree_callbacks = self._tree_callbacks()
@@ -127,7 +291,7 @@ class _Training:
                 initial_epoch=epoch,
                 epochs=epochs,
                 shuffle=False,  # the batches come in the sampler's order
-                verbose=_verbose(),
+                verbose=self.verbose,
                 callbacks=[
                     *tree_callbacks,
                     recall,
@@ -140,18 +304,9 @@ class _Training:
                     ),
                 ],
             )
-        self._draw(rows)
-        results = self._results(baselines, test, recall if has_validation else None)
-        exports = self._exports(results)
-        summary = {
-            "data": {split: list(count) for split, count in self.data.images.counts().items()},
-            "test_recall": results,
-            "best_step": recall.best_step if has_validation else None,
-            "exports": exports,
-            "seconds_of_last_session": round(time.perf_counter() - started, 1),
-        }
-        run.write_json(run.summary, summary)
-        return summary
+        with whole_file(run.last_weights) as temporary:
+            self.models.model.save_weights(temporary)
+        return recall, between, rows
 
     def _tree_callbacks(self):
         """What builds the class tree before every epoch, for the loss or the batches."""
@@ -172,10 +327,68 @@ class _Training:
             return []
         return [RebuildClassTree(loss, *self.data.plain_training(), order, **options)]
 
-    def _draw(self, rows):
+    def _choose_by_validation(self, recall, between, rows, before):
+        """The `Choice` by the validation classes; the model ends with the chosen weights."""
+        settings, run = self.settings, self.run
+        kind = settings.head_initializer, settings.learning_rate
+        if run.choice.is_file():
+            choice = Choice.from_json(run.read_json(run.choice))
+            self.models.model.load_weights(run.chosen_weights)
+        else:
+            last = int(rows[-1]["step"])
+            measured = {0: (0.0, {k: before["step_0"][str(k)] for k in self.ks})}
+            measured |= {
+                int(row["step"]): (1.0, {k: row[f"val_recall@{k}"] for k in self.ks})
+                for row in rows
+            }
+            chosen = recall.best_step, measured[recall.best_step][0]
+            if between:
+                self.log("Measuring the weights between the start and the last ones")
+                found = between.choose()
+                chosen = found.step, found.alpha
+            else:
+                recall.load_best_weights()
+            candidates = {(step, alpha): x for step, (alpha, x) in measured.items()}
+            if between:
+                del candidates[0, 0.0]  # the same as alpha 0 of the last weights
+                candidates |= {(last, c.alpha): c.recalls for c in between.candidates
+                               if c.step == last}
+            candidates = {
+                key: Candidate(*key, {k: float(x[k]) for k in self.ks}, *kind)
+                for key, x in sorted(candidates.items())
+            }
+            pooled = before.get("pooled_features")
+            choice = Choice(
+                f"{self.data.num_classes('validation')} held-out classes",
+                list(candidates.values()),
+                candidates[chosen],
+                pooled and {int(k): value for k, value in pooled.items()},
+            )
+            with whole_file(run.chosen_weights) as temporary:
+                self.models.model.save_weights(temporary)
+            run.write_json(run.choice, choice.to_json())
+        self.log(choice_table(choice))
+        return choice
+
+    def _draw(self, rows, choice, before):
         """The pictures of the run folder."""
         run, settings = self.run, self.settings
-        write_curves(rows, run.curves, settings.loss.replace("_", " "))
+        lines = {
+            name.replace("_", " "): found["1"] for name, found in before.items()
+            if name in ("pooled_features", "step_0") and found
+        }
+        series = choice.series() if choice else {}
+        unseen = "held-out" if any("val_" in name for name in rows[-1]) else "test"
+        write_curves(
+            rows,
+            run.curves,
+            settings.loss.replace("_", " "),
+            recall_title=f"Recall@K ({unseen} classes)",
+            # of folds they belong to other images than those of the curve
+            lines=lines if unseen == "held-out" else None,
+            series=series or None,
+            chosen=choice.place() if series else None,
+        )
         if run.class_tree.is_file():
             tree = ClassTree.load(run.class_tree)
             names = self.data.images.class_names
@@ -183,75 +396,75 @@ class _Training:
         if settings.hdml != "off":
             draw_hardness({name: [row[name] for row in rows] for name in rows[0]}, run.hardness)
 
-    def _results(self, baselines, test, recall):
-        """Test recalls of the last and the best weights; the model ends with those that count."""
-        with whole_file(self.run.last_weights) as temporary:
-            self.models.model.save_weights(temporary)
-        results = {**baselines, "last": self._recalls(test)}
-        if recall is not None and recall.best_step is not None:
-            self.models.model.load_weights(self.run.best_weights)
-            results["best_on_validation"] = self._recalls(test)
-        self.log(_table(results, self.ks))
-        counted = results["last"] if recall is None else results.get("best_on_validation")
+    def _record_chosen(self, choice, results):
+        """Adds what the last and the chosen weights reach; a model of NaN is not exported."""
+        test, validation = results["test"], results["validation"]
+        counted = test["last"]
+        if choice:
+            last = choice.last(self.settings.steps)
+            validation["last"], validation["chosen"] = _plain(last.recall), _plain(choice.chosen.recall)
+            # embedding the test images takes long: not twice
+            same = choice.chosen == last
+            counted = test["chosen"] = test["last"] if same else self._recalls("test")
         if counted is None:
             raise ValueError(
                 "Training diverged: the embeddings hold NaN or infinity, so there is nothing to "
                 f"export. The last weights are in {self.run.last_weights}. Lower the learning "
                 "rate, or train in float32"
             )
-        return results
 
     def _exports(self, results):
+        """Writes the files for other programs, and measures one of them on the test images."""
         with whole_file(self.run.model) as temporary:
             deployed = self.models.save_deployed(temporary)
-        data = self.data
-        counted = results.get("best_on_validation") or results["last"]
-        metadata = {
-            "training_data": f"{data.images.name}: {data.num_classes('train')} classes",
-            "recall_at_1": f"{counted['1']:.4f} on {data.num_classes('test')} unseen classes",
-        }
-        if self.settings.framed_drawings:
-            metadata["drawings"] = (
-                "cut to a square around the ink, as keras_ms.data.omniglot.frame_drawing does"
-            )
-        return export_formats(
+        data, test = self.data, results["test"]
+        counted = test.get("chosen") or test["last"]
+        drawings = "cut to a square around the ink, as keras_ms.data.omniglot.frame_drawing does"
+        exports = export_formats(
             deployed,
             self._export_folder(),
             self.settings.exports(),
-            metadata=metadata,
+            metadata={
+                "training_data": f"{data.images.name}: {data.num_classes('train')} classes",
+                "recall_at_1": f"{counted['1']:.4f} on {data.num_classes('test')} unseen classes",
+            },
+            preprocessing=Preprocessing(
+                image_size=self.settings.image_size,
+                resize_to=shorter_side(self.settings, data.images),
+                before_resizing=drawings if self.settings.framed_drawings else "",
+            ),
             log=self.log,
         )
+        if exports:
+            written = (exports.get("onnx") or exports["saved_model"])["path"]
+            images = data.images.subset("test")
+            self.log(f"Embedding {len(images)} test images with {written}")
+            embeddings = embed_images(
+                load_embedder(written),
+                images,
+                resize_to=shorter_side(self.settings, data.images),
+                batch_size=self.settings.evaluation_batch_size,
+            )
+            test["exported"] = self._recalls_of("test", embeddings)
+        return exports
 
     def _export_folder(self):
         return Path(self.settings.export_folder) / self.run.path.name
 
-    def _baselines(self, test):
-        results = {}
-        images = self.data.images.subset("test")
-        pixels = self.data.raw_pixels()
-        if pixels is not None:
-            results["raw_pixels"] = self._recalls_of(images, pixels)
-        if self.settings.freeze_backbone:
-            results["pooled_features"] = self._recalls_of(images, self.data.features(images))
-        self.log(f"Embedding {len(images)} test images before training")
-        results["before_training"] = self._recalls(test)
-        self.log(_table(results, self.ks))
-        return results
-
-    def _recalls(self, test):
-        """Recall@K by K as text, for JSON; None if the embeddings are not finite."""
-        embeddings = self.models.model.predict(test.map(lambda item, label: item), verbose=0)
+    def _recalls(self, split):
+        """Recall@K of the model's weights by K as text; None if the embeddings are not finite."""
+        count = (self.data.images.split == split).sum()
+        embeddings = self.models.model.predict(
+            self.data.evaluation(split).map(lambda item, label: item),
+            **predict_progress(f"{split} images", count, 2 if self.verbose == 2 else 0, self.log),
+        )
         if not np.isfinite(embeddings).all():
             return None
-        return self._recalls_of(self.data.images.subset("test"), embeddings)
+        return self._recalls_of(split, embeddings)
 
-    def _recalls_of(self, images, embeddings):
+    def _recalls_of(self, split, embeddings):
+        images = self.data.images.subset(split)
         return _plain(recall_at_k(**images.retrieval_arguments(embeddings), ks=self.ks))
-
-
-def _verbose():
-    # a moving bar for a terminal, a line an epoch for a log file
-    return 1 if sys.stdout.isatty() else 2
 
 
 def _run_name(settings):
@@ -261,12 +474,3 @@ def _run_name(settings):
 
 def _plain(recalls):
     return {str(k): float(value) for k, value in recalls.items()}
-
-
-def _table(results, ks):
-    head = "Recall@K on unseen test classes"
-    lines = [f"{head:<34}" + "".join(f"{f'@{k}':>8}" for k in ks)]
-    for name, recalls in results.items():
-        values = [f"{recalls[str(k)]:8.3f}" if recalls else f"{'NaN':>8}" for k in ks]
-        lines.append(f"  {name.replace('_', ' '):<32}" + "".join(values))
-    return "\n".join(lines)

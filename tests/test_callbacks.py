@@ -69,7 +69,7 @@ def test_logs_the_recall_of_the_current_weights(mode):
     assert history["val_recall@4"][-1] == expected[4]
     assert all(type(value) is float for value in history["val_recall@1"])
     assert history["val_recall@1"][-1] > 1 / NUM_CLASSES  # better than chance: it learned
-    assert [step for step, _ in recall.history] == [5, 10, 15]
+    assert [step for step, _ in recall.history] == [0, 5, 10, 15]
 
 
 def test_an_embedder_within_the_trained_model_is_measured():
@@ -133,7 +133,7 @@ def test_counts_batches_where_the_optimizer_is_not_used():
     model, recall = OtherOptimizer(), RecallAtK((IMAGES, LABELS), every_steps=3)
     model.compile()
     fit(model, [recall], epochs=3)
-    assert [step for step, _ in recall.history] == [3, 6, 9, 12, 15]
+    assert [step for step, _ in recall.history] == [0, 3, 6, 9, 12, 15]
 
 
 def test_callbacks_that_use_other_values_may_stand_before():
@@ -149,8 +149,8 @@ def test_every_steps(steps_per_execution):
     recall = RecallAtK((IMAGES, LABELS), every_steps=4)
     history = fit(model, [recall], epochs=3)  # 5 steps each
     steps = [step for step, _ in recall.history]
-    assert steps == ([4, 8, 12] if steps_per_execution == 1 else [4, 9, 12])
-    assert history["val_recall@1"] == [recalls[1] for _, recalls in recall.history]
+    assert steps == ([0, 4, 8, 12] if steps_per_execution == 1 else [0, 4, 9, 12])
+    assert history["val_recall@1"] == [recalls[1] for _, recalls in recall.history[1:]]
 
 
 def test_every_steps_beyond_the_first_epoch_still_logs():
@@ -162,16 +162,42 @@ def test_steps_go_on_in_a_second_fit():
     model, recall = embedder(), RecallAtK((IMAGES, LABELS))
     fit(model, [recall], epochs=1)
     fit(model, [recall], epochs=1)
+    assert [step for step, _ in recall.history] == [0, 5, 10]
     resumed = RecallAtK((IMAGES, LABELS))
     fit(model, [resumed], epochs=1)
-    assert [step for step, _ in recall.history + resumed.history] == [5, 10, 15]
+    assert [step for step, _ in resumed.history] == [10, 15]
+    assert resumed.history[0][1] == recall.history[-1][1]
+
+
+def test_the_start_can_be_the_best():
+    model = embedder(optimizer=keras.optimizers.SGD(0.5))
+    start = recall_at_k(model(IMAGES, training=False), LABELS)
+
+    def spoil(batch, logs):
+        model.set_weights([np.zeros_like(value) for value in model.get_weights()])
+
+    recall = RecallAtK((IMAGES, LABELS), restore_best_weights=True)
+    fit(model, [recall, keras.callbacks.LambdaCallback(on_train_batch_end=spoil)])
+    assert (recall.best_step, recall.best_value) == (0, start[1])
+    assert recall_at_k(model(IMAGES, training=False), LABELS) == start
+
+
+def test_the_start_is_left_out_on_request_and_where_a_run_goes_on():
+    plain = RecallAtK((IMAGES, LABELS), at_start=False)
+    continued = RecallAtK((IMAGES, LABELS))
+    continued.best_value, continued.best_step = 0.5, 20
+    fit(embedder(), [plain, continued], epochs=1)
+    for recall in (plain, continued):
+        assert [step for step, _ in recall.history] == [5]
 
 
 @pytest.mark.parametrize("to_file", [False, True])
 def test_best_weights_are_kept_and_restored(to_file, tmp_path):
     path = tmp_path / "weights" / "best.weights.h5" if to_file else None
     model = embedder(optimizer=keras.optimizers.SGD(0.5))
-    recall = RecallAtK((IMAGES, LABELS), restore_best_weights=True, weights_path=path)
+    recall = RecallAtK(
+        (IMAGES, LABELS), restore_best_weights=True, weights_path=path, at_start=False
+    )
 
     def spoil(epoch, logs):
         if epoch == 2:
@@ -193,7 +219,7 @@ def test_a_shuffling_dataset_is_measured_rightly():
     dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS[:, None])).shuffle(80).batch(32)
     recall = RecallAtK(dataset)
     fit(model, [recall], epochs=1)
-    assert recall.history[0][1] == recall_at_k(model(IMAGES, training=False), LABELS)
+    assert recall.history[-1][1] == recall_at_k(model(IMAGES, training=False), LABELS)
 
 
 def test_other_datasets():
@@ -226,7 +252,7 @@ def test_mixed_precision(policy):
 
 def test_divergence_is_logged_as_nan_with_one_warning():
     model = embedder(optimizer=keras.optimizers.SGD(float("nan")))
-    recall = RecallAtK((IMAGES, LABELS), keep_best_weights=True)
+    recall = RecallAtK((IMAGES, LABELS), keep_best_weights=True, at_start=False)
     with pytest.warns(UserWarning, match="80 of 80 embeddings hold NaN") as caught:
         history = fit(model, [recall], epochs=3)
     assert len([w for w in caught if "hold NaN" in str(w.message)]) == 1
@@ -240,7 +266,9 @@ def test_verbose_prints_one_line_for_each_measurement(capsys):
     assert capsys.readouterr().out == ""
     fit(model, [RecallAtK((IMAGES, LABELS), ks=(1,), verbose=1)], epochs=2)
     lines = capsys.readouterr().out.split("\n")
-    assert [line[:18] for line in lines if line] == ["step 15: recall@1 ", "step 20: recall@1 "]
+    assert [line[:18] for line in lines if line] == [
+        "step 10: recall@1 ", "step 15: recall@1 ", "step 20: recall@1 "
+    ]
 
 
 def endless():

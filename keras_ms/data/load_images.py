@@ -1,5 +1,6 @@
 """From the settings of a run to its ImageList."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from keras_ms.data.in_shop import load_in_shop
 from keras_ms.data.omniglot import load_omniglot
 from keras_ms.data.products import load_sop
 from keras_ms.data.rotated_classes import rotated_classes
+from keras_ms.setting_defaults import validation_fraction
 
 _TELL_EVERY = 10_000  # images checked or extracted, some seconds
 
@@ -62,13 +64,12 @@ def load_images(settings, log=print, needed=None):
         raise ValueError("The data set 'glyphs' is drawn and reads no --data-dir. Leave one out")
     _check_read(settings, dataset)
     images = _load(settings, dataset, log)
-    if settings.validation_fraction and not (images.split == "validation").any():
-        groups = settings.validation_groups
-        images = images.hold_out_validation(
-            settings.validation_fraction,
-            seed=settings.seed,
-            whole_groups=dataset == "omniglot" if groups is None else groups,
-        )
+    held_out = images.split == "validation"
+    if settings.tune == "folds":
+        # every class is held out once, in a fold, and all are trained on in the end
+        images = replace(images, split=np.where(held_out, "train", images.split))
+    elif not held_out.any():
+        images = _with_validation(images, settings, dataset)
     if settings.rotated_classes:
         images = rotated_classes(images)
     needed = {"train", "test", *images.counts()} if needed is None else needed
@@ -83,6 +84,19 @@ def load_images(settings, log=print, needed=None):
             )
     log(str(images))
     return images
+
+
+def _with_validation(images, settings, dataset):
+    count = len(np.unique(images.labels[images.split == "train"]))
+    fraction = validation_fraction(settings, count) if count else 0
+    if not fraction:
+        return images
+    groups = settings.validation_groups
+    return images.hold_out_validation(
+        fraction,
+        seed=settings.seed,
+        whole_groups=dataset == "omniglot" if groups is None else groups,
+    )
 
 
 def _found_in(data_dir):

@@ -10,12 +10,13 @@ from keras import layers
 from keras_ms.models.backbones import build_backbone
 
 POOLINGS = ("avg", "max", "avg+max", "none")
+_MOST_DIMENSIONS = 512  # of the default
 
 
 def build_embedder(
     backbone="small",
     *,
-    embedding_size=512,
+    embedding_size=None,
     image_size=224,
     weights=None,
     output_layer=None,
@@ -36,8 +37,9 @@ def build_embedder(
     Args:
         backbone: name of a backbone, see `keras_ms.models.backbones.BACKBONES`. Defaults to
             "small", which trains from scratch.
-        embedding_size: dimension of the embedding. Defaults to 512, that of the published results;
-            Recall@K grows with it up to there.
+        embedding_size: dimension of the embedding. Defaults to None: 512, that of the published
+            results, up to which Recall@K grows, or as many as there are pooled features if these
+            are fewer.
         image_size: pixels of a side, or (height, width). Defaults to 224, which every backbone
             takes.
         weights: None, "imagenet" or the path of a `.weights.h5` file of the backbone. Defaults to
@@ -58,7 +60,8 @@ def build_embedder(
             with variance 2 / embedding_size, as the official recipe has it) or any Keras
             initializer. The bias starts at 0. Defaults to "orthogonal", which leaves the features
             their neighbours. On frozen Inception features of birds (CUB-200 2010, Recall@1 51.1)
-            600 steps of the head gave 59.6 and 59.8 from it, 58.5 and 58.7 from "official".
+            600 steps of the head gave 59.6 and 59.8 from it, 58.5 and 58.7 from "official". For
+            pretrained features `keras_ms.initialize_head` has better starts: their own axes.
         seed: integer; the same seed gives the same initial weights, and Python's random state is
             left as it was. Defaults to None: drawn from that state, so
             `keras.utils.set_random_seed` decides.
@@ -80,10 +83,11 @@ def build_embedder(
         (2, 64)
     """
     height, width = _height_and_width(image_size)
-    if not isinstance(embedding_size, Integral) or embedding_size < 1:
-        raise ValueError(
-            f"embedding_size must be an integer of at least 1. Received: {embedding_size!r}"
-        )
+    if embedding_size is not None:
+        if not isinstance(embedding_size, Integral) or embedding_size < 1:
+            raise ValueError(
+                f"embedding_size must be an integer of at least 1. Received: {embedding_size!r}"
+            )
     if pooling not in POOLINGS:
         raise ValueError(
             f"Invalid value for `pooling`. Expected one of {POOLINGS}. Received: {pooling!r}"
@@ -100,7 +104,8 @@ def build_embedder(
         images = keras.Input((height, width, 3), name="image")
         pooled = _pool(network(images), pooling)
         linear = layers.Dense(
-            int(embedding_size),
+            min(_MOST_DIMENSIONS, pooled.shape[-1]) if embedding_size is None
+            else int(embedding_size),
             kernel_initializer=_kernel_initializer(head_initializer),
             bias_initializer="zeros",
             dtype="float32",
@@ -121,7 +126,8 @@ def embedder_of(settings):
         pooling=settings.pooling,
         frozen_batch_norm=settings.frozen_batch_norm,
         freeze_backbone=settings.freeze_backbone,
-        head_initializer=settings.head_initializer,
+        # what is computed from features is set once they are there
+        head_initializer="official" if settings.head_initializer == "official" else "orthogonal",
         seed=settings.seed,
     )
 
@@ -201,6 +207,12 @@ def _pool(feature_map, pooling):
 
 
 def _kernel_initializer(head_initializer):
+    if head_initializer in ("pca", "whitened"):
+        raise ValueError(
+            f"head_initializer={head_initializer!r} is computed from images: build the embedder "
+            "without it, then call keras_ms.initialize_head(embedder, batches, "
+            f"start={head_initializer!r}) with the training images"
+        )
     if head_initializer == "official":
         return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
     try:

@@ -1,4 +1,4 @@
-"""Callbacks for `fit`: Recall@K on held-out images, and an explanation of a loss of zero."""
+"""Recall@K on held-out images while a model trains."""
 
 import inspect
 import math
@@ -50,6 +50,9 @@ class RecallAtK(keras.callbacks.Callback):
             the embeddings (`keras_ms.Proxies` after them, or a classifier). It shares its weights
             with the trained model, whose weights are those kept as the best. Defaults to None:
             the trained model embeds.
+        at_start: measure before the first step too, as step 0, so that weights which training does
+            not improve are found to be the best. Left out where measurements exist already: in a
+            second `fit`, or in a run that is continued. Defaults to True.
         images: the ImageList that `dataset` gives in its order, where that says which images are
             queries and which the gallery: queries are then searched among the gallery only.
             Defaults to None: all are searched in one another.
@@ -90,6 +93,7 @@ class RecallAtK(keras.callbacks.Callback):
         restore_best_weights=False,
         batch_size=64,
         embedder=None,
+        at_start=True,
         images=None,
         verbose=0,
     ):
@@ -112,6 +116,7 @@ class RecallAtK(keras.callbacks.Callback):
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
         self.embedder = embedder
+        self.at_start = at_start
         self.images = images
         self.verbose = verbose
         self.history = []
@@ -132,6 +137,9 @@ class RecallAtK(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._warn_about_earlier_callbacks(inspect.currentframe().f_back.f_locals.get("self"))
+        if self.at_start and not self.history and self.best_step is None:
+            self._count_steps(0)
+            self.measure()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_started_at = self._step
@@ -139,7 +147,7 @@ class RecallAtK(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._count_steps(self.params.get("steps") or 0)
-        if self.every_steps is None or not self.history:
+        if self.every_steps is None or not self._measured_in_training():
             self.measure()
         if logs is not None:
             _, latest = self.history[-1]
@@ -148,12 +156,21 @@ class RecallAtK(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if not self.restore_best_weights or self.best_step is None:
             return
+        self.load_best_weights()
+        if self.verbose:
+            print(f"best weights restored: step {self.best_step}")
+
+    def load_best_weights(self):
+        """Sets the weights of `best_step`, from `weights_path` if given, else from memory."""
         if self.weights_path is not None:
             self.model.load_weights(self.weights_path)
         else:
             self.model.set_weights(self.best_weights)
-        if self.verbose:
-            print(f"best weights restored: step {self.best_step}")
+
+    @property
+    def step(self):
+        """Training steps done: the optimizer's count, or that of the batches seen."""
+        return int(self.model.optimizer.iterations + 0) or self._step
 
     def measure(self):
         """Embeds the dataset with the current weights and records the recalls.
@@ -161,7 +178,7 @@ class RecallAtK(keras.callbacks.Callback):
         Returns:
             The recalls, as `keras_ms.recall_at_k`, also appended to `history`.
         """
-        recalls = self._recalls(*self._embed())
+        recalls = self.recalls()
         self.history.append((self._step, recalls))
         value = recalls[self.ks[0]]
         # NaN compares as False: a diverged model is never the best
@@ -173,6 +190,13 @@ class RecallAtK(keras.callbacks.Callback):
             skipped = f" ({recalls.num_skipped} skipped)" if recalls.num_skipped else ""
             print(f"\nstep {self._step}: {values} of {recalls.num_queries} images{skipped}")
         return recalls
+
+    def recalls(self):
+        """The recalls of the current weights, as `keras_ms.recall_at_k`; nothing is recorded."""
+        return self._recalls(*self._embed())
+
+    def _measured_in_training(self):
+        return bool(self.history) and self.history[-1][0] > 0
 
     def _measure_every_steps(self, batch, logs=None):
         # `batch` jumps by steps_per_execution: a multiple of every_steps may lie within the jump
@@ -255,50 +279,6 @@ class RecallAtK(keras.callbacks.Callback):
                     f"and will not see {self.names[0]}: put RecallAtK first.",
                     stacklevel=2,
                 )
-
-
-class ExplainZeroLoss(keras.callbacks.Callback):
-    """Warns once when an epoch trained on nothing, and says why that happens.
-
-    A loss of 0 looks like success. With mined pairs it mostly means that no anchor had any pair to
-    learn from, so that no weight moved. This watches the logs for `mined_anchors` (the share of
-    anchors with mined pairs) of 0, or a loss of exactly 0.
-
-    Args:
-        loss_name: name of the loss in the logs. Defaults to "loss".
-        mined_name: name of the share of anchors with mined pairs. Defaults to "mined_anchors".
-
-    Example:
-        >>> callback = ExplainZeroLoss()
-        >>> callback.on_epoch_end(0, {"loss": 0.3, "mined_anchors": 0.8})  # no warning
-    """
-
-    def __init__(self, loss_name="loss", mined_name="mined_anchors"):
-        super().__init__()
-        self.loss_name = loss_name
-        self.mined_name = mined_name
-        self._warned = False
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs = logs or {}
-        # a NaN loss mines nothing either, but says for itself what happened
-        if self._warned or math.isnan(logs.get(self.loss_name, 0.0)):
-            return
-        if logs.get(self.mined_name) == 0:
-            found = f"no anchor had any mined pair ({self.mined_name} = 0)"
-        elif logs.get(self.loss_name) == 0:
-            found = f"the loss was exactly 0 ({self.loss_name} = 0)"
-        else:
-            return
-        self._warned = True
-        warnings.warn(
-            f"In epoch {epoch + 1} {found}: nothing was learned from it. Either each batch "
-            "holds one class only or no class twice (use keras_ms.balanced_batches, with at least "
-            "2 classes and 2 images per class, and check that the labels are class ids), or every "
-            "batch is already separated by more than epsilon (use more classes per batch or "
-            "harder ones, raise epsilon, or stop here).",
-            stacklevel=2,
-        )
 
 
 def _check_can_be_read_again(dataset):

@@ -1,0 +1,251 @@
+"""Weights between those that training began with and those that it ended with."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ms.whole_files import whole_file
+
+
+class Candidate(NamedTuple):
+    """Weights that could be kept, and what they reach.
+
+    Attributes:
+        step: training steps done when the trained weights were taken.
+        alpha: share of the trained weights, 0 (the start) to 1 (the weights of `step`).
+        recalls: as `keras_ms.recall_at_k` returned them.
+    """
+
+    step: int
+    alpha: float
+    recalls: Any
+
+
+class InterpolateWeights(keras.callbacks.Callback):
+    """After training, keeps the best weights between the start and the trained ones.
+
+        w(α) = (1 − α) · start + α · trained
+
+    A pretrained network knows more than the training classes can teach: trained on few of them, it
+    gets better at these and worse at all others. Weights on the way back often beat both ends on
+    classes that were not trained on (Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR
+    2022), and with α = 0 among the candidates training cannot make the model worse on the images it
+    is chosen by. Each α of the grid is measured on the images of a `RecallAtK`, whose own best step
+    is a candidate too; the model ends with the best of all. Of equals the smallest α is kept.
+
+    Put it behind its `RecallAtK` in the list of callbacks. A model that trains its `embedder`, such
+    as `keras_ms.CrossBatchMemory` and `keras_ms.HDML`, has that interpolated, and a `RecallAtK` with
+    an `embedder` of its own has that one.
+
+    Args:
+        recall: the `keras_ms.RecallAtK` of the same `fit`, on held-out classes. To let one of its
+            steps be chosen, have it keep the best weights (`weights_path` or
+            `keep_best_weights`).
+        alphas: shares of the trained weights to measure, from 0 to 1. Defaults to the quarters: each
+            costs one pass over the images of `recall`, and recall changes slowly with α.
+        start_path: file, ending in ".weights.h5", that keeps the start: a run that was interrupted
+            and is continued finds it there. Defaults to None: in memory.
+        verbose: 1 prints a line for each candidate. Defaults to 0.
+
+    Attributes:
+        candidates: list of `Candidate`, what was measured; empty before the end of training.
+        chosen: the `Candidate` that the model ended with.
+
+    Raises:
+        ValueError: an α outside 0..1, another `start_path`, a `recall` that restores weights itself;
+            in `fit`, after the first epoch: batch normalisation whose statistics move (they belong
+            to the weights they were gathered with, and mean nothing in between), or any other
+            variable that changes without being trained.
+
+    Example:
+        >>> images = np.random.rand(16, 8).astype("float32")
+        >>> labels = np.repeat([0, 1, 2, 3], 4)
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+        >>> model.compile("adam", loss=MultiSimilarityLoss())
+        >>> recall = RecallAtK((images, labels), ks=(1, 2))
+        >>> between = InterpolateWeights(recall)
+        >>> history = model.fit(images, labels, callbacks=[recall, between], verbose=0)
+        >>> [candidate.alpha for candidate in between.candidates]
+        [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+
+    def __init__(self, recall, alphas=(0.0, 0.25, 0.5, 0.75, 1.0), *, start_path=None, verbose=0):
+        super().__init__()
+        self.recall = recall
+        self.alphas = checked_alphas(alphas)
+        if start_path is not None and not str(start_path).endswith(".weights.h5"):
+            raise ValueError(
+                f"Expected a `start_path` that ends in '.weights.h5'. Received: {start_path}"
+            )
+        if recall.restore_best_weights:
+            raise ValueError(
+                "InterpolateWeights ends with the best of all weights, the best step's included. "
+                "Received a RecallAtK with restore_best_weights=True, which would set them first: "
+                "leave that out and give it keep_best_weights=True or weights_path"
+            )
+        self.start_path = None if start_path is None else Path(start_path)
+        self.verbose = verbose
+        self.candidates = []
+        self.chosen = None
+        self._start = None
+        self._checked = False
+
+    def on_train_begin(self, logs=None):
+        self.keep_start()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._checked:
+            self._check_nothing_else_moved()
+            self._checked = True
+
+    def on_train_end(self, logs=None):
+        self.choose()
+
+    def keep_start(self):
+        """Takes the weights of `start_path`, or the current ones, as the start; once."""
+        if self._start is not None:
+            return
+        if self.start_path is None:
+            self._start = _values(self._embedder)
+        elif self.start_path.is_file():
+            now = _values(self._embedder)
+            self._embedder.load_weights(self.start_path)
+            self._start = _values(self._embedder)
+            _assign(self._embedder, now)
+        else:
+            with whole_file(self.start_path) as temporary:
+                self._embedder.save_weights(temporary)
+            self._start = _values(self._embedder)
+
+    def choose(self):
+        """Measures every candidate and leaves the model with the best one.
+
+        `fit` does so at its end. Where training is over already, call it with the trained weights in
+        the model.
+
+        Returns:
+            The chosen `Candidate`.
+        """
+        self.keep_start()
+        self._check_nothing_else_moved()
+        end = _values(self._embedder)
+        step = self.recall.step
+        known = dict(self.recall.history)
+        found = []
+        for alpha in self.alphas:
+            self._set(alpha, end)
+            measured = {0.0: known.get(0), 1.0: known.get(step)}.get(alpha)
+            found.append(Candidate(step, alpha, measured or self.recall.recalls()))
+            self._tell(found[-1])
+        best = max(found, key=self._value)  # of equals the first, the smallest alpha
+        if self._may_take_best_step() and self.recall.best_value > self._value(best):
+            step = self.recall.best_step
+            best = Candidate(step, 1.0, known.get(step, {self._k: self.recall.best_value}))
+            found.append(best)
+            self._tell(best)
+            self.recall.load_best_weights()
+        else:
+            self._set(best.alpha, end)
+        self.candidates, self.chosen = found, best
+        if self.verbose:
+            print(f"kept: step {best.step}, alpha {best.alpha:g}")
+        return best
+
+    def take(self, alpha):
+        """Leaves the model with the weights at `alpha` between the start and its current ones."""
+        self.keep_start()
+        self._check_nothing_else_moved()
+        self._set(alpha, _values(self._embedder))
+
+    def _set(self, alpha, end):
+        _assign(self._embedder, [between(s, e, alpha) for s, e in zip(self._start, end)])
+
+    @property
+    def _embedder(self):
+        return self.recall.embedder or getattr(self.model, "embedder", self.model)
+
+    @property
+    def _k(self):
+        return self.recall.ks[0]
+
+    def _value(self, candidate):
+        value = candidate.recalls[self._k]
+        return -1.0 if math.isnan(value) else value
+
+    def _may_take_best_step(self):
+        kept = self.recall.weights_path is not None or self.recall.best_weights is not None
+        return kept and self.recall.best_step is not None
+
+    def _tell(self, candidate):
+        if self.verbose:
+            recall = candidate.recalls[self._k]
+            at = f"step {candidate.step}, alpha {candidate.alpha:g}"
+            print(f"{at}: recall@{self._k} {recall:.4f}")
+
+    def _check_nothing_else_moved(self):
+        model = self._embedder
+        trained = {id(variable) for variable in model.trainable_variables}
+        for variable, before in zip(model.variables, self._start):
+            if id(variable) in trained or not _is_float(variable):
+                continue
+            if not np.array_equal(before, _numpy(variable), equal_nan=True):
+                raise ValueError(
+                    f"InterpolateWeights: {variable.path} changed although it is not trained. "
+                    "Statistics that training gathers, as batch normalisation does, belong to the "
+                    "weights they were gathered with; between two sets of weights they mean "
+                    "nothing. Build the embedder with frozen_batch_norm=True, or leave "
+                    "InterpolateWeights out."
+                )
+
+
+def between(start, end, alpha):
+    """(1 − alpha) · start + alpha · end, in float64 and rounded back; 0 and 1 are exact.
+
+    Args:
+        start, end: arrays of one shape and dtype.
+        alpha: 0 to 1.
+
+    Returns:
+        Array of the same dtype. What is no float is that of `end`.
+    """
+    if alpha == 1.0 or not _is_float(end):
+        return end
+    if alpha == 0.0:
+        return start
+    mixed = (1.0 - alpha) * start.astype("float64") + alpha * end.astype("float64")
+    return mixed.astype(start.dtype)
+
+
+def checked_alphas(alphas):
+    """The shares as a tuple of floats in ascending order, else a ValueError."""
+    try:
+        checked = tuple(sorted({float(alpha) for alpha in alphas}))
+    except (TypeError, ValueError):
+        checked = ()
+    if not checked or not (0.0 <= checked[0] and checked[-1] <= 1.0):
+        raise ValueError(
+            f"Expected `alphas` as numbers from 0 to 1, such as (0, 0.5, 1). Received: {alphas!r}"
+        )
+    return checked
+
+
+def _values(model):
+    return [_numpy(variable) for variable in model.variables]
+
+
+def _assign(model, values):
+    for variable, value in zip(model.variables, values):
+        variable.assign(value)
+
+
+def _numpy(variable):
+    # a copy: some backends hand out a view of the variable's own memory
+    return np.array(ops.convert_to_numpy(variable))
+
+
+def _is_float(variable):
+    return "float" in keras.backend.standardize_dtype(variable.dtype)

@@ -1,0 +1,1 @@
+"""What one training run decides and says: the choice of its weights, and its closing words."""

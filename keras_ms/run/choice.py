@@ -1,0 +1,129 @@
+"""Which weights count: what was measured, on what, and what was chosen."""
+
+import math
+from typing import NamedTuple
+
+
+class Candidate(NamedTuple):
+    """Settings and weights that could be taken.
+
+    Attributes:
+        steps: training steps of the trained weights.
+        alpha: share of the trained weights, the rest of the start; 0 is the start itself.
+        recall: Recall@K on the held-out classes, by K.
+        start: start of the head, as in `Settings.head_initializer`.
+        learning_rate: of the head.
+    """
+
+    steps: int
+    alpha: float
+    recall: dict
+    start: str
+    learning_rate: float
+
+    @property
+    def value(self):
+        """Recall@1, or -1 where the weights hold NaN."""
+        return -1.0 if math.isnan(self.recall[1]) else self.recall[1]
+
+
+class Choice(NamedTuple):
+    """Candidates, and which of them is taken.
+
+    Attributes:
+        by: what they were measured on, in words: "3 folds over 40 training classes".
+        candidates: list of `Candidate`.
+        chosen: the `Candidate` taken.
+        pooled_features: Recall@K of the features under the head on the same images, by K; None where
+            the backbone is not pretrained.
+    """
+
+    by: str
+    candidates: list
+    chosen: Candidate
+    pooled_features: dict | None
+
+    def at_start(self):
+        """The candidate that the chosen training began with."""
+        return self._of_same_kind(alpha=0.0)
+
+    def last(self, steps):
+        """The candidate of the last weights of the chosen training."""
+        return self._of_same_kind(alpha=1.0, steps=steps)
+
+    def _of_same_kind(self, alpha, steps=None):
+        kind = self.chosen.start, self.chosen.learning_rate, alpha
+        return next(c for c in self.candidates
+                    if (c.start, c.learning_rate, c.alpha) == kind and steps in (None, c.steps))
+
+    def series(self):
+        """{training in words: [(alpha, Recall@1)]} of the trainings measured between their ends."""
+        found = {}
+        for c in self.candidates:
+            found.setdefault(_training_name(c), []).append((c.alpha, c.recall[1]))
+        return {name: sorted(points) for name, points in found.items() if len(points) > 1}
+
+    def place(self):
+        """(training, alpha) of the chosen one in `series`; None where that is not in it."""
+        name = _training_name(self.chosen)
+        return (name, self.chosen.alpha) if name in self.series() else None
+
+    def to_json(self):
+        """As a dict that JSON can hold; Recall@K with K as text."""
+        return {
+            "by": self.by,
+            "pooled_features": _texts(self.pooled_features),
+            "step_0": _texts(self.at_start().recall),
+            "candidates": [{**c._asdict(), "recall": _texts(c.recall)} for c in self.candidates],
+            "chosen": self.candidates.index(self.chosen),
+        }
+
+    @classmethod
+    def from_json(cls, found):
+        """The choice that `to_json` wrote."""
+        candidates = [Candidate(**{**c, "recall": _ks(c["recall"])}) for c in found["candidates"]]
+        pooled = found["pooled_features"]
+        return cls(found["by"], candidates, candidates[found["chosen"]], _ks(pooled))
+
+
+def _training_name(candidate):
+    return f"{candidate.start}, rate {candidate.learning_rate:g}, {candidate.steps} steps"
+
+
+def best_of(candidates):
+    """The candidate of the highest Recall@1.
+
+    Of equals the one that stays nearest to the start: the smallest alpha, then the smallest rate.
+    """
+    return min(candidates, key=lambda c: (-c.value, c.alpha, c.learning_rate, c.start))
+
+
+def choice_table(choice):
+    """The candidates as lines of text: a row for each training, a column for each alpha.
+
+    Recall@1 in hundredths; what was chosen stands in brackets.
+    """
+    trainings = {}
+    for c in choice.candidates:
+        trainings.setdefault((c.start, c.learning_rate, c.steps), {})[c.alpha] = c
+    alphas = sorted({c.alpha for c in choice.candidates})
+    head = f"Recall@1 by {choice.by}"
+    lines = [f"{head:<46}" + "".join(f"{f'α {alpha:g}':>9}" for alpha in alphas)]
+    if choice.pooled_features:
+        lines.append(f"  {'pooled features':<44}{choice.pooled_features[1]:9.3f}")
+    for (start, rate, steps), row in trainings.items():
+        name = f"  start {start}, learning rate {rate:g}, {steps} steps"
+        cells = ""
+        for alpha in alphas:
+            text = f"{row[alpha].recall[1]:.3f}" if alpha in row else ""
+            cells += f"{f'[{text}]' if row.get(alpha) is choice.chosen else text:>9}"
+        lines.append(f"{name:<46}" + cells)
+    return "\n".join(lines)
+
+
+def _texts(recall):
+    return None if recall is None else {str(k): float(value) for k, value in recall.items()}
+
+
+def _ks(recall):
+    return None if recall is None else {int(k): value for k, value in recall.items()}

@@ -1,0 +1,164 @@
+"""A head's start, learning rate and interpolation, chosen by folds over the training classes.
+
+On cached features a head trains in seconds, so every training class can be held out once: a choice
+by a few held-out classes follows their chance.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.models.head_start import STARTS, head_axes
+from keras_ms.run.choice import Candidate, Choice, best_of
+
+# eighths: measuring one costs a product of the held-out features with the head
+ALPHAS = tuple(number / 8 for number in range(9))
+# learning rates of Adam that are tried: the lower one suits features that are good already
+RATES = (1e-4, 5e-4)
+NUM_FOLDS = 3
+
+
+def class_folds(labels, seed):
+    """Divides the classes at random: 3 folds, or 2 of less than 9 classes.
+
+    Args:
+        labels: class ids (N,).
+        seed: of the division.
+
+    Returns:
+        List of bool arrays (N,): the images held out in each fold; empty for less than 4 classes of
+        2 images, which cannot train and test both.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    # a class of one image can be trained beside the others, but not searched for
+    classes = np.random.default_rng(seed).permutation(classes[counts >= 2])
+    if len(classes) < 4:
+        return []
+    parts = np.array_split(classes, NUM_FOLDS if len(classes) >= 9 else 2)
+    return [np.isin(labels, part) for part in parts]
+
+
+class HeadFolds:
+    """Trains a head for each fold, start and learning rate, and measures it at each alpha.
+
+    Args:
+        features: float32 (views, N, channels) pooled features of the training images; view 0 is the
+            plain image, which is evaluated.
+        labels: class ids (N,).
+        folds: of `class_folds`.
+        embedding_size: dimensions.
+        loss: Keras loss.
+        normalize: whether the loss takes embeddings of norm 1.
+        optimizer: function of a learning-rate schedule that returns an optimizer.
+        schedule: the schedule at a learning rate of 1: a number, or a Keras schedule.
+        batches: function (features, labels) that returns endless batches.
+        steps: training steps.
+        starts, rates: what is tried.
+        random_start: function that returns the kernel (channels, embedding_size) of the starts that
+            are not computed from the features.
+        ks: the K of Recall@K.
+    """
+
+    def __init__(
+        self, features, labels, folds, *, embedding_size, loss, normalize, optimizer, schedule,
+        batches, steps, starts, rates, random_start, ks,
+    ):  # fmt: skip
+        self.features, self.labels, self.folds = features, labels, folds
+        self.starts, self.rates = starts, rates
+        self._steps, self._batches, self._ks = steps, batches, ks
+        self._random_start = random_start
+        self._rate = keras.Variable(1.0, trainable=False, name="rate")
+        inputs = keras.Input((features.shape[-1],))
+        self._layer = layers.Dense(embedding_size, dtype="float32", name="embedding")
+        outputs = self._layer(inputs)
+        if normalize:
+            outputs = layers.UnitNormalization(dtype="float32")(outputs)
+        self._model = keras.Model(inputs, outputs)
+        self._model.compile(optimizer(_Scaled(schedule, self._rate)), loss, jit_compile=False)
+
+    def trainings(self):
+        """(fold, start, rate) of every training, in the order in which they are done."""
+        return [(fold, start, rate) for fold in range(len(self.folds))
+                for start in self.starts for rate in self.rates]
+
+    def pooled_features(self):
+        """Recall@K of the features themselves, by K."""
+        found = [self._recalls(self.features[0][held], held) for held in self.folds]
+        return self._mean(found)
+
+    def measure(self, fold, start, rate):
+        """Trains one head and returns [(alpha, {K: recall})] on the fold's held-out classes."""
+        held = self.folds[fold]
+        begin = self._start(start, ~held)
+        self._layer.kernel.assign(begin[0])
+        self._layer.bias.assign(begin[1])
+        optimizer = self._model.optimizer
+        if not optimizer.built:
+            optimizer.build(self._model.trainable_variables)
+        for variable in optimizer.variables:
+            variable.assign(ops.zeros_like(variable))
+        self._rate.assign(rate)
+        features = self.features[:, ~held]
+        source = features if len(features) > 1 else features[0]
+        self._model.fit(
+            self._batches(source, self.labels[~held]),
+            steps_per_epoch=self._steps, epochs=1, shuffle=False, verbose=0,
+        )  # fmt: skip
+        end = ops.convert_to_numpy(self._layer.kernel), ops.convert_to_numpy(self._layer.bias)
+        found = []
+        for alpha in ALPHAS:
+            kernel, bias = (between(s, e, alpha) for s, e in zip(begin, end))
+            found.append((alpha, self._recalls(self.features[0][held] @ kernel + bias, held)))
+        return found
+
+    def choice(self, measured):
+        """The `Choice` by what was measured.
+
+        Args:
+            measured: dict from (fold, start, rate) to what `measure` returned.
+        """
+        candidates = []
+        for start in self.starts:
+            for rate in self.rates:
+                by_fold = [measured[fold, start, rate] for fold in range(len(self.folds))]
+                candidates += [
+                    Candidate(self._steps, alpha, self._mean([dict(x)[alpha] for x in by_fold]),
+                              start, rate)
+                    for alpha in ALPHAS
+                ]
+        count = len(np.unique(self.labels))
+        by = f"{len(self.folds)} folds over {count} training classes"
+        return Choice(by, candidates, best_of(candidates), self.pooled_features())
+
+    def _start(self, start, rows):
+        size = self._layer.units
+        if start in STARTS:
+            return head_axes(self.features[0][rows], self.labels[rows], size, start)
+        return self._random_start(start), np.zeros(size, "float32")
+
+    def _recalls(self, embeddings, held):
+        if not np.isfinite(embeddings).all():
+            return dict.fromkeys(self._ks, float("nan"))
+        return dict(recall_at_k(embeddings, self.labels[held], self._ks))
+
+    def _mean(self, recalls):
+        """The mean over all images of the folds, each searched within its own."""
+        weights = [held.sum() for held in self.folds]
+        return {k: float(np.average([r[k] for r in recalls], weights=weights)) for k in self._ks}
+
+
+class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule times a variable, which changes without compiling anew."""
+
+    def __init__(self, schedule, rate):
+        super().__init__()
+        self.schedule, self.rate = schedule, rate
+
+    def __call__(self, step):
+        factor = self.schedule(step) if callable(self.schedule) else self.schedule
+        return factor * ops.convert_to_tensor(self.rate)
+
+    def get_config(self):
+        return {"schedule": self.schedule, "rate": float(self.rate)}

@@ -1,0 +1,139 @@
+"""Defaults that depend on what is trained: from scratch, a head on frozen features, fine-tuning.
+
+What was measured for them is in docs/transfer.md.
+"""
+
+# 16 x 5 is the official recipe for photos; many small classes hold more hard negatives for characters
+_PHOTOS = {"images_per_class": 5, "image_size": 160}
+
+DEFAULTS = {
+    # what the default run needs, about two minutes on two cores
+    "scratch": {
+        "image_size": 64,  # at which the dots and clutter of drawn glyphs stay apart
+        "embedding_size": 128,
+        "head_initializer": "orthogonal",
+        "images_per_class": 4,
+        "steps": 600,
+        "learning_rate": 2e-3,
+        "crop_scale": 0.16,  # the official recipe's lower bound
+        "interpolate": False,  # the start knows nothing
+    },
+    # a head trains in seconds: start, rate and alpha are chosen by folds over the training classes
+    "frozen": {
+        **_PHOTOS,
+        "steps": 600,
+        "learning_rate": None,
+        "head_initializer": None,
+        "crop_scale": 0.16,
+        "interpolate": True,
+    },
+    # the whole network: minutes to hours, so one setting and held-out classes
+    "finetuned": {
+        **_PHOTOS,
+        "steps": 300,
+        "learning_rate": 1e-4,
+        "head_initializer": "pca",
+        "crop_scale": 0.3,  # a fifth of a photo often misses what tells its class
+        "interpolate": True,
+    },
+}
+# of a frozen backbone where no folds choose
+UNTUNED_HEAD = {"learning_rate": 5e-4, "head_initializer": "pca"}
+
+# the backbone knows already what the head has to learn; a tenth is usual in metric learning
+BACKBONE_RATE = 0.1
+
+# classes of a batch, or as many as there are
+CLASSES_PER_BATCH = {"scratch": 32, "frozen": 16, "finetuned": 16}
+
+# With a tenth of forty classes, four at a recall of 0.97, no two settings can be told apart.
+VALIDATION_FRACTION = {"scratch": 0.1, "frozen": 0.2, "finetuned": 0.2}
+LEAST_VALIDATION_CLASSES = 10
+
+
+def situation(settings):
+    """"scratch", "frozen" or "finetuned", a key of DEFAULTS."""
+    if settings.freeze_backbone:
+        return "frozen"
+    return "finetuned" if settings.weights else "scratch"
+
+
+def complete(settings):
+    """{name: value} for the settings that were left open and can be known without the data."""
+    kind = situation(settings)
+    filled = {}
+
+    def fill(name, value):
+        if getattr(settings, name) is None and value is not None:
+            filled[name] = value
+
+    tune = settings.tune
+    if tune == "auto":
+        tune = "folds" if kind == "frozen" and not refuses_folds(settings) else "off"
+        filled["tune"] = tune
+    for name, value in DEFAULTS[kind].items():
+        fill(name, value)
+    if kind == "frozen" and tune == "off":
+        for name, value in UNTUNED_HEAD.items():
+            fill(name, value)
+    if kind == "finetuned":
+        rate = settings.learning_rate or filled.get("learning_rate")
+        fill("backbone_learning_rate", BACKBONE_RATE * rate)
+    if filled.get("interpolate") and not can_interpolate(settings, tune):
+        filled["interpolate"] = False
+    fill("steps_per_epoch", _steps_per_epoch(filled.get("steps", settings.steps)))
+    return filled
+
+
+def refuses_folds(settings):
+    """Why no folds over the classes can choose, in words; empty where they can."""
+    if not settings.freeze_backbone:
+        return "with a frozen backbone alone a head trains in seconds (freeze_backbone)"
+    if settings.validation_fraction is not None:
+        return "folds hold out every training class once, so they leave no validation_fraction"
+    if settings.loss == "hierarchical_triplet" or settings.neighbour_classes > 1:
+        return "a class tree follows one training"
+    if settings.hdml != "off":
+        return "hdml trains networks of its own beside the head"
+    if settings.curriculum:
+        return "a curriculum's stages divide one training"
+    return ""
+
+
+def can_interpolate(settings, tune):
+    """Whether weights between start and trained ones mean something and can be chosen among."""
+    moving = not settings.freeze_backbone and settings.frozen_batch_norm is False
+    from_scratch = situation(settings) == "scratch" and settings.frozen_batch_norm is not True
+    return not (moving or from_scratch or (settings.validation_fraction == 0 and tune == "off"))
+
+
+def validation_fraction(settings, num_classes):
+    """The share of the training classes that is held out.
+
+    Args:
+        settings: `Settings`, complete.
+        num_classes: training classes, those to be held out among them.
+    """
+    if settings.validation_fraction is not None:
+        return settings.validation_fraction
+    if settings.tune == "folds":
+        return 0.0
+    share = VALIDATION_FRACTION[situation(settings)]
+    if situation(settings) == "scratch":
+        return share
+    # a third at most: what is held out is not learned from
+    return min(1 / 3, max(share, LEAST_VALIDATION_CLASSES / num_classes))
+
+
+def classes_per_batch(settings, num_classes):
+    """Classes in a batch: as set, else the default or as many as there are to train on."""
+    if settings.classes_per_batch is not None:
+        return settings.classes_per_batch
+    most = min(CLASSES_PER_BATCH[situation(settings)], num_classes)
+    # whole groups of neighbours
+    return max(2, most - most % settings.neighbour_classes)
+
+
+def _steps_per_epoch(steps):
+    """The largest divisor of all steps that is 100 or less: what stands between evaluations."""
+    return next(count for count in range(min(100, max(1, steps)), 0, -1) if steps % count == 0)
