@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.images import batch_views, crop_window, evaluation_batches, read_crop
+from keras_ms.data.images import batch_views, crop_window, decode, evaluation_batches, read_crop
 
 SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
 
@@ -128,6 +128,19 @@ def test_evaluation_view_is_pillows(tmp_path, size):
     expected = resized[top : top + 32, left : left + 32]
     images, _ = next(iter(evaluation_batches(list_of([path, path]), 32, resize_to=36)))
     assert np.abs(images[0] - expected).max() <= 1.5
+
+
+def test_photos_are_decoded_to_the_pixels_of_pillow(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 15, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((150, 120), Image.BICUBIC)
+    for number, options in enumerate(
+        ({"quality": 75}, {"quality": 95, "subsampling": 0}, {"progressive": True})
+    ):
+        path = tmp_path / f"{number}.jpg"
+        picture.save(path, **options)
+        difference = decode(path.read_bytes()).numpy() - np.asarray(Image.open(path), int)
+        # the faster transform is as much as 5 away
+        assert np.abs(difference).max() <= 1
 
 
 def test_evaluation_of_images_in_memory():
