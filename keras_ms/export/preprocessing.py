@@ -27,9 +27,9 @@ _RESIZING = {
 class Preprocessing:
     """The way from a picture to a model's input that `evaluation_batches` takes.
 
-    Exported files hold it, so that whoever runs one feeds it what it was evaluated on. Photos
-    squashed to a square, or shown whole where the model saw centres, lose Recall@K:
-    docs/runtimes.md has figures.
+    Exported files hold it, so that whoever runs one feeds it what it was evaluated on: a photo
+    that is squashed to a square, or shown whole where the model was evaluated on centres, gets
+    another embedding. docs/runtimes.md does what it says without keras_ms.
 
     Args:
         image_size: side in pixels of the square that is cut out of the centre, or (height, width).
