@@ -20,8 +20,9 @@ _METRICS = "recall,r_precision,map_at_r,nmi,ami,f1"
 _EXPLANATIONS = {
     "image_size": "height and width the network sees, pixels; needed, without --config, where the "
     "model takes any and its file records none",
-    "resize_to": "shorter side before the centre crop, pixels (default: that of --config, else what "
-    "the model's file records, else image_size * 256 / 227 for photos, image_size for characters)",
+    "resize_to": "shorter side before the centre crop, pixels (default: that of --config, else "
+    "what the model's file records, else image_size * 256 / 227 for photos, image_size for "
+    "characters)",
     "seed": "of drawn glyphs and held-out validation classes (default: that of --config), of the "
     "bootstrap and of k-means (default: 0)",
     "test_fraction": "share of the classes of a plain folder, last in sorted order, that test "

@@ -43,10 +43,9 @@ def model_card(wrapped, metadata, preprocessing):
         "keras_ms_version": __version__,
     }
     card |= {key: str(value) for key, value in metadata.items()}
-    # words of the caller's own are not contradicted by a rule derived here
-    return card if rule is None or "preprocessing" in metadata else card | {
-        "preprocessing_rule": rule
-    }
+    if rule is not None and "preprocessing" not in metadata:  # the caller's own words stand alone
+        card["preprocessing_rule"] = rule
+    return card
 
 
 def _refuse_two_rules(metadata, preprocessing):

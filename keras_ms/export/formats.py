@@ -10,8 +10,8 @@ def export_formats(model, folder, formats, *, metadata=None, preprocessing=None,
     """Writes `folder/saved_model` and `folder/embedder.onnx`, those of them that are asked for.
 
     Args:
-        model, metadata, preprocessing: as in `export_saved_model` and `export_onnx`, which also say what they
-            raise.
+        model, metadata, preprocessing: as in `export_saved_model` and `export_onnx`, which also say
+            what they raise.
         folder: made if missing.
         formats: any of "saved_model" and "onnx".
         log: function that takes a line of text for the user.

@@ -1,7 +1,7 @@
 """How a picture becomes the input of an exported model, in words and as JSON inside the file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from keras_ms.export.parity import import_onnx_package
@@ -54,6 +54,7 @@ class Preprocessing:
 
     image_size: int | tuple[int, int] | None = None
     resize_to: int | None = None
+    _: KW_ONLY
     exif_orientation: bool = False
     before_resizing: str = ""
 
