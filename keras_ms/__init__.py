@@ -49,6 +49,7 @@ from keras_ms.version import __version__ as __version__
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
     "NeighbourIndices": "keras_ms.data.neighbour_indices",
+    "Preprocessing": "keras_ms.export",
     "balanced_batches": "keras_ms.data.balanced_batches",
     "collect_report": "keras_ms.html_report",
     "curriculum_balanced_batches": "keras_ms.data.curriculum_batches",
@@ -94,6 +95,7 @@ __all__ = [
     "NeighbourIndices",
     "PairLoss",
     "PairStatistics",
+    "Preprocessing",
     "Proxies",
     "ProxyAnchorLoss",
     "ProxyNCALoss",

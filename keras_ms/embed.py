@@ -2,14 +2,20 @@
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_ms.data.damaged_images import naming_damaged
-from keras_ms.data.images import evaluation_batches
+from keras_ms.data.images import default_resize_to, evaluation_batches, side_for
 from keras_ms.export.parity import import_onnx_package
+from keras_ms.export.preprocessing import (
+    Preprocessing,
+    recorded_preprocessing,
+    saved_model_facts,
+)
 
 FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
 
@@ -24,6 +30,7 @@ class Embedder(NamedTuple):
         input_dtype: "float32" or an integer type.
         name: the file's name.
         batch_size: images that it takes at a time; None where it takes any number.
+        preprocessing: the `Preprocessing` that the file records; None where it holds none.
     """
 
     run: Any
@@ -31,6 +38,7 @@ class Embedder(NamedTuple):
     input_dtype: str
     name: str
     batch_size: int = None
+    preprocessing: Preprocessing = None
 
 
 def load_embedder(path):
@@ -50,7 +58,8 @@ def load_embedder(path):
         FileNotFoundError: nothing at `path`.
         ImportError: an ONNX file without onnxruntime, of the extra `onnx`.
         ValueError: a file of another kind, one that cannot be loaded, or a model that does not
-            take square RGB images, (batch, size, size, 3), as its only input.
+            take square RGB images, (batch, size, size, 3), as its only input; or one whose file
+            wants images prepared as this version cannot.
 
     Example:
 
@@ -71,12 +80,13 @@ def load_embedder(path):
     else:
         raise ValueError(f"Expected {FORMATS}. Received: {path}")
     try:
-        run, shape, dtype = load(path)
+        run, shape, dtype, facts = load(path)
     except (ImportError, _WrongModel):
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be loaded as {FORMATS}: {error}") from error
-    return Embedder(run, _side(shape, path), dtype, path.name, shape[0])
+    rule = recorded_preprocessing(facts, path.name)
+    return Embedder(run, _side(shape, path), dtype, path.name, shape[0], rule)
 
 
 def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_size=64, verbose=True):
@@ -85,9 +95,7 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
     Args:
         embedder: `Embedder`.
         images: ImageList.
-        image_size: side in pixels. Defaults to None: the model's; for a model that takes any, the
-            default of `keras_ms.data.images.evaluation_batches`.
-        resize_to: as in `evaluation_batches`.
+        image_size, resize_to: what `view_sizes` takes.
         batch_size: images embedded at a time. Changes memory and speed only; a model of a fixed
             batch is given its own.
         verbose: show progress on standard error, if it is a terminal.
@@ -100,14 +108,18 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
             output that is not one row an image, or NaN or infinity in it; the first such image is
             named.
     """
-    if embedder.image_size and image_size not in (None, embedder.image_size):
-        raise ValueError(
-            f"{embedder.name} takes images of {embedder.image_size} x {embedder.image_size} "
-            f"pixels. Received: image_size={image_size}. Leave it out"
+    image_size, resize_to = view_sizes(
+        embedder, images, image_size=image_size, resize_to=resize_to
+    )
+    if embedder.preprocessing and embedder.preprocessing.exif_orientation:
+        warnings.warn(
+            f"{embedder.name} wants photos turned as their EXIF orientation says. They are read as "
+            "stored: photos that need turning get other embeddings than they should",
+            stacklevel=2,
         )
     batches = evaluation_batches(
         images,
-        embedder.image_size or image_size,
+        image_size,
         resize_to=resize_to,
         batch_size=embedder.batch_size or batch_size,
         cache=False,
@@ -125,6 +137,38 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
     if shown:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     return np.concatenate(rows)
+
+
+def view_sizes(embedder, images, *, image_size=None, resize_to=None):
+    """The sizes at which a model is shown a list of images.
+
+    What is given wins; then what the model's file records; then the defaults of
+    `keras_ms.data.images.evaluation_batches`.
+
+    Args:
+        embedder: `Embedder`.
+        images: ImageList.
+        image_size: side of the centre that is cut out, in pixels, or None.
+        resize_to: pixels of the shorter side before the cut, or None. A record counts for its own
+            `image_size` alone.
+
+    Returns:
+        (image_size, resize_to).
+
+    Raises:
+        ValueError: `image_size` that the model does not take.
+    """
+    if embedder.image_size and image_size not in (None, embedder.image_size):
+        raise ValueError(
+            f"{embedder.name} takes images of {embedder.image_size} x {embedder.image_size} "
+            f"pixels. Received: image_size={image_size}. Leave it out"
+        )
+    rule = embedder.preprocessing or Preprocessing()
+    recorded = rule.image_size if isinstance(rule.image_size, int) else None  # a square's side
+    size = side_for(images, image_size or embedder.image_size or recorded)
+    if resize_to is None and recorded == size:
+        resize_to = rule.resize_to
+    return size, default_resize_to(images, size) if resize_to is None else resize_to
 
 
 def _embedded(embedder, batch, names):
@@ -165,7 +209,8 @@ def _keras_model(path):
             f"{len(inputs) or 'none that is known'}"
         )
     dtype = inputs[0].dtype
-    return model.predict_on_batch, tuple(inputs[0].shape), dtype if "int" in dtype else "float32"
+    dtype = dtype if "int" in dtype else "float32"
+    return model.predict_on_batch, tuple(inputs[0].shape), dtype, {}
 
 
 def _saved_model(path):
@@ -185,7 +230,7 @@ def _saved_model(path):
         # closes over `loaded`: its variables must stay alive while a signature is called
         return loaded.signatures["serving_default"](**{name: tf.constant(images)})[output].numpy()
 
-    return run, tuple(spec.shape), spec.dtype.name
+    return run, tuple(spec.shape), spec.dtype.name, saved_model_facts(path)
 
 
 def _onnx_model(path):
@@ -202,7 +247,8 @@ def _onnx_model(path):
         raise _WrongModel(f"Expected float32 or uint8 images. {path.name} takes {taken.type}")
     # open sizes are texts
     shape = tuple(size if isinstance(size, int) else None for size in taken.shape)
-    return lambda images: session.run([output], {name: images})[0], shape, dtype
+    facts = session.get_modelmeta().custom_metadata_map
+    return lambda images: session.run([output], {name: images})[0], shape, dtype, facts
 
 
 def _single(values, kind, path):

@@ -19,7 +19,10 @@ _METRICS = "recall,r_precision,map_at_r,nmi,ami,f1"
 # what differs from training
 _EXPLANATIONS = {
     "image_size": "height and width the network sees, pixels; needed, without --config, where the "
-    "model takes any",
+    "model takes any and its file records none",
+    "resize_to": "shorter side before the centre crop, pixels (default: that of --config, else "
+    "what the model's file records, else image_size * 256 / 227 for photos, image_size for "
+    "characters)",
     "seed": "of drawn glyphs and held-out validation classes (default: that of --config), of the "
     "bootstrap and of k-means (default: 0)",
     "test_fraction": "share of the classes of a plain folder, last in sorted order, that test "
@@ -155,15 +158,19 @@ def _saved(options):
 
 def _embedded(options):
     from keras_ms.data.load_images import load_images
-    from keras_ms.embed import embed_images, load_embedder
+    from keras_ms.embed import embed_images, load_embedder, view_sizes
     from keras_ms.evaluation.saved_embeddings import write_embeddings
-    from keras_ms.run_data import shorter_side
 
     embedder, split = load_embedder(options["model"]), options["split"]
-    settings = _settings(options, embedder.image_size)
+    settings = _settings(options, embedder)
     every = load_images(settings, needed=(split,))
     images = every.subset(split)
-    size, resize_to = settings.image_size, shorter_side(settings, every)
+    size, resize_to = view_sizes(
+        embedder,
+        images,
+        image_size=settings.image_size,
+        resize_to=settings.resize_to or None,  # 0 stands for the default
+    )
     print(
         f"Measured: the {len(images):,} {split} images of {images.name}, at {size} x {size} pixels"
         + (f" (the centre, shorter side {resize_to})" if resize_to != size else "")
@@ -173,6 +180,9 @@ def _embedded(options):
             f"Not measured: its other {len(every) - len(images):,} images (choose with --split; "
             "--test-fraction 1 takes all of a plain folder)"
         )
+    rule = embedder.preprocessing
+    if rule and rule.before_resizing:
+        print(f"{embedder.name} was evaluated on images prepared first: {rule.before_resizing}")
     embeddings = embed_images(
         embedder,
         images,
@@ -182,7 +192,8 @@ def _embedded(options):
     )
     if options["save_embeddings"]:
         names = (*IMAGE_SETTINGS, "validation_groups", "rotated_classes")
-        data = {name: getattr(settings, name) for name in names} | {"split": split}
+        data = {name: getattr(settings, name) for name in names}
+        data |= {"split": split, "resize_to": resize_to}
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
             data[name] = data[name] and str(Path(data[name]).resolve())
@@ -192,12 +203,12 @@ def _embedded(options):
     return {"embeddings": embeddings} | {name: getattr(images, name) for name in names}
 
 
-def _settings(options, model_size):
+def _settings(options, embedder):
     """Settings of the images: those of --config, the model's size, then what was given."""
     given = given_settings(options)
     if options["data"] is not None:
         given |= _data_set(options["data"], given)
-    given = with_image_size(given, options, model_size)
+    given = with_image_size(given, options, embedder.image_size, embedder.preprocessing)
     if options["split"] == "test":
         if "validation_fraction" in given:
             raise ValueError("--validation-fraction says nothing about --split test: leave it out")

@@ -33,26 +33,30 @@ def config_settings(options):
     return Settings.read(options["config"]) if options["config"] else Settings()
 
 
-def with_image_size(given, options, model_size):
+def with_image_size(given, options, model_size, preprocessing=None):
     """The given settings with the size of the images that a model takes.
 
     Args:
         given: of `given_settings`.
         options: dict with `model`, its path, and `config`.
         model_size: side in pixels, or None for a model that takes any.
+        preprocessing: `Preprocessing` that the model's file records, or None.
 
     Returns:
         dict: `given`, with the size of the model where it says none; a model of any size leaves it
-        to --config.
+        to --config, then to what its file records.
 
     Raises:
         ValueError: neither says it.
     """
     if model_size:
         return {"image_size": model_size} | given
-    if "image_size" not in given and not options["config"]:
+    if "image_size" in given or options["config"]:
+        return given
+    recorded = preprocessing and preprocessing.image_size
+    if not isinstance(recorded, int):
         raise ValueError(
             f"{options['model']} takes images of any size: give --image-size, the side in pixels "
             "that it was trained with (or --config, the settings.json of its run)"
         )
-    return given
+    return {"image_size": recorded} | given

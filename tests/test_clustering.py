@@ -78,5 +78,5 @@ def test_a_missing_scikit_learn_is_named(monkeypatch):
     original = builtins.__import__
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert builtins.__import__ is original
-    with pytest.raises(ImportError, match=r'pip install "keras_ms\[evaluation\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[evaluation\]"'):
         cluster_scores([1, 2], [1, 2])

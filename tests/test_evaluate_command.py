@@ -139,6 +139,71 @@ def test_a_model_of_any_size_needs_one(data, tmp_path, capsys):
     assert "at 24 x 24 pixels (the centre, shorter side 27)" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def with_rule(tmp_path_factory):
+    """A model of any size as .keras, without a rule, and in files that want 20 of 30 pixels."""
+    from keras_ms.export import Preprocessing, export_onnx, export_saved_model
+
+    folder, model = tmp_path_factory.mktemp("with rule"), small_model(size=None)
+    model.save(folder / "model.keras")
+    rule = Preprocessing(20, resize_to=30, before_resizing="cut out the bird")
+    export_saved_model(model, folder / "saved_model", preprocessing=rule)
+    try:
+        export_onnx(model, folder / "model.onnx", preprocessing=rule)
+    except ImportError:
+        pass
+    return folder
+
+
+@pytest.mark.parametrize("name", ["saved_model", "model.onnx"])
+def test_a_model_is_fed_as_its_file_says(data, with_rule, tmp_path, name, capsys):
+    if not (with_rule / name).exists():
+        pytest.skip("needs the extra onnx")
+    words, file = [with_rule / name, data], tmp_path / "a.npz"
+    assert main(["evaluate", *map(str, words), "--save-embeddings", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "at 20 x 20 pixels (the centre, shorter side 30)" in said
+    assert "on images prepared first: cut out the bird" in said
+    images = ImageList.from_folder(data).subset("test")
+    bare, fed = load_embedder(with_rule / "model.keras"), load_embedder(with_rule / name)
+    assert bare.preprocessing is None and fed.preprocessing.resize_to == 30
+    expected = embed_images(bare, images, image_size=20, resize_to=30)
+    found = [embed_images(fed, images)]
+    with np.load(file) as saved:
+        found.append(saved["embeddings"])
+        # the report cuts its pictures alike
+        assert json.loads(str(saved["data"]))["resize_to"] == 30
+    for embeddings in found:
+        np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    # what is given wins
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"image_size": 24, "resize_to": 40}))
+    for options, sizes in (
+        (["--resize-to", 26], "20 x 20 pixels (the centre, shorter side 26)"),
+        (["--image-size", 24], "24 x 24 pixels (the centre, shorter side 27)"),
+        (["--config", config], "24 x 24 pixels (the centre, shorter side 40)"),
+    ):
+        assert main(["evaluate", *map(str, [*words, *options])]) == 0
+        assert sizes in capsys.readouterr().out
+    given = embed_images(fed, images, image_size=24, resize_to=26)
+    other = embed_images(bare, images, image_size=24, resize_to=26)
+    np.testing.assert_allclose(given, other, atol=1e-5)
+
+
+def test_what_a_file_wants_and_is_not_done_is_said(data, tmp_path, models):
+    from keras_ms.export import Preprocessing, export_saved_model
+
+    rule = Preprocessing(resize_to=18, exif_orientation=True)
+    export_saved_model(small_model(), tmp_path / "turned", preprocessing=rule)
+    images = ImageList.from_folder(data).subset("test")
+    with pytest.warns(UserWarning, match="turned wants photos turned as their EXIF"):
+        embed_images(load_embedder(tmp_path / "turned"), images)
+    file = tmp_path / "turned" / "assets.extra" / "keras_ms.json"
+    file.write_text(file.read_text().replace("bilinear", "bicubic"))
+    with pytest.raises(ValueError, match="cannot follow.*Use the version that wrote the file"):
+        load_embedder(tmp_path / "turned")
+
+
 def test_a_name_and_a_folder_together_and_a_folder_over_the_set_of_a_run(
     data, models, tmp_path, capsys
 ):

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.images import batch_views, crop_window, evaluation_batches, read_crop
+from keras_ms.data.images import (
+    batch_views,
+    centre_view,
+    crop_window,
+    decode,
+    default_resize_to,
+    evaluation_batches,
+    read_crop,
+)
 
 SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
 
@@ -128,6 +136,54 @@ def test_evaluation_view_is_pillows(tmp_path, size):
     expected = resized[top : top + 32, left : left + 32]
     images, _ = next(iter(evaluation_batches(list_of([path, path]), 32, resize_to=36)))
     assert np.abs(images[0] - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize(
+    "size, resize_to",
+    # in float32 the first three end on the wrong side
+    [((120, 175), 36), ((56, 77), 180), ((81, 54), 253), ((24, 35), 36), ((24, 37), 36)],
+)
+def test_a_side_that_ends_half_way_rounds_to_even(size, resize_to):
+    rows = np.broadcast_to(np.linspace(0, 255, size[1])[:, None], (size[1], 3)).astype(np.uint8)
+    pixels = np.broadcast_to(rows, (*size, 3))
+    scaled = [round(side * resize_to / min(size)) for side in size]
+    resized = np.asarray(Image.fromarray(pixels).resize(scaled[::-1], Image.BILINEAR), float)
+    top, left = ((side - 32) // 2 for side in scaled)
+    found = centre_view(tf.constant(pixels), 32, resize_to)
+    assert np.abs(found - resized[top : top + 32, left : left + 32]).max() <= 1
+
+
+def test_photos_lose_their_border_by_default_and_characters_do_not(tmp_path):
+    pixels = np.zeros((4, 30, 20, 3), np.uint8)
+    pixels[:, 5:25] = 250  # the centred square
+    paths = []
+    for number in range(4):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(smooth_image(60, 90)).save(paths[-1])
+    photos = list_of(paths)
+    characters = ImageList(list("abcd"), [0, 0, 1, 1], "xy", ["train"] * 4, pixels)
+    assert [default_resize_to(photos, side) for side in (160, 224, 227)] == [180, 253, 256]
+    assert default_resize_to(characters, 160) == 160
+    for images, size in ((photos, 32), (characters, 16)):
+        (default, _), = evaluation_batches(images, size)
+        resize_to = default_resize_to(images, size)
+        (expected, _), = evaluation_batches(images, size, resize_to=resize_to)
+        assert (default.numpy() == expected.numpy()).all()
+    (whole, _), = evaluation_batches(photos, 32, resize_to=32)
+    assert np.abs(whole - evaluation_batches(photos, 32).get_single_element()[0]).max() > 5
+
+
+def test_photos_are_decoded_to_the_pixels_of_pillow(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (12, 15, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((150, 120), Image.BICUBIC)
+    for number, options in enumerate(
+        ({"quality": 75}, {"quality": 95, "subsampling": 0}, {"progressive": True})
+    ):
+        path = tmp_path / f"{number}.jpg"
+        picture.save(path, **options)
+        difference = decode(path.read_bytes()).numpy() - np.asarray(Image.open(path), int)
+        # the faster transform is as much as 5 away
+        assert np.abs(difference).max() <= 1
 
 
 def test_evaluation_of_images_in_memory():

@@ -112,5 +112,5 @@ def _scikit_learn(module):
     except ImportError as error:
         raise ImportError(
             f"NMI, AMI and F1 need scikit-learn, which could not be imported ({error}). "
-            'Install it with: pip install "keras_ms[evaluation]"'
+            'Install it with: pip install -e ".[evaluation]"'
         ) from error

@@ -5,23 +5,27 @@ import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
 
+from keras_ms.export.preprocessing import described_preprocessing
 from keras_ms.version import __version__
 
 
-def model_card(wrapped, metadata):
-    """Facts stored in an exported file, all of them text.
+def model_card(wrapped, metadata, preprocessing):
+    """Facts stored in an exported file, all of them text but one.
 
     Args:
         wrapped: `InferenceModel`.
         metadata: mapping of further facts, or None: `training_data`, `recall_at_1`, whatever
             else a reader of the file should know. Its entries win over the derived ones.
+        preprocessing: `Preprocessing`, or None: what the model's input tells.
 
     Returns:
         dict of str to str with at least `preprocessing`, `embedding_dimension`, `training_data`,
-        `recall_at_1` and `keras_ms_version`.
+        `recall_at_1` and `keras_ms_version`. Beside it, for a model of images whose
+        `preprocessing` is not given in `metadata`, the dict `preprocessing_rule`.
 
     Raises:
-        ValueError: `metadata` is not a mapping with text keys.
+        ValueError: `metadata` is not a mapping with text keys, or says what `preprocessing` says;
+            a `preprocessing` that does not fit the model.
     """
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
@@ -29,24 +33,30 @@ def model_card(wrapped, metadata):
             "Expected `metadata` to be a mapping from names to values, such as "
             f"{{'training_data': 'CUB-200-2010, classes 1-100'}}. Received: {metadata!r}"
         )
+    _refuse_two_rules(metadata, preprocessing)
+    text, rule = described_preprocessing(wrapped, preprocessing)
     card = {
-        "preprocessing": _preprocessing(wrapped),
+        "preprocessing": text,
         "embedding_dimension": "x".join(map(str, wrapped.output_shape)),
         "training_data": "not recorded",
         "recall_at_1": "not recorded",
         "keras_ms_version": __version__,
     }
-    return card | {key: str(value) for key, value in metadata.items()}
+    card |= {key: str(value) for key, value in metadata.items()}
+    if rule is not None and "preprocessing" not in metadata:  # the caller's own words stand alone
+        card["preprocessing_rule"] = rule
+    return card
 
 
-def _preprocessing(wrapped):
-    sizes = "x".join("any" if size is None else str(size) for size in wrapped.input_shape)
-    if len(wrapped.input_shape) != 3:
-        return f"{wrapped.input_dtype}, {sizes}"
-    *_, channels = wrapped.input_shape
-    colours = {1: "grey, ", 3: "RGB, "}.get(channels, "")
-    sizes = sizes.rsplit("x", 1)[0]
-    return f"{colours}0-255, {wrapped.input_dtype}, NHWC, {sizes}"
+def _refuse_two_rules(metadata, preprocessing):
+    if "preprocessing_rule" in metadata or (
+        preprocessing is not None and "preprocessing" in metadata
+    ):
+        raise ValueError(
+            "Give the way to the model's input once: as preprocessing=keras_ms.Preprocessing(…), "
+            "or in words as metadata={'preprocessing': …} where that does not fit. Received: "
+            f"preprocessing={preprocessing!r}, metadata={metadata!r}"
+        )
 
 
 @contextmanager

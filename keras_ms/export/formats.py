@@ -6,12 +6,12 @@ from keras_ms.export.onnx_file import export_onnx
 from keras_ms.export.saved_model import export_saved_model
 
 
-def export_formats(model, folder, formats, *, metadata=None, log=print):
+def export_formats(model, folder, formats, *, metadata=None, preprocessing=None, log=print):
     """Writes `folder/saved_model` and `folder/embedder.onnx`, those of them that are asked for.
 
     Args:
-        model, metadata: as in `export_saved_model` and `export_onnx`, which also say what they
-            raise.
+        model, metadata, preprocessing: as in `export_saved_model` and `export_onnx`, which also say
+            what they raise.
         folder: made if missing.
         formats: any of "saved_model" and "onnx".
         log: function that takes a line of text for the user.
@@ -26,7 +26,7 @@ def export_formats(model, folder, formats, *, metadata=None, log=print):
     ):
         if kind in formats:
             path = Path(folder) / name
-            difference = export(model, path, metadata=metadata)
+            difference = export(model, path, metadata=metadata, preprocessing=preprocessing)
             written[kind] = {"path": str(path), "max_difference": difference}
             log(f"{path}: differs from the model by at most {difference:.1e}")
     return written

@@ -1,5 +1,6 @@
 """Writes an ONNX file that onnxruntime, OpenVINO and others run without Python or TensorFlow."""
 
+import json
 import logging
 import os
 import warnings
@@ -18,13 +19,22 @@ from keras_ms.whole_files import whole_file
 OPSETS = range(11, 19)
 
 
-def export_onnx(model, path, *, opset=17, tolerance=1e-5, metadata=None, image_size=None):
+def export_onnx(
+    model,
+    path,
+    *,
+    opset=17,
+    tolerance=1e-5,
+    metadata=None,
+    preprocessing=None,
+    image_size=None,
+):
     """Writes the inference mode of a Keras model as an ONNX file.
 
     The input is named `image`, the output `embedding` (float32), the first dimension of both
-    `batch`, of any size. The file's metadata hold `preprocessing`, `embedding_dimension`,
-    `training_data`, `recall_at_1` and `keras_ms_version`. Mixed-precision models are written in
-    float32.
+    `batch`, of any size. The file's metadata hold `preprocessing` in words,
+    `preprocessing_rule` as JSON, `embedding_dimension`, `training_data`, `recall_at_1` and
+    `keras_ms_version`. Mixed-precision models are written in float32.
 
     The file takes its name only after onnx's checker passed it and its outputs in onnxruntime were
     compared with the model's on seeded random images, 0–255, at batch sizes 1 and 3; otherwise
@@ -40,8 +50,10 @@ def export_onnx(model, path, *, opset=17, tolerance=1e-5, metadata=None, image_s
             largest output above. Defaults to `1e-5`, some ten times what different orders of
             summation cost a deep network in float32.
         metadata: mapping of facts to store. `training_data` and `recall_at_1` are known only to
-            the caller; `preprocessing` describes keras_ms's own models (RGB, 0-255), so give it
-            for a model that expects something else.
+            the caller. `preprocessing`, in words, for a model that expects something else than
+            keras_ms's own (RGB, 0-255).
+        preprocessing: `Preprocessing`, how a picture becomes the model's input. Defaults to
+            `None`: size, range and order of colours alone, without how to resize.
         image_size: pixels, an int or (height, width), at which a model that leaves them open is
             compared. Defaults to `None`: 224.
 
@@ -51,7 +63,8 @@ def export_onnx(model, path, *, opset=17, tolerance=1e-5, metadata=None, image_s
     Raises:
         ImportError: a package of the extra `onnx` is missing.
         ValueError: the model cannot be exported (several inputs or outputs, never called, no
-            float32 copy, an operation that ONNX does not have), or `opset` is not supported.
+            float32 copy, an operation that ONNX does not have), `opset` is not supported, or
+            `preprocessing` does not fit the model.
         ExportMismatchError: the outputs differ by more than `tolerance`.
         OSError: the file cannot be written, or the disk is full.
 
@@ -72,7 +85,7 @@ def export_onnx(model, path, *, opset=17, tolerance=1e-5, metadata=None, image_s
     for package in ("onnx", "onnxruntime"):
         import_onnx_package(package)
     wrapped = inference_model(model, image_size)
-    card = model_card(wrapped, metadata)
+    card = model_card(wrapped, metadata, preprocessing)
     content = _onnx_model(wrapped, opset, card).SerializeToString()
     with explained_write_errors(path, len(content)), whole_file(path) as new:
         new.write_bytes(content)
@@ -92,7 +105,8 @@ def _onnx_model(wrapped, opset, card):
         with _quiet_tf2onnx() as tf2onnx, _constant_normalization(wrapped.model):
             proto, _ = tf2onnx.convert.from_function(function, [spec], opset=opset)
         _name_dimensions(proto.graph, wrapped)
-        onnx.helper.set_model_props(proto, card)
+        facts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in card.items()}
+        onnx.helper.set_model_props(proto, facts)
         onnx.checker.check_model(proto, full_check=True)
     except ImportError:
         raise

@@ -196,5 +196,5 @@ def import_onnx_package(name):
     except ImportError as error:
         raise ImportError(
             f"Export to ONNX needs the package {name!r}, which could not be imported ({error}). "
-            'Install what it needs with: pip install "keras_ms[onnx]"'
+            'Install what it needs with: pip install -e ".[onnx]"'
         ) from error

@@ -10,13 +10,13 @@ import keras
 from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import inference_model
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
+from keras_ms.export.preprocessing import METADATA_FILE
 from keras_ms.whole_files import whole_folder
 
-# The folder that TensorFlow leaves to other programs inside a SavedModel.
-METADATA_FILE = "assets.extra/keras_ms.json"
 
-
-def export_saved_model(model, path, *, tolerance=1e-5, metadata=None, image_size=None):
+def export_saved_model(
+    model, path, *, tolerance=1e-5, metadata=None, preprocessing=None, image_size=None
+):
     """Writes the inference mode of a Keras model as a TensorFlow SavedModel folder.
 
     The signatures `serve` and `serving_default` take `image`, any number of images, and return
@@ -34,6 +34,8 @@ def export_saved_model(model, path, *, tolerance=1e-5, metadata=None, image_size
             largest output above. Defaults to `1e-5`, some ten times what different orders of
             summation cost a deep network in float32.
         metadata: mapping of facts to store, such as `training_data` and `recall_at_1`.
+        preprocessing: `Preprocessing`, how a picture becomes the model's input. Defaults to
+            `None`: size, range and order of colours alone, without how to resize.
         image_size: pixels, an int or (height, width), at which a model that leaves them open is
             compared. Defaults to `None`: 224.
 
@@ -42,7 +44,8 @@ def export_saved_model(model, path, *, tolerance=1e-5, metadata=None, image_size
 
     Raises:
         ValueError: the model cannot be exported (several inputs or outputs, never called, no
-            float32 copy), or `path` is a folder that holds something else.
+            float32 copy), `path` is a folder that holds something else, or `preprocessing` does
+            not fit the model.
         ExportMismatchError: the outputs differ by more than `tolerance`.
         OSError: the folder cannot be written, or the disk is full.
 
@@ -59,7 +62,7 @@ def export_saved_model(model, path, *, tolerance=1e-5, metadata=None, image_size
     checked_tolerance(tolerance)
     _refuse_to_replace_other_folders(path)
     wrapped = inference_model(model, image_size)
-    card = model_card(wrapped, metadata)
+    card = model_card(wrapped, metadata, preprocessing)
     archive = _archive(wrapped)
     byte_count = 4 * wrapped.model.count_params()  # float32
     with explained_write_errors(path, byte_count), whole_folder(path) as new:

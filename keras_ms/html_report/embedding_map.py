@@ -18,7 +18,7 @@ def check_map_library():
         import sklearn.manifold  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "The map of the report needs scikit-learn: pip install 'keras_ms[evaluation]'"
+            'The map of the report needs scikit-learn: pip install -e ".[evaluation]"'
         ) from error
 
 
