@@ -7,6 +7,34 @@ from keras_ms.html_report.markup import join, tag
 # at a phone's width, 350 pixels, the texts of 13 units are still 10 pixels high
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+# of the range of the values, on either side
+_MARGIN = 0.1
+# values that differ by less look as equal as they are
+_LEAST_RANGE = 0.02
+
+
+def close_range(values, lowest, highest):
+    """(low, high) of an axis that shows what moves: the values with a margin, no more.
+
+    Args:
+        values: finite numbers.
+        lowest, highest: what the axis does not leave; the range without any value. May be
+            infinite where there are values.
+
+    Example:
+
+    >>> close_range([0.5, 0.6], 0, 1)
+    (0.49, 0.61)
+    """
+    if not values:
+        return lowest, highest
+    low, high = min(values), max(values)
+    least = _LEAST_RANGE * max(1, abs(low), abs(high))
+    range_ = max((1 + 2 * _MARGIN) * (high - low), least)
+    start = (low + high - range_) / 2
+    # at an end of the axis the margin is all on the other side
+    start = max(lowest, min(start, highest - range_))
+    return round(start, 12), round(min(start + range_, highest), 12)
 
 
 def line_chart(label, lines, x_name, y_range=None):
