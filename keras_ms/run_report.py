@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_ms.command_words import UnfinishedRun
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.saved_embeddings import read_embeddings
@@ -199,10 +200,11 @@ def _map_options(num_map_images):
 
 def _check_weights(run):
     if not run.model.is_file() and not run.best_weights.is_file():
-        raise FileNotFoundError(
+        raise UnfinishedRun(
             f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
             f"its end, or {run.best_weights.name}, which runs with validation classes get with "
-            f"their first epoch. Continue it with: train --resume {run.path}"
+            "their first epoch",
+            run.path,
         )
 
 
