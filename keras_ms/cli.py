@@ -8,9 +8,11 @@ import logging
 import sys
 from pathlib import Path
 
+from keras_ms.command_words import RunInterrupted, UnfinishedRun, resume_command
 from keras_ms.convert_command import add_parser as add_convert_weights
 from keras_ms.curriculum_command import add_parser as add_curriculum
 from keras_ms.evaluate_command import add_parser as add_evaluate
+from keras_ms.progress import is_terminal
 from keras_ms.report_command import add_parser as add_report
 from keras_ms.setting_options import add_setting, flag
 from keras_ms.settings import Settings
@@ -31,13 +33,21 @@ def main(arguments=None):
     _log_to_terminal()
     try:
         command(options)
-    except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        words = ""
+        if isinstance(interruption, RunInterrupted):
+            words = f". Continue with: {resume_command(interruption.path, arguments)}"
+        # on a terminal a bar or ^C may stand in the line
+        line_end = "\n" if is_terminal(sys.stderr) else ""
+        print(f"{line_end}Interrupted{words}", file=sys.stderr)
         return 130
     except _USER_ERRORS as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        words = ""
+        if isinstance(error, UnfinishedRun):
+            words = f". Continue it with: {resume_command(error.path, arguments)}"
+        print(f"error: {error}{words}", file=sys.stderr)
         return 1
     return 0
 

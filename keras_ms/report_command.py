@@ -1,6 +1,5 @@
 """keras-ms report: the HTML page of a run."""
 
-import sys
 from pathlib import Path
 
 
@@ -61,6 +60,7 @@ def _report(options):
     check_writable(path.parent)
     check_map_library()
 
+    from keras_ms.progress import shown_progress
     from keras_ms.run_report import embeddings_report, run_report
 
     if run:
@@ -70,7 +70,7 @@ def _report(options):
             data_dir=options["data_dir"],
             test_classes=options["test_classes"],
             num_map_images=options["map_images"],
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=shown_progress(),
         )
     else:
         size = embeddings_report(

@@ -1,4 +1,8 @@
-"""What the report of a run says about it beside its results: facts, settings, history, pictures."""
+"""What the files of a run say about it, for its report: facts, settings, history, recalls, choice.
+
+Files of every version are read: before there was a choice.json, baselines.json held the recalls on
+the test classes alone, and some of its names and of summary.json's were others.
+"""
 
 import csv
 import dataclasses
@@ -6,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.html_report.choice_section import Candidate, Choice
 from keras_ms.html_report.markup import percent
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
+# of recalls, in earlier versions
+_RENAMED = {"before_training": "step_0", "best_on_validation": "chosen"}
+_IN_WORDS = {"pooled_features": "pooled features", "step_0": "before training"}
 _LARGEST_PICTURE = 3 * 2**20  # bytes
 
 
@@ -54,9 +62,8 @@ def run_facts(run, settings, images, embedder, weights):
         facts["Drawings"] = "cut to a square around the ink"
     if settings.curriculum:
         facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"
-    baselines = run.read_json(run.baselines) or {}
-    known = [f"{percent(recalls['1'], 1)} {name.replace('_', ' ')}"
-             for name, recalls in baselines.items() if recalls]
+    known = [f"{percent(recall[1], 1)} {_IN_WORDS.get(name, name.replace('_', ' '))}"
+             for name, recall in run_baselines(run)["test"].items() if 1 in recall]
     if known:
         facts["Recall@1 for comparison"] = ", ".join(known)
     environment = run.read_json(run.path / "environment.json") or {}
@@ -66,6 +73,111 @@ def run_facts(run, settings, images, embedder, weights):
     if known:
         facts["Trained with"] = ", ".join(known)
     return facts
+
+
+def run_baselines(run):
+    """Recalls of what needs no training.
+
+    Args:
+        run: `RunFolder`.
+
+    Returns:
+        Dict from "validation" and "test" to a dict from "raw_pixels", "pooled_features" and
+        "step_0", the network before training, to Recall@K by K. What is not known is left out.
+    """
+    found = run.read_json(run.baselines) or {}
+    if not set(found) <= {"validation", "test"}:
+        found = {"test": found}
+    return {split: _recalls(found.get(split)) for split in ("validation", "test")}
+
+
+def run_test_recalls(run):
+    """Recall@K by K on the test classes of "raw_pixels", "step_0", "last", "chosen" and others.
+
+    None of them before the run is finished.
+    """
+    return _recalls((run.read_json(run.summary) or {}).get("test_recall"))
+
+
+def run_choice(run):
+    """The `Choice` of the run; None where it had none to make.
+
+    Raises:
+        ValueError: choice.json is not what a run writes.
+    """
+    file = run.path / "choice.json"
+    found = run.read_json(file)
+    if found is None:
+        return None
+    try:
+        candidates = [
+            Candidate(one["learning_rate"], one["steps"], one["alpha"], _by_k(one["recall"]))
+            for one in found["candidates"]
+        ]
+        return Choice(
+            found["by"], candidates, found["chosen"], _by_k(found.get("pooled_features")),
+            _by_k(found.get("step_0")),
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"Expected in {file} what training writes: by, candidates, chosen. Received another "
+            f"content ({type(error).__name__}: {error}). Move the file away to write the report "
+            "without it"
+        ) from error
+
+
+def run_levels(run, history):
+    """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
+
+    Args:
+        run: `RunFolder`.
+        history: of `run_history`; its curves are on the validation classes, or on the test
+            classes of a run without these.
+    """
+    on = "validation" if any(name.startswith("val_") for row in history for name in row) else "test"
+    found = run_baselines(run)[on]
+    return {words: found[name][1] for name, words in _IN_WORDS.items()
+            if 1 in found.get(name, {})}
+
+
+def run_remarks(run, history):
+    """What a user should know first: a list of sentences, most often none."""
+    choice, baselines, test = run_choice(run), run_baselines(run), run_test_recalls(run)
+    pairs = {}  # where it was measured: the chosen embedder's Recall@1, the pooled features'
+    if choice is not None:
+        best = choice.candidates[choice.chosen]
+        pairs[f"when it was chosen ({choice.by})"] = best.recall, choice.pooled_features
+    else:
+        found = [row.get("val_recall@1", np.nan) for row in history]
+        best = {1: np.nanmax(found)} if np.isfinite(found).any() else {}
+        pooled = baselines["validation"].get("pooled_features", {})
+        pairs["on the validation classes"] = best, pooled
+    chosen = test.get("chosen", test.get("last", {}))
+    pairs["on the test classes"] = chosen, baselines["test"].get("pooled_features", {})
+    worse = [
+        f"{percent(ours[1], 1)} against {percent(pooled[1], 1)} {where}"
+        for where, (ours, pooled) in pairs.items()
+        if 1 in ours and 1 in pooled and ours[1] < pooled[1]
+    ]
+    if not worse:
+        return []
+    return [
+        "The chosen embedder finds less than the pooled features of its backbone, which need no "
+        f"training: Recall@1 {', '.join(worse)}."
+    ]
+
+
+def _recalls(found):
+    """{name: {K: recall}} by the names of this version, without those that diverged."""
+    return {
+        _RENAMED.get(name, name): _by_k(recall) for name, recall in (found or {}).items() if recall
+    }
+
+
+def _by_k(recall):
+    """{K: recall} of JSON's {"1": …}, without what is not finite."""
+    found = {int(k): value for k, value in (recall or {}).items()}
+    return {k: value for k, value in found.items() if value is not None and np.isfinite(value)}
 
 
 def run_pictures(run):

@@ -1,19 +1,28 @@
 """The report of a run, or of saved embeddings: find images and embeddings, write the page."""
 
 import dataclasses
-import functools
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_ms.command_words import UnfinishedRun
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.saved_embeddings import read_embeddings
 from keras_ms.html_report import collect_report, write_report
 from keras_ms.models.embedding import split_embedder
+from keras_ms.progress import predict_progress, print_line
 from keras_ms.run_data import RunData
-from keras_ms.run_facts import run_facts, run_history, run_pictures, shown_settings
+from keras_ms.run_facts import (
+    run_choice,
+    run_facts,
+    run_history,
+    run_levels,
+    run_pictures,
+    run_remarks,
+    shown_settings,
+)
 from keras_ms.run_folder import data_summary
 from keras_ms.run_model import RunModel
 from keras_ms.settings import Settings
@@ -28,7 +37,7 @@ def run_report(
     test_classes=None,
     num_map_images=None,
     verbose=2,
-    log=functools.partial(print, flush=True),
+    log=print_line,
 ):
     """Embeds the test images of a run once more and writes the page about them.
 
@@ -41,7 +50,7 @@ def run_report(
         data_dir: where the images lie now. Defaults to None: where they lay during training.
         test_classes: where the list of test classes lies now. Defaults to None: likewise.
         num_map_images: most images on the map. Defaults to None: those of `collect_report`.
-        verbose: as in `keras.Model.predict`.
+        verbose: 1 shows bars, 2 tells a line every half minute, 0 nothing of what takes long.
         log: function that takes a line of text for the user.
 
     Returns:
@@ -64,10 +73,12 @@ def run_report(
     _check_weights(run)
     images = _images(settings, log)
     _check_same(images, run)
-    embedder, weights = _embedder(run, settings, images)
+    choice = run_choice(run)
+    embedder, weights = _embedder(run, settings, images, choice)
     test = images.subset("test")
     with naming_damaged(test):
         embeddings = _embeddings(embedder, settings, images, log, verbose)
+    history = run_history(run)
     report = collect_report(
         embeddings,
         test,
@@ -76,8 +87,11 @@ def run_report(
         unseen=True,
         facts=run_facts(run, run.read_settings(), images, embedder, weights),
         settings=shown_settings(run.read_settings()),
-        history=run_history(run),
+        history=history,
         pictures=run_pictures(run),
+        levels=run_levels(run, history),
+        choice=choice,
+        remarks=run_remarks(run, history),
         log=log,
         **_map_options(num_map_images),
     )
@@ -91,7 +105,7 @@ def embeddings_report(
     dataset=None,
     data_dir=None,
     num_map_images=None,
-    log=functools.partial(print, flush=True),
+    log=print_line,
 ):
     """Writes the page about saved embeddings of the images of a data set.
 
@@ -187,10 +201,11 @@ def _embeddings(embedder, settings, images, log, verbose):
             settings = dataclasses.replace(settings, freeze_backbone=False, feature_views=1)
     features_model, head = split_embedder(embedder)
     data = RunData(settings, images, features_model, log, verbose)
-    log(f"Embedding {(images.split == 'test').sum():,} test images")
+    count = int((images.split == "test").sum())
+    log(f"Embedding {count:,} test images")
     model = head if settings.freeze_backbone else embedder
     batches = data.evaluation("test").map(lambda item, label: item)
-    return model.predict(batches, verbose=verbose)
+    return model.predict(batches, **predict_progress("embedding", count, verbose, log))
 
 
 def _map_options(num_map_images):
@@ -199,18 +214,21 @@ def _map_options(num_map_images):
 
 def _check_weights(run):
     if not run.model.is_file() and not run.best_weights.is_file():
-        raise FileNotFoundError(
+        raise UnfinishedRun(
             f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
             f"its end, or {run.best_weights.name}, which runs with validation classes get with "
-            f"their first epoch. Continue it with: train --resume {run.path}"
+            "their first epoch",
+            run.path,
         )
 
 
-def _embedder(run, settings, images):
+def _embedder(run, settings, images, choice):
     """(embedder, which weights it has in words)."""
     if run.model.is_file():
         best = (run.read_json(run.summary) or {}).get("best_step")
         words = f"of step {best:,}, the best on the validation classes" if best else "the last ones"
+        if choice is not None:
+            words = f"chosen among {len(choice.candidates):,}, see What was chosen"
         # safe_mode: a file from elsewhere must not run code of its own
         return keras.saving.load_model(run.model, compile=False, safe_mode=True), words
     if settings.weights and not settings.freeze_backbone:

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.evaluation.all_metrics import METRICS, RETRIEVAL_METRICS, evaluate_embeddings
+from keras_ms.html_report.choice_section import Choice
 from keras_ms.html_report.embedding_map import check_map_library, map_embeddings
 from keras_ms.html_report.pair_sweep import PairSweep, sweep_pairs
 
@@ -91,6 +92,9 @@ class Report:
     settings: dict = field(default_factory=dict)
     history: list = field(default_factory=list)
     pictures: dict = field(default_factory=dict)
+    levels: dict = field(default_factory=dict)
+    choice: Choice = None
+    remarks: list = field(default_factory=list)
 
 
 def collect_report(
@@ -104,6 +108,9 @@ def collect_report(
     settings=None,
     history=None,
     pictures=None,
+    levels=None,
+    choice=None,
+    remarks=None,
     num_map_images=_MAP_IMAGES,
     seed=0,
     log=None,
@@ -128,6 +135,11 @@ def collect_report(
         settings: dict of the run's settings.
         history: list of dicts with "step", "loss" and "…recall@K", as in history.csv.
         pictures: dict of PNG files by title, shown with the history.
+        levels: dict of Recall@1 by name, lines across the history's Recall@K: what is reached
+            without training.
+        choice: `keras_ms.html_report.choice_section.Choice`, among which embedders this one was
+            chosen.
+        remarks: list of sentences that stand in the summary.
         num_map_images: most images on the map; of more, evenly chosen ones and all those that
             the page shows elsewhere. Defaults to 4,000: a page of about ten megabytes.
         seed: of the map, the intervals and k-means.
@@ -203,6 +215,9 @@ def collect_report(
         settings=dict(settings or {}),
         history=list(history or []),
         pictures=dict(pictures or {}),
+        levels=dict(levels or {}),
+        choice=choice,
+        remarks=list(remarks or []),
     )
 
 

@@ -1,6 +1,7 @@
 """The page: its sections in order, its style and its script, in one file."""
 
 from keras_ms.html_report import sections
+from keras_ms.html_report.choice_section import choice_section
 from keras_ms.html_report.document import document, packaged
 from keras_ms.html_report.gallery import Gallery
 from keras_ms.html_report.map_section import map_section
@@ -39,6 +40,7 @@ def report_page(report):
     parts = {
         "summary": ("Summary", sections.summary(report)),
         "training": ("Training", sections.curves(report)),
+        "choice": ("Choice", choice_section(report.choice)),
         "retrieval": ("Retrieval", sections.retrieval(report)),
         "similarities": ("Similarities", sections.similarities(report)),
         "map": ("Map", map_section(report, gallery)),

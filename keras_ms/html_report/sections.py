@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_ms.html_report.charts import histogram_chart, line_chart
+from keras_ms.html_report.charts import close_range, histogram_chart, line_chart
 from keras_ms.html_report.markup import breakable, join, percent, tag
 from keras_ms.html_report.pictures import png_uri
 
@@ -15,6 +15,10 @@ _EXPLANATION = (
 )
 _CLUSTERS = (
     "NMI, AMI, F1: how well k-means, with as many clusters as classes, finds the classes."
+)
+_LEVELS = (
+    " Dashed lines: Recall@1 of what needs no training. A curve of Recall@1 below them has gained "
+    "nothing yet."
 )
 _IN_SUMMARY = ("R-Precision", "MAP@R", "NMI")
 # what some ways of training log besides: title, line by name in the history, range
@@ -48,6 +52,7 @@ def summary(report):
         tag("h2", "Summary"),
         tag("div", *cards, class_="cards"),
         tag("dl", *facts, class_="facts") if facts else None,
+        *(tag("p", remark, class_="remark") for remark in report.remarks),
         id="summary",
     )
 
@@ -66,17 +71,19 @@ def curves(report):
     rows = report.history
     if not rows:
         return None
-    names = [name for name in rows[-1] if "recall@" in name]
+    names = dict.fromkeys(name for row in rows for name in row if "recall@" in name)
     points = {
         name: [(row["step"], row[name]) for row in rows if name in row] for name in [*names, "loss"]
     }
     shown = {_readable(name): points[name] for name in names}
+    every = [y for points in shown.values() for _, y in points] + list(report.levels.values())
+    recall_range = close_range([y for y in every if math.isfinite(y)], 0, 1)
     on = "validation" if any(name.startswith("val_") for name in names) else "test"
     figures = [
         ("Loss on training classes", line_chart(
             _spoken("Loss", {"loss": points["loss"]}), {"loss": points["loss"]}, "step")),
         (f"Recall@K on {on} classes", line_chart(
-            _spoken("Recall", shown), shown, "step", (0, 1))),
+            _spoken("Recall", shown), shown, "step", recall_range, levels=report.levels)),
     ]
     for title, lines, y_range in _MORE_CURVES:
         if set(lines) <= set(rows[-1]):
@@ -90,7 +97,7 @@ def curves(report):
         "section",
         tag("h2", "Training"),
         tag("p", f"Recall@K was measured on the {on} classes after every epoch; the loss is the "
-            "epoch's mean."),
+            f"epoch's mean.{_LEVELS if report.levels else ''}"),
         tag("div", *(tag("div", tag("h3", title), chart) for title, chart in figures
                      if chart is not None), class_="charts"),
         *(_picture(title, path) for title, path in report.pictures.items()),

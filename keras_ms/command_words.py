@@ -1,0 +1,84 @@
+"""What a user types: how the command line was started, and how an interrupted run goes on."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+_PROGRAM = "keras-ms"
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C in a training run that has its folder: it can be continued.
+
+    Args:
+        path: the run's folder.
+    """
+
+    def __init__(self, path):
+        super().__init__(f"The run {path} was interrupted")
+        self.path = Path(path)
+
+
+class UnfinishedRun(FileNotFoundError):
+    """A run lacks a file that it gets when it is continued.
+
+    Args:
+        message: what is missing, without what to do: the command line says that.
+        path: the run's folder.
+    """
+
+    def __init__(self, message, path):
+        super().__init__(message)
+        self.path = Path(path)
+
+
+def resume_command(path, arguments=None):
+    """The command that continues a run, started as this program was, to be pasted into a shell.
+
+    Args:
+        path: the run's folder.
+        arguments: the words that the command line works on. Defaults to None: those that the
+            program was started with.
+
+    Returns:
+        Text: `keras-ms train --resume FOLDER`, `python -m keras_ms.cli train --resume FOLDER` or,
+        of a script that passes its options on to train, `python scripts/train.py --resume FOLDER`.
+        The first where other code called the command line.
+
+    Example:
+
+    >>> resume_command("my runs/birds", ["train", "--steps", "200"])
+    "keras-ms train --resume 'my runs/birds'"
+    """
+    typed, arguments = sys.argv[1:], sys.argv[1:] if arguments is None else list(arguments)
+    program = _program_words()
+    if program is None:
+        words = [_PROGRAM, "train"]
+    elif arguments == typed:
+        words = [*program, "train"]
+    elif arguments[:1] == ["train"] and typed in (arguments[1:], _after_config(arguments)):
+        words = program
+    else:
+        words = [_PROGRAM, "train"]
+    words = [*words, "--resume", str(path)]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def _after_config(arguments):
+    """What follows the settings that a recipe puts before its own options; None without them."""
+    return arguments[3:] if arguments[1:2] == ["--config"] else None
+
+
+def _program_words():
+    """The words before the program's arguments, as they were typed; None if they are unknown."""
+    script = sys.argv[0]
+    if Path(script).stem == _PROGRAM:
+        found = shutil.which(_PROGRAM)
+        on_path = found is not None and Path(found).resolve() == Path(script).resolve()
+        return [_PROGRAM if on_path else script]
+    words, typed = sys.orig_argv, sys.argv[1:]
+    before = words[: len(words) - len(typed)]
+    return before if before and words[len(before) :] == typed else None

@@ -1,0 +1,74 @@
+"""TF_CPP_MIN_LOG_LEVEL from the first line on.
+
+TensorFlow reads the variable after its libraries are loaded; what they print while they are being
+loaded (oneDNN, missing CUDA drivers) no setting silences. Nothing here imports anything of
+TensorFlow, or of this package: it has to be there before.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+
+# Runs in a process of its own, which lives on if the importing one aborts: a fatal message, such
+# as that of a processor that TensorFlow was not built for, still reaches the user.
+_FILTER = r"""
+import re, sys
+dropped = re.compile(rb"[%s]\d{4} \d|WARNING: All log messages before absl::InitializeLog")
+for line in sys.stdin.buffer:
+    if not dropped.match(line):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+"""
+
+
+def is_command():
+    """Whether this process is `keras-ms` or `python -m keras_ms.cli`, not a user's own program."""
+    arguments = sys.orig_argv
+    by_module = any(
+        pair == ("-m", "keras_ms.cli") for pair in zip(arguments[1:], arguments[2:])
+    ) and sys.argv[0] == "-m"
+    return by_module or Path(sys.argv[0]).stem == "keras-ms"
+
+
+@contextlib.contextmanager
+def quiet_import():
+    """Drops TensorFlow's messages below TF_CPP_MIN_LOG_LEVEL while it is imported.
+
+    1 drops what informs, 2 warnings too, 3 all but what is fatal; without the variable, or with 0,
+    everything is shown. Exceptions are never dropped, and neither is what others write.
+
+    Example:
+
+    ```python
+    with quiet_import():
+        import tensorflow
+    ```
+    """
+    kinds = "IWE"[: _level()]
+    if not kinds or "tensorflow" in sys.modules or "python" not in Path(sys.executable).name:
+        yield
+        return
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error to keep clean
+        yield
+        return
+    code = [sys.executable, "-I", "-S", "-c", _FILTER % kinds]
+    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=kept) as reader:
+        os.dup2(reader.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _level():
+    try:
+        return max(0, min(3, int(os.environ.get(_VARIABLE, "0"))))
+    except ValueError:
+        return 0
