@@ -73,8 +73,8 @@ def _train(options):
                 "--resume continues a run with its own settings. Leave out "
                 + ", ".join(["--config"] * bool(config) + [flag(name) for name in changed])
             )
-    settings = Settings.read(config) if config else Settings()
-    settings = dataclasses.replace(settings, **given)
+    # defaults follow what is trained, so they are taken once all that is given is known
+    settings = Settings.read(config, given) if config else Settings(**given)
 
     from keras_ms.training import train
 

@@ -12,7 +12,7 @@ from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.curriculum_batches import curriculum_balanced_batches
 from keras_ms.data.curriculum_table import read_curriculum
 from keras_ms.data.distortions import distort
-from keras_ms.data.images import evaluation_batches
+from keras_ms.data.images import default_resize_to, evaluation_batches
 from keras_ms.data.neighbour_batches import neighbour_batches
 from keras_ms.data.neighbour_indices import NeighbourIndices
 from keras_ms.features import pooled_features
@@ -40,6 +40,7 @@ class RunData:
         self._features_model = features_model
         self._log = log
         self._verbose = verbose
+        self._features = {}  # by split and view
         if settings.feature_views > 1 and self._augmentation() == "none":
             raise ValueError(
                 f"Expected feature_views=1 where images are not augmented ({images.name}: "
@@ -84,7 +85,7 @@ class RunData:
         images = self.images.subset(split)
         if not self.settings.freeze_backbone:
             return self._plain_batches(images, cache="auto")
-        pairs = (self.features(images), images.labels)
+        pairs = (self.features(split), images.labels)
         return tf.data.Dataset.from_tensor_slices(pairs).batch(1024)
 
     def training(self, start_step):
@@ -104,8 +105,7 @@ class RunData:
 
     def training_features(self):
         """float32 (views, N, channels): cached features of the training images, view 0 the plain."""
-        images = self.images.subset("train")
-        return np.stack([self.features(images, view) for view in range(self.settings.feature_views)])
+        return np.stack([self.features("train", view) for view in range(self.settings.feature_views)])
 
     def head_batches(self, features, labels):
         """Endless balanced batches of some of the features, of fewer classes where there are less."""
@@ -121,11 +121,16 @@ class RunData:
         """`(items, labels)`: all training images as the trained model takes them, in order."""
         images = self.images.subset("train")
         if self.settings.freeze_backbone:
-            return self.features(images), images.labels
+            return self.features("train"), images.labels
         return self._plain_batches(images, cache="auto").map(lambda image, _: image), images.labels
 
-    def features(self, images, view=0):
-        """Pooled features of the plain images (view 0) or of a random training view."""
+    def features(self, split, view=0):
+        """Pooled features of the plain images of a split (view 0) or of a random training view."""
+        if (split, view) not in self._features:
+            self._features[split, view] = self._pooled_features(self.images.subset(split), view)
+        return self._features[split, view]
+
+    def _pooled_features(self, images, view):
         settings = self.settings
         size = settings.image_size
         if view == 0:
@@ -241,8 +246,4 @@ class RunData:
 
 def shorter_side(settings, images):
     """Pixels of the shorter side of an image before its centre is cut out, in evaluation."""
-    if settings.resize_to:
-        return settings.resize_to
-    # characters fill their image; of photos the border is cut, as in the official recipe
-    photos = images.images is None
-    return round(settings.image_size * 256 / 227) if photos else settings.image_size
+    return settings.resize_to or default_resize_to(images, settings.image_size)

@@ -339,11 +339,12 @@ class Settings:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def read(cls, path, before=None):
+    def read(cls, path, given=None, before=None):
         """Settings from a JSON file; keys it lacks keep their defaults.
 
         Args:
             path: the file.
+            given: values that win over those of the file, a dict. Defaults to None.
             before: values of settings that did not exist when the file was written. Defaults to
                 None: their defaults.
 
@@ -366,4 +367,4 @@ class Settings:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
-        return cls(**{**(before or {}), **values})
+        return cls(**{**(before or {}), **values, **(given or {})})

@@ -214,9 +214,8 @@ class _Training:
         """A head that begins at the axes of its features gets them."""
         start = self.settings.head_initializer
         if start in STARTS and not self.run.state.is_file():
-            images = self.data.images.subset("train")
-            features = self.data.features(images)
-            initialize_head(self.models.embedder, features, images.labels, start=start)
+            labels = self.data.images.subset("train").labels
+            initialize_head(self.models.embedder, self.data.features("train"), labels, start=start)
 
     def _baselines(self, choice):
         """Recalls before training: {"validation": {stage: …}, "test": {stage: …}}."""
@@ -242,7 +241,7 @@ class _Training:
     def _before_training(self, split):
         if not self.has_features:
             return {"step_0": self._recalls(split)}
-        features = self.data.features(self.data.images.subset(split))
+        features = self.data.features(split)
         embeddings = self.models.head.predict(features, verbose=0, batch_size=1024)
         return {
             "pooled_features": self._recalls_of(split, features),

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
-    {"setting_checks", "whole_number", "progress", "command_words", "quiet_start"},
+    {"setting_defaults", "setting_checks", "whole_number", "progress", "command_words", "quiet_start"},
     {
         "pairs",
         "positives",

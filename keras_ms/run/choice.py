@@ -105,19 +105,26 @@ def choice_table(choice):
     """
     trainings = {}
     for c in choice.candidates:
-        trainings.setdefault((c.start, c.learning_rate, c.steps), {})[c.alpha] = c
-    alphas = sorted({c.alpha for c in choice.candidates})
+        trainings.setdefault(_training_name(c), {})[c.alpha] = c
+    several = {name: row for name, row in trainings.items() if len(row) > 1}
+    alphas = sorted({alpha for row in several.values() for alpha in row}) or [1.0]
     head = f"Recall@1 by {choice.by}"
-    lines = [f"{head:<46}" + "".join(f"{f'α {alpha:g}':>9}" for alpha in alphas)]
+    names = [f"α {alpha:g}" for alpha in alphas] if several else [""]
+    lines = [f"{head:<46}" + "".join(f"{name:>9}" for name in names)]
     if choice.pooled_features:
         lines.append(f"  {'pooled features':<44}{choice.pooled_features[1]:9.3f}")
-    for (start, rate, steps), row in trainings.items():
-        name = f"  start {start}, learning rate {rate:g}, {steps} steps"
-        cells = ""
-        for alpha in alphas:
-            text = f"{row[alpha].recall[1]:.3f}" if alpha in row else ""
-            cells += f"{f'[{text}]' if row.get(alpha) is choice.chosen else text:>9}"
-        lines.append(f"{name:<46}" + cells)
+    for name, row in trainings.items():
+        if len(row) == 1:
+            # measured on the way: the trained weights themselves, or the start
+            cells = [*row.values()]
+            cells = [None] * (len(alphas) - 1) + cells if cells[0].alpha == 1.0 else cells
+        else:
+            cells = [row.get(alpha) for alpha in alphas]
+        texts = [
+            "" if c is None else f"[{c.recall[1]:.3f}]" if c is choice.chosen else f"{c.recall[1]:.3f}"
+            for c in cells
+        ]
+        lines.append(f"  {name:<44}" + "".join(f"{text:>9}" for text in texts))
     return "\n".join(lines)
 
 

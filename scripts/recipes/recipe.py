@@ -1,5 +1,6 @@
 """How a recipe runs: its settings, and on top of them the options of the command line."""
 
+import json
 import os
 import sys
 import tempfile
@@ -9,7 +10,6 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_ms.cli import main  # noqa: E402
-from keras_ms.settings import Settings  # noqa: E402
 
 
 def run(settings):
@@ -22,5 +22,5 @@ def run(settings):
         sys.exit(main(["train", *options]))
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.json"
-        config.write_text(Settings(**settings).to_json())
+        config.write_text(json.dumps(settings))
         sys.exit(main(["train", "--config", str(config), *options]))
