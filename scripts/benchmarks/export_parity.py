@@ -1,12 +1,17 @@
 """Compares exported embedders with their Keras models in every runtime that is installed.
 
-    pip install "keras_ms[onnx]" openvino
+    pip install -e ".[onnx]" openvino
     ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix node onnxruntime-node
     python scripts/benchmarks/export_parity.py --images photos --node-modules node/node_modules
 
 Prints the Markdown table of docs/runtimes.md: the largest absolute difference of any value of the
 unit-norm embeddings, at batch 1, 3 and 16. About two minutes on two cores. Exits with 1 if a
 float32 runtime is more than 1e-5 away or one that is installed fails.
+
+    python scripts/benchmarks/export_parity.py --images photos --pixels 100
+
+compares no model: it prints how far the pixels that the page's Python code makes of 100 photos are
+from those that evaluation_batches makes of them.
 """
 
 import argparse
@@ -15,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +35,7 @@ BATCH_SIZES = (1, 3, 16)
 TOLERANCE = 1e-5
 IMAGE_SIZE = 224  # both networks take it
 EMBEDDING_SIZE = 512
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "runtimes.md"
 
 NODE_PROGRAM = """
 const ort = require('onnxruntime-node');
@@ -138,13 +145,50 @@ def load_images(folder, count):
         return check_images(count, (IMAGE_SIZE, IMAGE_SIZE, 3), seed=0)
     from PIL import Image
 
+    # squashed: not how an embedder is fed, but every runtime takes the same pixels
+    resized = [
+        Image.open(path).convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE))
+        for path in photos_under(folder, count)
+    ]
+    return np.stack([np.asarray(image, "float32") for image in resized])
+
+
+def photos_under(folder, count):
+    """Paths of `count` images, spread over a folder."""
     endings = {".jpg", ".jpeg", ".png"}
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in endings)
     if len(paths) < count:
         raise SystemExit(f"Expected at least {count} images under {folder}. Found: {len(paths)}.")
-    chosen = [paths[i * len(paths) // count] for i in range(count)]
-    resized = [Image.open(p).convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE)) for p in chosen]
-    return np.stack([np.asarray(image, "float32") for image in resized])
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def compare_pixels(folder, count, image_size=160):
+    """Prints how far the page's view of photos is from that of evaluation_batches."""
+    from keras_ms import ImageList
+    from keras_ms.data.images import default_resize_to, evaluation_batches
+
+    paths = photos_under(folder, count)
+    images = ImageList([str(path) for path in paths], [0] * count, "a", ["test"] * count)
+    resize_to = default_resize_to(images, image_size)
+    rule = {
+        "exif_orientation": False,
+        "shorter_side": resize_to,
+        "height": image_size,
+        "width": image_size,
+        "dtype": "float32",
+    }
+    code = re.search(r"<!-- view -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    page = {}
+    exec(code, page)
+    differences = []
+    for (ours, _), path in zip(evaluation_batches(images, image_size, batch_size=1), paths):
+        differences.append(np.abs(ours[0].numpy() - page["view"](path, rule)))
+    differences = np.stack(differences)
+    print(
+        f"{count} photos of {Path(folder).name}, shorter side {resize_to}, centre {image_size}: "
+        f"mean difference {differences.mean():.3f}, largest {differences.max():.0f} of 255, "
+        f"{(differences > 0).mean():.1%} of the values differ"
+    )
 
 
 def largest_differences(expected, received):
@@ -188,8 +232,17 @@ def main():
     parser.add_argument("--weights", help="Keras weights file of InceptionV3 (default: random)")
     parser.add_argument("--bn-inception-weights", help="the same of BN-Inception")
     parser.add_argument("--node-modules", help="folder in which npm installed onnxruntime-node")
+    parser.add_argument(
+        "--pixels", type=int, metavar="N",
+        help="compare the pixels of N photos of --images, and no model",
+    )
     parser.add_argument("--output", help="file to write the table to as well")
     arguments = parser.parse_args()
+    if arguments.pixels:
+        if arguments.images is None:
+            parser.error("--pixels needs --images, the folder of the photos")
+        compare_pixels(arguments.images, arguments.pixels)
+        return 0
 
     import keras
     import onnx
