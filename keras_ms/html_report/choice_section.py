@@ -95,8 +95,8 @@ def _words(choice):
     words = (
         "More training is not always better: a network can learn the training classes so well "
         "that it finds less among classes that it never saw. "
-        f"So {count:,} embedders were tried on such classes ({choice.by}), and the one with the "
-        "highest Recall@1 was taken."
+        f"So {count:,} embedders were tried on such classes ({choice.by}), and one was chosen by "
+        "what they found there."
     )
     if len({candidate.alpha for candidate in choice.candidates}) > 1:
         words += (
