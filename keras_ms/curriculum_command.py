@@ -14,6 +14,7 @@ from keras_ms.image_options import (
     given_settings,
     with_image_size,
 )
+from keras_ms.progress import is_terminal, progress_lines
 from keras_ms.setting_options import flag
 from keras_ms.settings import Settings
 
@@ -95,7 +96,7 @@ def _curriculum(options):
     page, dividing = _checked_page(options), _dividing(options)
     saved = Path(options["model"]).suffix == ".npz"
     features, images, shown = _saved(options) if saved else _embedded(options)
-    progress = _progress if sys.stderr.isatty() else None
+    progress = _progress if is_terminal(sys.stderr) else _lines(images.labels)
     found = curriculum_subsets(features, images.labels, **dividing, progress=progress)
     write_curriculum(options["to"], found, images)
     for number in range(int(found.subset.max()) + 1):
@@ -133,6 +134,12 @@ def _dividing(options):
 def _progress(done, total):
     end = "\n" if done == total else ""
     print(f"\r\033[K{done:,} of {total:,} classes", end=end, file=sys.stderr, flush=True)
+
+
+def _lines(labels):
+    """As `_progress`, for a log: a line every half minute."""
+    tell = progress_lines("dividing", len(np.unique(labels)), unit="classes")
+    return lambda done, total: tell(done / total)
 
 
 def _checked_page(options):

@@ -111,7 +111,10 @@ def run_choice(run):
         return None
     try:
         candidates = [
-            Candidate(one["learning_rate"], one["steps"], one["alpha"], _by_k(one["recall"]))
+            Candidate(
+                one["learning_rate"], one["steps"], one["alpha"], _by_k(one["recall"]),
+                one.get("start", ""),
+            )  # fmt: skip
             for one in found["candidates"]
         ]
         return Choice(

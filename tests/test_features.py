@@ -1,9 +1,14 @@
 """Cached features: found again by a reloaded model, never those of another."""
 
+import itertools
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_ms import progress
 from keras_ms.data.image_list import ImageList
 from keras_ms.features import computation, pooled_features
 from keras_ms.models.embedding import build_embedder, split_embedder
@@ -140,3 +145,19 @@ def test_a_file_of_another_length_is_computed_anew(tmp_path):
     )
     assert lines == ["Computing the features of 6 images once"]
     np.testing.assert_allclose(again, whole, rtol=1e-5)
+
+
+def test_a_log_is_told_how_far_it_is(tmp_path, monkeypatch, capsys):
+    seconds = itertools.count(0, 40)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    images, lines = _images(count=6), []
+    batches = tf.data.Dataset.from_tensor_slices(images.images).batch(2)
+    pooled_features(
+        _features_model(), images, VIEW, lambda: batches, tmp_path, log=lines.append, verbose=2
+    )
+    assert [line.split(", about")[0] for line in lines] == [
+        "Computing the features of 6 images once",
+        "features: 2 of 6 images",
+        "features: 4 of 6 images",
+    ]
+    assert capsys.readouterr().out == ""  # no second line, of Keras

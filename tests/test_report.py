@@ -40,7 +40,8 @@ def run(tmp_path_factory):
 
 def test_report_of_a_run_has_the_figures_of_the_run(run, capsys):
     assert main(["report", str(run)]) == 0
-    assert "Wrote" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Wrote" in out and "/step" not in out  # no line of Keras
     text = (run / "report.html").read_text()
     page, data = checked_links(text)
     shown = [float(a["data-value"]) for a in page.all("td") if "data-value" in a]
@@ -50,6 +51,32 @@ def test_report_of_a_run_has_the_figures_of_the_run(run, capsys):
     assert 0 < expected[0] < 1  # else the comparison says little
     assert len(data["x"]) == 16 and "multi similarity" in text
     assert str(run.parents[1]) not in text
+
+
+def test_report_of_a_run_shows_its_choice(run, tmp_path, capsys):
+    copy = tmp_path / "chosen"
+    shutil.copytree(run, copy)
+    candidates = [
+        {"learning_rate": 1e-3, "steps": 4, "alpha": alpha, "recall": {"1": 0.2 + alpha / 8}}
+        for alpha in (0, 0.5, 1)
+    ]
+    choice = {"by": "2 folds over 4 classes", "candidates": candidates, "chosen": 1,
+              "pooled_features": {"1": 0.9}, "step_0": {"1": 0.2}}  # fmt: skip
+    (copy / "choice.json").write_text(json.dumps(choice))
+    baselines = {"validation": {"pooled_features": {"1": 0.8}, "step_0": {"1": 0.1}},
+                 "test": {"raw_pixels": {"1": 0.125}, "step_0": {"1": 0.25}}}  # fmt: skip
+    (copy / "baselines.json").write_text(json.dumps(baselines))
+    target = tmp_path / "page.html"
+    assert main(["report", str(copy), "--to", str(target)]) == 0
+    text = target.read_text().replace("\u00a0", " ")
+    page, _ = checked_links(text)
+    assert "12.5 % raw pixels, 25.0 % before training" in text
+    assert "chosen among 3" in text and "2 folds over 4 classes" in text
+    assert "26.2 % against 90.0 % when it was chosen" in text
+    # two lines in each of the two charts
+    assert len(page.all("line", "level")) == 4 and "pooled features: 0.800" in text
+    (copy / "choice.json").write_text("{}")
+    assert "choice.json" in _refusal(capsys, copy)
 
 
 def test_report_of_an_unfinished_run_takes_its_best_weights(run, tmp_path, capsys):

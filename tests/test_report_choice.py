@@ -207,10 +207,21 @@ def test_of_many_trainings_the_chosen_and_the_best_are_drawn(run):
     assert "learning rate 0.001, 600 steps</li>" in text
 
 
+def test_trainings_of_different_starts_are_told_apart(run):
+    both = [{**one, "start": start} for start in ("pca", "orthogonal") for one in _candidates()]
+    text = str(choice_section(_read(run, candidates=both, chosen=22)))
+    page = Page(text)
+    assert "Of 8 trainings" in text and len(page.all("polyline")) == 6
+    assert "Chosen: orthogonal start, learning rate 0.0005, 600 steps, share 0.5" in text
+    assert text.count(">pca</td>") == 12 and ">Start</th>" in text and not page.open
+    same = [{**one, "start": "pca"} for one in _candidates()]
+    assert "pca" not in str(choice_section(_read(run, candidates=same)))
+
+
 def test_candidates_that_diverged_have_no_figure(run):
     candidates = _candidates()
     candidates[2]["recall"] = None
-    candidates[5]["recall"] = {"1": None, "2": None}
+    candidates[5]["recall"] = {"1": float("nan"), "2": None}
     text = str(choice_section(_read(run, candidates=candidates)))
     assert text.count("<td class=\"number\">–</td>") == 4 and "nan" not in text
     nothing = [{**one, "recall": None} for one in candidates]

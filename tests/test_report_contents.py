@@ -1,6 +1,7 @@
 """What the HTML report says, against literal computations; charts' ticks; the map."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from keras_ms.data.image_list import ImageList
 from keras_ms.evaluation import METRICS, evaluate_embeddings, recall_at_k
 from keras_ms.html_report import collect_report, contents, embedding_map, map_section
-from keras_ms.html_report.charts import _ticks
+from keras_ms.html_report.charts import _ticks, line_chart
 from keras_ms.html_report.embedding_map import map_embeddings
 from keras_ms.html_report.page import report_page
 from keras_ms.html_report.pair_sweep import sweep_pairs
@@ -156,6 +157,52 @@ def test_the_map_keeps_neighbours_together_and_takes_few_or_equal_embeddings(mon
         assert np.isfinite(map_embeddings(embeddings[:count])).all()
     assert (map_embeddings(np.ones((20, 3))) == 0.5).all()
     assert map_embeddings(np.linspace(-1, 1, 20)[:, None]).shape == (20, 2)
+
+
+def _one_direction(count, dimension, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = 10 ** rng.uniform(-8, 8, (count, 1))
+    return rng.normal(size=dimension), lengths, rng
+
+
+@pytest.mark.parametrize("dimension", [2, 128, 2048])
+def test_embeddings_that_differ_by_rounding_alone_are_equal_to_the_map(dimension):
+    direction, lengths, _ = _one_direction(4000, dimension)
+    # the mean of so many rows is rounded by more than the rows are
+    for rows in (direction * lengths, (direction * lengths).astype(np.float32)):
+        assert (map_embeddings(rows) == 0.5).all()
+
+
+@pytest.mark.parametrize("dimension", [2, 128, 2048])
+def test_embeddings_a_little_apart_are_arranged(dimension):
+    direction, _, rng = _one_direction(1, dimension)
+    direction /= np.linalg.norm(direction)
+    # of 2,048 coordinates each differs by less than a millionth
+    rows = direction + 3e-5 / np.sqrt(dimension) * rng.normal(size=(9, dimension))
+    places = map_embeddings(rows)
+    assert places.min() == 0 and places.max() == 1
+
+
+def test_the_sweep_tells_how_far_it_is():
+    embeddings, images = drawn_set(5, 4)
+    shares = []
+    sweep_pairs(embeddings, images.labels, block_pairs=60, progress=shares.append)
+    assert shares == pytest.approx([0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0])
+
+
+def test_texts_of_a_chart_stay_within_it():
+    points = [(0, 0.5102), (100_000, 0.5108)]
+    texts = _placed_texts(line_chart("r", {"a": points}, "step", (0.51, 0.511)))
+    assert len(texts) >= 10
+    for text, x, anchor in texts:
+        width = 7.6 * len(text)  # of a digit of 13 units, a wide one
+        left = x - width * {"end": 1, "middle": 0.5}[anchor]
+        assert left >= 0 and left + width <= 460, text
+
+
+def _placed_texts(chart):
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">([^<]*)<', str(chart))
+    return [(text, float(x), anchor) for x, anchor, text in found]
 
 
 def test_a_set_too_large_for_the_map_shows_a_part_with_all_that_is_linked():

@@ -6,7 +6,8 @@ from keras_ms.html_report.markup import join, tag
 
 # at a phone's width, 350 pixels, the texts of 13 units are still 10 pixels high
 _WIDTH, _HEIGHT = 460, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+# the texts beside and below the axes stay within the picture
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 28, 12, 40
 # curves that the page's style tells apart
 NUM_COLOURS = 6
 # of the range of the values, on either side

@@ -19,6 +19,7 @@ class Candidate(NamedTuple):
     steps: int
     alpha: float  # share of the trained weights: 0, the network before training, to 1
     recall: dict  # K to Recall@K; empty where training diverged
+    start: str = ""  # of the head, where several were tried
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Choice:
         """Recall@1 of what needed no training, by name."""
         found = {"pooled features": self.pooled_features, _START: self.step_0}
         return {name: recall[1] for name, recall in found.items() if 1 in recall}
+
+    def training(self, candidate):
+        """The training that a candidate comes from, in words."""
+        words = f"learning rate {candidate.learning_rate:g}, {candidate.steps:,} steps"
+        return f"{candidate.start} start, {words}" if self.has_starts() else words
+
+    def has_starts(self):
+        """Whether the candidates differ in their start."""
+        return len({candidate.start for candidate in self.candidates}) > 1
 
 
 def choice_section(choice):
@@ -95,8 +105,8 @@ def _words(choice):
     words = (
         "More training is not always better: a network can learn the training classes so well "
         "that it finds less among classes that it never saw. "
-        f"So {count:,} embedders were tried on such classes ({choice.by}), and the one with the "
-        "highest Recall@1 was taken."
+        f"So {count:,} embedders were tried on such classes ({choice.by}), and one was chosen by "
+        "what they found there."
     )
     if len({candidate.alpha for candidate in choice.candidates}) > 1:
         words += (
@@ -108,25 +118,21 @@ def _words(choice):
 
 def _result(choice):
     best = choice.candidates[choice.chosen]
-    words = f"Chosen: {_training(best)}, share {best.alpha:g} of the trained weights"
+    words = f"Chosen: {choice.training(best)}, share {best.alpha:g} of the trained weights"
     found = [f"{percent(recall, 1)} {name}" for name, recall in choice.levels().items()]
     if 1 in best.recall:
         found.insert(0, f"Recall@1 {percent(best.recall[1], 1)}")
     return f"{words}. {'; '.join(found)}." if found else f"{words}."
 
 
-def _training(candidate):
-    return f"learning rate {candidate.learning_rate:g}, {candidate.steps:,} steps"
-
-
 def _curves(choice):
     """({name: [(share, Recall@1)]} of as many trainings as can be told apart, how many are not)."""
     curves = {}
     for candidate in choice.candidates:
-        points = curves.setdefault(_training(candidate), [])
+        points = curves.setdefault(choice.training(candidate), [])
         if math.isfinite(candidate.recall.get(1, math.nan)):
             points.append((candidate.alpha, candidate.recall[1]))
-    chosen = _training(choice.candidates[choice.chosen])
+    chosen = choice.training(choice.candidates[choice.chosen])
     drawn = {name: sorted(points) for name, points in curves.items() if points}
     best = sorted(drawn, key=lambda name: (name != chosen, -max(y for _, y in drawn[name])))
     kept = {name: drawn[name] for name in drawn if name in best[:NUM_COLOURS]}
@@ -135,7 +141,10 @@ def _curves(choice):
 
 def _table(choice):
     ks = sorted({k for candidate in choice.candidates for k in candidate.recall})
-    names = ("Learning rate", "Steps", "Share trained", *(f"Recall@{k}" for k in ks), "")
+    starts = choice.has_starts()
+    names = ("Start",) * starts + (
+        "Learning rate", "Steps", "Share trained", *(f"Recall@{k}" for k in ks), "",
+    )  # fmt: skip
     head = tag("tr", *(tag("th", name, scope="col", class_="number") for name in names))
     order = sorted(
         range(len(choice.candidates)),
@@ -145,7 +154,8 @@ def _table(choice):
     rows = []
     for number in order:
         candidate, chosen = choice.candidates[number], number == choice.chosen
-        values = (f"{candidate.learning_rate:g}", f"{candidate.steps:,}", f"{candidate.alpha:g}",
+        values = (*(candidate.start,) * starts,
+                  f"{candidate.learning_rate:g}", f"{candidate.steps:,}", f"{candidate.alpha:g}",
                   *(percent(candidate.recall[k], 1) if k in candidate.recall else "–" for k in ks),
                   "chosen" if chosen else "")  # fmt: skip
         rows.append(tag("tr", *(tag("td", value, class_="number") for value in values),

@@ -10,6 +10,7 @@ from keras_ms.evaluation.all_metrics import METRICS, RETRIEVAL_METRICS, evaluate
 from keras_ms.html_report.choice_section import Choice
 from keras_ms.html_report.embedding_map import check_map_library, map_embeddings
 from keras_ms.html_report.pair_sweep import PairSweep, sweep_pairs
+from keras_ms.progress import progress_lines
 
 # rows that one looks through; each is a class of its own
 _NUM_QUERIES = 8
@@ -182,7 +183,8 @@ def collect_report(
         verbose=log is not None,
     )
     ranks = found.ranks
-    sweep = sweep_pairs(embeddings, labels, is_gallery=is_gallery)
+    compared = progress_lines("neighbours and margins", len(images), tell)
+    sweep = sweep_pairs(embeddings, labels, is_gallery=is_gallery, progress=compared)
     best, worst = _extreme_queries(sweep, ranks, labels)
     confusions = _confusions(sweep, ranks, labels)
     shown = [row.image for row in best + worst]

@@ -33,7 +33,13 @@ class PairSweep(NamedTuple):
 
 
 def sweep_pairs(
-    embeddings, labels, num_neighbours=6, *, is_gallery=None, block_pairs=_BLOCK_PAIRS
+    embeddings,
+    labels,
+    num_neighbours=6,
+    *,
+    is_gallery=None,
+    block_pairs=_BLOCK_PAIRS,
+    progress=None,
 ):
     """Compares every image with every other one of the gallery, and keeps what a report shows.
 
@@ -44,6 +50,7 @@ def sweep_pairs(
             most all of the gallery but one.
         is_gallery: bool (N,), the images to find. Defaults to None: all.
         block_pairs: most similarities held at a time.
+        progress: called with the share of the work done, 0 to 1, now and then.
 
     Returns:
         A `PairSweep`. Its histograms count the pairs of all images, or of about 2**25 pairs'
@@ -93,6 +100,8 @@ def sweep_pairs(
             bins = np.clip((pairs + 1) * NUM_BINS, 0, 2 * NUM_BINS - 1).astype(np.int64)
             counts[kind] += np.bincount(bins, minlength=2 * NUM_BINS)
             sums[kind] += pairs.sum(dtype=np.float64)
+        if progress is not None:
+            progress((rows[-1] + 1) / count)
     for best in (best_positive, best_negative):
         best[np.isinf(best)] = np.nan
     edges, counts = _occurring_range(counts)
