@@ -5,6 +5,15 @@ model reloads after `import keras_ms`. What registers nothing (data, export) loa
 """
 
 import importlib
+import os
+
+from keras_ms.quiet_start import is_command, quiet_import
+
+if is_command():
+    # of TensorFlow's start-up lines, none concerns who uses the commands
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with quiet_import():
+    import keras  # noqa: F401
 
 from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import InterpolateWeights as InterpolateWeights

@@ -166,19 +166,19 @@ def _embedded(options):
     from keras_ms.data.curriculum_table import table_names
     from keras_ms.data.load_images import load_images
     from keras_ms.embed import embed_images, load_embedder
-    from keras_ms.run_data import shorter_side
 
     embedder, split = load_embedder(options["model"]), options["split"] or "train"
-    given = with_image_size(given_settings(options), options, embedder.image_size)
+    given = with_image_size(
+        given_settings(options), options, embedder.image_size, embedder.preprocessing
+    )
     settings = _settings(options, {}, given)
-    every = load_images(settings, needed=(split,))
-    images = every.subset(split)
+    images = load_images(settings, needed=(split,)).subset(split)
     table_names(images)  # what the table cannot hold
     features = embed_images(
         embedder,
         images,
         image_size=settings.image_size,
-        resize_to=shorter_side(settings, every),
+        resize_to=settings.resize_to or None,
         batch_size=options["batch_size"] or 64,
     )
     return features, images, True

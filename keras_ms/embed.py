@@ -16,6 +16,7 @@ from keras_ms.export.preprocessing import (
     recorded_preprocessing,
     saved_model_facts,
 )
+from keras_ms.progress import is_terminal, progress_lines
 
 FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
 
@@ -124,12 +125,15 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
         batch_size=embedder.batch_size or batch_size,
         cache=False,
     )
-    shown, start = verbose and sys.stderr.isatty(), time.monotonic()
+    shown, start = verbose and is_terminal(sys.stderr), time.monotonic()
+    tell = progress_lines("embedding", len(images)) if verbose and not shown else None
     rows, done = [], 0
     with naming_damaged(images):
         for batch, _ in batches:
             rows.append(_embedded(embedder, batch.numpy(), images.paths[done:]))
             done += len(rows[-1])
+            if tell:
+                tell(done / len(images))
             if shown:
                 rate = done / (time.monotonic() - start)
                 line = f"\r\033[K{done:,} of {len(images):,} images embedded, {rate:.0f} a second"

@@ -134,7 +134,8 @@ class RunData:
         settings = self.settings
         size = settings.image_size
         if view == 0:
-            shown = {"plain": [size, shorter_side(settings, self.images)]}
+            # what is decoded otherwise, as JPEGs once were, is another picture
+            shown = {"plain": [size, shorter_side(settings, self.images)], "jpeg": "accurate"}
 
             def batches():
                 return self._plain_batches(images, cache=False).map(lambda image, label: image)
@@ -175,7 +176,7 @@ class RunData:
         if not wanted:
             return None
         size = min(_PIXELS, self.settings.image_size)
-        pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, cache=False)]
+        pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, resize_to=size, cache=False)]
         pixels = np.concatenate(pixels).reshape(len(images), -1)
         # else the white of the paper makes all images look alike
         return pixels - pixels.mean(axis=1, keepdims=True)

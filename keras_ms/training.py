@@ -20,7 +20,7 @@ from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.models.hdml_picture import draw_hardness
 from keras_ms.models.head_start import STARTS, initialize_head
-from keras_ms.progress import predict_progress, print_line, shown_progress
+from keras_ms.progress import predict_progress, print_line, progress_lines, shown_progress
 from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
 from keras_ms.run.choice import Candidate, Choice, choice_table

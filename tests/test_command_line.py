@@ -4,14 +4,17 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from small_runs import train_words, write_gradients
 
 from keras_ms import run_report, training
 from keras_ms.cli import main
 from keras_ms.command_words import RunInterrupted, resume_command
 from keras_ms.run_folder import RunFolder
 
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 PYTHON, RUN = "/venv/bin/python", "/home/me/my runs/birds"
 
 
@@ -117,3 +120,42 @@ def test_words_of_a_real_start(tmp_path):
     )  # fmt: skip
     expected = [sys.executable, "-u", str(script), "--resume", "runs/a"]
     assert shlex.split(done.stdout) == expected
+
+
+def _started_by_a_user(*words, **variables):
+    """A command without the settings of this test session; returns its output and its errors."""
+    hidden = ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True, text=True, timeout=250, env=environment | variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (SCRIPTS / "train.py", "--help"),
+        (SCRIPTS / "recipes" / "omniglot.py", "--help"),
+        ("-m", "keras_ms.cli", "report", "--help"),
+    ],
+    ids=["script", "recipe", "module"],
+)
+def test_help_shows_nothing_of_tensorflow(words):
+    out, err = _started_by_a_user(*words)
+    assert "usage" in out and err == ""
+
+
+def test_who_asks_for_the_lines_of_tensorflow_gets_them():
+    _, err = _started_by_a_user("-m", "keras_ms.cli", "--help", TF_CPP_MIN_LOG_LEVEL="0")
+    assert "oneDNN" in err or "CUDA" in err or "cuda" in err
+
+
+def test_a_training_shows_nothing_of_tensorflow(tmp_path):
+    folder = write_gradients(tmp_path / "gradients")
+    # two steps that surely find pairs: no warning of the library either
+    more = ("--steps", "2", "--steps-per-epoch", "2", "--epsilon", "2")
+    script = _started_by_a_user(SCRIPTS / "train.py", *train_words(folder, tmp_path, *more)[1:])
+    assert "Recall@K" in script[0] and script[1] == ""

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
-    {"setting_defaults", "setting_checks", "whole_number", "progress", "command_words", "quiet_start"},
+    {"setting_defaults", "whole_number", "progress", "command_words", "quiet_start"},
+    {"setting_checks"},
     {
         "pairs",
         "positives",
@@ -56,6 +57,7 @@ FLOORS = [
         "convert_command",
         "embed",
     },
+    {"run"},
     {"training", "run_report", "curriculum_page"},
     {"report_command", "evaluate_command", "curriculum_command"},
     {"cli"},

@@ -12,6 +12,7 @@ from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
 from keras_ms.evaluation.average_precision import precision_at_r
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
+from keras_ms.progress import is_terminal
 
 # what is measured by default needs no further package and takes about two products of all pairs
 RETRIEVAL_METRICS = ("recall", "r_precision", "map_at_r")
@@ -243,7 +244,7 @@ class _Progress:
 
     def __init__(self, name, shown):
         self._name = name
-        self._shown = shown and sys.stderr.isatty()
+        self._shown = shown and is_terminal(sys.stderr)
         self._start = time.monotonic()
 
     def __enter__(self):

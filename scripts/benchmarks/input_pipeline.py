@@ -128,7 +128,7 @@ def measure(images, image_size, rounds, num_images, peer_python):
         f"full pipeline, {image_size} px, cached": balanced_batches(images, cache=True, **common),
         f"the same, antialiased, {image_size} px": antialiased(images, image_size),
         f"evaluation, {image_size} px": evaluation_batches(
-            images, image_size, batch_size=80, cache=False
+            images, image_size, resize_to=image_size, batch_size=80, cache=False
         ).repeat(),
     }
     turns = {
