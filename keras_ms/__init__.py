@@ -45,6 +45,7 @@ from keras_ms.losses.triplet import TripletLoss as TripletLoss
 from keras_ms.losses.weighted_pairs import WeightedPairLoss as WeightedPairLoss
 from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMemory
 from keras_ms.models.embedding import build_embedder as build_embedder
+from keras_ms.models.embedding import split_embedder as split_embedder
 from keras_ms.models.embedding import without_normalization as without_normalization
 from keras_ms.models.hdml import HDML as HDML
 from keras_ms.models.head_start import initialize_head as initialize_head
@@ -136,6 +137,7 @@ __all__ = [
     "pair_weights",
     "read_curriculum",
     "recall_at_k",
+    "split_embedder",
     "without_normalization",
     "write_curriculum",
     "write_report",

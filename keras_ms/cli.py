@@ -84,6 +84,7 @@ def _train(options):
 def _export(options):
     import keras
 
+    from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats
 
     model_file = Path(options["model"])
@@ -92,8 +93,15 @@ def _export(options):
     # safe_mode: a file from elsewhere must not run code of its own
     model = keras.saving.load_model(model_file, compile=False, safe_mode=True)
     metadata = json.loads(options["metadata"]) if options["metadata"] else None
-    formats = dataclasses.replace(Settings(), export=options["formats"]).exports()
-    export_formats(model, options["to"], formats, metadata=metadata)
+    formats = Settings(export=options["formats"]).exports()
+    shorter = options["resize_to"]
+    export_formats(
+        model,
+        options["to"],
+        formats,
+        metadata=metadata,
+        preprocessing=None if shorter is None else Preprocessing(resize_to=shorter),
+    )
 
 
 def _weights(options):
@@ -145,6 +153,10 @@ def _parser():
     export.add_argument("model", help="a .keras file")
     export.add_argument("--to", required=True, metavar="FOLDER", help="folder to export into")
     export.add_argument("--formats", default="saved_model,onnx", help="saved_model, onnx or both")
+    export.add_argument(
+        "--resize-to", type=int, metavar="PIXELS",
+        help="shorter side of a photo before its centre is cut out, recorded in the files",
+    )
     export.add_argument("--metadata", metavar="JSON", help='such as \'{"recall_at_1": "0.61"}\'')
 
     weights = commands.add_parser(

@@ -16,6 +16,7 @@ def write_curves(
     *,
     recall_title="Recall@K (unseen classes)",
     lines=None,
+    series_lines=None,
     series=None,
     chosen=None,
 ):
@@ -27,8 +28,10 @@ def write_curves(
         path: PNG file to write.
         loss_name: title of the loss's curve.
         recall_title: title of the chart of Recall@K.
-        lines: dict from a name to a Recall@1, a labelled line across the charts of Recall@K, such
+        lines: dict from a name to a Recall@1, a labelled line across the chart of Recall@K, such
             as that of the features before training. Defaults to None: no line.
+        series_lines: the same across the chart of `series`, whose images may be others. Defaults to
+            None: no line.
         series: dict from a name to a list of (share, Recall@1): a third chart, of networks between
             the one before training, share 0, and the trained one, share 1. Defaults to None.
         chosen: (name, share) of the point of `series` to mark. Defaults to None.
@@ -51,7 +54,10 @@ def write_curves(
     from matplotlib.ticker import MaxNLocator
 
     mark = None if chosen is None else _chosen_point(series, chosen)
-    lines = {name: value for name, value in (lines or {}).items() if _is_number(value)}
+    lines, series_lines = (
+        {name: value for name, value in (given or {}).items() if _is_number(value)}
+        for given in (lines, series_lines)
+    )
     figure = Figure(figsize=(13.5 if series else 9, 4.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     charts = figure.subplots(1, 3 if series else 2)
@@ -79,7 +85,7 @@ def write_curves(
                 *mark, "o", markersize=13, fillstyle="none", color="black", label="chosen",
                 clip_on=False,
             )  # fmt: skip
-        _finish_recalls(between, values, lines)
+        _finish_recalls(between, values, series_lines)
     for chart in charts:
         chart.grid(alpha=0.3)
     with whole_file(path) as temporary:

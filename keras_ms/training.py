@@ -122,7 +122,7 @@ class _Training:
             between.take(choice.chosen.alpha)
         elif recall.best_step is not None and recall.prefix == "val_":
             choice = self._choose_by_validation(recall, between, rows, results["validation"])
-        self._draw(rows, choice, results["validation"])
+        self._draw(rows, choice, results)
         self._record_chosen(choice, results)
         exports = self._exports(results)
         self.log(closing_table(results, self.ks))
@@ -369,22 +369,25 @@ class _Training:
         self.log(choice_table(choice))
         return choice
 
-    def _draw(self, rows, choice, before):
+    def _draw(self, rows, choice, results):
         """The pictures of the run folder."""
         run, settings = self.run, self.settings
         lines = {
-            name.replace("_", " "): found["1"] for name, found in before.items()
-            if name in ("pooled_features", "step_0") and found
+            classes: {
+                name.replace("_", " "): found["1"] for name, found in results[classes].items()
+                if name in ("pooled_features", "step_0") and found
+            }
+            for classes in ("validation", "test")
         }
         series = choice.series() if choice else {}
-        unseen = "held-out" if any("val_" in name for name in rows[-1]) else "test"
+        of = "validation" if any("val_" in name for name in rows[-1]) else "test"
         write_curves(
             rows,
             run.curves,
             settings.loss.replace("_", " "),
-            recall_title=f"Recall@K ({unseen} classes)",
-            # of folds they belong to other images than those of the curve
-            lines=lines if unseen == "held-out" else None,
+            recall_title=f"Recall@K ({of} classes)",
+            lines=lines[of],
+            series_lines=lines["validation"],
             series=series or None,
             chosen=choice.place() if series else None,
         )

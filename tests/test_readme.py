@@ -3,13 +3,16 @@
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 from PIL import Image
+
+import keras_ms.export
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs_and_writes_both_exports(tmp_path, monkeypatch):
+def test_the_example_runs_and_writes_both_exports(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for number in range(40):
         folder = tmp_path / "photos" / f"class_{number:02d}"
@@ -18,16 +21,28 @@ def test_the_example_runs_and_writes_both_exports(tmp_path, monkeypatch):
         for image in range(5):
             pixels = np.clip(colour + rng.normal(0, 30, (96, 96, 3)), 0, 255).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{image}.jpg")
+    # in place of the download: weights of the same shapes
+    weights = tmp_path / "mobilenet_v2.weights.h5"
+    network = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(160, 160, 3)
+    )
+    network.save_weights(weights)
     monkeypatch.chdir(tmp_path)
 
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    endless = r"steps_per_epoch=\d+,\n    epochs=\d+"
-    short, changes = re.subn(endless, "steps_per_epoch=1,\n    epochs=1", code)
-    assert changes == 1
+    for was, instead in (
+        (r"steps_per_epoch=\d+,\n    epochs=\d+", "steps_per_epoch=1,\n    epochs=2"),
+        ('weights="imagenet"', f"weights={str(weights)!r}"),
+    ):
+        code, changes = re.subn(was, lambda _, text=instead: text, code)
+        assert changes == 1
     names = {}
-    exec(compile(short, "README.md", "exec"), names)
-    assert "val_recall@1" in names["embedder"].history.history
-    assert (tmp_path / "embedder.onnx").is_file()
+    exec(compile(code, "README.md", "exec"), names)
+    assert "val_recall@1" in names["head"].history.history
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Recall@1 on unseen classes, embedder: ") for line in lines)
+    assert lines[-1] == "Wrote embedder.onnx and embedder/"
+    assert keras_ms.export.read_preprocessing(tmp_path / "embedder.onnx").resize_to == 180
     assert (tmp_path / "embedder" / "saved_model.pb").is_file()
 
 
