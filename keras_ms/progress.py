@@ -45,6 +45,43 @@ class ProgressLines(keras.callbacks.Callback):
         self._tell(self._rows / self.total if self.total else 1.0)
 
 
+class TrainingLines(keras.callbacks.Callback):
+    """Tells how far `model.fit` is, a line at a time, where no terminal shows a bar.
+
+    An epoch of a large network takes minutes, and Keras's log has one line for it.
+
+    Args:
+        total: steps of the whole training.
+        done: steps done before this `fit`. Defaults to 0.
+        every_seconds: least time between two lines. Defaults to 30.
+        log: function that takes a line of text. Defaults to `print_line`.
+        clock: function that returns seconds. Defaults to `time.monotonic`.
+
+    Example:
+
+    ```python
+    model.fit(batches, steps_per_epoch=100, epochs=3, verbose=2, callbacks=[TrainingLines(300)])
+    # training: 40 of 300 steps, about 12 min left
+    ```
+    """
+
+    def __init__(self, total, done=0, *, every_seconds=_SECONDS, log=None, clock=None):
+        super().__init__()
+        self._total, self._done = total - done, 0
+        self._options = {"unit": "steps", "every_seconds": every_seconds, "clock": clock}
+        self._log = log
+
+    def on_train_begin(self, logs=None):
+        self._tell = progress_lines("training", self._total, self._log, **self._options)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = self._done
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._done = self._before + batch + 1
+        self._tell(self._done / self._total)
+
+
 def progress_lines(what, total, log=None, *, unit="images", every_seconds=_SECONDS, clock=None):
     """A function to call with the share of the work done, 0 to 1, as often as one likes.
 

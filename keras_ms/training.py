@@ -20,7 +20,7 @@ from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.models.hdml_picture import draw_hardness
 from keras_ms.models.head_start import STARTS, initialize_head
-from keras_ms.progress import predict_progress, print_line, progress_lines, shown_progress
+from keras_ms.progress import TrainingLines, predict_progress, print_line, shown_progress
 from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
 from keras_ms.run.choice import Candidate, Choice, choice_table
@@ -282,9 +282,11 @@ class _Training:
             recall.best_value, recall.best_step = best["value"], best["step"]
         epochs = settings.steps // settings.steps_per_epoch
         if epoch < epochs:
-            self.log(f"Training: steps {epoch * settings.steps_per_epoch} to {settings.steps}")
+            done = epoch * settings.steps_per_epoch
+            self.log(f"Training: steps {done} to {settings.steps}")
+            lines = [TrainingLines(settings.steps, done, log=self.log)]
             self.models.model.fit(
-                self.data.training(start_step=epoch * settings.steps_per_epoch),
+                self.data.training(start_step=done),
                 # batches that follow a class tree come an epoch at a time
                 steps_per_epoch=None if self.data.order else settings.steps_per_epoch,
                 initial_epoch=epoch,
@@ -294,6 +296,7 @@ class _Training:
                 callbacks=[
                     *tree_callbacks,
                     recall,
+                    *(lines if self.verbose == 2 else ()),
                     ExplainZeroLoss(),
                     SaveRun(
                         run,

@@ -9,6 +9,7 @@ import pytest
 from keras_ms.evaluation import recall_at_k
 from keras_ms.progress import (
     ProgressLines,
+    TrainingLines,
     is_terminal,
     predict_progress,
     print_line,
@@ -129,3 +130,16 @@ def test_a_line_that_cannot_be_written_for_another_reason_is_an_error(monkeypatc
         monkeypatch.setattr(sys, "stdout", log)
         with pytest.raises(UnicodeEncodeError):
             print_line("λ")
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_training_tells_its_steps_over_epochs(steps_per_execution):
+    clock, lines = Clock(step=20.0), []
+    model = _model()
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    rows = np.zeros((8, 2)), np.zeros((8, 3))
+    told = TrainingLines(12, 4, log=lines.append, clock=clock)
+    model.fit(*rows, batch_size=2, epochs=3, initial_epoch=1, verbose=0, callbacks=[told])
+    steps = [int(line.split()[1]) for line in lines]
+    assert steps == sorted(steps) and len(steps) >= 2
+    assert all(line.startswith("training: ") and " of 8 steps" in line for line in lines)

@@ -21,15 +21,6 @@ SETTINGS = {
     "freeze_backbone": True,
     "image_size": 224,
     "resize_to": 224,
-    "augmentation": "none",
-    "embedding_size": 512,
-    "classes_per_batch": 16,
-    "images_per_class": 5,
-    "steps": 2000,
-    "steps_per_epoch": 500,
-    "learning_rate": 0.0001,
-    "schedule": "constant",
-    "validation_fraction": 0.0,
 }
 
 if __name__ == "__main__":
