@@ -134,7 +134,7 @@ def test_a_line_that_cannot_be_written_for_another_reason_is_an_error(monkeypatc
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
 def test_training_tells_its_steps_over_epochs(steps_per_execution):
-    clock, lines = Clock(step=20.0), []
+    clock, lines = Clock(step=40.0), []
     model = _model()
     model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
     rows = np.zeros((8, 2)), np.zeros((8, 3))
