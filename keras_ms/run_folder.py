@@ -140,6 +140,13 @@ class RunFolder:
 
     def read_settings(self):
         settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
+        saved = self.read_json(self.settings)
+        is_open = saved.get("backbone_learning_rate") is None
+        if "tune" not in saved and is_open and settings.backbone_learning_rate is not None:
+            # the run began when an open rate was that of the head
+            settings = dataclasses.replace(
+                settings, backbone_learning_rate=settings.learning_rate
+            )
         if self.curriculum.is_file():
             settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
         return settings

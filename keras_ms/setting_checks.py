@@ -8,7 +8,7 @@ import dataclasses
 import math
 import typing
 
-from keras_ms.setting_defaults import DEFAULTS, can_interpolate, refuses_folds, situation
+from keras_ms.setting_defaults import DEFAULTS, can_interpolate, refuses_folds
 
 MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
 # read only with one loss, whose margins come from the tree
@@ -74,8 +74,9 @@ def check_settings(settings):
         _check("test_fraction", settings.test_fraction, lambda v: v == default,
                "unset with test_classes")
     if settings.augmentation in ("distort", "none"):
-        default = DEFAULTS[situation(settings)]["crop_scale"]
-        _check("crop_scale", settings.crop_scale, lambda v: v == default,
+        # a file of settings may have brought that of another situation
+        defaults = {values["crop_scale"] for values in DEFAULTS.values()}
+        _check("crop_scale", settings.crop_scale, lambda v: v in defaults,
                f"unset with augmentation={settings.augmentation}")
     if settings.augmentation in ("crop", "none"):
         _check("distortion", settings.distortion, lambda v: v == _default(settings, "distortion"),

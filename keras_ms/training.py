@@ -25,7 +25,7 @@ from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
 from keras_ms.run.choice import Candidate, Choice, choice_table
 from keras_ms.run.closing import closing_table, shortfall
-from keras_ms.run.head_folds import RATES, HeadFolds, class_folds
+from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
 from keras_ms.run_data import RunData, shorter_side
 from keras_ms.run_folder import RunFolder, SaveRun
 from keras_ms.run_model import RunModel
@@ -183,6 +183,7 @@ class _Training:
             steps=settings.steps,
             starts=STARTS if given_start is None else (given_start,),
             rates=RATES if given_rate is None else (given_rate,),
+            alphas=ALPHAS if settings.interpolate else (0.0, 1.0),
             random_start=lambda start: models.random_head,
             ks=self.ks,
         )
@@ -221,7 +222,8 @@ class _Training:
         """Recalls before training: {"validation": {stage: …}, "test": {stage: …}}."""
         run = self.run
         results = run.read_json(run.baselines)
-        if results is None:
+        # a run folder of an earlier version has them without the split
+        if results is None or "test" not in results:
             results = {"validation": {}, "test": {}}
             pixels = self.data.raw_pixels()
             if pixels is not None:
@@ -271,7 +273,8 @@ class _Training:
             self.models.compile(self.data.stages)
             recall.set_model(self.models.model)
             between = None
-            if settings.interpolate:
+            # folds choose between the start and the trained weights at least
+            if settings.interpolate or settings.tune == "folds":
                 between = InterpolateWeights(recall, start_path=run.start_weights)
                 between.set_model(self.models.model)
                 between.keep_start()
@@ -346,8 +349,10 @@ class _Training:
             chosen = recall.best_step, measured[recall.best_step][0]
             if between:
                 self.log("Measuring the weights between the start and the last ones")
-                found = between.choose()
-                chosen = found.step, found.alpha
+                known = {0.0: dict(recall.history).get(0), 1.0: measured[last][1]}
+                found = between.choose(known)
+                # step 0 is alpha 0 of the last weights
+                chosen = (found.step, found.alpha) if found.step else (last, 0.0)
             else:
                 recall.load_best_weights()
             candidates = {(step, alpha): x for step, (alpha, x) in measured.items()}

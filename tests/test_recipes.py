@@ -124,3 +124,27 @@ def test_a_recipe_resumes_with_the_settings_of_its_run(monkeypatch):
     with pytest.raises(SystemExit):
         runpy.run_path(str(FOLDER / "omniglot.py"), run_name="__main__")
     assert seen == ["runs/one"]
+
+
+# what a setting that a recipe leaves out was when its figure was measured
+MEASURED_WITH = {
+    "validation_fraction": 0.1, "image_size": 64, "crop_scale": 0.16, "embedding_size": 128,
+    "head_initializer": "orthogonal", "tune": "off", "interpolate": False,
+    "classes_per_batch": 32, "images_per_class": 4, "steps": 600, "steps_per_epoch": 100,
+    "learning_rate": 2e-3, "backbone_learning_rate": None,
+}  # fmt: skip
+# measured anew with the defaults of today
+MEASURED_ANEW = ("cub200_2010_head", "grocery")
+
+
+def test_a_recipe_trains_as_when_its_figure_was_measured(recipe):
+    path, _, given = recipe
+    if path.stem in MEASURED_ANEW:
+        pytest.skip("its figure is that of the defaults")
+    settings = Settings(**given)
+    for name, value in MEASURED_WITH.items():
+        expected = given.get(name, value)
+        if name == "backbone_learning_rate" and settings.weights and not settings.freeze_backbone:
+            # one rate for all where a recipe gave none for the backbone
+            expected = settings.learning_rate if expected is None else expected
+        assert getattr(settings, name) == expected, name

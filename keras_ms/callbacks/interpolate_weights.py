@@ -1,6 +1,7 @@
 """Weights between those that training began with and those that it ended with."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,20 +113,29 @@ class InterpolateWeights(keras.callbacks.Callback):
         if self.start_path is None:
             self._start = _values(self._embedder)
         elif self.start_path.is_file():
-            now = _values(self._embedder)
-            self._embedder.load_weights(self.start_path)
+            # the file holds the optimizer's state too, which goes on from where it is
+            live = [*self._embedder.variables, *_optimizer_variables(self._embedder)]
+            now = [_numpy(variable) for variable in live]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the optimizer's state does not fit
+                self._embedder.load_weights(self.start_path)
             self._start = _values(self._embedder)
-            _assign(self._embedder, now)
+            for variable, value in zip(live, now):
+                variable.assign(value)
         else:
             with whole_file(self.start_path) as temporary:
                 self._embedder.save_weights(temporary)
             self._start = _values(self._embedder)
 
-    def choose(self):
+    def choose(self, known=None):
         """Measures every candidate and leaves the model with the best one.
 
         `fit` does so at its end. Where training is over already, call it with the trained weights in
         the model.
+
+        Args:
+            known: {alpha: recalls} of what is measured already. Defaults to None: nothing. `fit`
+                takes nothing for known, since a callback before this one may have set other weights.
 
         Returns:
             The chosen `Candidate`.
@@ -134,17 +144,17 @@ class InterpolateWeights(keras.callbacks.Callback):
         self._check_nothing_else_moved()
         end = _values(self._embedder)
         step = self.recall.step
-        known = dict(self.recall.history)
+        known = known or {}
         found = []
         for alpha in self.alphas:
             self._set(alpha, end)
-            measured = {0.0: known.get(0), 1.0: known.get(step)}.get(alpha)
-            found.append(Candidate(step, alpha, measured or self.recall.recalls()))
+            found.append(Candidate(step, alpha, known.get(alpha) or self.recall.recalls()))
             self._tell(found[-1])
         best = max(found, key=self._value)  # of equals the first, the smallest alpha
         if self._may_take_best_step() and self.recall.best_value > self._value(best):
             step = self.recall.best_step
-            best = Candidate(step, 1.0, known.get(step, {self._k: self.recall.best_value}))
+            history = dict(self.recall.history)
+            best = Candidate(step, 1.0, history.get(step, {self._k: self.recall.best_value}))
             found.append(best)
             self._tell(best)
             self.recall.load_best_weights()
@@ -240,6 +250,11 @@ def _values(model):
 def _assign(model, values):
     for variable, value in zip(model.variables, values):
         variable.assign(value)
+
+
+def _optimizer_variables(model):
+    optimizer = getattr(model, "optimizer", None)
+    return [] if optimizer is None else optimizer.variables
 
 
 def _numpy(variable):

@@ -101,7 +101,7 @@ def head_axes(features, labels, size, start):
     if start == "pca":
         kernel = _axes(total, size)
     else:
-        white = _whitening(_within_classes(features, labels, mean, total))
+        white = _whitening(_within_classes(features, labels, mean, total), np.trace(total))
         kernel = white @ _axes(white @ total @ white, size)
         kernel *= np.sqrt(size / np.sum(kernel**2))
     return kernel.astype("float32"), (-mean @ kernel).astype("float32")
@@ -140,15 +140,16 @@ def _within_classes(features, labels, mean, total):
     return total - means.T @ means / len(features)
 
 
-def _whitening(within):
+def _whitening(within, total_variance):
     """The inverse root of a scatter, drawn towards a multiple of the identity."""
     variances, axes = np.linalg.eigh(within)
-    shrunk = (1 - _SHRINKAGE) * np.maximum(variances, 0) + _SHRINKAGE * variances.mean()
-    if not shrunk.min() > 0:
+    # of equal images rounding leaves some variance
+    if not variances.sum() > 1e-10 * total_variance:
         raise ValueError(
             "start='whitened' needs images of one class that differ in their features. Received "
             "classes of equal images: take start='pca'"
         )
+    shrunk = (1 - _SHRINKAGE) * np.maximum(variances, 0) + _SHRINKAGE * variances.mean()
     return axes / np.sqrt(shrunk) @ axes.T
 
 

@@ -56,6 +56,7 @@ class HeadFolds:
         batches: function (features, labels) that returns endless batches.
         steps: training steps.
         starts, rates: what is tried.
+        alphas: shares of the trained weights that are measured, 0 and 1 among them.
         random_start: function that returns the kernel (channels, embedding_size) of the starts that
             are not computed from the features.
         ks: the K of Recall@K.
@@ -63,10 +64,10 @@ class HeadFolds:
 
     def __init__(
         self, features, labels, folds, *, embedding_size, loss, normalize, optimizer, schedule,
-        batches, steps, starts, rates, random_start, ks,
+        batches, steps, starts, rates, alphas, random_start, ks,
     ):  # fmt: skip
         self.features, self.labels, self.folds = features, labels, folds
-        self.starts, self.rates = starts, rates
+        self.starts, self.rates, self.alphas = starts, rates, alphas
         self._steps, self._batches, self._ks = steps, batches, ks
         self._random_start = random_start
         self._rate = keras.Variable(1.0, trainable=False, name="rate")
@@ -108,7 +109,7 @@ class HeadFolds:
         )  # fmt: skip
         end = ops.convert_to_numpy(self._layer.kernel), ops.convert_to_numpy(self._layer.bias)
         found = []
-        for alpha in ALPHAS:
+        for alpha in self.alphas:
             kernel, bias = (between(s, e, alpha) for s, e in zip(begin, end))
             found.append((alpha, self._recalls(self.features[0][held] @ kernel + bias, held)))
         return found
@@ -126,7 +127,7 @@ class HeadFolds:
                 candidates += [
                     Candidate(self._steps, alpha, self._mean([dict(x)[alpha] for x in by_fold]),
                               start, rate)
-                    for alpha in ALPHAS
+                    for alpha in self.alphas
                 ]
         count = len(np.unique(self.labels))
         by = f"{len(self.folds)} folds over {count} training classes"

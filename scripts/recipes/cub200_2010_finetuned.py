@@ -23,6 +23,7 @@ SETTINGS = {
     "precision": "mixed_bfloat16",
     "crop_scale": 0.3,
     "embedding_size": 512,
+    "head_initializer": "orthogonal",
     "classes_per_batch": 16,
     "images_per_class": 5,
     "steps": 250,

@@ -24,6 +24,7 @@ SETTINGS = {
     "precision": "mixed_bfloat16",
     "crop_scale": 0.3,
     "embedding_size": 512,
+    "head_initializer": "orthogonal",
     "loss": "hierarchical_triplet",
     "loss_settings": "beta=-0.1",
     "tree_levels": 64,

@@ -34,6 +34,7 @@ SETTINGS = {
     "steps": 3000,
     "steps_per_epoch": 200,
     "learning_rate": 3e-05,
+    "backbone_learning_rate": 3e-05,
     "coupled_l2": 0.0005,
     "schedule": "step",
     "decay_steps": "1200,2400",

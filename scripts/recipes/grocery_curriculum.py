@@ -29,6 +29,7 @@ SETTINGS = {
     "resize_to": 224,
     "augmentation": "none",
     "embedding_size": 512,
+    "head_initializer": "orthogonal",
     "curriculum": "curriculum.csv",
     "classes_per_batch": 16,
     "images_per_class": 5,

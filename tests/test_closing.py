@@ -1,0 +1,63 @@
+"""The closing words of a run."""
+
+import pytest
+
+from keras_ms.run.closing import closing_table, shortfall
+
+RESULTS = {
+    "validation": {
+        "pooled_features": {"1": 0.6, "2": 0.7}, "step_0": {"1": 0.61, "2": 0.7},
+        "last": {"1": 0.55, "2": 0.66}, "chosen": {"1": 0.64, "2": 0.75},
+    },
+    "test": {
+        "exported": {"1": 0.53, "2": 0.66}, "pooled_features": {"1": 0.5, "2": 0.6},
+        "step_0": {"1": 0.51, "2": 0.6}, "last": None, "chosen": {"1": 0.53, "2": 0.66},
+    },
+}  # fmt: skip
+
+
+def test_the_table_has_the_stages_in_their_order():
+    lines = closing_table(RESULTS, (1, 2)).splitlines()
+    assert "validation" in lines[0] and "test classes (unseen)" in lines[0]
+    assert lines[1].split() == ["Recall@K", "@1", "@1", "@2"]
+    assert [line.split() for line in lines[2:]] == [
+        ["pooled", "features", "0.600", "0.500", "0.600"],
+        ["step", "0", "0.610", "0.510", "0.600"],
+        ["last", "0.550", "NaN", "NaN"],
+        ["chosen", "0.640", "0.530", "0.660"],
+        ["exported", "files", "0.530", "0.660"],
+    ]
+    assert len({len(line) for line in lines[1:]}) == 1  # every column ends below its head
+
+
+def test_what_a_run_lacks_is_left_out():
+    results = {"validation": {}, "test": {"raw_pixels": {"1": 0.12}, "last": {"1": 0.9}}}
+    lines = closing_table(results, (1,)).splitlines()
+    assert [line.split() for line in lines[2:]] == [["raw", "pixels", "0.120"], ["last", "0.900"]]
+
+
+def below(classes, chosen, pooled=0.5):
+    results = {"validation": {}, "test": {}}
+    results[classes] = {"chosen": {"1": chosen}, "pooled_features": {"1": pooled}}
+    return results
+
+
+def test_a_shortfall_is_told_with_its_numbers():
+    sentence = shortfall(below("test", 0.48))
+    assert "0.480 against 0.500 on the test classes" in sentence
+    assert "validation" not in sentence
+    both = below("test", 0.48) | {"validation": below("validation", 0.1)["validation"]}
+    assert "validation classes and 0.480 against" in shortfall(both)
+
+
+@pytest.mark.parametrize("classes", ["validation", "test"])
+def test_no_shortfall_no_words(classes):
+    assert shortfall(below(classes, 0.5)) == ""
+    assert shortfall(below(classes, 0.6)) == ""
+    assert shortfall({"validation": {}, "test": {"last": {"1": 0.1}}}) == ""
+    assert shortfall(RESULTS) == ""
+
+
+def test_without_a_choice_the_last_weights_count():
+    results = {"validation": {}, "test": {"last": {"1": 0.4}, "pooled_features": {"1": 0.5}}}
+    assert "0.400 against 0.500" in shortfall(results)
