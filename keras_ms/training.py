@@ -120,6 +120,10 @@ class _Training:
         results["test"]["last"] = self._recalls("test")
         if choice:
             between.take(choice.chosen.alpha)
+        elif self.settings.tune == "folds":
+            # nothing could be measured, and the start loses nothing
+            between.take(0.0)
+            results["test"]["chosen"] = results["test"]["step_0"]
         elif recall.best_step is not None and recall.prefix == "val_":
             choice = self._choose_by_validation(recall, between, rows, results["validation"])
         self._draw(rows, choice, results)
@@ -149,7 +153,10 @@ class _Training:
         labels = self.data.images.subset("train").labels
         folds = class_folds(labels, settings.seed)
         if not folds:
-            self.log("Too few training classes to hold some out: nothing is chosen by folds")
+            self.log(
+                "Fewer than 4 training classes of 2 images: none can be held out to choose by, so "
+                "the head stays at its start, the axes of the features"
+            )
             choice = None
             start, rate = UNTUNED_HEAD["head_initializer"], UNTUNED_HEAD["learning_rate"]
         elif run.choice.is_file():
@@ -409,7 +416,7 @@ class _Training:
     def _record_chosen(self, choice, results):
         """Adds what the last and the chosen weights reach; a model of NaN is not exported."""
         test, validation = results["test"], results["validation"]
-        counted = test["last"]
+        counted = test.get("chosen", test["last"])
         if choice:
             last = choice.last(self.settings.steps)
             validation["last"], validation["chosen"] = _plain(last.recall), _plain(choice.chosen.recall)
