@@ -225,8 +225,8 @@ def test_block_size_must_be_positive():
 def test_compiled_blocks_hold_every_row_once_and_share_one_shape(num_classes, block_size):
     embeddings, labels = clustered(997, num_classes, dimension=3)
     rows, _ = inputs.retrieval_sets(embeddings, labels)
-    blocks = device_ranks._blocks(rows, block_size, padding=-1)
-    items = np.concatenate([np.asarray(block.items)[: block.count] for block in blocks])
+    blocks = device_ranks._blocks(rows, block_size)
+    items = np.concatenate([np.arange(997)[block.where] for block in blocks])
     assert sorted(items) == list(range(997))
     assert len({tuple(block.rows.shape) for block in blocks}) == 1
     assert blocks[0].rows.shape[0] <= block_size
