@@ -24,8 +24,10 @@ TIE = 1e-6
 # on it can make NaN.
 NO_PAIR = -3.0
 
-# float64 copies of rows are made of so many numbers at a time: 2 MB
-_NUMBERS = 2**18
+# float64 copies of rows are made of so many numbers at a time, 8 MB: products of fewer rows are
+# slow. Rows of single pairs stay in a core's cache.
+_NUMBERS = 2**20
+_NUMBERS_OF_PAIRS = 2**16
 
 # One pair at a time costs as much as this many in a product of whole rows.
 _PAIRS_OF_A_PRODUCT = 32
@@ -96,7 +98,7 @@ def similarities(a, b):
 def pair_similarities(a, b, rows, columns):
     """float64 (count,): the similarities of the pairs (a[rows[i]], b[columns[i]])."""
     found = np.empty(len(rows))
-    step = max(16, _NUMBERS // a.shape[1])
+    step = max(16, _NUMBERS_OF_PAIRS // a.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         of_a, of_b = a[rows[part]].astype(np.float64), b[columns[part]].astype(np.float64)

@@ -92,7 +92,7 @@ class _Tiles:
             int64 arrays (rows,) and (columns,).
         """
         similarity = self._similarity[: len(a) * len(b)].reshape(len(a), len(b))
-        np.matmul(a, b.T, out=similarity)
+        _product(a, b, similarity)
         in_rows = np.zeros(len(a), np.int64)
 
         def count(bands, flags):
@@ -130,6 +130,10 @@ class _Tiles:
 
 def _parts(start, stop, size):
     return [(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def _product(a, b, out):
+    np.matmul(a, b.T, out=out)
 
 
 def _count_part(similarity, a, b, negatives, of_rows, of_columns, flags):
