@@ -13,8 +13,9 @@ FARTHEST = 4.0  # the squared distance of opposite unit vectors
 LEVELS = 16  # as published
 LINKAGES = ("average", "single")
 BLOCK = 1024  # rows of 11,318 distances: 93 MB
-# Distances and thresholds are equal if they are to so many decimals. What the data makes equal, such
-# as classes that coincide or stand at right angles, differs by 1e-15, on each processor otherwise.
+# Distances and thresholds are equal if they are to so many decimals. What the data makes equal,
+# such as classes that coincide or stand at right angles, differs by 1e-15, on each processor
+# otherwise.
 DECIMALS = 9
 
 

@@ -61,7 +61,7 @@ def main():
 
 
 def run_with(kernels, answers):
-    """(what was set, what NumPy's products ran on, what became of the tests, whether all is well)"""
+    """(what was set, what NumPy's products ran on, what became of the tests, is all well?)"""
     settings, needed, tests = kernels
     name = " ".join(f"{key}={value}" for key, value in settings.items()) or "as it is"
     if needed and needed not in processor_flags():

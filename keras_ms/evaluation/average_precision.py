@@ -108,7 +108,8 @@ def precision_at_r(
         step = max(1, _MOST_RANKED // num_items)
         for first in range(start, stop, step):
             last = min(first + step, stop)
-            scores = _scores(similarity[first - start : last - start], queries, gallery, first, last)
+            ranked = similarity[first - start : last - start]
+            scores = _scores(ranked, queries, gallery, first, last)
             for into, values in zip(found, scores):
                 into[queries.order[first:last]] = values
         if progress:
