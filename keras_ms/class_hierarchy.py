@@ -13,6 +13,10 @@ FARTHEST = 4.0  # the squared distance of opposite unit vectors
 LEVELS = 16  # as published
 LINKAGES = ("average", "single")
 BLOCK = 1024  # rows of 11,318 distances: 93 MB
+# Distances and thresholds are equal if they are to so many decimals. What the data makes equal,
+# such as classes that coincide or stand at right angles, differs by 1e-15, on each processor
+# otherwise.
+DECIMALS = 9
 
 
 def class_means(embeddings, labels):
@@ -71,6 +75,12 @@ def class_distances(means, others=None):
     return distances
 
 
+def rounded_distances(means, others, decimals=DECIMALS):
+    """`class_distances` to so many decimals: equal ones are so on every processor."""
+    distances = class_distances(means, others)
+    return np.round(distances, decimals, out=distances)
+
+
 def class_spreads(means, counts):
     """Mean squared distance of the images of a class, s_c = 2n/(n - 1) (1 - |mu_c|^2).
 
@@ -111,8 +121,9 @@ def level_thresholds(spreads, counts, levels=LEVELS):
 def merge_nodes(means, thresholds, linkage="average"):
     """Which node every class belongs to at every level.
 
-    At level l, nodes closer than d_l share a node, again and again until none are. At level L all
-    classes share one, opposite ones too.
+    At level l, nodes closer than d_l share a node, again and again until none are; those whose
+    distance is d_l to 9 decimals are not closer. At level L all classes share one, opposite ones
+    too.
 
     Args:
         means: (C, dimension), of `class_means`.
@@ -129,7 +140,7 @@ def merge_nodes(means, thresholds, linkage="average"):
     parent = np.arange(2 * num_classes - 1)
     done = 0
     for level, threshold in enumerate(thresholds[:-1]):
-        while done < len(merges) and heights[done] < threshold:
+        while done < len(merges) and heights[done] < threshold - 10.0**-DECIMALS:
             parent[merges[done]] = num_classes + done
             done += 1
         root = np.arange(len(parent))
@@ -159,7 +170,7 @@ def _condensed_distances(means):
     condensed = np.empty(num_classes * (num_classes - 1) // 2)
     end = 0
     for start in range(0, num_classes, BLOCK):
-        block = class_distances(means[start : start + BLOCK], means[start:])
+        block = rounded_distances(means[start : start + BLOCK], means[start:])
         for row, distances in enumerate(block, 1):
             begin, end = end, end + len(distances) - row
             condensed[begin:end] = distances[row:]

@@ -14,11 +14,11 @@ from keras_ms.class_hierarchy import (
     BLOCK,
     LEVELS,
     checked_levels,
-    class_distances,
     class_means,
     class_spreads,
     level_thresholds,
     merge_nodes,
+    rounded_distances,
 )
 from keras_ms.tree_picture import draw_levels
 from keras_ms.whole_files import whole_file
@@ -130,6 +130,8 @@ class ClassTree:
     def nearest(self, number):
         """The nearest classes of every class, by d and not by the level.
 
+        Distances are equal if they are to 6 decimals: more would be the rounding of the means.
+
         Args:
             number: how many, below the number of classes.
 
@@ -151,8 +153,9 @@ class ClassTree:
                 f"tree. Received: {number}"
             )
         found = np.empty((num_classes, number), np.int64)
+        means = self.means.astype(np.float64)
         for start in range(0, num_classes if number else 0, BLOCK):
-            distances = class_distances(self.means[start : start + BLOCK], self.means)
+            distances = rounded_distances(means[start : start + BLOCK], means, decimals=6)
             rows = np.arange(len(distances))
             distances[rows, start + rows] = np.inf
             # equally near ones in the order of their ids, at the last place that is left too

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.evaluation.exact_similarity import rounding_bound
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs import unit_length
@@ -115,8 +116,10 @@ def _upstream(loss, size, sample_weight):
 def _sum_of_weights(composite, embeddings, labels, sample_weight):
     parts = [pair_weights(loss, embeddings, labels, sample_weight) for loss in composite.losses]
     first = parts[0]
+    # of unit vectors the two are the same up to rounding, however many dimensions are summed
+    tolerance = 1e-5 + 2 * rounding_bound(np.shape(embeddings)[1])
     for part in parts[1:]:
-        if not np.allclose(part.similarity, first.similarity, atol=1e-5):
+        if not np.allclose(part.similarity, first.similarity, atol=tolerance):
             raise ValueError(
                 "The losses of this composite take different similarities (cosine, and dot "
                 "products), so their weights do not add up. Look at each loss by itself"

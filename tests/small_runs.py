@@ -4,7 +4,6 @@ import csv
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 from PIL import Image
@@ -38,14 +37,37 @@ def train_words(folder, out, *more):
     ]  # fmt: skip
 
 
+# Kills itself: from outside, a process is caught in its second epoch only by a quick machine.
+_KILLED = """
+import os, pathlib, signal, sys, time
+import keras
+
+ended = keras.callbacks.CallbackList.on_train_batch_end
+state, seconds = pathlib.Path(sys.argv.pop(1)), float(sys.argv.pop(1))
+
+def on_train_batch_end(self, batch, logs=None):
+    ended(self, batch, logs)
+    if state.exists():
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+keras.callbacks.CallbackList.on_train_batch_end = on_train_batch_end
+from keras_ms.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def kill_9_in_an_epoch(words, run, seconds=0.0):
-    """Starts a run in its own process and kills it `seconds` after its first epoch ended."""
-    process = subprocess.Popen([sys.executable, "-m", "keras_ms.cli", *words])
-    while not (run / "state.npz").exists() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    """Starts a run in a process of its own, killed after the first batch of its second epoch.
+
+    Args:
+        words: of the command line.
+        run: its run folder.
+        seconds: that the process is left alone before, in the middle of that epoch.
+    """
+    code = [sys.executable, "-c", _KILLED, str(run / "state.npz"), str(seconds)]
+    done = subprocess.run([*code, *words], timeout=1800)
+    assert done.returncode == -signal.SIGKILL
     assert not (run / "summary.json").exists()
 
 

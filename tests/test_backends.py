@@ -47,7 +47,7 @@ def found(request, tmp_path_factory):
     }
     done = subprocess.run(
         [python_for(request.param), PROGRAM, file],
-        capture_output=True, text=True, timeout=250, env=environment,
+        capture_output=True, text=True, timeout=1800, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(file) as values:

@@ -261,3 +261,20 @@ def test_unknown_classes_and_too_many_neighbours():
     with pytest.raises(ValueError, match="below 2"):
         tree.nearest(2)
     assert "2 classes" in repr(tree)
+
+
+def test_ties_do_not_hang_on_rounding():
+    # of classes at right angles, all distances are 2, which is the threshold of level 8
+    labels = np.arange(40) // 2
+    expected = ClassTree.build(np.eye(20)[labels], labels)
+    assert expected.num_nodes()[8:10] == [20, 1]
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        turned = np.linalg.qr(rng.standard_normal((37, 37)))[0][:20]
+        tree = ClassTree.build(turned[labels], labels)
+        assert_array_equal(tree.nodes, expected.nodes)
+        assert_array_equal(tree.nearest(19), expected.nearest(19))
+        # and of classes that coincide 0, which is the threshold of level 0
+        collapsed = ClassTree.build(np.tile(rng.standard_normal(513), (40, 1)), labels)
+        assert collapsed.num_nodes()[:2] == [20, 1]
+        assert_array_equal(collapsed.nearest(3)[:2], [[1, 2, 3], [0, 2, 3]])

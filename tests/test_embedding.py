@@ -79,7 +79,7 @@ def test_embeddings_have_norm_one_for_any_dtype_of_image():
     embedder = spread(embedder_of())
     from_bytes = embedder.predict(IMAGES, verbose=0)
     from_floats = embedder.predict(IMAGES.astype("float32"), verbose=0)
-    np.testing.assert_array_equal(from_bytes, from_floats)
+    np.testing.assert_allclose(from_bytes, from_floats, atol=1e-6)
     assert from_bytes.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(from_bytes, axis=1), 1, atol=1e-6)
 

@@ -178,7 +178,8 @@ for name in ("serve", "serving_default"):
     assert run.returncode == 0, run.stderr
     expected = np.asarray(model(images, training=False))
     for name in ("serve", "serving_default"):
-        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected)
+        # the signature is a graph, and may fuse what the model does layer by layer
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected, atol=1e-6)
     card = json.loads((tmp_path / "sm/assets.extra/keras_ms.json").read_text())
     assert card["recall_at_1"] == "0.5" and card["embedding_dimension"] == "5"
 

@@ -144,27 +144,21 @@ def test_a_right_import_passes(module, source):
 
 def fresh(code):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=1800
     ).stdout
 
 
-def test_import_loads_nothing_optional():
-    heavy = "'onnx', 'tf2onnx', 'onnxruntime', 'tensorflow_datasets', 'matplotlib'"
-    loaded = fresh(
+def test_import_loads_nothing_over_keras_but_the_package_itself():
+    printed = fresh(
         "import keras, sys; before = set(sys.modules); import keras_ms; "
-        f"print(sorted(set([{heavy}]) & (set(sys.modules) - before)))"
+        "keras_ms.MultiSimilarityLoss; print(*(set(sys.modules) - before))"
     )
-    assert loaded.strip() == "[]"
+    loaded = {name.split(".")[0] for name in printed.split()}
+    # the standard library's own modules are small; all other packages cost what keras_ms need not
+    assert loaded - sys.stdlib_module_names == {"keras_ms"}
 
 
-def test_import_costs_little_over_keras():
-    seconds = []
-    for _ in range(3):  # the best of three: another program may hold the processor
-        printed = fresh(
-            "import keras, time; start = time.perf_counter(); import keras_ms; "
-            "keras_ms.MultiSimilarityLoss; print(time.perf_counter() - start)"
-        )
-        seconds.append(float(printed))
-        if seconds[-1] <= 0.2:
-            break
-    assert min(seconds) <= 0.2
+def test_import_leaves_out_what_registers_nothing():
+    loaded = fresh("import keras_ms, sys; print(*sys.modules)").split()
+    for name in ("data", "export", "html_report", "training", "report", "cli"):
+        assert f"keras_ms.{name}" not in loaded

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_ms.callbacks import RecallAtK
 from keras_ms.class_tree import ClassTree
@@ -255,7 +255,8 @@ def test_every_epoch_sees_its_own_tree():
             assert rebuild.loss.tree is rebuild.tree and order._first_step == 4 * epoch
             embeddings = self.model.predict(rebuild.images, verbose=0)
             wanted = ClassTree.build(embeddings, rebuild.labels)
-            assert_array_equal(rebuild.tree.spreads, wanted.spreads)
+            # embedded in other batches, and so summed in other orders
+            assert_allclose(rebuild.tree.spreads, wanted.spreads, atol=1e-6)
             seen.append(rebuild.tree)
 
     arguments["callbacks"].append(Watch())

@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parent
 def differences():
     """Between one device and two, from a process of its own."""
     done = subprocess.run(
-        [sys.executable, TESTS / "two_devices.py"], capture_output=True, text=True, timeout=280
+        [sys.executable, TESTS / "two_devices.py"], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -104,7 +104,7 @@ def test_the_documented_loop_on_two_workers_equals_one(tmp_path):
         for index in range(2)
     ]
     try:
-        printed = [worker.communicate(timeout=150) for worker in workers]
+        printed = [worker.communicate(timeout=1800) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -161,7 +161,7 @@ def test_a_training_on_two_devices_is_interrupted_resumed_and_equals_one(tmp_pat
             "--classes-per-batch", "4", "--images-per-class", "3", "--steps", "4",
             "--steps-per-epoch", "2", "--ks", "1,2", "--learning-rate", "1e-3",
         ],
-        capture_output=True, text=True, timeout=250,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (

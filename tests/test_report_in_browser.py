@@ -109,7 +109,7 @@ def _browse(path, tmp_path, width):
             "--window-size=1600,1000", "--virtual-time-budget=10000", "--dump-dom",
             framed.as_uri(),
         ],
-        capture_output=True, text=True, timeout=150,
+        capture_output=True, text=True, timeout=1800,
     )
     found = re.search(r'data-found="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -5,11 +6,13 @@ import textwrap
 
 import numpy as np
 import pytest
+from difficult_embeddings import DIFFICULT, difficult, noisy_product
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles_retrieval import recall_at_k_oracle
+from keras import ops
+from oracles_retrieval import ranks_oracle, recall_at_k_oracle, unit_rows
 
-from keras_ms.evaluation import device_ranks, inputs, processor_ranks
+from keras_ms.evaluation import device_ranks, exact_similarity, inputs, processor_ranks, tiles
 from keras_ms.evaluation import ranks as ranks_module
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import recall_at_k
@@ -73,7 +76,7 @@ def test_ranks_by_hand():
     assert best_positive_ranks(embeddings, labels).tolist() == [2, 3, 3, 2, 3, 0]
 
 
-@pytest.mark.parametrize("dimension", [8, 64, 512, 513])
+@pytest.mark.parametrize("dimension", [8, 64, 512, 513, 1000, 1279])
 def test_collapsed_embeddings_score_nothing(dimension, computed_by):
     for num_rows in (50, 777):
         labels = np.arange(num_rows) % 10
@@ -84,10 +87,81 @@ def test_collapsed_embeddings_score_nothing(dimension, computed_by):
             assert recall_at_k(collapsed, labels, (1,), collapsed, labels) == {1: 0.0}
 
 
-def test_collapsed_embeddings_score_nothing_in_several_tiles(computed_by):
+@pytest.mark.parametrize("dimension", [512, 1279])
+def test_collapsed_embeddings_score_nothing_in_several_tiles(dimension, computed_by):
     labels = np.arange(3000) % 10
-    collapsed = np.tile(np.random.default_rng(0).standard_normal(512), (3000, 1))
+    collapsed = np.tile(np.random.default_rng(0).standard_normal(dimension), (3000, 1))
     assert recall_at_k(collapsed, labels, (1,)) == {1: 0.0}
+
+
+@pytest.mark.parametrize("kind", DIFFICULT)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_ranks_are_the_same_for_any_rounding_of_float32(kind, seed):
+    embeddings, labels = difficult(kind, seed)
+    expected = ranks_oracle(embeddings, labels).tolist()
+    rng = np.random.default_rng(seed)
+
+    def noisy(a, b, out):
+        out[:] = noisy_product(a, b, rng)
+
+    def noisy_tile(a, b, a_labels, b_labels):
+        _, negative = similarity(a, b, a_labels, b_labels)
+        return ops.convert_to_tensor(noisy_product(np.asarray(a), np.asarray(b), rng)), negative
+
+    similarity = tiles._similarity
+    with pytest.MonkeyPatch.context() as patch:
+        for computed_by in ("processor", "accelerator"):
+            patch.setattr(ranks_module, "on_accelerator", lambda: computed_by == "accelerator")
+            for block_size in (64, 1024):
+                ranks = best_positive_ranks(embeddings, labels, block_size=block_size)
+                assert ranks.tolist() == expected
+        patch.setattr(processor_ranks, "_product", noisy)
+        patch.setattr(tiles, "_similarity", noisy_tile)
+        patch.setattr(tiles, "compiled", lambda kernel: kernel)
+        for computed_by in ("processor", "accelerator"):
+            patch.setattr(ranks_module, "on_accelerator", lambda: computed_by == "accelerator")
+            ranks = best_positive_ranks(embeddings, labels, block_size=64)
+            assert ranks.tolist() == expected
+            half = len(labels) // 2
+            parts = embeddings[:half], labels[:half], embeddings[half:], labels[half:]
+            ranks = best_positive_ranks(*parts, block_size=64)
+            assert ranks.tolist() == ranks_oracle(*parts).tolist()
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 8, 513, 2048, 20_000])
+def test_the_bound_of_float32_products_holds_and_says_something(dimension):
+    rng = np.random.default_rng(dimension)
+    bound = exact_similarity.rounding_bound(dimension)
+    for row in (np.ones(dimension), rng.uniform(0.5, 1.5, dimension), rng.normal(size=dimension)):
+        (unit,) = inputs.unit_rows(row[None])
+        exact = math.fsum((unit.astype(np.float64) ** 2).tolist())
+        # one number after the other: the order that loses most
+        assert abs(np.cumsum(unit * unit, dtype=np.float32)[-1] - exact) <= bound
+    assert bound <= 1.1e-7 * dimension
+
+
+@given(st.lists(st.floats(-1.1, 1.1), min_size=1), st.sampled_from([1, 64, 512, 2**24]))
+def test_thresholds_are_rounded_outwards(positives, dimension):
+    positives = np.array([*positives, exact_similarity.NO_PAIR])
+    bound = exact_similarity.rounding_bound(dimension)
+    exact, low, high = exact_similarity.Thresholds.of(positives, dimension)
+    assert low.dtype == high.dtype == np.float32
+    assert (exact[:-1] == positives[:-1] - exact_similarity.TIE).all()
+    assert (low[:-1] <= exact[:-1] - bound).all() and (high[:-1] >= exact[:-1] + bound).all()
+    assert (high[:-1] - low[:-1] - 2 * bound <= 3e-6).all()
+    assert exact[-1] == low[-1] == high[-1] == np.inf
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 7, 64, 513])
+def test_unit_rows_have_norm_one_and_one_order_of_summation(dimension):
+    rows = np.random.default_rng(0).standard_normal((50, dimension)).astype(np.float32)
+    unit = inputs.unit_rows(rows)
+    assert unit.dtype == np.float32
+    np.testing.assert_array_equal(unit, unit_rows(rows))
+    # a row stands for itself, whatever stands beside it
+    for row in (0, 49):
+        np.testing.assert_array_equal(inputs.unit_rows(rows[[row]])[0], unit[row])
 
 
 def test_nearly_collapsed_embeddings_score_about_chance():
@@ -225,8 +299,8 @@ def test_block_size_must_be_positive():
 def test_compiled_blocks_hold_every_row_once_and_share_one_shape(num_classes, block_size):
     embeddings, labels = clustered(997, num_classes, dimension=3)
     rows, _ = inputs.retrieval_sets(embeddings, labels)
-    blocks = device_ranks._blocks(rows, block_size, padding=-1)
-    items = np.concatenate([np.asarray(block.items)[: block.count] for block in blocks])
+    blocks = device_ranks._blocks(rows, block_size)
+    items = np.concatenate([np.arange(997)[block.where] for block in blocks])
     assert sorted(items) == list(range(997))
     assert len({tuple(block.rows.shape) for block in blocks}) == 1
     assert blocks[0].rows.shape[0] <= block_size

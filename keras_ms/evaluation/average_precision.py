@@ -5,24 +5,38 @@ positive only; these two look at all of them, so they tell apart embeddings that
 Recall@1 near 1 (Musgrave et al., A Metric Learning Reality Check, ECCV 2020).
 
 The rank of the j-th best positive is j plus the number of negatives ahead of it, and only ranks up
-to R count. So R of a query's negatives are enough, the most similar ones, and they are taken from
-all similarities of a few queries at a time.
+to R count. So R of a query's negatives are enough, the most similar ones. They are taken by float32
+similarities, of a few queries at a time to the whole gallery, with those that might be among them;
+the few whose order to a positive float32 leaves in doubt are computed again.
 """
 
+import math
 import operator
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
+from keras_ms.evaluation.exact_similarity import (
+    NO_PAIR,
+    TIE,
+    is_crowded,
+    pair_similarities,
+    rounded_down,
+    rounding_bound,
+    similarities,
+)
 from keras_ms.evaluation.inputs import retrieval_sets
 from keras_ms.evaluation.ranks import on_accelerator
-from keras_ms.evaluation.tiles import NO_PAIR, TIE, full_float32_products
+from keras_ms.evaluation.tiles import full_float32_products
 
 # Similarities held at a time, 64 MB: hundreds of queries against a large gallery, so that the
 # product runs at full speed, and little beside the embeddings.
 _MOST_SIMILARITIES = 2**24
 _MOST_QUERIES = 512
+
+# Of these so many are ranked at a time, with indices and float64 numbers beside them: 8 MB each.
+_MOST_RANKED = 2**20
 
 
 class PrecisionAtR(NamedTuple):
@@ -90,9 +104,14 @@ def precision_at_r(
     product = _product(queries.rows, gallery.rows, block_size)
     for start in range(0, num_queries, block_size):
         stop = min(start + block_size, num_queries)
-        scores = _block_scores(product(start, stop), queries, gallery, start, stop)
-        for into, values in zip(found, scores):
-            into[queries.order[start:stop]] = values
+        similarity = product(start, stop)
+        step = max(1, _MOST_RANKED // num_items)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            ranked = similarity[first - start : last - start]
+            scores = _scores(ranked, queries, gallery, first, last)
+            for into, values in zip(found, scores):
+                into[queries.order[first:last]] = values
         if progress:
             progress(stop / num_queries)
     return found
@@ -115,32 +134,44 @@ def _product(queries, gallery, block_size):
     return on_device
 
 
-def _block_scores(similarity, queries, gallery, start, stop):
+def _scores(similarity, queries, gallery, start, stop):
     """The three arrays of `PrecisionAtR` for the queries start..stop; overwrites `similarity`."""
-    positives = []
-    for first, last, relevant in _class_spans(queries, gallery, start, stop):
-        span = similarity[first - start : last - start, relevant]
-        own = queries.items[first:last, None] == gallery.items[relevant]
-        in_class = np.where(own, np.float32(NO_PAIR), span)
-        # neither the query itself nor a positive may count as a negative
-        span[:] = NO_PAIR
-        in_class.sort(axis=1)
-        # its first entries are the query itself where it was left out
-        positives += zip(in_class, np.count_nonzero(~own, axis=1))
-
-    num_relevant = np.array([count for _, count in positives])
+    bound = rounding_bound(gallery.rows.shape[1])
+    thresholds = _thresholds(similarity, queries, gallery, start, stop)
+    num_relevant = np.array([len(of_query) for of_query in thresholds])
     depth = max(1, num_relevant.max())
-    num_items = similarity.shape[1]
-    if depth < num_items:
-        similarity.partition(num_items - depth, axis=1)
-    negatives = similarity[:, num_items - min(depth, num_items) :]
-    negatives.sort(axis=1)
-    scores = [
-        _query_scores(in_class[len(in_class) - count :], row)
-        for (in_class, count), row in zip(positives, negatives)
-    ]
-    r_precision, average_precision = zip(*scores)
-    return r_precision, average_precision, num_relevant
+    vectors = queries.rows[start:stop]
+    chosen = _may_be_ahead(similarity, thresholds, depth, bound)
+    wanted = np.count_nonzero(chosen)
+    if is_crowded(wanted - depth * len(vectors), chosen.size):
+        # rounding decides: all of float32 is in doubt, as with collapsed embeddings
+        exact = similarities(vectors, gallery.rows)
+        exact[similarity == NO_PAIR] = NO_PAIR
+        place = max(0, exact.shape[1] - depth)
+        exact.partition(place, axis=1)
+        ahead = [_num_ahead(row[place:], of) for row, of in zip(exact, thresholds)]
+    else:
+        ahead = _by_float32(similarity, chosen, vectors, gallery.rows, thresholds, bound)
+    scores = [_query_scores(of_query) for of_query in ahead]
+    return *zip(*scores), num_relevant
+
+
+def _thresholds(similarity, queries, gallery, start, stop):
+    """For each query what puts a negative ahead of its positives, the best positive first.
+
+    Marks the class of each query in `similarity`: neither itself nor a positive is a negative.
+    """
+    thresholds = []
+    for first, last, relevant in _class_spans(queries, gallery, start, stop):
+        similarity[first - start : last - start, relevant] = NO_PAIR
+        positives = similarities(queries.rows[first:last], gallery.rows[relevant])
+        own = queries.items[first:last, None] == gallery.items[relevant]
+        positives[own] = NO_PAIR
+        positives.sort(axis=1)
+        # the query itself, where it was left out, has come to the front
+        counts = np.count_nonzero(~own, axis=1)
+        thresholds += [row[len(row) - n :][::-1] - TIE for row, n in zip(positives, counts)]
+    return thresholds
 
 
 def _class_spans(queries, gallery, start, stop):
@@ -152,19 +183,90 @@ def _class_spans(queries, gallery, start, stop):
         yield start + first, start + last, slice(*relevant)
 
 
-def _query_scores(positives, negatives):
-    """R-Precision and average precision of one query.
+def _may_be_ahead(similarity, thresholds, depth, bound):
+    """Flags the negatives that may be ahead of a positive and among the `depth` best of a query.
 
-    Args:
-        positives: (R,) similarities of the relevant items, ascending.
-        negatives: the R or more highest similarities of the others, ascending.
+    With the depth-th best float32 similarity t, as many negatives reach t - bound exactly; one
+    that does may have a float32 similarity of t - 2 bounds.
     """
-    num_relevant = len(positives)
+    # of the worst positive
+    lowest = np.array([of_query[-1] if len(of_query) else np.inf for of_query in thresholds])
+    lowest = rounded_down(np.maximum(lowest - bound, NO_PAIR / 2))
+    chosen = similarity >= lowest[:, None]
+    # a sum of bytes: count_nonzero along an axis is several times slower
+    counts = np.add.reduce(chosen.view(np.uint8), axis=1, dtype=np.uint32)
+    many = np.flatnonzero(counts > depth)
+    if len(many):
+        place = similarity.shape[1] - depth
+        best = similarity[many]
+        best.partition(place, axis=1)
+        best = best[:, place].astype(np.float64)
+        lowest[many] = np.maximum(lowest[many], rounded_down(best - 2 * bound))
+        np.greater_equal(similarity, lowest[:, None], out=chosen)
+    return chosen
+
+
+def _by_float32(similarity, chosen, vectors, gallery, thresholds, bound):
+    """How many negatives are ahead of each positive, a list of arrays.
+
+    float32 decides where it can. What it leaves in doubt, in a place up to R, is computed again.
+    """
+    flat = np.flatnonzero(chosen)
+    rows, columns = np.divmod(flat, similarity.shape[1])
+    values = similarity.reshape(-1)[flat].astype(np.float64)
+    bounds = np.searchsorted(rows, np.arange(len(vectors) + 1)).tolist()
+    ahead, in_doubt = [], []
+    for number, of_query in enumerate(thresholds):
+        span = slice(bounds[number], bounds[number + 1])
+        found, doubtful = _certainly_ahead(values[span], of_query, bound)
+        ahead.append(found)
+        if doubtful is not None:
+            in_doubt.append((number, span, span.start + doubtful))
+    if in_doubt:
+        again = np.concatenate([doubtful for _, _, doubtful in in_doubt])
+        if is_crowded(len(again), similarity.size):
+            values = similarities(vectors, gallery).reshape(-1)[flat]
+        else:
+            values[again] = pair_similarities(vectors, gallery, rows[again], columns[again])
+    for number, span, _ in in_doubt:
+        ahead[number] = _num_ahead(values[span], thresholds[number])
+    return ahead
+
+
+def _certainly_ahead(values, thresholds, bound):
+    """How many float32 values are certainly ahead of each positive, and which are in doubt.
+
+    Where so many are certainly ahead that a positive is beyond place R, no more need be known.
+
+    Returns:
+        int64 array (R,); indices of values, or None where there is no doubt.
+    """
+    order = values.argsort()
+    ranked = values[order]
+    low = ranked.searchsorted(thresholds - bound)
+    high = ranked.searchsorted(thresholds + bound)
+    ahead = len(values) - high
+    within = np.arange(1, len(thresholds) + 1) + ahead <= len(thresholds)
+    within &= low < high
+    if not within.any():
+        return ahead, None
+    steps = np.bincount(low[within], minlength=len(values) + 1)
+    steps -= np.bincount(high[within], minlength=len(values) + 1)
+    return ahead, order[np.cumsum(steps[:-1]) > 0]
+
+
+def _num_ahead(values, thresholds):
+    return len(values) - np.sort(values).searchsorted(thresholds)
+
+
+def _query_scores(ahead):
+    """R-Precision and average precision of one query: int (R,), negatives ahead of positives."""
+    num_relevant = len(ahead)
     if not num_relevant:
         return np.nan, np.nan
-    thresholds = positives[::-1] - np.float32(TIE)
-    ahead = len(negatives) - np.searchsorted(negatives, thresholds, side="left")
     places = np.arange(1, num_relevant + 1)
     ranks = places + ahead
     within = ranks <= num_relevant
-    return np.mean(within), np.sum((places / ranks)[within]) / num_relevant
+    # no order of summation of its own
+    precisions = math.fsum((places / ranks)[within].tolist())
+    return np.count_nonzero(within) / num_relevant, precisions / num_relevant

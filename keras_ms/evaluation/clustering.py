@@ -75,6 +75,7 @@ def cluster_embeddings(embeddings, num_clusters, *, seed=0):
 
     Returns:
         int64 array (N,). Equal rows share a cluster, so there may be fewer than `num_clusters`.
+        Computed in float64: the same seed gives the same clusters on other processors.
 
     Raises:
         ImportError: scikit-learn, the extra `evaluation`, is missing.
@@ -92,6 +93,8 @@ def cluster_embeddings(embeddings, num_clusters, *, seed=0):
     rows, copies, counts = np.unique(
         unit_rows(embeddings), axis=0, return_inverse=True, return_counts=True
     )
+    # in float32 a processor's rounding would decide which first centres are drawn
+    rows = rows.astype(np.float64)
     k_means = cluster.KMeans(min(num_clusters, len(rows)), n_init=1, random_state=seed)
     clusters = k_means.fit_predict(rows, sample_weight=counts)
     return clusters[copies.reshape(-1)].astype(np.int64)

@@ -1,7 +1,7 @@
-"""Ranks on an accelerator: the same tiles, compiled, all of one static shape.
+"""Ranks on an accelerator: tiles of similarities, compiled, all of one static shape.
 
-Blocks are padded to one shape and tell their classes by masks. Positives meet only in the tiles on
-the diagonal, but for classes that straddle two blocks.
+Blocks are padded to one shape and tell their classes by masks. The accelerator counts what float32
+products decide; the processor finds the best positives and decides what they leave in doubt.
 """
 
 import math
@@ -11,19 +11,28 @@ import numpy as np
 from keras import ops
 
 from keras_ms.evaluation import tiles
+from keras_ms.evaluation.exact_similarity import (
+    NO_PAIR,
+    Thresholds,
+    best_positives,
+    count_doubtful,
+    count_exactly,
+    is_crowded,
+)
 
 
 def sorted_ranks(queries, gallery, block_size, progress):
     """As `processor_ranks.sorted_ranks`; tiles have at most `block_size` rows and columns."""
+    best = best_positives(queries, gallery, block_size)
+    thresholds = Thresholds.of(best, queries.rows.shape[1])
+    ahead = np.zeros(len(best), np.int64)
     with tiles.full_float32_products():
+        blocks = _blocks(queries, block_size, thresholds)
         if queries is gallery:
-            return _ranks_within(_blocks(queries, block_size, padding=-1), progress)
-        return _ranks_against(
-            _blocks(queries, block_size, padding=-1),
-            # another number than the queries' padding and than that of queries not in the gallery
-            _blocks(gallery, block_size, padding=-2),
-            progress,
-        )
+            _count_within(blocks, ahead, progress)
+        else:
+            _count_against(blocks, _blocks(gallery, block_size), ahead, progress)
+    return np.where(best > NO_PAIR, 1 + ahead, 0)
 
 
 class _Block(NamedTuple):
@@ -31,17 +40,20 @@ class _Block(NamedTuple):
 
     rows: Any  # (tile, dimension) float32 tensor of unit rows, then zeros
     labels: Any  # (tile,) int32 tensor of class indices, then -1
-    items: Any  # (tile,) int32 tensor: equal where query and gallery row are the same image
-    count: int  # rows without the padding
-    first: int  # smallest class index
-    last: int  # largest class index
+    low: Any  # (tile,) float32 tensor, of the thresholds; None of a gallery
+    high: Any  # the same
+    thresholds: Any  # `Thresholds` of the rows without the padding; None of a gallery
+    unit_rows: Any  # (count, dimension) the rows without the padding, on the processor
+    classes: Any  # (count,) their class indices
+    where: slice  # which rows of the sorted set they are
 
 
-def _blocks(rows, block_size, padding):
+def _blocks(rows, block_size, thresholds=None):
     """Cuts the sorted set into blocks of one static shape.
 
-    Blocks end between two classes where that wastes at most 1/16 of the tile, so that positives
-    rarely straddle two blocks; a class larger than that runs on into the next block.
+    Blocks end between two classes where that wastes at most 1/16 of the tile, so that tiles of a
+    single class, which need no product, are not cut; a class larger than that runs on into the
+    next block.
     """
     num_rows, dimension = rows.rows.shape
     class_ends = np.array([stop for _, stop in rows.spans()])
@@ -57,71 +69,70 @@ def _blocks(rows, block_size, padding):
         class_end = int(class_ends[ended - 1]) if ended else 0
         if class_end >= stop - spare:
             stop = class_end
-        count = stop - start
-        padded = np.zeros((tile, dimension), np.float32)
-        padded[:count] = rows.rows[start:stop]
-        labels = np.full(tile, -1, np.int32)
-        labels[:count] = rows.classes[start:stop]
-        items = np.full(tile, padding, np.int32)
-        items[:count] = rows.items[start:stop]
-        tensors = (ops.convert_to_tensor(array) for array in (padded, labels, items))
-        first, last = int(rows.classes[start]), int(rows.classes[stop - 1])
-        blocks.append(_Block(*tensors, count, first, last))
+        where = slice(start, stop)
+        own = thresholds and thresholds.part(where)
+        blocks.append(
+            _Block(
+                _padded(rows.rows[where], tile, 0),
+                _padded(rows.classes[where].astype(np.int32), tile, -1),
+                own and _padded(own.low, tile, np.inf),
+                own and _padded(own.high, tile, np.inf),
+                own,
+                rows.rows[where],
+                rows.classes[where],
+                where,
+            )
+        )
         start = stop
     return blocks
 
 
-def _ranks_within(blocks, progress):
-    diagonal, best_positive, count = map(
-        tiles.compiled, (tiles.diagonal_tile, tiles.best_positive_tile, tiles.count_tile)
-    )
-    best, ahead = map(list, zip(*(diagonal(block.rows, block.labels) for block in blocks)))
+def _padded(values, tile, filling):
+    padded = np.full((tile, *values.shape[1:]), filling, values.dtype)
+    padded[: len(values)] = values
+    return ops.convert_to_tensor(padded)
 
-    # classes that straddle blocks have positives outside the diagonal tiles
-    unfinished = set()
-    for j, b in enumerate(blocks):
-        for i, a in enumerate(blocks[:j]):
-            if a.last == b.first:
-                in_a, in_b = best_positive(a.rows, b.rows, a.labels, b.labels)
-                best[i], best[j] = ops.maximum(best[i], in_a), ops.maximum(best[j], in_b)
-                unfinished |= {i, j}
-    for i in unfinished:
-        a = blocks[i]
-        ahead[i], _ = count(a.rows, a.rows, a.labels, a.labels, best[i], best[i])
 
+def _count_within(blocks, ahead, progress):
+    count_rows, count_tile = map(tiles.compiled, (tiles.count_rows, tiles.count_tile))
     for j, b in enumerate(blocks):
-        for i, a in enumerate(blocks[:j]):
-            if a.first == b.last:
+        for a in blocks[: j + 1]:
+            if a.classes[0] == b.classes[-1]:
                 continue  # one class only: no negatives
-            in_a, in_b = count(a.rows, b.rows, a.labels, b.labels, best[i], best[j])
-            ahead[i], ahead[j] = ahead[i] + in_a, ahead[j] + in_b
+            if a is b:
+                _add(ahead, a, a, count_rows(a.rows, a.rows, a.labels, a.labels, a.low, a.high))
+                continue
+            of_a, of_b = count_tile(
+                a.rows, b.rows, a.labels, b.labels, a.low, a.high, b.low, b.high
+            )
+            _add(ahead, a, b, of_a, of_b)
         progress(((j + 1) / len(blocks)) ** 2)
-    return _joined(blocks, best, ahead)
 
 
-def _ranks_against(queries, gallery, progress):
-    best_positive = tiles.compiled(tiles.best_positive_rows)
-    count = tiles.compiled(tiles.count_rows)
-    all_best, all_ahead = [], []
+def _count_against(queries, gallery, ahead, progress):
+    count_rows = tiles.compiled(tiles.count_rows)
     for number, a in enumerate(queries, 1):
-        best = ops.full(a.labels.shape, tiles.NO_PAIR, dtype="float32")
-        ahead = ops.zeros(a.labels.shape, dtype="int32")
         for b in gallery:
-            if a.first <= b.last and b.first <= a.last:
-                found = best_positive(a.rows, b.rows, a.labels, b.labels, a.items, b.items)
-                best = ops.maximum(best, found)
-        for b in gallery:
-            ahead = ahead + count(a.rows, b.rows, a.labels, b.labels, best)
-        all_best.append(best)
-        all_ahead.append(ahead)
+            _add(ahead, a, b, count_rows(a.rows, b.rows, a.labels, b.labels, a.low, a.high))
         progress(number / len(queries))
-    return _joined(queries, all_best, all_ahead)
 
 
-def _joined(blocks, best, ahead):
-    ranks = []
-    for block, block_best, block_ahead in zip(blocks, best, ahead):
-        found = ops.convert_to_numpy(block_best)[: block.count] > tiles.NO_PAIR
-        block_ranks = 1 + ops.convert_to_numpy(block_ahead)[: block.count].astype(np.int64)
-        ranks.append(np.where(found, block_ranks, 0))
-    return np.concatenate(ranks)
+def _add(ahead, a, b, of_a, of_b=None):
+    """Adds what one tile has found, for the rows of `a` and, if counted, for those of `b`."""
+    found = [(a, 1, of_a)] if of_b is None else [(a, 1, of_a), (b, 0, of_b)]
+    size = len(a.unit_rows) * len(b.unit_rows)
+    if any(is_crowded(int(num_doubtful), size) for _, _, (_, num_doubtful, _) in found):
+        negatives = a.classes[:, None] != b.classes
+        of_columns = None if of_b is None else b.thresholds
+        counts = count_exactly(a.unit_rows, b.unit_rows, negatives, a.thresholds, of_columns)
+        for (block, _, _), more in zip(found, counts):
+            ahead[block.where] += more
+        return
+    for block, axis, (certain, num_doubtful, doubtful) in found:
+        ahead[block.where] += ops.convert_to_numpy(certain)[: len(block.unit_rows)]
+        # flags are fetched only where there are any
+        if int(num_doubtful):
+            flags = ops.convert_to_numpy(doubtful)[: len(a.unit_rows), : len(b.unit_rows)]
+            ahead[block.where] += count_doubtful(
+                a.unit_rows, b.unit_rows, flags, block.thresholds, axis
+            )

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-# Rows that are normalised at a time: their copies, not the whole set's, are held.
-_PART = 4096
+# Numbers that are normalised at a time: their copies, not the whole set's, are held.
+_NUMBERS = 2**19
 
 
 class RetrievalSet(NamedTuple):
@@ -82,21 +82,36 @@ def retrieval_sets(
 
 
 def unit_rows(rows):
-    """Rows divided by their norms, in float32; a zero row stays zero."""
+    """Rows divided by their norms, in float32; a zero row stays zero.
+
+    The same numbers on every processor: norms are taken in float64, in one order of summation.
+    """
     rows = rows.astype(np.float64 if rows.dtype.itemsize > 4 else np.float32)
     # squares of tiny or huge numbers would leave the range of float32
     largest = np.max(np.abs(rows), axis=1, keepdims=True)
     moderate = (largest == 0) | ((largest > 1e-9) & (largest < 1e9))
     rows = (rows / np.where(moderate, 1, largest)).astype(np.float32)
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    return rows / np.where(norms > 0, norms, 1)
+    norms = np.sqrt(_row_sums(np.square(rows, dtype=np.float64)))[:, None]
+    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
+
+
+def _row_sums(numbers):
+    """Sums along the rows, by halves: a sum of NumPy's takes the order that suits the processor."""
+    while numbers.shape[1] > 1:
+        half = numbers.shape[1] // 2
+        folded = numbers[:, :half] + numbers[:, half : 2 * half]
+        if numbers.shape[1] % 2:
+            folded[:, 0] += numbers[:, -1]
+        numbers = folded
+    return numbers[:, 0]
 
 
 def _sorted_by_class(embeddings, classes, items):
     order = np.argsort(classes, kind="stable")
     rows = np.empty(embeddings.shape, np.float32)
-    for start in range(0, len(order), _PART):
-        part = slice(start, start + _PART)
+    step = max(1, _NUMBERS // embeddings.shape[1])
+    for start in range(0, len(order), step):
+        part = slice(start, start + step)
         rows[part] = unit_rows(embeddings[order[part]])
     return RetrievalSet(rows, classes[order], order, items[order])
 

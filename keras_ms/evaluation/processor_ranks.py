@@ -2,15 +2,23 @@
 
 Compiled tiles (device_ranks.py) need one static shape, hence padding and masks in each. Here the
 tiles end where classes end: those off the diagonal hold negatives only and are compared with the
-thresholds as they are.
+thresholds as they are. Pairs that float32 leaves in doubt are computed again, part by part.
 """
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_ms.evaluation.tiles import NO_PAIR, TIE
+from keras_ms.evaluation.exact_similarity import (
+    NO_PAIR,
+    Thresholds,
+    best_positives,
+    count_doubtful,
+    count_exactly,
+    is_crowded,
+)
 
 # A tile has so many times more columns than rows. 1024 x 2048 similarities are 8 MB, which a
 # processor's last cache mostly holds until they are counted: on two idle cores 20,000 rows took
@@ -38,9 +46,8 @@ def sorted_ranks(queries, gallery, block_size, progress):
     with ThreadPoolExecutor(num_threads) as pool:
         most_rows = max(len(queries.rows), len(gallery.rows))
         tiles = _Tiles(block_size, most_rows, pool, num_threads)
-        best = _best_positives(queries, gallery, tiles)
-        # one float32 subtraction for all comparisons: the same threshold in each of them
-        thresholds = best - np.float32(TIE)
+        best = best_positives(queries, gallery, tiles.num_rows)
+        thresholds = Thresholds.of(best, queries.rows.shape[1])
         if queries is gallery:
             ahead = _ahead_within(queries, thresholds, tiles, progress)
         else:
@@ -62,9 +69,9 @@ class _Tiles:
         self.num_rows = min(block_size, most_rows)
         self.num_columns = min(_COLUMNS_PER_ROW * block_size, most_rows)
         self._similarity = np.empty(self.num_rows * self.num_columns, np.float32)
-        # a buffer for each thread: NumPy's comparisons and sums let other threads run
+        # flags for each thread: NumPy's comparisons and sums let other threads run
         self._pool = pool
-        self._flags = [np.empty(_PART_ROWS * _PART_COLUMNS, bool) for _ in range(num_threads)]
+        self._flags = [np.empty((2, _PART_ROWS * _PART_COLUMNS), bool) for _ in range(num_threads)]
 
     def row_parts(self, start, stop):
         return _parts(start, stop, self.num_rows)
@@ -72,66 +79,100 @@ class _Tiles:
     def column_parts(self, start, stop):
         return _parts(start, stop, self.num_columns)
 
-    def similarity(self, a, b):
-        tile = self._similarity[: len(a) * len(b)].reshape(len(a), len(b))
-        return np.matmul(a, b.T, out=tile)
-
-    def count_ahead(self, similarity, of_rows, of_columns=None, classes=None):
-        """How many similarities reach the threshold of their row, and that of their column.
+    def count_ahead(self, a, b, of_rows, of_columns=None, classes=None):
+        """How many columns are ahead of the best positive of each row, and the other way round.
 
         Args:
-            similarity: (rows, columns), all of negatives unless `classes` are given.
-            of_rows, of_columns: thresholds (rows,) and (columns,); None: columns are not counted.
+            a, b: unit rows, float32 (rows, dimension) and (columns, dimension), every row of `a` a
+                negative of every one of `b` unless `classes` are given.
+            of_rows, of_columns: their `Thresholds`; None: columns are not counted.
             classes: class of each row and of each column: only pairs of two classes count.
 
         Returns:
             int64 arrays (rows,) and (columns,).
         """
-        num_rows, num_columns = similarity.shape
-        in_rows = np.zeros(num_rows, np.int64)
+        similarity = self._similarity[: len(a) * len(b)].reshape(len(a), len(b))
+        _product(a, b, similarity)
+        in_rows = np.zeros(len(a), np.int64)
 
-        def count(bands, buffer):
-            in_columns = np.zeros(num_columns, np.int64)
-            for a, b in bands:
-                for c, d in _parts(0, num_columns, _PART_COLUMNS):
-                    part = similarity[a:b, c:d]
-                    flags = buffer[: part.size].reshape(part.shape)
-                    np.greater_equal(part, of_rows[a:b, None], out=flags)
-                    if classes is not None:
-                        flags &= classes[0][a:b, None] != classes[1][c:d]
-                    in_rows[a:b] += _count(flags, 1, np.uint16)
-                    if of_columns is not None:
-                        np.greater_equal(part, of_columns[c:d], out=flags)
-                        in_columns[c:d] += _count(flags, 0, np.uint8)
-            return in_columns
+        def count(bands, flags):
+            in_columns, crowded = np.zeros(len(b), np.int64), []
+            for rows, columns in itertools.product(bands, _parts(0, len(b), _PART_COLUMNS)):
+                rows, columns = slice(*rows), slice(*columns)
+                part = (
+                    a[rows],
+                    b[columns],
+                    classes and classes[0][rows, None] != classes[1][columns],
+                    of_rows.part(rows),
+                    of_columns and of_columns.part(columns),
+                )
+                counts = _count_part(similarity[rows, columns], *part, flags)
+                if counts is None:
+                    crowded.append((rows, columns, part))
+                    continue
+                in_rows[rows] += counts[0]
+                in_columns[columns] += counts[1]
+            return in_columns, crowded
 
         # every thread its own rows, so that none writes where another does
-        bands = _parts(0, num_rows, _PART_ROWS)
+        bands = _parts(0, len(a), _PART_ROWS)
         shares = [bands[first :: len(self._flags)] for first in range(len(self._flags))]
-        return in_rows, sum(self._pool.map(count, shares, self._flags))
+        counted, crowded = zip(*self._pool.map(count, shares, self._flags))
+        in_columns = sum(counted)
+        # products take all threads, and would wait for each other inside of them
+        for rows, columns, part in itertools.chain(*crowded):
+            more_in_rows, more_in_columns = count_exactly(*part)
+            in_rows[rows] += more_in_rows
+            if of_columns is not None:
+                in_columns[columns] += more_in_columns
+        return in_rows, in_columns
 
 
 def _parts(start, stop, size):
     return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
+def _product(a, b, out):
+    np.matmul(a, b.T, out=out)
+
+
+def _count_part(similarity, a, b, negatives, of_rows, of_columns, flags):
+    """As `_Tiles.count_ahead`, of float32 similarities that a core's cache holds.
+
+    Args:
+        similarity: (rows, columns), of `a` and `b`.
+        negatives: bool (rows, columns), the pairs that count, or None: all of them.
+        flags: bool (2, rows · columns or more), to be written over.
+
+    Returns:
+        The counts, or None where too many pairs are in doubt.
+    """
+    certain, possible = (buffer[: similarity.size].reshape(similarity.shape) for buffer in flags)
+    counts = []
+    for axis, thresholds, dtype in ((1, of_rows, np.uint16), (0, of_columns, np.uint8)):
+        counts.append(0)
+        if thresholds is None:
+            continue
+        np.greater_equal(similarity, np.expand_dims(thresholds.low, axis), out=possible)
+        if negatives is not None:
+            possible &= negatives
+        if not possible.any():
+            continue
+        np.greater_equal(similarity, np.expand_dims(thresholds.high, axis), out=certain)
+        certain &= possible
+        counts[-1] = _count(certain, axis, dtype)
+        doubtful = np.logical_xor(possible, certain, out=possible)
+        num_doubtful = np.count_nonzero(doubtful)
+        if is_crowded(num_doubtful, similarity.size):
+            return None
+        if num_doubtful:
+            counts[-1] = counts[-1] + count_doubtful(a, b, doubtful, thresholds, axis)
+    return counts
+
+
 def _count(flags, axis, dtype):
     # a sum of bytes: count_nonzero along an axis is several times slower
     return np.add.reduce(flags.view(np.uint8), axis=axis, dtype=dtype)
-
-
-def _best_positives(queries, gallery, tiles):
-    best = np.full(len(queries.rows), NO_PAIR, np.float32)
-    for start, stop in queries.spans():
-        label = queries.classes[start]
-        first, last = gallery.span_of(label, label)
-        for a, b in tiles.row_parts(start, stop):
-            for c, d in tiles.column_parts(first, last):
-                similarity = tiles.similarity(queries.rows[a:b], gallery.rows[c:d])
-                own = queries.items[a:b, None] == gallery.items[c:d]
-                similarity[own] = NO_PAIR
-                np.maximum(best[a:b], similarity.max(axis=1), out=best[a:b])
-    return best
 
 
 def _ahead_within(rows, thresholds, tiles, progress):
@@ -140,14 +181,15 @@ def _ahead_within(rows, thresholds, tiles, progress):
     for start, stop in _blocks_of_classes(rows.spans(), tiles.num_rows):
         if classes[start] != classes[stop - 1]:
             block = slice(start, stop)
-            similarity = tiles.similarity(vectors[block], vectors[block])
             of_both = classes[block], classes[block]
-            ahead[block] += tiles.count_ahead(similarity, thresholds[block], classes=of_both)[0]
+            ahead[block] += tiles.count_ahead(
+                vectors[block], vectors[block], thresholds.part(block), classes=of_both
+            )[0]
         for a, b in tiles.row_parts(start, stop):
             for c, d in tiles.column_parts(stop, total):
-                similarity = tiles.similarity(vectors[a:b], vectors[c:d])
+                rows, columns = slice(a, b), slice(c, d)
                 in_rows, in_columns = tiles.count_ahead(
-                    similarity, thresholds[a:b], thresholds[c:d]
+                    vectors[rows], vectors[columns], thresholds.part(rows), thresholds.part(columns)
                 )
                 ahead[a:b] += in_rows
                 ahead[c:d] += in_columns
@@ -177,8 +219,11 @@ def _ahead_in_gallery(queries, gallery, thresholds, tiles, progress):
             ((last, len(gallery.rows)), False),
         ):
             for c, d in tiles.column_parts(*part_of_gallery):
-                similarity = tiles.similarity(queries.rows[a:b], gallery.rows[c:d])
-                of_both = (classes, gallery.classes[c:d]) if has_positives else None
-                ahead[a:b] += tiles.count_ahead(similarity, thresholds[a:b], classes=of_both)[0]
+                ahead[a:b] += tiles.count_ahead(
+                    queries.rows[a:b],
+                    gallery.rows[c:d],
+                    thresholds.part(slice(a, b)),
+                    classes=(classes, gallery.classes[c:d]) if has_positives else None,
+                )[0]
         progress(b / total)
     return ahead

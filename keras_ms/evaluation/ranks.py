@@ -33,7 +33,7 @@ def best_positive_ranks(
 
     Args:
         embeddings: float array or tensor of any backend, shape (num_queries, dimension);
-            L2-normalised inside, in float32.
+            L2-normalised inside, and rounded to float32.
         labels: class ids, any integer dtype, shape (num_queries,) or (num_queries, 1).
         gallery_embeddings: rows to search, shape (num_items, dimension). Defaults to None: each
             query searches all other queries.

@@ -40,9 +40,10 @@ def recall_at_k(
 ):
     """Share of queries with an item of their own class among the K most similar.
 
-    Similarity is the cosine: rows are L2-normalised in float32 first (unit rows stay as they are,
-    up to rounding; a zero row is equally similar, 0, to everything). Without a gallery each query
-    searches all other rows; itself it leaves out by index, so a duplicate of it still counts.
+    Similarity is the cosine: rows are L2-normalised and rounded to float32 first (a zero row is
+    equally similar, 0, to everything), and compared by their products in float64, so that the
+    answer is the same on every processor. Without a gallery each query searches all other rows;
+    itself it leaves out by index, so a duplicate of it still counts.
 
     Ties are pessimistic: a negative as similar as the best positive (to within 1e-6) is ranked
     before it. Collapsed embeddings therefore score 0, not 1. Queries without any item of their

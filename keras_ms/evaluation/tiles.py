@@ -1,8 +1,8 @@
 """What is computed in one tile of similarities, on any backend, and how it is compiled.
 
 A tile is the product of two blocks of unit rows, always of the same shape: (tile, dimension) with
-int32 class indices (tile,), where -1 marks padding. Best positives and the negatives ahead of them
-come from products of one shape, so that equal vectors get equal similarities in both.
+int32 class indices (tile,), where -1 marks padding. What float32 leaves in doubt is flagged, for
+the processor to decide.
 """
 
 import functools
@@ -11,71 +11,51 @@ from contextlib import contextmanager
 import keras
 from keras import ops
 
-# A negative counts as ranked ahead when it is at most this much less similar than the best
-# positive: ties are pessimistic, and float32 products of the same unit vectors differ by about
-# 1e-7 from kernel to kernel, so exact equality would let collapsed embeddings score 100 %.
-# Generic data hardly feels it: a negative must fall into a gap of 1e-6 below the best positive,
-# which moves that rank by one, and Recall@K only where the rank was exactly K. Of 20,000 random
-# 512-d embeddings this moved 73 ranks (float64 with the same rule: 72) and one query of Recall@1.
-TIE = 1e-6
 
-# Below every similarity of unit vectors: stands for "no such pair". Finite, so that no arithmetic
-# on it can make NaN.
-NO_PAIR = -3.0
-
-
-def _similarity(a, b):
-    return ops.matmul(a, ops.transpose(b))
-
-
-def _positives(similarity, row_labels, column_labels):
-    same = row_labels[:, None] == column_labels[None, :]
-    return ops.where(same, similarity, NO_PAIR)
-
-
-def _negatives(similarity, row_labels, column_labels):
+def _similarity(a, b, a_labels, b_labels):
+    """The similarities, and which of them belong to pairs of two classes."""
     # padding rows carry label -1 and must not count as negatives
-    other = ops.logical_and(
-        row_labels[:, None] != column_labels[None, :],
-        ops.logical_and(row_labels[:, None] >= 0, column_labels[None, :] >= 0),
+    negative = ops.logical_and(
+        a_labels[:, None] != b_labels[None, :],
+        ops.logical_and(a_labels[:, None] >= 0, b_labels[None, :] >= 0),
     )
-    return ops.where(other, similarity, NO_PAIR)
+    return ops.matmul(a, ops.transpose(b)), negative
 
 
-def _count_ahead(negatives, best, axis):
-    threshold = ops.expand_dims(best - TIE, axis)
-    return ops.sum(ops.cast(negatives >= threshold, "int32"), axis=axis)
-
-
-def diagonal_tile(rows, labels):
-    """Best positive of each row among the others of its tile, and the negatives ahead of it."""
-    similarity = _similarity(rows, rows)
-    index = ops.arange(rows.shape[0])
-    positives = ops.where(
-        index[:, None] == index[None, :], NO_PAIR, _positives(similarity, labels, labels)
+def _compare(similarity, negative, low, high, axis):
+    """How many are certainly ahead along the axis; how many are in doubt, and which."""
+    certain = ops.logical_and(negative, similarity >= ops.expand_dims(high, axis))
+    possible = ops.logical_and(negative, similarity >= ops.expand_dims(low, axis))
+    doubtful = ops.logical_xor(possible, certain)
+    return (
+        ops.sum(ops.cast(certain, "int32"), axis=axis),
+        ops.sum(ops.cast(doubtful, "int32")),
+        doubtful,
     )
-    best = ops.max(positives, axis=1)
-    return best, _count_ahead(_negatives(similarity, labels, labels), best, axis=1)
 
 
-def best_positive_tile(a, b, a_labels, b_labels):
-    positives = _positives(_similarity(a, b), a_labels, b_labels)
-    return ops.max(positives, axis=1), ops.max(positives, axis=0)
+def count_rows(a, b, a_labels, b_labels, a_low, a_high):
+    """Negatives ahead of the best positive of each row.
+
+    Args:
+        a, b, a_labels, b_labels: two blocks.
+        a_low, a_high: float32 (tile,), of the `Thresholds` of a's rows.
+
+    Returns:
+        int32 (tile,), those that are certain; int32, how many pairs are in doubt; bool
+        (tile, tile), which ones.
+    """
+    similarity, negative = _similarity(a, b, a_labels, b_labels)
+    return _compare(similarity, negative, a_low, a_high, axis=1)
 
 
-def count_tile(a, b, a_labels, b_labels, a_best, b_best):
-    negatives = _negatives(_similarity(a, b), a_labels, b_labels)
-    return _count_ahead(negatives, a_best, axis=1), _count_ahead(negatives, b_best, axis=0)
-
-
-def best_positive_rows(a, b, a_labels, b_labels, a_items, b_items):
-    positives = _positives(_similarity(a, b), a_labels, b_labels)
-    own = a_items[:, None] == b_items[None, :]
-    return ops.max(ops.where(own, NO_PAIR, positives), axis=1)
-
-
-def count_rows(a, b, a_labels, b_labels, a_best):
-    return _count_ahead(_negatives(_similarity(a, b), a_labels, b_labels), a_best, axis=1)
+def count_tile(a, b, a_labels, b_labels, a_low, a_high, b_low, b_high):
+    """The three of `count_rows` for the rows of `a`, and the three for the rows of `b`."""
+    similarity, negative = _similarity(a, b, a_labels, b_labels)
+    return (
+        _compare(similarity, negative, a_low, a_high, axis=1),
+        _compare(similarity, negative, b_low, b_high, axis=0),
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -95,7 +75,7 @@ def compiled(kernel):
 @contextmanager
 def full_float32_products():
     # recent GPUs multiply float32 in TF32 (10 bits of mantissa) unless told otherwise: that
-    # moves similarities by 1e-3 and the ranks would no longer be exact
+    # moves similarities by 1e-3, beyond the bound of float32 products
     if keras.backend.backend() == "tensorflow":
         from tensorflow.config import experimental
 
