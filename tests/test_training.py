@@ -38,8 +38,8 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
     names = {file.name for file in run.iterdir() if not file.name.startswith(".")}
     assert names == {
         "settings.json", "environment.json", "data.json", "baselines.json", "history.csv",
-        "curves.png", "state.npz", "best.weights.h5", "last.weights.h5", "embedder.keras",
-        "summary.json",
+        "curves.png", "state.npz", "best.weights.h5", "last.weights.h5", "chosen.weights.h5",
+        "embedder.keras", "choice.json", "summary.json",
     }  # fmt: skip
     rows = history(run)
     assert [row["step"] for row in rows] == ["4", "8", "12"]
@@ -47,17 +47,20 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
 
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary["test_recall"]) == {
-        "raw_pixels", "before_training", "last", "best_on_validation",
+        "step_0", "last", "chosen", "exported",
     }  # fmt: skip
-    best = max(rows, key=lambda row: float(row["val_recall@1"]))
-    assert summary["best_step"] == int(best["step"])
+    # what no step reached before it; the start is a candidate too
+    reached = {0: summary["validation_recall"]["step_0"]["1"]}
+    reached |= {int(row["step"]): float(row["val_recall@1"]) for row in rows}
+    assert summary["best_step"] == max(reached, key=reached.get)
     model = keras.saving.load_model(run / "embedder.keras", compile=False)
     images = ImageList.from_folder(folder).subset("test")
     batches = evaluation_batches(images, 32, resize_to=36)
     embeddings = model.predict(batches.map(lambda image, label: image), verbose=0)
     recalls = recall_at_k(embeddings, images.labels, ks=(1, 2))
-    expected = summary["test_recall"]["best_on_validation"]
+    expected = summary["test_recall"]["chosen"]
     assert expected == pytest.approx({"1": recalls[1], "2": recalls[2]}, abs=1e-9)
+    assert summary["test_recall"]["exported"] == pytest.approx(expected, abs=1e-3)
     assert (tmp_path / "exports" / "run" / "saved_model" / "saved_model.pb").is_file()
     assert (tmp_path / "exports" / "run" / "embedder.onnx").is_file()
 
@@ -70,7 +73,9 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
     more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
             "0.01", "--feature-views", "2")  # fmt: skip
     assert main(train_words(folder, tmp_path, *more)) == 0
-    assert "read from" in capsys.readouterr().out
+    assert "read from" not in capsys.readouterr().out
+    assert main(train_words(folder, tmp_path, *more, "--run-name", "again", "--steps", "4")) == 0
+    assert capsys.readouterr().out.count("read from") == 3
     # the plain test and training images, and one augmented view of the training images
     features = {file: np.load(file) for file in (tmp_path / "runs" / "features").iterdir()}
     assert sorted(len(array) for array in features.values()) == [64, 64, 64]
@@ -78,7 +83,7 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
     run = tmp_path / "runs" / "run"
     summary = json.loads((run / "summary.json").read_text())
     assert "pooled_features" in summary["test_recall"]
-    assert "best_on_validation" not in summary["test_recall"]
+    assert "chosen" not in summary["test_recall"] and summary["choice"] is None
     assert not (run / "best.weights.h5").exists()
     losses = [float(row["loss"]) for row in history(run)]
     assert losses[-1] < losses[0]
@@ -157,7 +162,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
         patched.setattr("keras_ms.export.formats.export_onnx", interrupt)
         assert main(train_words(folder, tmp_path)) == 130
     run = tmp_path / "runs" / "run"
-    assert f"--resume {run}" in capsys.readouterr().out
+    assert f"Interrupted. Continue with: keras-ms train --resume {run}" in capsys.readouterr().err
     assert not (run / "summary.json").exists()
     left = tmp_path / "exports" / "run" / ".embedder.onnx.abc.part"
     left.mkdir()
@@ -306,7 +311,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
     arguments = train_words(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
     process = subprocess.Popen(
         [sys.executable, "-m", "keras_ms.cli", *arguments],
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         preexec_fn=_as_in_a_terminal,
     )
@@ -314,8 +320,9 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
         while not (tmp_path / "runs" / "run" / "state.npz").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "Continue with: train --resume" in output
+    assert said.splitlines()[-1].startswith("Interrupted. Continue with: ")
+    assert said.strip().endswith(f"-m keras_ms.cli train --resume {tmp_path / 'runs' / 'run'}")

@@ -117,7 +117,7 @@ class InterpolateWeights(keras.callbacks.Callback):
             live = [*self._embedder.variables, *_optimizer_variables(self._embedder)]
             now = [_numpy(variable) for variable in live]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the optimizer's state does not fit
+                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
                 self._embedder.load_weights(self.start_path)
             self._start = _values(self._embedder)
             for variable, value in zip(live, now):

@@ -163,7 +163,10 @@ class RecallAtK(keras.callbacks.Callback):
     def load_best_weights(self):
         """Sets the weights of `best_step`, from `weights_path` if given, else from memory."""
         if self.weights_path is not None:
-            self.model.load_weights(self.weights_path)
+            with warnings.catch_warnings():
+                # weights kept before the first step have no state of the optimizer with them
+                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+                self.model.load_weights(self.weights_path)
         else:
             self.model.set_weights(self.best_weights)
 
