@@ -14,7 +14,8 @@ from small_runs import assert_same_state, history, train_words
 
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.cli import main
-from keras_ms.models.embedding import build_embedder, embedder_of, split_embedder
+from keras_ms.models.backbones import build_backbone
+from keras_ms.models.embedding import embedder_of, split_embedder
 from keras_ms.run.choice import Choice, best_of
 from keras_ms.run.head_folds import ALPHAS, RATES
 from keras_ms.run_folder import RunFolder, SaveRun
@@ -43,7 +44,7 @@ def folder(tmp_path_factory):
 def weights(tmp_path_factory):
     """Weights of a network, as a pretrained one has them in a file."""
     path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
-    build_embedder("small", image_size=32, seed=3).get_layer("backbone").save_weights(path)
+    build_backbone("small", input_shape=(32, 32, 3)).layers[-1].save_weights(path)
     return path
 
 
