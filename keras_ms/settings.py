@@ -172,7 +172,7 @@ class Settings:
         None,
         "start of the head: pca (the principal axes of the training images' features, which lose "
         "least), whitened (directions in which images of one class differ are shrunk, then as pca), "
-        "orthogonal or official (both at random); default: orthogonal from scratch, pca when a "
+        "orthogonal or official (both at random); default: orthogonal from scratch, whitened when a "
         "pretrained network is fine-tuned, pca or whitened with a frozen backbone, as --tune finds",
         ("pca", "whitened", "orthogonal", "official"),
     )

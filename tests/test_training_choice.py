@@ -186,7 +186,7 @@ def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
     words = ("--freeze-backbone", "--tune", "off", "--steps", "6", "--steps-per-epoch", "2",
              "--export", "")  # fmt: skip
     finished = ran(folder, tmp_path, *words)
-    assert finished.settings.head_initializer == "pca"
+    assert finished.settings.head_initializer == "whitened"
     assert finished.settings.interpolate is True
     assert finished.choice.by == "3 held-out classes"  # a third of 10
     assert_chosen_among_steps_and_shares(finished, 6, (2, 4))
