@@ -4,10 +4,11 @@
 
 One machine can pretend to be another: OpenBLAS (NumPy's products), oneDNN (TensorFlow's) and NumPy
 itself choose their kernels when they start, and can be told to take those of an older processor.
-Each line of KERNELS is such a choice; the fast numerical tests run under it, and a set of difficult
-embeddings is evaluated. All ranks, scores, clusters and class trees must be the same arrays.
+Each line of KERNELS is such a choice; the fast numerical tests run under it, and, where it is one of
+NumPy's, difficult embeddings are evaluated. All ranks, scores, clusters and class trees must be the
+same arrays.
 
-About two minutes on two cores. The exit status is 0 if every test passes and all answers agree.
+About five minutes of processor time, half of that on two cores. The exit status is 0 if every test passes and all answers agree.
 """
 
 import argparse
@@ -25,8 +26,8 @@ TESTS = Path(__file__).resolve().parent
 
 EVALUATION = [
     "test_retrieval.py", "test_average_precision.py", "test_clustering.py", "test_class_tree.py",
-    "-k", "not accelerator and not memory and (oracle or collapsed or round or tie or hand "
-    "or nearest or order or k_means)",
+    "-k", "not accelerator and not memory and not rounding and not 1000 and not 1279 and "
+    "(oracle or collapsed or bound or unit or tie or hand or nearest or order or k_means)",
 ]  # fmt: skip
 LOSSES = [
     "test_multi_similarity.py", "test_triplet_losses.py", "test_pairs.py",
@@ -60,29 +61,33 @@ def main():
         return report(rows, files)
 
 
-def run_with(kernels, answers):
+def run_with(row, answers):
     """(what was set, what NumPy's products ran on, what became of the tests, is all well?)"""
-    settings, needed, tests = kernels
+    settings, needed, tests = row
     name = " ".join(f"{key}={value}" for key, value in settings.items()) or "as it is"
     if needed and needed not in processor_flags():
         return name, "", f"skipped: this processor has no {needed}", True
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(TESTS.parent)}
     environment |= settings
     start = time.monotonic()
-    written = subprocess.run(
-        [sys.executable, __file__, "--answers", answers],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    kernels, passed = "", True
+    if tests is EVALUATION:
+        written = subprocess.run(
+            [sys.executable, __file__, "--answers", answers],
+            env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        kernels, passed = written.stdout.strip(), written.returncode == 0
+        print(written.stderr[-3000:] if not passed else "", end="")
     tested = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--durations=0", "-p", "no:cacheprovider", *tests],
         cwd=TESTS, env=environment, capture_output=True, text=True,
     )  # fmt: skip
-    passed = tested.returncode == 0 and written.returncode == 0
-    if not passed:
-        print(f"== {name}", written.stderr[-3000:], tested.stdout[-3000:], sep="\n")
+    if tested.returncode:
+        print(f"== {name}", tested.stdout[-3000:], sep="\n")
     counts = re.findall(r"\d+ (?:passed|failed|errors?)", tested.stdout)
     seconds = f"{time.monotonic() - start:.0f} s"
-    return name, written.stdout.strip(), f"{', '.join(counts)} in {seconds}", passed
+    passed = passed and tested.returncode == 0
+    return name, kernels, f"{', '.join(counts)} in {seconds}", passed
 
 
 def processor_flags():
