@@ -102,6 +102,7 @@ def test_the_table_puts_steps_on_the_way_under_the_trained_weights():
 
 def test_the_table_without_interpolation_has_one_column():
     candidates = [candidate(0.5, alpha=0.0, steps=0), candidate(0.6, steps=100)]
-    lines = choice_table(Choice("10 held-out classes", candidates, candidates[0], None)).splitlines()
+    choice = Choice("10 held-out classes", candidates, candidates[0], None)
+    lines = choice_table(choice).splitlines()
     assert "α" not in lines[0]
     assert [line.split()[-1] for line in lines[1:]] == ["[0.500]", "0.600"]

@@ -1,4 +1,4 @@
-"""The head's start at the axes of its features, against NumPy in float64 and in the exported files."""
+"""The head's start at the axes of its features: against NumPy in float64, and in exported files."""
 
 import keras
 import numpy as np

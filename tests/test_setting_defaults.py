@@ -1,4 +1,4 @@
-"""What settings that are left open become: from scratch, frozen, fine-tuned; and old run folders."""
+"""What open settings become: from scratch, frozen, fine-tuned; and those of old run folders."""
 
 import dataclasses
 import json

@@ -39,15 +39,15 @@ class InterpolateWeights(keras.callbacks.Callback):
     is a candidate too; the model ends with the best of all. Of equals the smallest α is kept.
 
     Put it behind its `RecallAtK` in the list of callbacks. A model that trains its `embedder`, such
-    as `keras_ms.CrossBatchMemory` and `keras_ms.HDML`, has that interpolated, and a `RecallAtK` with
-    an `embedder` of its own has that one.
+    as `keras_ms.CrossBatchMemory` and `keras_ms.HDML`, has that interpolated, and a `RecallAtK`
+    with an `embedder` of its own has that one.
 
     Args:
         recall: the `keras_ms.RecallAtK` of the same `fit`, on held-out classes. To let one of its
             steps be chosen, have it keep the best weights (`weights_path` or
             `keep_best_weights`).
-        alphas: shares of the trained weights to measure, from 0 to 1. Defaults to the quarters: each
-            costs one pass over the images of `recall`, and recall changes slowly with α.
+        alphas: shares of the trained weights to measure, from 0 to 1. Defaults to the quarters:
+            each costs one pass over the images of `recall`, and recall changes slowly with α.
         start_path: file, ending in ".weights.h5", that keeps the start: a run that was interrupted
             and is continued finds it there. Defaults to None: in memory.
         verbose: 1 prints a line for each candidate. Defaults to 0.
@@ -57,8 +57,8 @@ class InterpolateWeights(keras.callbacks.Callback):
         chosen: the `Candidate` that the model ended with.
 
     Raises:
-        ValueError: an α outside 0..1, another `start_path`, a `recall` that restores weights itself;
-            in `fit`, after the first epoch: batch normalisation whose statistics move (they belong
+        ValueError: an α outside 0..1, another `start_path`, a `recall` that restores weights
+            itself; in `fit`, after the first epoch: batch normalisation whose statistics move (they belong
             to the weights they were gathered with, and mean nothing in between), or any other
             variable that changes without being trained.
 
@@ -130,12 +130,12 @@ class InterpolateWeights(keras.callbacks.Callback):
     def choose(self, known=None):
         """Measures every candidate and leaves the model with the best one.
 
-        `fit` does so at its end. Where training is over already, call it with the trained weights in
-        the model.
+        `fit` does so at its end. Where training is over already, call it with the trained weights
+        in the model.
 
         Args:
             known: {alpha: recalls} of what is measured already. Defaults to None: nothing. `fit`
-                takes nothing for known, since a callback before this one may have set other weights.
+                takes nothing for known: a callback before this one may have set other weights.
 
         Returns:
             The chosen `Candidate`.
