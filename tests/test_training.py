@@ -71,7 +71,7 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
 
 def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, capsys):
     more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
-            "0.01", "--feature-views", "2")  # fmt: skip
+            "0.01", "--feature-views", "2", "--head-initializer", "orthogonal")  # fmt: skip
     assert main(train_words(folder, tmp_path, *more)) == 0
     assert "read from" not in capsys.readouterr().out
     assert main(train_words(folder, tmp_path, *more, "--run-name", "again", "--steps", "4")) == 0
