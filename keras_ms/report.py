@@ -48,9 +48,6 @@ def write_curves(
     """
     # the figure class itself, not pyplot: no window system is touched
     from matplotlib.figure import Figure
-
-    # the figure class itself, not pyplot: no window system is touched
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     mark = None if chosen is None else _chosen_point(series, chosen)

@@ -104,11 +104,12 @@ class RunData:
         return self._balanced(source, start_step, **options)
 
     def training_features(self):
-        """float32 (views, N, channels): cached features of the training images, view 0 the plain."""
-        return np.stack([self.features("train", view) for view in range(self.settings.feature_views)])
+        """float32 (views, N, channels): features of the training images, view 0 the plain one."""
+        views = range(self.settings.feature_views)
+        return np.stack([self.features("train", view) for view in views])
 
     def head_batches(self, features, labels):
-        """Endless balanced batches of some of the features, of fewer classes where there are less."""
+        """Endless balanced batches of some of the features, of fewer classes where these lack."""
         classes = min(self.settings.classes_per_batch, len(np.unique(labels)))
         return balanced_batches(
             (features, labels),
@@ -176,7 +177,8 @@ class RunData:
         if not wanted:
             return None
         size = min(_PIXELS, self.settings.image_size)
-        pixels = [batch.numpy() for batch, _ in evaluation_batches(images, size, resize_to=size, cache=False)]
+        batches = evaluation_batches(images, size, resize_to=size, cache=False)
+        pixels = [batch.numpy() for batch, _ in batches]
         pixels = np.concatenate(pixels).reshape(len(images), -1)
         # else the white of the paper makes all images look alike
         return pixels - pixels.mean(axis=1, keepdims=True)

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import typing
 
-from keras_ms.setting_defaults import DEFAULTS, can_interpolate, refuses_folds
+from keras_ms.setting_defaults import DEFAULTS, can_interpolate, refuses_folds, situation
 
 MULTI_SIMILARITY = ("alpha", "beta", "threshold", "epsilon")
 # read only with one loss, whose margins come from the tree
@@ -59,9 +59,9 @@ def check_settings(settings):
     if settings.freeze_backbone:
         if settings.backbone_learning_rate is not None:
             raise ValueError(
-                "freeze_backbone trains the head alone, and backbone_learning_rate is for a backbone "
-                "that is trained. Leave out --freeze-backbone to fine-tune the whole network, or "
-                "--backbone-learning-rate to train the head. Received: backbone_learning_rate="
+                "freeze_backbone trains the head alone, and backbone_learning_rate is for a "
+                "backbone that is trained. Leave out --freeze-backbone to fine-tune the whole "
+                "network, or --backbone-learning-rate to train the head. Received: backbone_learning_rate="
                 f"{settings.backbone_learning_rate}"
             )
         _check("frozen_batch_norm", settings.frozen_batch_norm, lambda v: v is not False,
@@ -74,8 +74,8 @@ def check_settings(settings):
         _check("test_fraction", settings.test_fraction, lambda v: v == default,
                "unset with test_classes")
     if settings.augmentation in ("distort", "none"):
-        # a file of settings may have brought that of another situation
-        defaults = {values["crop_scale"] for values in DEFAULTS.values()}
+        # 0.16 was the only default once, and stands in files of settings
+        defaults = {DEFAULTS[situation(settings)]["crop_scale"], 0.16}
         _check("crop_scale", settings.crop_scale, lambda v: v in defaults,
                f"unset with augmentation={settings.augmentation}")
     if settings.augmentation in ("crop", "none"):
@@ -118,8 +118,8 @@ def _check_choice(settings):
     if settings.interpolate and not can_interpolate(settings, settings.tune):
         raise ValueError(
             "interpolate=True measures weights between the start and the trained ones on held-out "
-            "classes: it takes a frozen backbone, or pretrained weights with frozen_batch_norm, and "
-            "a validation_fraction above 0. Leave --interpolate out, or give what is missing. "
+            "classes: it takes a frozen backbone, or pretrained weights with frozen_batch_norm, "
+            "and a validation_fraction above 0. Leave --interpolate out, or give what is missing. "
             f"Received: weights={settings.weights!r}, frozen_batch_norm="
             f"{settings.frozen_batch_norm}, validation_fraction={settings.validation_fraction}"
         )

@@ -3,7 +3,7 @@
 What was measured for them is in docs/transfer.md.
 """
 
-# 16 x 5 is the official recipe for photos; many small classes hold more hard negatives for characters
+# 16 x 5 is the official recipe for photos; for characters, more classes hold more hard negatives
 _PHOTOS = {"images_per_class": 5, "image_size": 160}
 
 DEFAULTS = {
@@ -136,4 +136,7 @@ def classes_per_batch(settings, num_classes):
 
 def _steps_per_epoch(steps):
     """The largest divisor of all steps that is 100 or less: what stands between evaluations."""
-    return next(count for count in range(min(100, max(1, steps)), 0, -1) if steps % count == 0)
+    steps = max(1, steps)
+    found = next(count for count in range(min(100, steps), 0, -1) if steps % count == 0)
+    # of a number like 601 that would be 1: an evaluation after every step
+    return found if found * 20 >= min(100, steps) else steps

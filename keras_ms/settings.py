@@ -171,16 +171,17 @@ class Settings:
     head_initializer: str | None = _setting(
         None,
         "start of the head: pca (the principal axes of the training images' features, which lose "
-        "least), whitened (directions in which images of one class differ are shrunk, then as pca), "
-        "orthogonal or official (both at random); default: orthogonal from scratch, whitened when a "
-        "pretrained network is fine-tuned, pca or whitened with a frozen backbone, as --tune finds",
+        "least), whitened (directions in which images of one class differ are shrunk, then as "
+        "pca), orthogonal or official (both at random); default: orthogonal from scratch, whitened "
+        "when a pretrained network is fine-tuned, pca or whitened with a frozen backbone, as --tune "
+        "finds",
         ("pca", "whitened", "orthogonal", "official"),
     )
     tune: str = _setting(
         "auto",
-        "folds: with a frozen backbone, choose the head's start, learning rate and interpolation by "
-        "folds over the training classes (each held out once), then train on all of them; what is "
-        "given is not chosen; off; auto: folds wherever they can choose",
+        "folds: with a frozen backbone, choose the head's start, learning rate and interpolation "
+        "by folds over the training classes (each held out once), then train on all of them; what "
+        "is given is not chosen; off; auto: folds wherever they can choose",
         ("auto", "folds", "off"),
     )
     interpolate: bool | None = _setting(

@@ -19,7 +19,7 @@ from keras_ms.export import Preprocessing
 from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.models.hdml_picture import draw_hardness
-from keras_ms.models.head_start import STARTS, initialize_head
+from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
 from keras_ms.progress import TrainingLines, predict_progress, print_line, shown_progress
 from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
@@ -130,6 +130,11 @@ class _Training:
         self._record_chosen(choice, results)
         exports = self._exports(results)
         self.log(closing_table(results, self.ks))
+        if results["test"]["last"] is None:
+            self.log(
+                "Training diverged: its last weights hold NaN or infinity, earlier ones were kept. "
+                "Lower the learning rate, or train in float32"
+            )
         sentence = shortfall(results)
         if sentence:
             self.log(sentence)
@@ -144,7 +149,8 @@ class _Training:
             "seconds_of_last_session": round(time.perf_counter() - started, 1),
         }
         self.run.write_json(self.run.summary, summary)
-        self.log("Written: " + ", ".join([str(self.run.path), *(e["path"] for e in exports.values())]))
+        written = [str(self.run.path), *(export["path"] for export in exports.values())]
+        self.log("Written: " + ", ".join(written))
         return summary
 
     def _choose_by_folds(self):
@@ -177,8 +183,9 @@ class _Training:
     def _measured_folds(self, folds, labels):
         settings, run, models = self.settings, self.run, self.models
         given_start, given_rate = settings.head_initializer, settings.learning_rate
+        features = self.data.training_features()
         heads = HeadFolds(
-            self.data.training_features(),
+            features,
             labels,
             folds,
             embedding_size=models.embedding_size,
@@ -188,7 +195,7 @@ class _Training:
             schedule=models.schedule(1.0),
             batches=self.data.head_batches,
             steps=settings.steps,
-            starts=STARTS if given_start is None else (given_start,),
+            starts=(given_start,) if given_start else usable_starts(features[0], labels),
             rates=RATES if given_rate is None else (given_rate,),
             alphas=ALPHAS if settings.interpolate else (0.0, 1.0),
             random_start=lambda start: models.random_head,
@@ -419,7 +426,8 @@ class _Training:
         counted = test.get("chosen", test["last"])
         if choice:
             last = choice.last(self.settings.steps)
-            validation["last"], validation["chosen"] = _plain(last.recall), _plain(choice.chosen.recall)
+            validation["last"] = _plain(last.recall)
+            validation["chosen"] = _plain(choice.chosen.recall)
             # embedding the test images takes long: not twice
             same = choice.chosen == last
             counted = test["chosen"] = test["last"] if same else self._recalls("test")

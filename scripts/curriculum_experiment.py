@@ -48,7 +48,9 @@ def grocery_features(arguments):
     features = [
         pooled_features(
             model, part, {"plain": [224, 224]},
-            lambda: evaluation_batches(part, 224, resize_to=224, cache=False).map(lambda image, label: image),
+            lambda: evaluation_batches(part, 224, resize_to=224, cache=False).map(
+                lambda image, label: image
+            ),
             Path(arguments.to) / "features",
         )
         for part in parts

@@ -4,11 +4,12 @@
 
 One machine can pretend to be another: OpenBLAS (NumPy's products), oneDNN (TensorFlow's) and NumPy
 itself choose their kernels when they start, and can be told to take those of an older processor.
-Each line of KERNELS is such a choice; the fast numerical tests run under it, and, where it is one of
-NumPy's, difficult embeddings are evaluated. All ranks, scores, clusters and class trees must be the
-same arrays.
+Each line of KERNELS is such a choice; the fast numerical tests run under it, and, where it is one
+of NumPy's, difficult embeddings are evaluated. All ranks, scores, clusters and class trees must be
+the same arrays.
 
-About five minutes of processor time, half of that on two cores. The exit status is 0 if every test passes and all answers agree.
+About five minutes of processor time, half of that on two cores. The exit status is 0 if every test
+passes and all answers agree.
 """
 
 import argparse

@@ -58,9 +58,9 @@ class InterpolateWeights(keras.callbacks.Callback):
 
     Raises:
         ValueError: an α outside 0..1, another `start_path`, a `recall` that restores weights
-            itself; in `fit`, after the first epoch: batch normalisation whose statistics move (they belong
-            to the weights they were gathered with, and mean nothing in between), or any other
-            variable that changes without being trained.
+            itself; in `fit`, after the first epoch: batch normalisation whose statistics move (they
+            belong to the weights they were gathered with, and mean nothing in between), or any
+            other variable that changes without being trained.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")

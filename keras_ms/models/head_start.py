@@ -1,7 +1,7 @@
 """Where the head begins when the features under it are pretrained: at their own axes.
 
-A random projection of pretrained features loses neighbours before the first step. Axes computed from
-the training images lose little or nothing, and training then starts from what the features know.
+A random projection of pretrained features loses neighbours before the first step. Axes computed
+from the training images lose little or nothing, and training then starts from what they know.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ STARTS = ("pca", "whitened")
 # Above it, a matrix of features by features takes more than half a gigabyte and a minute.
 MOST_FEATURES = 8192
 
-# Share of a multiple of the identity in the scatter within classes. Of 0.05 to 0.9, 0.3 and 0.6 were
-# best or within half a point of it on four sets of features, with 100 classes down to 20.
+# Share of a multiple of the identity in the scatter within classes. Of 0.05 to 0.9, 0.3 and 0.6
+# were best or within half a point of it on four sets of features, with 100 classes down to 20.
 _SHRINKAGE = 0.5
 
 # Rows that are held in float64 at a time.
@@ -28,7 +28,7 @@ def initialize_head(embedder, images, labels=None, *, start="pca"):
       training, the embedding then ranks as the centred features do, up to the variance that is left
       out.
     - "whitened": directions in which images of one class vary are shrunk, then principal axes. Of a
-      similarity that is to tell classes apart, such directions are the noise (Mikolajczyk and Matas,
+      similarity that is to tell classes apart, such directions are the noise (Mikolajczyk, Matas,
       Improving Descriptors for Fast Tree Matching by Optimal Linear Projection, ICCV 2007; as a
       head, Radenović, Tolias and Chum, Fine-tuning CNN Image Retrieval, TPAMI 2019). It needs the
       labels, and classes of several images.
@@ -81,7 +81,9 @@ def head_axes(features, labels, size, start):
         start, so that the same learning rate suits; and float32 (size,).
     """
     if start not in STARTS:
-        raise ValueError(f"Invalid value for `start`. Expected one of {STARTS}. Received: {start!r}")
+        raise ValueError(
+            f"Invalid value for `start`. Expected one of {STARTS}. Received: {start!r}"
+        )
     count, channels = features.shape
     if size > channels:
         raise ValueError(
@@ -105,6 +107,17 @@ def head_axes(features, labels, size, start):
         kernel = white @ _axes(white @ total @ white, size)
         kernel *= np.sqrt(size / np.sum(kernel**2))
     return kernel.astype("float32"), (-mean @ kernel).astype("float32")
+
+
+def usable_starts(features, labels):
+    """Those of `STARTS` that the features allow: "whitened" needs a class whose images differ."""
+    first = np.unique(labels, return_index=True, return_inverse=True)
+    representatives = first[1][first[2]]
+    differ = any(
+        (features[i : i + _PART] != features[representatives[i : i + _PART]]).any()
+        for i in range(0, len(features), _PART)
+    )
+    return STARTS if differ else ("pca",)
 
 
 def _parts(features):

@@ -34,8 +34,8 @@ class Choice(NamedTuple):
         by: what they were measured on, in words: "3 folds over 40 training classes".
         candidates: list of `Candidate`.
         chosen: the `Candidate` taken.
-        pooled_features: Recall@K of the features under the head on the same images, by K; None where
-            the backbone is not pretrained.
+        pooled_features: Recall@K of the features under the head on the same images, by K; None
+            where the backbone is not pretrained.
     """
 
     by: str
@@ -120,10 +120,8 @@ def choice_table(choice):
             cells = [None] * (len(alphas) - 1) + cells if cells[0].alpha == 1.0 else cells
         else:
             cells = [row.get(alpha) for alpha in alphas]
-        texts = [
-            "" if c is None else f"[{c.recall[1]:.3f}]" if c is choice.chosen else f"{c.recall[1]:.3f}"
-            for c in cells
-        ]
+        texts = ["" if c is None else f"{c.recall[1]:.3f}" for c in cells]
+        texts = [f"[{text}]" if c is choice.chosen else text for c, text in zip(cells, texts)]
         lines.append(f"  {name:<44}" + "".join(f"{text:>9}" for text in texts))
     return "\n".join(lines)
 

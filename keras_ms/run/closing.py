@@ -20,8 +20,11 @@ def closing_table(results, ks):
         ks: the K of the test classes; of the validation classes Recall@1 is shown.
     """
     validation, test = results["validation"], results["test"]
+    width = 8 * len(ks) + 4
+    titles = ("test classes (unseen)", "test (unseen)", "test")
+    title = next(words for words in titles if len(words) < width)
     lines = [
-        f"{'':<26}{'validation':>12}{'test classes (unseen)':>{8 * len(ks) + 4}}",
+        f"{'':<26}{'validation':>12}{title:>{width}}",
         f"{'Recall@K':<26}{'@1':>12}" + "    " + "".join(f"{f'@{k}':>8}" for k in ks),
     ]
     for stage, name in _NAMES.items():

@@ -32,7 +32,7 @@ def class_folds(labels, seed):
         2 images, which cannot train and test both.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    # a class of one image can be trained beside the others, but not searched for
+    # a class of one image has nothing to find
     classes = np.random.default_rng(seed).permutation(classes[counts >= 2])
     if len(classes) < 4:
         return []
