@@ -61,7 +61,8 @@ def check_settings(settings):
             raise ValueError(
                 "freeze_backbone trains the head alone, and backbone_learning_rate is for a "
                 "backbone that is trained. Leave out --freeze-backbone to fine-tune the whole "
-                "network, or --backbone-learning-rate to train the head. Received: backbone_learning_rate="
+                "network, or --backbone-learning-rate to train the head. Received: "
+                "backbone_learning_rate="
                 f"{settings.backbone_learning_rate}"
             )
         _check("frozen_batch_norm", settings.frozen_batch_norm, lambda v: v is not False,

@@ -173,8 +173,8 @@ class Settings:
         "start of the head: pca (the principal axes of the training images' features, which lose "
         "least), whitened (directions in which images of one class differ are shrunk, then as "
         "pca), orthogonal or official (both at random); default: orthogonal from scratch, whitened "
-        "when a pretrained network is fine-tuned, pca or whitened with a frozen backbone, as --tune "
-        "finds",
+        "when a pretrained network is fine-tuned, pca or whitened with a frozen backbone, as "
+        "--tune finds",
         ("pca", "whitened", "orthogonal", "official"),
     )
     tune: str = _setting(
