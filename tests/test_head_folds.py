@@ -269,7 +269,7 @@ def test_what_is_chosen_beats_the_features_on_classes_that_nobody_saw(shared_dat
         return HeadFolds(
             features[train][None], labels[train], folds, embedding_size=size, loss=loss,
             normalize=True, optimizer=keras.optimizers.Adam, schedule=1.0, batches=batches,
-            steps=100, starts=("pca", "whitened"), rates=(5e-4,), alphas=(0.0, 0.5, 1.0),
+            steps=40, starts=("pca", "whitened"), rates=(5e-4,), alphas=(0.0, 0.5, 1.0),
             random_start=None, ks=(1,),
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ from the training images lose little or nothing, and training then starts from w
 """
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from keras_ms.models.embedding import split_embedder
 
@@ -103,8 +104,11 @@ def head_axes(features, labels, size, start):
     if start == "pca":
         kernel = _axes(total, size)
     else:
-        white = _whitening(_within_classes(features, labels, mean, total), np.trace(total))
-        kernel = white @ _axes(white @ total @ white, size)
+        root = _root(_within_classes(features, labels, mean, total), np.trace(total))
+        # x → root⁻¹ x makes the scatter within classes round; the axes of all are those of the rest
+        half = solve_triangular(root, total, lower=True)
+        kernel = _axes(solve_triangular(root, half.T, lower=True), size)
+        kernel = solve_triangular(root, kernel, lower=True, trans="T")
         kernel *= np.sqrt(size / np.sum(kernel**2))
     return kernel.astype("float32"), (-mean @ kernel).astype("float32")
 
@@ -148,22 +152,24 @@ def _within_classes(features, labels, mean, total):
             "differ. Received classes of one image each: take start='pca'"
         )
     sums = np.zeros((len(counts), len(mean)))
-    np.add.at(sums, classes, features.astype(np.float64) - mean)
+    for start, part in zip(range(0, len(features), _PART), _parts(features)):
+        np.add.at(sums, classes[start : start + _PART], part.astype(np.float64) - mean)
     means = sums / np.sqrt(counts)[:, None]
     return total - means.T @ means / len(features)
 
 
-def _whitening(within, total_variance):
-    """The inverse root of a scatter, drawn towards a multiple of the identity."""
-    variances, axes = np.linalg.eigh(within)
-    # of equal images rounding leaves some variance
-    if not variances.sum() > 1e-10 * total_variance:
+def _root(within, total_variance):
+    """The lower triangular root of a scatter that is drawn towards a multiple of the identity."""
+    variance = np.trace(within)
+    # of equal images rounding leaves some
+    if not variance > 1e-10 * total_variance:
         raise ValueError(
             "start='whitened' needs images of one class that differ in their features. Received "
             "classes of equal images: take start='pca'"
         )
-    shrunk = (1 - _SHRINKAGE) * np.maximum(variances, 0) + _SHRINKAGE * variances.mean()
-    return axes / np.sqrt(shrunk) @ axes.T
+    shrunk = (1 - _SHRINKAGE) * within
+    shrunk[np.diag_indices_from(shrunk)] += _SHRINKAGE * variance / len(within)
+    return np.linalg.cholesky(shrunk)
 
 
 def _axes(scatter, size):

@@ -70,6 +70,7 @@ class HeadFolds:
         self.starts, self.rates, self.alphas = starts, rates, alphas
         self._steps, self._batches, self._ks = steps, batches, ks
         self._random_start = random_start
+        self._begins = {}
         self._rate = keras.Variable(1.0, trainable=False, name="rate")
         inputs = keras.Input((features.shape[-1],))
         self._layer = layers.Dense(embedding_size, dtype="float32", name="embedding")
@@ -92,7 +93,9 @@ class HeadFolds:
     def measure(self, fold, start, rate):
         """Trains one head and returns [(alpha, {K: recall})] on the fold's held-out classes."""
         held = self.folds[fold]
-        begin = self._start(start, ~held)
+        if (fold, start) not in self._begins:  # the axes are the same for every rate
+            self._begins[fold, start] = self._start(start, ~held)
+        begin = self._begins[fold, start]
         self._layer.kernel.assign(begin[0])
         self._layer.bias.assign(begin[1])
         optimizer = self._model.optimizer
