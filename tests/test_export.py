@@ -153,7 +153,7 @@ def test_onnx_gives_the_models_outputs(model, tmp_path):
     assert np.abs(np.asarray(model(images)) - expected).max() > 1e-2
 
 
-def test_saved_model_is_exact_without_keras(model, tmp_path):
+def test_saved_model_is_the_model_without_keras(model, tmp_path):
     metadata = {"recall_at_1": 0.5}
     assert export_saved_model(model, tmp_path / "sm", metadata=metadata) == 0.0
     images = check_images(4, (16, 16, 3), seed=7)
