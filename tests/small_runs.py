@@ -39,16 +39,15 @@ def train_words(folder, out, *more):
 
 # Kills itself: from outside, a process is caught in its second epoch only by a quick machine.
 _KILLED = """
-import os, pathlib, signal, sys, time
+import os, pathlib, signal, sys
 import keras
 
 ended = keras.callbacks.CallbackList.on_train_batch_end
-state, seconds = pathlib.Path(sys.argv.pop(1)), float(sys.argv.pop(1))
+state = pathlib.Path(sys.argv.pop(1))
 
 def on_train_batch_end(self, batch, logs=None):
     ended(self, batch, logs)
     if state.exists():
-        time.sleep(seconds)
         os.kill(os.getpid(), signal.SIGKILL)
 
 keras.callbacks.CallbackList.on_train_batch_end = on_train_batch_end
@@ -57,15 +56,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kill_9_in_an_epoch(words, run, seconds=0.0):
+def kill_9_in_an_epoch(words, run):
     """Starts a run in a process of its own, killed after the first batch of its second epoch.
 
     Args:
         words: of the command line.
         run: its run folder.
-        seconds: that the process is left alone before, in the middle of that epoch.
     """
-    code = [sys.executable, "-c", _KILLED, str(run / "state.npz"), str(seconds)]
+    code = [sys.executable, "-c", _KILLED, str(run / "state.npz")]
     done = subprocess.run([*code, *words], timeout=1800)
     assert done.returncode == -signal.SIGKILL
     assert not (run / "summary.json").exists()

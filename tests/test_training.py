@@ -114,12 +114,12 @@ def test_mixed_precision_and_rate_groups(folder, tmp_path):
 
 
 def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, tmp_path):
-    more = ("--export", "", "--steps", "240", "--steps-per-epoch", "40")
+    more = ("--export", "", "--steps", "36", "--steps-per-epoch", "12")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(train_words(folder, whole, *more)) == 0
     run = killed / "runs" / "run"
-    kill_9_in_an_epoch(train_words(folder, killed, *more), run, seconds=0.15)
-    assert len(history(run)) < 6
+    kill_9_in_an_epoch(train_words(folder, killed, *more), run)
+    assert len(history(run)) < 3
     assert main(["train", "--resume", "--runs-folder", str(run.parent)]) == 0
     assert_same_state(run, whole / "runs" / "run")
 
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
         while not (tmp_path / "runs" / "run" / "state.npz").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=1800)
     finally:
         process.kill()
     assert process.returncode == 130
