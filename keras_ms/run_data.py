@@ -131,6 +131,11 @@ class RunData:
             self._features[split, view] = self._pooled_features(self.images.subset(split), view)
         return self._features[split, view]
 
+    def release_features(self):
+        """Frees the memory of features that are not trained on; they stay on disk."""
+        if not self.settings.freeze_backbone:
+            self._features.clear()
+
     def _pooled_features(self, images, view):
         settings = self.settings
         size = settings.image_size

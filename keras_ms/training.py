@@ -116,6 +116,7 @@ class _Training:
         choice = self._choose_by_folds() if self.settings.tune == "folds" else None
         self._start_head()
         results = self._baselines(choice)
+        self.data.release_features()
         recall, between, rows = self._fit()
         results["test"]["last"] = self._recalls("test")
         if choice:
