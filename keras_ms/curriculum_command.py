@@ -1,6 +1,5 @@
 """keras-ms curriculum: the classes of a data set divided from clean to highly noisy images."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from keras_ms.data.curriculum import METHODS, check_curriculum_options
 from keras_ms.data.subset_density import DENSITIES
 from keras_ms.image_options import (
     add_image_options,
-    config_settings,
     given_settings,
+    image_settings,
     with_image_size,
 )
 from keras_ms.progress import is_terminal, progress_lines
@@ -254,4 +253,4 @@ def _settings(options, data, given):
     if not options["config"]:
         # noise is looked for in all training classes
         data = {"validation_fraction": 0.0} | data
-    return dataclasses.replace(config_settings(options), **(data | given))
+    return image_settings(options, data | given)

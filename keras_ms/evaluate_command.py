@@ -10,6 +10,7 @@ from keras_ms.image_options import (
     add_image_options,
     config_settings,
     given_settings,
+    image_settings,
     with_image_size,
 )
 from keras_ms.setting_options import flag
@@ -214,7 +215,7 @@ def _settings(options, embedder):
             raise ValueError("--validation-fraction says nothing about --split test: leave it out")
         # no need for enough training classes to hold some out
         given["validation_fraction"] = 0.0
-    return dataclasses.replace(config_settings(options), **given)
+    return image_settings(options, given)
 
 
 def _data_set(word, given):

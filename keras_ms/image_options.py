@@ -1,5 +1,7 @@
 """Options of the command line that say which images are read, and how."""
 
+import dataclasses
+
 from keras_ms.setting_options import add_setting
 from keras_ms.settings import Settings
 
@@ -31,6 +33,13 @@ def given_settings(options):
 def config_settings(options):
     """`Settings` of --config, or the defaults."""
     return Settings.read(options["config"]) if options["config"] else Settings()
+
+
+def image_settings(options, given):
+    """`Settings` of --config, or the defaults, with what is given; nothing is trained with them."""
+    settings = config_settings(options)
+    tune = "off" if given.get("validation_fraction") else settings.tune
+    return dataclasses.replace(settings, **given, tune=tune, interpolate=False)
 
 
 def with_image_size(given, options, model_size, preprocessing=None):

@@ -162,7 +162,7 @@ class RunData:
                     **self._view_options(),
                 )
 
-        return pooled_features(
+        features = pooled_features(
             self._features_model,
             images,
             shown,
@@ -171,6 +171,15 @@ class RunData:
             log=self._log,
             verbose=self._verbose,
         )
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"The features of {np.count_nonzero(~finite):,} of {len(images):,} images hold NaN "
+                f"or infinity, the first is {images.paths[np.argmin(finite)]}. A network that is "
+                "too large for float16 takes --precision float32 or mixed_bfloat16; else look for "
+                "NaN in its weights"
+            )
+        return features
 
     def raw_pixels(self):
         """The test images as float32 rows, each about its own mean; None where not asked for."""

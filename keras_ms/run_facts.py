@@ -31,17 +31,19 @@ def run_facts(run, settings, images, embedder, weights):
         embedder: its model.
         weights: which weights that has, in words.
     """
+    # a choice by folds may be still to come
+    rate = "to be chosen" if settings.learning_rate is None else f"{settings.learning_rate:g}"
     facts = {
         "Data": f"{images.name}: " + ", ".join(
             f"{split} {classes:,} classes ({count:,} images)"
             for split, (classes, count) in images.counts().items()
         ),
-        "Embedder": f"{settings.backbone} at {settings.image_size} px, {settings.embedding_size} "
+        "Embedder": f"{settings.backbone} at {settings.image_size} px, {embedder.output_shape[-1]} "
         f"dimensions, {embedder.count_params():,} parameters"
         + (", backbone frozen" if settings.freeze_backbone else ""),
         "Loss": settings.loss.replace("_", " ") + _in_brackets(settings.loss_options()),
         "Training": f"{settings.steps:,} steps of {settings.classes_per_batch} classes × "
-        f"{settings.images_per_class} images, learning rate {settings.learning_rate:g} "
+        f"{settings.images_per_class} images, learning rate {rate} "
         f"({settings.schedule}), seed {settings.seed}",
         "Weights": weights,
     }

@@ -151,6 +151,18 @@ class RunFolder:
             settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
         return settings
 
+    def settled_settings(self):
+        """The settings, with what folds have chosen of what was left open."""
+        settings, choice = self.read_settings(), self.read_json(self.choice)
+        if choice is None or settings.tune != "folds":
+            return settings
+        chosen = choice["candidates"][choice["chosen"]]
+        return dataclasses.replace(
+            settings,
+            head_initializer=settings.head_initializer or chosen["start"],
+            learning_rate=settings.learning_rate or chosen["learning_rate"],
+        )
+
     def write_json(self, path, content):
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

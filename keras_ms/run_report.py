@@ -85,8 +85,8 @@ def run_report(
         settings.recall_ks(),
         title=f"{images.name}: {settings.loss.replace('_', ' ')}",
         unseen=True,
-        facts=run_facts(run, run.read_settings(), images, embedder, weights),
-        settings=shown_settings(run.read_settings()),
+        facts=run_facts(run, run.settled_settings(), images, embedder, weights),
+        settings=shown_settings(run.settled_settings()),
         history=history,
         pictures=run_pictures(run),
         levels=run_levels(run, history),
@@ -198,7 +198,9 @@ def _embeddings(embedder, settings, images, log, verbose):
             check_writable(folder)
         except OSError as error:
             log(f"{error}. The features are computed once more and not kept")
-            settings = dataclasses.replace(settings, freeze_backbone=False, feature_views=1)
+            settings = dataclasses.replace(
+                settings, freeze_backbone=False, feature_views=1, tune="off", interpolate=False
+            )
     features_model, head = split_embedder(embedder)
     data = RunData(settings, images, features_model, log, verbose)
     count = int((images.split == "test").sum())
@@ -216,8 +218,8 @@ def _check_weights(run):
     if not run.model.is_file() and not run.best_weights.is_file():
         raise UnfinishedRun(
             f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
-            f"its end, or {run.best_weights.name}, which runs with validation classes get with "
-            "their first epoch",
+            f"its end, or {run.best_weights.name}, which runs with validation classes get as they "
+            "begin to train",
             run.path,
         )
 
@@ -235,7 +237,9 @@ def _embedder(run, settings, images, choice):
         # the best weights are those of the whole embedder: what it started from may be gone
         # given weights freeze the statistics unless the settings say otherwise
         frozen = settings.frozen_batch_norm is not False
-        settings = dataclasses.replace(settings, weights="", frozen_batch_norm=frozen)
+        settings = dataclasses.replace(
+            settings, weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
+        )
     models = RunModel(dataclasses.replace(settings, devices=1))
     models.build(images.subset("train").labels)
     models.model.load_weights(run.best_weights)

@@ -69,7 +69,8 @@ def complete(settings):
 
     tune = settings.tune
     if tune == "auto":
-        tune = "folds" if kind == "frozen" and not refuses_folds(settings) else "off"
+        is_open = settings.validation_fraction is None and not refuses_folds(settings)
+        tune = "folds" if is_open else "off"
         filled["tune"] = tune
     for name, value in DEFAULTS[kind].items():
         fill(name, value)
@@ -88,8 +89,8 @@ def complete(settings):
 def refuses_folds(settings):
     """Why no folds over the classes can choose, in words; empty where they can."""
     if not settings.freeze_backbone:
-        return "with a frozen backbone alone a head trains in seconds (freeze_backbone)"
-    if settings.validation_fraction is not None:
+        return "folds need freeze_backbone: a whole network takes too long to train in each"
+    if settings.validation_fraction:
         return "folds hold out every training class once, so they leave no validation_fraction"
     if settings.loss == "hierarchical_triplet" or settings.neighbour_classes > 1:
         return "a class tree follows one training"
@@ -130,8 +131,13 @@ def classes_per_batch(settings, num_classes):
     if settings.classes_per_batch is not None:
         return settings.classes_per_batch
     most = min(CLASSES_PER_BATCH[situation(settings)], num_classes)
-    # whole groups of neighbours
-    return max(2, most - most % settings.neighbour_classes)
+
+    def fits(count):
+        # whole groups of neighbours, and equal parts for all devices
+        batch = count * settings.images_per_class
+        return count % settings.neighbour_classes == 0 and batch % settings.devices == 0
+
+    return next((count for count in range(most, 1, -1) if fits(count)), max(2, most))
 
 
 def _steps_per_epoch(steps):

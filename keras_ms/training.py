@@ -29,7 +29,7 @@ from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
 from keras_ms.run_data import RunData, shorter_side
 from keras_ms.run_folder import RunFolder, SaveRun
 from keras_ms.run_model import RunModel
-from keras_ms.setting_defaults import UNTUNED_HEAD, classes_per_batch
+from keras_ms.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.whole_files import check_writable, remove_unfinished, whole_file
 
 
@@ -94,8 +94,13 @@ class _Training:
         self.ks = settings.recall_ks()
         images = load_images(settings, log)
         labels = images.subset("train").labels
+        # from here on nothing is open but what folds choose, in settings.json too
         settings = dataclasses.replace(
-            settings, classes_per_batch=classes_per_batch(settings, len(np.unique(labels)))
+            settings,
+            classes_per_batch=classes_per_batch(settings, len(np.unique(labels))),
+            validation_fraction=validation_fraction(
+                settings, len(np.unique(images.labels[images.split != "test"]))
+            ),
         )
         self.settings = self.models.settings = settings
         self.models.build(labels)
@@ -121,7 +126,7 @@ class _Training:
         results["test"]["last"] = self._recalls("test")
         if choice:
             between.take(choice.chosen.alpha)
-        elif self.settings.tune == "folds":
+        elif self.settings.tune == "folds" and self._stays_at_start():
             # nothing could be measured, and the start loses nothing
             between.take(0.0)
             results["test"]["chosen"] = results["test"]["step_0"]
@@ -143,7 +148,7 @@ class _Training:
             "data": {split: list(count) for split, count in self.data.images.counts().items()},
             "test_recall": results["test"],
             "validation_recall": results["validation"],
-            "best_step": choice.chosen.steps if choice else None,
+            "best_step": choice.chosen.step if choice else None,
             "choice": choice.to_json() if choice else None,
             "below_pooled_features": sentence or None,
             "exports": exports,
@@ -158,14 +163,16 @@ class _Training:
         """The `Choice` of start, learning rate and alpha of the head; the settings follow it."""
         settings, run = self.settings, self.run
         labels = self.data.images.subset("train").labels
-        folds = class_folds(labels, settings.seed)
+        folds = class_folds(labels, settings.seed, self._groups(labels))
         if not folds:
-            self.log(
-                "Fewer than 4 training classes of 2 images: none can be held out to choose by, so "
-                "the head stays at its start, the axes of the features"
-            )
             choice = None
             start, rate = UNTUNED_HEAD["head_initializer"], UNTUNED_HEAD["learning_rate"]
+            stays = self._stays_at_start()
+            self.log(
+                "Fewer than 4 training classes of 2 images, or 2 groups of them: none can be held "
+                "out to choose by, so "
+                + ("the head stays at its start" if stays else "the last weights count")
+            )
         elif run.choice.is_file():
             choice = Choice.from_json(run.read_json(run.choice))
         else:
@@ -180,6 +187,18 @@ class _Training:
             learning_rate=settings.learning_rate or rate,
         )
         return choice
+
+    def _stays_at_start(self):
+        """Whether the start is kept where no classes can be held out to choose by."""
+        return self.settings.interpolate and self.settings.head_initializer in (None, *STARTS)
+
+    def _groups(self, labels):
+        """The group of each image's class, where whole groups are held out; else None."""
+        images, whole = self.data.images, self.settings.validation_groups
+        # characters of one alphabet are told apart more easily than those of a new one
+        if not (images.name == "omniglot" if whole is None else whole):
+            return None
+        return np.array([images.class_names[label].rpartition("/")[0] for label in labels])
 
     def _measured_folds(self, folds, labels):
         settings, run, models = self.settings, self.run, self.models
@@ -196,7 +215,7 @@ class _Training:
             schedule=models.schedule(1.0),
             batches=self.data.head_batches,
             steps=settings.steps,
-            starts=(given_start,) if given_start else usable_starts(features[0], labels),
+            starts=(given_start,) if given_start else self._usable_starts() or ("orthogonal",),
             rates=RATES if given_rate is None else (given_rate,),
             alphas=ALPHAS if settings.interpolate else (0.0, 1.0),
             random_start=lambda start: models.random_head,
@@ -226,10 +245,24 @@ class _Training:
             )
         return heads.choice(measured)
 
+    def _usable_starts(self):
+        labels = self.data.images.subset("train").labels
+        return usable_starts(self.data.features("train"), labels, self.models.embedding_size)
+
     def _start_head(self):
         """A head that begins at the axes of its features gets them."""
         start = self.settings.head_initializer
-        if start in STARTS and not self.run.state.is_file():
+        if start not in STARTS or self.run.state.is_file():
+            return
+        usable = self._usable_starts()
+        if start not in usable:
+            instead = usable[0] if usable else "orthogonal"
+            self.log(
+                f"A head of {self.models.embedding_size} dimensions cannot start {start} on these "
+                f"features ({self.models.head.input_shape[-1]:,} of an image): it starts {instead}"
+            )
+            start = instead
+        if start in STARTS:
             labels = self.data.images.subset("train").labels
             initialize_head(self.models.embedder, self.data.features("train"), labels, start=start)
 

@@ -252,6 +252,16 @@ def test_every_schedule_is_multiplied_by_the_rate(constant):
     assert values == pytest.approx([0.5, 0.5] if constant else [0.5, 0.05])
 
 
+def test_groups_are_held_out_as_a_whole():
+    groups = np.array(["Greek", "Latin", "Thai", "Greek"])[LABELS % 4]
+    folds = class_folds(LABELS, seed=0, groups=groups)
+    np.testing.assert_array_equal(np.sum(folds, axis=0), 1)
+    assert len(folds) == 2
+    for held in folds:
+        assert not set(groups[held]) & set(groups[~held])
+    assert class_folds(LABELS, seed=0, groups=np.full(len(LABELS), "Greek")) == []
+
+
 # --- real features -------------------------------------------------------------------------------
 
 

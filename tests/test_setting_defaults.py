@@ -96,9 +96,8 @@ def test_the_backbone_follows_the_rate_of_the_head():
 @pytest.mark.parametrize(
     "more, reason",
     [
-        ({"freeze_backbone": False}, "frozen backbone alone"),
+        ({"freeze_backbone": False}, "folds need freeze_backbone"),
         ({"validation_fraction": 0.1}, "no validation_fraction"),
-        ({"validation_fraction": 0.0}, "no validation_fraction"),
         ({"loss": "hierarchical_triplet"}, "class tree"),
         ({"neighbour_classes": 2}, "class tree"),
         ({"hdml": "official"}, "hdml"),
@@ -112,6 +111,12 @@ def test_folds_are_refused_with_the_reason(more, reason):
     settings = Settings(**given)  # unasked, they are not tried
     assert settings.tune == "off"
     assert reason in refuses_folds(settings)
+
+
+def test_folds_of_a_run_that_held_out_nothing_else():
+    frozen = {**SITUATIONS["frozen"], "validation_fraction": 0.0}
+    assert Settings(**frozen, tune="folds").interpolate  # as settings.json of such a run says
+    assert Settings(**frozen).tune == "off"  # unasked, no held-out classes means no choice
 
 
 def test_folds_are_not_refused_for_a_plain_head():

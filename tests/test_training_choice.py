@@ -159,13 +159,22 @@ def long_head(folder, tmp_path_factory):
     return words, ran(folder, tmp_path_factory.mktemp("long"), *words)
 
 
-def test_too_few_classes_for_folds_train_as_without(tmp_path, capsys):
+@pytest.mark.parametrize("start", ["whitened", "orthogonal"])
+def test_with_too_few_classes_for_folds_a_head_stays_at_a_start_that_loses_nothing(
+    start, tmp_path, capsys
+):
     few = write_colours(tmp_path / "few", 6)
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--classes-per-batch", "3")
-    finished = ran(few, tmp_path, *words)
-    assert "Too few training classes to hold some out" in capsys.readouterr().out
+    finished = ran(few, tmp_path, *words, "--head-initializer", start)
+    said, recall = capsys.readouterr().out, finished.summary["test_recall"]
+    assert "Fewer than 4 training classes of 2 images" in said
     assert finished.choice is None and finished.summary["best_step"] is None
-    assert "chosen" not in finished.summary["test_recall"]
+    if start == "whitened":
+        assert "the head stays at its start" in said
+        assert recall["chosen"] == recall["step_0"]
+    else:
+        assert "the last weights count" in said
+        assert "chosen" not in recall
 
 
 # --- by held-out classes -------------------------------------------------------------------------
@@ -179,7 +188,7 @@ def assert_chosen_among_steps_and_shares(finished, last, steps):
     validation = finished.summary["validation_recall"]
     assert choice.at_start().recall[1] == pytest.approx(validation["step_0"]["1"], abs=1e-9)
     assert validation["chosen"]["1"] == choice.chosen.recall[1]
-    assert finished.summary["best_step"] == choice.chosen.steps
+    assert finished.summary["best_step"] == choice.chosen.step
 
 
 def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
@@ -268,3 +277,44 @@ def test_a_rate_for_a_frozen_backbone_is_refused_with_both_ways_out(folder, tmp_
     error = capsys.readouterr().err
     assert "--freeze-backbone" in error and "--backbone-learning-rate" in error
     assert not (tmp_path / "runs").exists()
+
+
+# --- what comes after ----------------------------------------------------------------------------
+
+
+def test_a_run_chosen_by_folds_is_reported_with_what_was_chosen(head, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["report", str(head.run.path), "--to", str(page)]) == 0
+    text = page.read_text()
+    assert f"learning rate {head.choice.chosen.learning_rate:g}" in text
+    assert "16 dimensions" in text and "None dimensions" not in text
+
+
+@pytest.mark.parametrize("kind", ["head", "finetuned"])
+def test_its_settings_serve_to_evaluate_it(kind, request, folder, tmp_path, weights):
+    if kind == "head":
+        run = request.getfixturevalue("head").run
+    else:
+        words = ("--weights", str(weights), "--steps", "2", "--export", "")
+        run = ran(folder, tmp_path, *words).run
+    reached = json.loads(run.summary.read_text())["test_recall"]["chosen"]["1"]
+    result = tmp_path / "result.json"
+    words = [str(run.model), "--config", str(run.settings), "--metrics", "recall",
+             "--bootstrap", "0", "--to", str(result)]  # fmt: skip
+    assert main(["evaluate", *words]) == 0
+    assert json.loads(result.read_text())["recall"]["1"] == pytest.approx(reached, abs=0.05)
+
+
+def test_folds_train_in_float16_as_well(folder, tmp_path):
+    words = ("--freeze-backbone", "--steps", "4", "--export", "", "--precision", "mixed_float16")
+    for candidate in ran(folder, tmp_path, *words).choice.candidates:
+        assert np.isfinite(candidate.recall[1])
+
+
+def test_a_start_that_the_features_do_not_allow_is_left_out(folder, tmp_path, capsys):
+    # 128 features: their axes are no more
+    words = ("--freeze-backbone", "--steps", "4", "--export", "", "--embedding-size", "200")
+    assert {c.start for c in ran(folder, tmp_path, *words).choice.candidates} == {"orthogonal"}
+    more = ("--tune", "off", "--run-name", "untuned")
+    assert main(train_words(folder, tmp_path, *words, *more)) == 0
+    assert "cannot start whitened on these features (128 of an image)" in capsys.readouterr().out

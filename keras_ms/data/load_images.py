@@ -67,6 +67,12 @@ def load_images(settings, log=print, needed=None):
     held_out = images.split == "validation"
     if settings.tune == "folds":
         # every class is held out once, in a fold, and all are trained on in the end
+        if held_out.any():
+            count = len(np.unique(images.labels[held_out]))
+            log(
+                f"The {count} validation classes are held out in folds like all others, and "
+                "trained on in the end; --tune off keeps them apart"
+            )
         images = replace(images, split=np.where(held_out, "train", images.split))
     elif not held_out.any():
         images = _with_validation(images, settings, dataset)

@@ -113,15 +113,25 @@ def head_axes(features, labels, size, start):
     return kernel.astype("float32"), (-mean @ kernel).astype("float32")
 
 
-def usable_starts(features, labels):
-    """Those of `STARTS` that the features allow: "whitened" needs a class whose images differ."""
+def usable_starts(features, labels, size):
+    """Those of `STARTS` that the features allow, best first; none where their axes are too few.
+
+    Args:
+        features, labels: as in `head_axes`.
+        size: dimensions of the embedding.
+
+    Returns:
+        Tuple: "whitened" is among them if the images of a class differ.
+    """
+    if size > features.shape[1] or features.shape[1] > MOST_FEATURES:
+        return ()
     first = np.unique(labels, return_index=True, return_inverse=True)
     representatives = first[1][first[2]]
     differ = any(
         (features[i : i + _PART] != features[representatives[i : i + _PART]]).any()
         for i in range(0, len(features), _PART)
     )
-    return STARTS if differ else ("pca",)
+    return ("whitened", "pca") if differ else ("pca",)
 
 
 def _parts(features):

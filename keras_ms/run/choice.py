@@ -22,6 +22,11 @@ class Candidate(NamedTuple):
     learning_rate: float
 
     @property
+    def step(self):
+        """Training steps whose weights these are: 0 for the start; None for weights in between."""
+        return {0.0: 0, 1.0: self.steps}.get(self.alpha)
+
+    @property
     def value(self):
         """Recall@1, or -1 where the weights hold NaN."""
         return -1.0 if math.isnan(self.recall[1]) else self.recall[1]

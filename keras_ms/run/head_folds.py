@@ -20,12 +20,14 @@ RATES = (1e-4, 5e-4)
 NUM_FOLDS = 3
 
 
-def class_folds(labels, seed):
+def class_folds(labels, seed, groups=None):
     """Divides the classes at random: 3 folds, or 2 of less than 9 classes.
 
     Args:
         labels: class ids (N,).
         seed: of the division.
+        groups: (N,) the group of each image's class; a group is held out as a whole. Defaults to
+            None: each class is one.
 
     Returns:
         List of bool arrays (N,): the images held out in each fold; empty for less than 4 classes of
@@ -33,11 +35,14 @@ def class_folds(labels, seed):
     """
     classes, counts = np.unique(labels, return_counts=True)
     # a class of one image has nothing to find
-    classes = np.random.default_rng(seed).permutation(classes[counts >= 2])
-    if len(classes) < 4:
+    searched = np.isin(labels, classes[counts >= 2])
+    units = labels if groups is None else np.asarray(groups)
+    divided = np.random.default_rng(seed).permutation(np.unique(units[searched]))
+    # a class has nothing to be told from alone; a group of classes has its own
+    if len(divided) < (4 if groups is None else 2):
         return []
-    parts = np.array_split(classes, NUM_FOLDS if len(classes) >= 9 else 2)
-    return [np.isin(labels, part) for part in parts]
+    parts = np.array_split(divided, NUM_FOLDS if len(divided) >= 9 else 2)
+    return [searched & np.isin(units, part) for part in parts]
 
 
 class HeadFolds:
@@ -78,7 +83,10 @@ class HeadFolds:
         if normalize:
             outputs = layers.UnitNormalization(dtype="float32")(outputs)
         self._model = keras.Model(inputs, outputs)
-        self._model.compile(optimizer(_Scaled(schedule, self._rate)), loss, jit_compile=False)
+        self._model.compile(
+            optimizer(_Scaled(schedule, self._rate)), loss, jit_compile=False,
+            auto_scale_loss=False,  # all is float32; a scale of 0 would be left by the reset below
+        )  # fmt: skip
 
     def trainings(self):
         """(fold, start, rate) of every training, in the order in which they are done."""
