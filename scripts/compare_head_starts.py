@@ -2,22 +2,22 @@
 
     OMP_NUM_THREADS=1 python scripts/compare_head_starts.py cub.npz cars.npz --to runs/compare_heads
 
-Each file is a set: `features` (N, channels), `labels` (N,) and, where there is one, `split` (N,), of
-which "test" are the test classes; without it, the second half of the classes. What is trained is what
-`scripts/train.py --freeze-backbone` trains, piece by piece: `HeadFolds`, Multi-Similarity, Adam,
-cosine, 16 x 5. The parts, each with a table:
+Each file is a set: `features` (N, channels), `labels` (N,) and, where there is one, `split` (N,),
+whose "test" are the test classes; without it, the second half of the classes. What is trained is
+what `scripts/train.py --freeze-backbone` trains, piece by piece: `HeadFolds`, Multi-Similarity,
+Adam, cosine, 16 x 5. The parts, each with a table:
 
 - acceptance: the whole procedure from several seeds. Start, learning rate and alpha are chosen by 3
   folds over the training classes, then a head is trained on all of them and measured on the test
   classes, beside the features themselves.
 - starts: start, learning rate, steps and alpha on the test classes. A picture, nothing is chosen.
-- protocols: what is chosen by folds, each searched among itself or among all training images, and by
-  a fifth or a tenth of the training classes; and how what they measure goes with the test classes.
+- protocols: what is chosen by folds, each searched among itself or among all training images, and
+  by a fifth or a tenth of the training classes; and how their figures go with the test classes.
 - sizes: dimensions of the embedding, at the learning rate and alpha that the folds chose.
 - others: other learning rates, steps and batches, by the folds alone; no test class is looked at.
 
-Every finished training is a line of results.jsonl in the folder, and is not repeated: an interrupted
-comparison goes on where it was.
+Every finished training is a line of results.jsonl in the folder, and is not repeated: an
+interrupted comparison goes on where it was.
 """
 
 import argparse
@@ -94,7 +94,7 @@ class FeatureSet:
             else:
                 is_test = labels >= (labels.max() + 1) // 2
         if is_test.all() or not is_test.any():
-            parser.error(f"expected training and test classes, `split` with and without 'test': {path}")
+            parser.error(f"expected training and test classes, by `split`: {path}")
         return cls(Path(path).stem, features, labels, is_test)
 
     def start(self, key, function):
@@ -208,7 +208,8 @@ class Comparison:
 
     def __init__(self, sets, folder, plan):
         self.sets, self.plan = sets, plan
-        self.results = Results(folder, lambda run: [run[n] for n in ("features", *Training._fields)])
+        names = ("features", *Training._fields)
+        self.results = Results(folder, lambda run: [run[name] for name in names])
         self._heads = None, None
 
     def size(self, feature_set):
@@ -306,7 +307,7 @@ def same(candidates, chosen):
 
 
 def correlation(found, tested):
-    """Of the Recall@1 of candidates with that of the same ones on the test classes; NaN for equals."""
+    """Of the figures with those of the same candidates on the test classes; NaN if all are equal."""
     values = [(c.recall[1], same(tested, c).recall[1]) for c in found]
     left, right = np.transpose(values)
     return np.corrcoef(left, right)[0, 1] if left.std() and right.std() else float("nan")
@@ -329,7 +330,7 @@ def acceptance(comparison):
             seed: best_of(comparison.by_folds(feature_set, seed=seed))
             for seed in comparison.plan.seeds
         }
-        tested, starts = [], {}
+        tested, untrained = [], []
         for seed, choice in chosen.items():
             found = comparison.on_test(
                 feature_set, (choice.start,), (choice.learning_rate,), seed=seed
@@ -337,11 +338,11 @@ def acceptance(comparison):
             tested.append(same(found, choice).recall[1])
         for start in STARTS:
             # any training tells what its start reaches
-            starts[start] = comparison.on_test(feature_set, (start,), RATES[:1])[0].recall[1]
+            untrained.append(comparison.on_test(feature_set, (start,), RATES[:1])[0].recall[1])
         gains = np.subtract(tested, frozen)
         yield (
             f"| {feature_set.name} | {len(np.unique(feature_set.train[1]))} | {percent(frozen)} "
-            f"| {', '.join(percent(value) for value in starts.values())} "
+            f"| {', '.join(map(percent, untrained))} "
             f"| {'; '.join(in_words(choice) for choice in chosen.values())} "
             f"| {mean_and_spread(100 * np.array(tested))} | {100 * gains.mean():+.1f} "
             f"| {100 * gains.min():+.1f} |"
@@ -415,7 +416,8 @@ def sizes(comparison):
                 if size > feature_set.features.shape[1]:
                     cells.append("–")
                     continue
-                found = comparison.on_test(feature_set, (start,), (chosen.learning_rate,), size=size)
+                rates = (chosen.learning_rate,)
+                found = comparison.on_test(feature_set, (start,), rates, size=size)
                 # a random start is nothing to stay near to
                 alpha = chosen.alpha if start in STARTS else 1.0
                 trained = next(c for c in found if c.alpha == alpha)
@@ -466,7 +468,8 @@ def main():
     arguments = parser.parse_args()
     parts = [part.strip() for part in arguments.parts.split(",")]
     if unknown := sorted(set(parts) - set(PARTS)):
-        parser.error(f"--parts: expected some of {', '.join(PARTS)}. Received: {', '.join(unknown)}")
+        expected = ", ".join(PARTS)
+        parser.error(f"--parts: expected some of {expected}. Received: {', '.join(unknown)}")
     plan = QUICK if arguments.quick else Plan()
     if arguments.seeds is not None:
         if arguments.seeds < 1:

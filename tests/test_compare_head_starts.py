@@ -83,7 +83,8 @@ def test_each_seed_has_a_random_start_and_batches_of_its_own(script):
         for name in script.RANDOM_STARTS:
             starts[name, seed] = heads._start(name, ~is_test)[0]
     assert all(kernel.shape == (8, 4) for kernel in starts.values())
-    np.testing.assert_allclose(starts["orthogonal", 0].T @ starts["orthogonal", 0], np.eye(4), atol=1e-5)
+    kernel = starts["orthogonal", 0]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(4), atol=1e-5)
     for name in script.RANDOM_STARTS:
         assert np.abs(starts[name, 0] - starts[name, 1]).max() > 0.1
 
@@ -198,7 +199,7 @@ def test_a_file_says_which_classes_are_for_testing_or_the_second_half_are(script
     ("option", "value", "expected"),
     [("--parts", "starts,gallery", "gallery"), ("--seeds", "0", "at least 1")],
 )
-def test_options_that_make_no_sense_are_refused(script, monkeypatch, capsys, option, value, expected):
+def test_senseless_options_are_refused(script, monkeypatch, capsys, option, value, expected):
     monkeypatch.setattr(sys, "argv", ["compare_head_starts.py", "a.npz", option, value])
     with pytest.raises(SystemExit):
         script.main()
