@@ -137,6 +137,7 @@ class Heads(HeadFolds):
             steps=steps,
             starts=STARTS,
             rates=RATES,
+            alphas=ALPHAS,
             random_start=lambda start: keras.ops.convert_to_numpy(
                 RANDOM_STARTS[start](seed=seed)((channels, size))
             ),

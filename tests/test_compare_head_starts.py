@@ -60,7 +60,7 @@ def test_a_fold_trains_the_weights_that_train_py_trains(script):
         batches=lambda x, y: balanced_batches(
             (x, y), classes_per_batch=3, images_per_class=5, seed=0
         ),
-        steps=steps, starts=("pca",), rates=(1e-2,), random_start=None, ks=(1,),
+        steps=steps, starts=("pca",), rates=(1e-2,), alphas=(0.0, 1.0), random_start=None, ks=(1,),
     )  # fmt: skip
     ends = []
     for heads in (ours, theirs):

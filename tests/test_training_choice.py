@@ -295,14 +295,14 @@ def test_its_settings_serve_to_evaluate_it(kind, request, folder, tmp_path, weig
     if kind == "head":
         run = request.getfixturevalue("head").run
     else:
-        words = ("--weights", str(weights), "--steps", "2", "--export", "")
+        words = ("--weights", str(weights), "--steps", "4", "--export", "")
         run = ran(folder, tmp_path, *words).run
     reached = json.loads(run.summary.read_text())["test_recall"]["chosen"]["1"]
     result = tmp_path / "result.json"
     words = [str(run.model), "--config", str(run.settings), "--metrics", "recall",
              "--bootstrap", "0", "--to", str(result)]  # fmt: skip
     assert main(["evaluate", *words]) == 0
-    assert json.loads(result.read_text())["recall"]["1"] == pytest.approx(reached, abs=0.05)
+    assert json.loads(result.read_text())["values"]["recall@1"] == pytest.approx(reached, abs=0.05)
 
 
 def test_folds_train_in_float16_as_well(folder, tmp_path):
