@@ -308,7 +308,7 @@ def same(candidates, chosen):
 
 
 def correlation(found, tested):
-    """Of the figures with those of the same candidates on the test classes; NaN if all are equal."""
+    """Of the figures with those of the same candidates on the test classes; NaN if all equal."""
     values = [(c.recall[1], same(tested, c).recall[1]) for c in found]
     left, right = np.transpose(values)
     return np.corrcoef(left, right)[0, 1] if left.std() and right.std() else float("nan")
