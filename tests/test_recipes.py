@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from keras_ms.setting_defaults import CLASSES_PER_BATCH, situation
 from keras_ms.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "scripts" / "recipes"
@@ -74,7 +75,8 @@ def test_source_expected_figure_and_cost_are_named(recipe):
     if path.stem in PUBLISHED:
         assert expected.startswith(PUBLISHED[path.stem])
     settings = Settings(**given)
-    images = settings.steps * settings.classes_per_batch * settings.images_per_class
+    classes = settings.classes_per_batch or CLASSES_PER_BATCH[situation(settings)]
+    images = settings.steps * classes * settings.images_per_class
     assert line_of(doc, "Cost").startswith(f"{images:,} training images")
     assert re.search(r"hour|minute|second", line_of(doc, "Cost"))
 
