@@ -15,8 +15,8 @@ STARTS = ("pca", "whitened")
 MOST_FEATURES = 8192
 
 # Share of a multiple of the identity in the scatter within classes. By folds over the training
-# classes of eight sets of features, 0.3 and 0.7 were better than it by 0.4 points at most, and up to
-# 0.9 and 1.3 points worse.
+# classes of eight sets of features, 0.3 and 0.7 were better by 0.4 points at most, and up to 0.7
+# and 1.3 points worse.
 _SHRINKAGE = 0.5
 
 # Rows that are held in float64 at a time.
