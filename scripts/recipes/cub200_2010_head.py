@@ -9,7 +9,7 @@ Source: docs/transfer.md of this project: start, learning rate and alpha by fold
 Expected Recall@1: 61.6 (measured, mean of seeds 0, 1, 2, by scripts/compare_head_starts.py on these
     features; features without a head 51.1).
 Cost: 48,000 training images, as cached features, 12 times for the folds and once for the result:
-    two or three minutes on two processor cores, after two and a half for the features.
+    minutes on two processor cores (not timed alone), after the features of all images.
 """
 
 from recipe import run

@@ -8,7 +8,7 @@ ImageNet.
 Source: the settings of cub200_2010_head.py, as they are; docs/transfer.md of this project.
 Expected Recall@1: none measured at this size (at 160 px 93.3, features 90.0: docs/transfer.md).
 Cost: 48,000 training images, as cached features, 12 times for the folds and once for the result:
-    two or three minutes on two processor cores, after the features of all images.
+    minutes on two processor cores (not timed alone), after the features of all images.
 """
 
 from recipe import run
