@@ -6,16 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from keras_ms.data.image_file import SUFFIXES, image_fault
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-
-# What TensorFlow decodes, by Pillow's names for what the bytes are; MPO is a JPEG with a second
-# picture appended, of which TensorFlow reads the first.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")
 _SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
 # enough to see the pattern, few enough to read
@@ -186,25 +182,6 @@ def _readable(files, skip_unreadable, progress):
         )
     logger.warning("%s\nLeft out.", message)
     return {folder: [p for p in group if p not in damaged] for folder, group in files.items()}
-
-
-def image_fault(path):
-    """Why TensorFlow would not decode the image file, in words; None if it would."""
-    try:
-        with Image.open(path) as image:
-            if image.format not in _FORMATS:
-                return f"its content is {image.format}; expected one of {', '.join(_FORMATS)}"
-            if image.format == "BMP" and image.mode in ("P", "1"):
-                # TensorFlow takes the palette's indices for grey values, without an error
-                return "a BMP with a palette; save it as PNG"
-            # JPEG alone can be decoded at an eighth of its size: all bytes are still read
-            image.draft("RGB", (image.width // 8, image.height // 8))
-            image.load()
-    except Image.UnidentifiedImageError:
-        return "not an image"
-    except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
-        return str(error) or type(error).__name__
-    return None
 
 
 def some_names(names, separator=", "):
