@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize, read_crop
+from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize
+from keras_ms.data.read_images import crop_of, opened
 
 
 def augmented_batches(
@@ -37,12 +38,12 @@ def augmented_batches(
     generator = np.random.default_rng(seed)
     uniform = generator.random((len(image_list), NUM_UNIFORM), dtype=np.float32)
     if image_list.images is None:
+        exif = {"apply_exif_orientation": apply_exif_orientation}
         dataset = tf.data.Dataset.from_tensor_slices((image_list.paths, uniform))
+        dataset = opened(dataset, **exif)
 
-        def view(path, uniform):
-            image = read_crop(
-                path, uniform, crop_scale, crop_ratio, apply_exif_orientation=apply_exif_orientation
-            )
+        def view(file, uniform):
+            image = crop_of(file, uniform, crop_scale, crop_ratio, **exif)
             return flip_and_resize(image, uniform, image_size, flip)
 
         dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from keras_ms.data.image_file import num_pixels
-from keras_ms.data.images import read_image, to_cache
+from keras_ms.data.images import to_cache
+from keras_ms.data.read_images import image_of, opened
 
 
 def decoded_images(paths, cache, *, apply_exif_orientation=True):
@@ -24,11 +25,9 @@ def decoded_images(paths, cache, *, apply_exif_orientation=True):
         num_bytes += num_pixels(path) * 3
         if not to_cache(cache, num_bytes):
             return None
-    files = tf.data.Dataset.from_tensor_slices(paths)
-    files = files.map(
-        lambda path: read_image(path, apply_exif_orientation=apply_exif_orientation),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    exif = {"apply_exif_orientation": apply_exif_orientation}
+    files = opened(tf.data.Dataset.from_tensor_slices((paths,)), **exif)
+    files = files.map(lambda file: image_of(file, **exif), num_parallel_calls=tf.data.AUTOTUNE)
     with tf.device("CPU"):
         decoded = list(files)
         shapes = tf.constant([image.shape for image in decoded], tf.int64)

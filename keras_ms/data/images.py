@@ -7,6 +7,8 @@ from keras_ms.data.read_images import (  # noqa: F401
     crop,
     crop_window,
     decode,
+    image_of,
+    opened,
     read_crop,
     read_image,
 )
@@ -148,13 +150,12 @@ def evaluation_batches(
     channels = 3 if image_list.images is None else image_list.images.shape[-1]
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
     if image_list.images is None:
-        dataset = tf.data.Dataset.from_tensor_slices(image_list.paths)
-
-        def view(path):
-            image = read_image(path, apply_exif_orientation=apply_exif_orientation)
-            return centre_view(image, image_size, resize_to)
-
-        dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE)
+        exif = {"apply_exif_orientation": apply_exif_orientation}
+        dataset = opened(tf.data.Dataset.from_tensor_slices((image_list.paths,)), **exif)
+        dataset = dataset.map(
+            lambda file: centre_view(image_of(file, **exif), image_size, resize_to),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
     else:
         dataset = tf.data.Dataset.from_generator(
             lambda: iter(image_list.images),

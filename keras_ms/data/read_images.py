@@ -4,6 +4,8 @@ All randomness comes in as numbers: `uniform` holds five values in [0, 1) per im
 crop's area, shape, top and left, and for the flip. The same numbers give the same picture.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -13,7 +15,40 @@ from keras_ms.data.plain_jpeg import plain_jpeg
 
 _DCT = "INTEGER_ACCURATE"
 _NOT_PLAIN = 0  # in the place of an orientation
+_OTHER = (0, 0, _NOT_PLAIN)
+_OPENED_TOGETHER = 16
 _SWAPS, _ROW_STEPS, _COLUMN_STEPS = zip((False, 1, 1), *(TURNS[n] for n in sorted(TURNS)))
+
+
+class File(NamedTuple):
+    """Tensors: the name of a file, its bytes, and int32 (3,) of its `PlainJpeg`, else zeros."""
+
+    path: tf.Tensor
+    contents: tf.Tensor
+    structure: tf.Tensor
+
+
+def opened(dataset, *, apply_exif_orientation=True):
+    """A dataset of (path, …) with each path read to a `File`, in order.
+
+    The same as `open_file` of each, with a call into Python for many files: one for each would
+    take as long as decoding a small photo.
+    """
+    dataset = dataset.map(
+        lambda path, *rest: ((path, tf.io.read_file(path)), *rest),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).batch(_OPENED_TOGETHER)
+
+    def with_structures(file, *rest):
+        return File(*file, _structures(file[1], apply_exif_orientation)), *rest
+
+    return dataset.map(with_structures, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+
+def open_file(path, *, apply_exif_orientation=True):
+    """The `File` of a path, a string tensor ()."""
+    contents = tf.io.read_file(path)
+    return File(path, contents, _structures(contents[None], apply_exif_orientation)[0])
 
 
 def read_image(path, *, apply_exif_orientation=True):
@@ -23,37 +58,48 @@ def read_image(path, *, apply_exif_orientation=True):
         path: string tensor ().
         apply_exif_orientation: turn the picture as its EXIF orientation says.
     """
-    contents = tf.io.read_file(path)
-    return decode(contents, path, apply_exif_orientation=apply_exif_orientation)
+    file = open_file(path, apply_exif_orientation=apply_exif_orientation)
+    return image_of(file, apply_exif_orientation=apply_exif_orientation)
 
 
-def decode(contents, path="", *, apply_exif_orientation=True):
-    """`read_image` of bytes that are read already; `path` is for errors.
+def read_crop(path, uniform, scale, ratio, *, apply_exif_orientation=True):
+    """A random crop of an image file, as `crop_of` takes it."""
+    file = open_file(path, apply_exif_orientation=apply_exif_orientation)
+    return crop_of(file, uniform, scale, ratio, apply_exif_orientation=apply_exif_orientation)
+
+
+def decode(contents, *, apply_exif_orientation=True):
+    """`read_image` of bytes that are read already."""
+    contents = tf.convert_to_tensor(contents)  # NumPy would cut zeros off the end of bytes
+    file = File("", contents, _structures(contents[None], apply_exif_orientation)[0])
+    return image_of(file, apply_exif_orientation=apply_exif_orientation)
+
+
+def image_of(file, *, apply_exif_orientation=True):
+    """The whole image of a `File`, uint8 (height, width, 3) RGB.
 
     Plain JPEGs are decoded by TensorFlow, all other files by Pillow, which `image_fault` asks too.
     """
-    contents = tf.convert_to_tensor(contents)  # NumPy would cut zeros off the end of bytes
-    _, _, orientation = _structure(contents, apply_exif_orientation)
+    orientation = file.structure[2]
     image = tf.cond(
         orientation == _NOT_PLAIN,
-        lambda: _decoded(contents, path, apply_exif_orientation),
+        lambda: _decoded(file, apply_exif_orientation),
         # the default DCT is coarser: as much as 5 of 255 away from what other programs decode
-        lambda: _turned(tf.io.decode_jpeg(contents, channels=3, dct_method=_DCT), orientation),
+        lambda: _turned(tf.io.decode_jpeg(file.contents, channels=3, dct_method=_DCT), orientation),
     )
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def read_crop(path, uniform, scale, ratio, *, apply_exif_orientation=True):
-    """A random crop of an image file, uint8; of a plain JPEG only the crop is decoded.
+def crop_of(file, uniform, scale, ratio, *, apply_exif_orientation=True):
+    """A random crop of a `File`, uint8; of a plain JPEG only the crop is decoded.
 
-    It is the window of `read_image`'s pixels. Those of a JPEG differ along the border of the crop,
+    It is the window of `image_of`'s pixels. Those of a JPEG differ along the border of the crop,
     where colours of half the size are enlarged without their neighbours outside.
     """
-    contents = tf.io.read_file(path)
-    height, width, orientation = _structure(contents, apply_exif_orientation)
+    height, width, orientation = tf.unstack(file.structure)
 
     def upright(window):
-        return tf.image.decode_and_crop_jpeg(contents, window, channels=3, dct_method=_DCT)
+        return tf.image.decode_and_crop_jpeg(file.contents, window, channels=3, dct_method=_DCT)
 
     def to_turn():
         swapped = tf.gather(_SWAPS, orientation)
@@ -62,7 +108,7 @@ def read_crop(path, uniform, scale, ratio, *, apply_exif_orientation=True):
         return _turned(upright(_stored_window(window, rows, columns, orientation)), orientation)
 
     def other():
-        return crop(_decoded(contents, path, apply_exif_orientation), uniform, scale, ratio)
+        return crop(_decoded(file, apply_exif_orientation), uniform, scale, ratio)
 
     image = tf.cond(
         orientation == 1,
@@ -72,24 +118,24 @@ def read_crop(path, uniform, scale, ratio, *, apply_exif_orientation=True):
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _structure(contents, apply_exif_orientation):
-    """Stored height and width and how to turn them, int32, of a plain JPEG; else zeros."""
+def _structures(contents, apply_exif_orientation):
+    """int32 (files, 3) of the bytes of files."""
 
     def found(contents):
-        height, width, orientation = plain_jpeg(_bytes(contents)) or (0, 0, _NOT_PLAIN)
+        structures = np.array([plain_jpeg(file) or _OTHER for file in contents], np.int32)
         if not apply_exif_orientation:
-            orientation = min(orientation, 1)
-        return np.array([height, width, orientation], np.int32)
+            structures[:, 2] = np.minimum(structures[:, 2], 1)
+        return structures
 
-    return tf.unstack(tf.ensure_shape(tf.numpy_function(found, [contents], tf.int32), (3,)))
+    return tf.ensure_shape(tf.numpy_function(found, [contents], tf.int32), (None, 3))
 
 
-def _decoded(contents, path, apply_exif_orientation):
+def _decoded(file, apply_exif_orientation):
     def pixels(contents, path):
         contents, path = _bytes(contents), _bytes(path)
         return decoded(contents, path, apply_exif_orientation=apply_exif_orientation)
 
-    image = tf.numpy_function(pixels, [contents, path], tf.uint8)
+    image = tf.numpy_function(pixels, [file.contents, file.path], tf.uint8)
     return tf.ensure_shape(image, (None, None, 3))
 
 
