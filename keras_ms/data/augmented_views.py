@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize, read_crop
 
 
@@ -35,7 +36,7 @@ def augmented_batches(
     generator = np.random.default_rng(seed)
     uniform = generator.random((len(image_list), NUM_UNIFORM), dtype=np.float32)
     if image_list.images is None:
-        dataset = tf.data.Dataset.from_tensor_slices((image_list.paths, uniform))
+        dataset = tf.data.Dataset.from_tensor_slices((all_file_bytes(image_list.paths), uniform))
         dataset = dataset.map(
             lambda path, uniform: flip_and_resize(
                 read_crop(path, uniform, crop_scale, crop_ratio), uniform, image_size, flip

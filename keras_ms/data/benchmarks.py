@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.archives import extract_archive
-from keras_ms.data.image_folder import some_names
+from keras_ms.data.file_names import some_names
 from keras_ms.data.image_list import ImageList
 
 logger = logging.getLogger(__name__)

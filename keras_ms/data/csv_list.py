@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ms.data.image_folder import SPLITS, some_names
+from keras_ms.data.file_names import some_names
+from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
 
 _NEEDED = ("path", "label", "split")

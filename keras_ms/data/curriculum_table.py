@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from keras_ms.data.curriculum import CurriculumSubsets
-from keras_ms.data.image_folder import some_names
+from keras_ms.data.file_names import some_names
 from keras_ms.whole_files import whole_file
 
 _COLUMNS = ("path", "label", "subset", "density", "delta", "centre")

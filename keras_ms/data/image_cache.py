@@ -3,6 +3,7 @@
 import tensorflow as tf
 from PIL import Image
 
+from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.images import read_image, to_cache
 
 
@@ -20,7 +21,7 @@ def decoded_images(paths, cache):
             num_bytes += image.width * image.height * 3
         if not to_cache(cache, num_bytes):
             return None
-    files = tf.data.Dataset.from_tensor_slices(paths)
+    files = tf.data.Dataset.from_tensor_slices(all_file_bytes(paths))
     files = files.map(read_image, num_parallel_calls=tf.data.AUTOTUNE)
     with tf.device("CPU"):
         decoded = list(files)

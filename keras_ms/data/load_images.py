@@ -10,7 +10,7 @@ from keras_ms.data.csv_list import load_csv
 from keras_ms.data.cub import load_cub
 from keras_ms.data.glyphs import draw_glyphs
 from keras_ms.data.grocery import load_grocery
-from keras_ms.data.image_folder import SPLITS
+from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.in_shop import load_in_shop
 from keras_ms.data.omniglot import load_omniglot
