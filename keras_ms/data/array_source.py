@@ -39,7 +39,7 @@ class ArraySource:
         if dtype.kind in "OmM" or dtype.names:
             raise ValueError(
                 f"Expected numbers in the array of (array, labels). Received dtype {dtype}. "
-                "Convert it, for example by array.astype('float32'); of a table choose the columns of "
+                "Convert it, for example by array.astype('float32'); of a table choose columns of "
                 "numbers"
             )
         if len(shape) > axis and shape[axis] == num_items and shape[0]:

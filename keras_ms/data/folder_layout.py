@@ -1,5 +1,6 @@
 """Which folders are classes, and which split they belong to, in folders as people arrange them."""
 
+import os
 from collections import Counter
 from typing import NamedTuple
 
@@ -18,10 +19,6 @@ _GALLERIES = {"gallery", "bounding_box_test"}
 _EXPECTED = (
     "Expected one subfolder of images per class, or train/ and test/ (and validation/) that hold "
     "such subfolders"
-)
-_DEPTHS = (
-    "class_depth={deeper} (--class-depth {deeper}) makes each folder {deeper} levels down a class, "
-    "class_depth=1 gives all images below a subfolder to its class"
 )
 
 
@@ -52,8 +49,8 @@ def folder_layout(root, suffixes, class_depth=None):
         root: `Folder` of `list_folder`.
         suffixes: endings of image files, for the message.
         class_depth: how many levels below the folder, or below train/ and test/, the class
-            folders lie; all images below one are its own. A folder that wraps the rest is no
-            level. Defaults to None: one level, images directly in the class folders.
+            folders lie; all images below one are its own. Defaults to None: one level, below the
+            folder that wraps the rest where there is one, images directly in the class folders.
 
     Returns:
         `Layout`.
@@ -62,16 +59,20 @@ def folder_layout(root, suffixes, class_depth=None):
         ValueError: another layout; the message says what was found, what is expected and what to
             do.
     """
-    passed_over = Counter()
+    passed_over, whole = Counter(), root
     splits = _split_folders(root)
     while splits is None and _wrapped(root) is not None:
         root = _gone_into(root, passed_over)
         splits = _split_folders(root)
     if splits is None:
         _refuse_query_and_gallery(root)
+        if class_depth is not None:
+            root, passed_over = whole, Counter()
         parents = [(None, root)]
     else:
-        parents = [(split, _innermost(folder, passed_over)) for split, folder in splits]
+        parents = splits
+        if class_depth is None:
+            parents = [(split, _innermost(folder, passed_over)) for split, folder in splits]
         used = {id(folder) for _, folder in splits}
         _pass_beside(root, used, passed_over)
     _refuse_images_alone(root, parents)
@@ -81,7 +82,8 @@ def folder_layout(root, suffixes, class_depth=None):
         passed_over[BESIDE] += len(parent.images)
         classes += _classes(parent, split, class_depth, passed_over)
     if not any(one.files for one in classes):
-        _refuse_deeper(root, parents, suffixes, class_depth)
+        starts = [folder for _, folder in splits] if splits else [whole]
+        _refuse_deeper(root, starts, parents, suffixes, class_depth)
     _refuse_twins(classes)
     return Layout(classes, root.path, +passed_over)
 
@@ -205,31 +207,44 @@ def _refuse_images_alone(root, parents):
         raise ValueError(f"{_EXPECTED}. {shown_name(root.path)} has no subfolder of images")
 
 
-def _refuse_deeper(root, parents, suffixes, class_depth):
-    """Where no class folder has an image: says where there are some, or what there is."""
+def _refuse_deeper(root, starts, parents, suffixes, class_depth):
+    """Where no class folder has an image: says where there are some, or what there is.
+
+    Args:
+        root, parents, suffixes, class_depth: as in `folder_layout`.
+        starts: the folders from which levels count, of each of `parents`.
+    """
     level = [folder for _, parent in parents for folder in parent.folders]
-    holding = next((folder for folder in level if folder.num_images), None)
+    start, holding = next(
+        ((start, folder) for start, (_, parent) in zip(starts, parents)
+         for folder in parent.folders if folder.num_images), (None, None),
+    )
     where = shown_name(root.path)
     if holding is None:
         raise ValueError(
             f"No images in the class folders of {where}. Expected files ending in "
             f"{' '.join(suffixes)}. {_found(level)}"
         )
-    deep, steps = holding, [holding.name]
+    deep = holding
     while not deep.images:
         deep = next(folder for folder in deep.folders if folder.num_images)
-        steps.append(deep.name)
-    example = "/".join(shown_name(name) for name in [*steps, deep.images[0]])
+    example = os.path.relpath(os.path.join(deep.path, deep.images[0]), start.path)
+    found, first = _levels(deep, start), _levels(holding, start)
+    lie = f"images lie {found} levels below {shown_name(start.path)}, as in {shown_name(example)}"
     if class_depth is not None:
         raise ValueError(
-            f"Expected class folders {class_depth} levels below {where} (class_depth="
-            f"{class_depth}). Images lie {len(steps)} levels below it, as in {example}: use "
-            f"class_depth={len(steps)} or less"
+            f"Expected class folders {class_depth} levels down (class_depth={class_depth}). Their "
+            f"{lie}: use class_depth={found} or less"
         )
     raise ValueError(
-        f"{_EXPECTED}. In {where} images lie {len(steps)} levels below, as in {example}, and "
-        f"which of the folders is the class is not clear: {_DEPTHS.format(deeper=len(steps))}"
+        f"{_EXPECTED}. Here {lie}, and which of the folders is the class is not clear: "
+        f"class_depth={found} (--class-depth {found}) makes each folder {found} levels down a "
+        f"class, class_depth={first} gives all images below {shown_name(holding.name)} to one class"
     )
+
+
+def _levels(folder, start):
+    return len(os.path.relpath(folder.path, start.path).split(os.sep))
 
 
 def _found(folders):

@@ -18,6 +18,9 @@ _PICTURES = set(
     ".jp2 .j2k .jxl .svg .ico .psd .xcf .tga .pcx .ppm .pgm .pbm .pnm .exr .hdr .dcm .raw .cr2 "
     ".cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw".split()
 )
+# what downloads and editors put behind an ending
+_UNFINISHED = {".part", ".crdownload", ".download", ".tmp", ".bak", ".old", ".orig"}
+_IMAGE_ENDING = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)")
 # of files without an ending: how JPEG, PNG, GIF, BMP, TIFF and WebP begin
 _BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\0\0|II\*\0|MM\0\*|RIFF....WEBP", re.S)
 _DEEPEST = 32
@@ -204,10 +207,11 @@ def _suffix(name):
 def _kind(entry):
     """Why a file is not used: its ending, or words."""
     suffix = _suffix(entry.name)
-    if re.fullmatch(r"\.\w{1,8}", suffix, re.A):
-        return suffix
-    if re.search(r"\.(jpe?g|png|gif|bmp|webp|tiff?)", entry.name.lower()):
+    is_plain = re.fullmatch(r"\.\w{1,8}", suffix, re.A)
+    if (suffix in _UNFINISHED or not is_plain) and _IMAGE_ENDING.search(entry.name.lower()):
         return LONGER
+    if is_plain:
+        return suffix
     if suffix:
         return OTHER_ENDINGS
     with open(entry.path, "rb") as file:

@@ -86,17 +86,17 @@ def read_lines(path, what="text", *, keep_bytes=False):
     return io.StringIO(text, newline=None).read().split("\n")
 
 
-def read_table(path, what="a CSV file", *, needed=(), delimiters=",;\t", keep_bytes=False):
+def read_csv(path, what="a CSV file", *, needed=(), keep_bytes=False, exact=False):
     """The rows of a file of comma-separated values, by the names in its first line.
 
     Semicolons and tabs are read too, as spreadsheets of many countries write them: the delimiter
-    is the one by which the first line holds the `needed` columns. Spaces around names and values
-    and lines without any value are passed over.
+    is the one by which the first line holds the `needed` columns. Lines without any value are
+    passed over, spaces around names of columns and around values too.
 
     Args:
         path, what, keep_bytes: as in `read_text`.
         needed: names of columns that must be there.
-        delimiters: what is tried, in this order.
+        exact: keep spaces around values, as programs write names. Defaults to False.
 
     Returns:
         (columns, [(where, {column: text})]): `where` is "line 3 of list.csv"; values that a line
@@ -108,7 +108,7 @@ def read_table(path, what="a CSV file", *, needed=(), delimiters=",;\t", keep_by
     """
     text = read_text(path, what, keep_bytes=keep_bytes)
     told = re.match(r"sep=(.)\r?\n", text)  # the first line of some spreadsheets
-    delimiters, skipped = (told[1], 1) if told else (delimiters, 0)
+    delimiters, skipped = (told[1], 1) if told else (",;\t", 0)
     text = text[told.end():] if told else text
     # the first with everything needed, else the one that cuts the line most
     first = {mark: _first_row(text, mark) for mark in delimiters}
@@ -128,7 +128,7 @@ def read_table(path, what="a CSV file", *, needed=(), delimiters=",;\t", keep_by
             f"Expected each column once in {shown_name(path)}. There twice: {', '.join(twice)}"
         )
     rows = []
-    for number, values in list(_parsed(text, chosen, path, what, skipped))[1:]:
+    for number, values in _parsed(text, chosen, path, what, skipped, exact):
         where = f"line {number} of {shown_name(path)}"
         if any(values[len(columns):]):
             raise ValueError(
@@ -154,15 +154,19 @@ def _first_row(text, delimiter):
         return []
 
 
-def _parsed(text, delimiter, path, what, skipped):
-    """(number of its last line, values) of each row with any, without the spaces around them."""
+def _parsed(text, delimiter, path, what, skipped, exact):
+    """(number of its last line, values) of each row with any, after the first."""
     reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=not exact
     )
+    begun = False
     try:
         for row in reader:
-            values = [value.strip() for value in row]
-            if any(values):
+            stripped = [value.strip() for value in row]
+            values = row if exact else stripped
+            if any(stripped) and not begun:
+                begun = True
+            elif any(stripped):
                 yield reader.line_num + skipped, values
     except csv.Error as error:
         raise ValueError(
