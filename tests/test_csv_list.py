@@ -109,7 +109,7 @@ def test_bytes_that_are_no_text(tmp_path):
     assert load_csv(path).paths.tolist() == [str(tmp_path / "caf\udce9.jpg")]
     for line in (b"k\xe9.jpg,a,test", b"caf\xe9.jpg,\xe9,test", b"caf\xe9.jpg,a,t\xe9st"):
         path.write_bytes(b"path,label,split\n\n" + line + b"\n")
-        with pytest.raises(ValueError, match="0xe9 in line 3 of .*list.csv.*Save the file as UTF-8"):
+        with pytest.raises(ValueError, match="0xe9 in line 3 of .*list.csv.*as UTF-8"):
             load_csv(path)
 
 

@@ -32,7 +32,7 @@ def splits(images):
 
 def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
     add(tmp_path, *"abcd", "a/more", "b/more/deep", "top.png", "a/.hidden.jpg", "a/._1.jpg")
-    for name in ("a/1.heic", "a/2.HEIC", "b/3.heic", "a/notes.txt", "a/x.jpg.part", "Thumbs.db"):
+    for name in ("a/1.jxl", "a/2.JXL", "b/3.jxl", "a/notes.txt", "a/x.jpg.part", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"?")
     (tmp_path / "a" / "README").write_text("text")
     os.rename(tmp_path / "a" / "more" / "0.png", tmp_path / "c" / "noending")
@@ -46,7 +46,7 @@ def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         images = ImageList.from_folder(tmp_path)
     assert images.passed_over == {
-        ".heic": 3,
+        ".jxl": 3,
         "images in subfolders of class folders": 3,
         "links that lead nowhere": 2,
         "links to folders that are listed already": 1,
@@ -65,7 +65,7 @@ def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
     assert line.levelname == "WARNING" and "\n" not in line.message
     # folders are no files
     assert f"{tmp_path}: 8 of 25 files used; passed over: 3 " in line.message
-    assert "3 .heic" in line.message and "2 links that lead nowhere" in line.message
+    assert "3 .jxl" in line.message and "2 links that lead nowhere" in line.message
     assert line.message.endswith("class_depth=1 (--class-depth 1) takes the images in subfolders")
     assert line.message.index("hidden images") < line.message.index(".txt")
     # every list made from it knows
@@ -193,7 +193,7 @@ def test_images_below_some_class_folders_are_hinted_at(tmp_path):
         (["bounding_box_train/0.png", "Query/0.png", "bounding_box_test/0.png"], "is_gallery"),
         (["train/a", "test/b", "extra/c"], "train, and beside them extra|test, train.*extra"),
         (["train/a", "train/b", "val/a"], "class-disjoint.*In more than one: a"),
-        (["a/1.heic", "b/2.heic"], "Expected files ending in .jpg.*Found: .heic .2."),
+        (["a/1.jxl", "b/2.jxl"], "Expected files ending in .jpg.*Found: .jxl .2."),
         (["images/a"], "has 1: a"),
     ],
 )

@@ -34,7 +34,7 @@ class ImageList:
         is_gallery: (N,) bool, the images that are searched among. Defaults to `None`: all of them.
             An image that is both never finds itself.
         passed_over: {reason: number} of the files that the loader found and did not use, such as
-            {".heic": 40, "links that lead nowhere": 4}. Subsets keep it. Defaults to none.
+            {".nef": 40, "links that lead nowhere": 4}. Subsets keep it. Defaults to none.
 
     Raises:
         ValueError: lengths or dtypes that do not fit together, an unknown split, a label without

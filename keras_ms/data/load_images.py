@@ -10,7 +10,7 @@ from keras_ms.data.csv_list import load_csv
 from keras_ms.data.cub import load_cub
 from keras_ms.data.glyphs import draw_glyphs
 from keras_ms.data.grocery import load_grocery
-from keras_ms.data.file_names import file_path
+from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.in_shop import load_in_shop
@@ -61,7 +61,7 @@ def load_images(settings, log=print, needed=None):
     if dataset == "auto":
         dataset = _found_in(settings.data_dir) if settings.data_dir else "glyphs"
         if dataset not in ("glyphs", "folder"):
-            log(f"{settings.data_dir}: read as the data set {dataset!r}")
+            log(f"{shown_name(settings.data_dir)}: read as the data set {dataset!r}")
     if dataset != "glyphs" and not settings.data_dir:
         raise ValueError(f"The data set {dataset!r} needs --data-dir, the folder it lies in")
     if dataset == "glyphs" and settings.data_dir:
