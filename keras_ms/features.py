@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.file_names import file_bytes, file_path
 from keras_ms.progress import predict_progress
 from keras_ms.whole_files import whole_file
 
@@ -38,7 +39,8 @@ def pooled_features(features_model, images, view, batches, folder, *, log=print,
     Returns:
         float32 (N, channels).
     """
-    file = Path(folder) / f"{images.name}-{_digest(features_model, images, view)}.npy"
+    name = f"{images.name}-{_digest(features_model, images, view)}.npy"
+    file = Path(folder) / file_path(name)
     if file.is_file():
         features = np.load(file, allow_pickle=False)
         if len(features) == len(images):
@@ -63,7 +65,8 @@ def _digest(model, images, view):
     else:
         for path in images.paths:
             stat = Path(path).stat()
-            digest.update(f"{path}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+            digest.update(file_bytes(str(path)))
+            digest.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -7,8 +7,9 @@ from keras_ms.settings import Settings
 
 # the others belong to a training
 IMAGE_SETTINGS = (
-    "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "validation_fraction",
-    "framed_drawings", "skip_unreadable", "skip_small_classes", "image_size", "resize_to", "seed",
+    "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "class_depth",
+    "validation_fraction", "framed_drawings", "skip_unreadable", "skip_small_classes",
+    "image_size", "resize_to", "seed",
 )
 
 

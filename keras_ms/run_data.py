@@ -94,8 +94,9 @@ class RunData:
         images = self.images.subset("train")
         if settings.freeze_backbone:
             features = self.training_features()
-            features = features if len(features) > 1 else features[0]
-            source, options = (features, images.labels), {}
+            source, options = (features, images.labels), {"views": True}
+            if len(features) == 1:
+                source, options = (features[0], images.labels), {}
         else:
             source = images
             options = {"image_size": settings.image_size, **self._view_options()}
@@ -109,10 +110,16 @@ class RunData:
         return np.stack([self.features("train", view) for view in views])
 
     def head_batches(self, features, labels):
-        """Endless balanced batches of some of the features, of fewer classes where these lack."""
+        """Endless balanced batches of some of the features, of fewer classes where these lack.
+
+        Args:
+            features: (N, channels), or (views, N, channels).
+            labels: integers (N,).
+        """
         classes = min(self.settings.classes_per_batch, len(np.unique(labels)))
         return balanced_batches(
             (features, labels),
+            views=features.ndim == 3,
             classes_per_batch=classes,
             images_per_class=self.settings.images_per_class,
             seed=self.settings.seed,

@@ -36,7 +36,7 @@ def check_settings(settings):
         settings: `Settings`, complete: what is None is left to the data or to `tune`.
     """
     for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
-                 "evaluation_batch_size", "devices"):
+                 "evaluation_batch_size", "devices", "class_depth"):
         _check(name, getattr(settings, name), lambda v: v >= 1, "at least 1")
     for name in ("classes_per_batch", "images_per_class"):
         _check(name, getattr(settings, name), lambda v: v >= 2, "at least 2, to have pairs")

@@ -75,6 +75,11 @@ class Settings:
     test_classes: str = _setting(
         "", "text file naming the test classes, one a line, instead of --test-fraction"
     )
+    class_depth: int | None = _setting(
+        None,
+        "levels below the folder (or its train/ and test/) at which the class folders lie; all "
+        "images below one are its own; default: one level, images directly in the class folders",
+    )
     # the best weights have to be chosen on classes that are neither trained on nor reported
     validation_fraction: float | None = _setting(
         None,

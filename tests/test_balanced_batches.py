@@ -128,7 +128,7 @@ def test_many_classes_start_at_once_and_steps_are_not_replayed(monkeypatch):
     [
         ([0.0, 0.0, 1.0, 1.0], {}, "integers"),
         (["a", "a", "b", "b"], {}, "integers"),
-        ([[0], [0], [1], [1]], {}, "shape"),
+        ([[0, 5], [0, 5], [1, 5], [1, 5]], {}, "shape \\(4, 2\\)"),
         ([0, 0, 1, 1], {"classes_per_batch": 3}, "classes_per_batch=3 classes. Received: 2. Use"),
         ([0, 0, 1, 1, 2], {}, "1 classes have 1, the first is class 2"),
         ([0, 0, 1, 1], {"images_per_class": 1}, "`images_per_class` of at least 2"),
@@ -174,7 +174,7 @@ def test_feature_rows_and_views(dtype):
         assert rows.dtype == dtype and (rows.numpy() == features[0][batch]).all()
         assert (drawn.numpy() == labels[batch]).all()
     used = []
-    for batch, (rows, _) in zip(indices, balanced_batches((features, labels), **options)):
+    for batch, (rows, _) in zip(indices, balanced_batches((features, labels), views=True, **options)):
         same = (rows.numpy() == features[:, batch]).all(-1)
         assert (same.sum(0) == 1).all()
         used.extend(same.argmax(0))

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,70 @@ def test_any_order_of_columns_a_byte_order_mark_and_no_flags(tmp_path):
     assert images.is_query is None and images.is_gallery is None
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_as_spreadsheets_write_it(tmp_path, mark, end, encoding):
+    lines = [
+        "Path,Label , split", "", '"a b.jpg",café,train', " c.jpg , owl ,Train,", ",,",
+        f'd.jpg,"big{mark} old{mark} owl",TEST', "",
+    ]
+    lines = [line if "big" in line else line.replace(",", mark) for line in lines]
+    lines[5] = f'd.jpg{mark}"big{mark} old{mark} owl"{mark}TEST'
+    for name in ("a b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / name).touch()
+    path = tmp_path / "list.csv"
+    path.write_bytes(end.join(lines).encode(encoding))
+    images = load_csv(path)
+    assert images.class_names == (f"big{mark} old{mark} owl", "café", "owl")
+    assert images.labels.tolist() == [1, 2, 0]
+    assert images.split.tolist() == ["train", "train", "test"]
+
+
+def test_a_spreadsheet_may_name_its_delimiter(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "b.jpg").touch()
+    path = tmp_path / "list.csv"
+    path.write_text("sep=|\npath|label|split\na.jpg|x, y|test\nb.jpg|z|exam\n")
+    with pytest.raises(ValueError, match="in line 4 of"):
+        load_csv(path)
+    path.write_text("sep=|\npath|label|split\na.jpg|x, y|test\nb.jpg|z|test\n")
+    assert load_csv(path).class_names == ("x, y", "z")
+
+
+def test_labels_of_thousands_of_digits_are_sorted_as_numbers(tmp_path):
+    numbers = ["9" * 5000, "1" + "0" * 5000, "007", "10", "٣"]
+    lines = ["path,label,split", *(f"{n}.jpg,{label},test" for n, label in enumerate(numbers))]
+    images = load_csv(write(tmp_path, lines))
+    assert images.labels.tolist() == [3, 4, 1, 2, 0]
+
+
+def test_accents_written_in_two_ways_and_folders_of_windows(tmp_path):
+    (tmp_path / "cafe\u0301").mkdir()
+    (tmp_path / "cafe\u0301" / "1.jpg").touch()
+    (tmp_path / "cafe\u0301" / "u\u0308.jpg").touch()
+    path = tmp_path / "list.csv"
+    path.write_text(
+        "path,label,split\ncaf\u00e9\\1.jpg,caf\u00e9,test\n"
+        "caf\u00e9/\u00fc.jpg,cafe\u0301,test\n",
+        encoding="utf-8",
+    )
+    images = load_csv(path)
+    assert images.class_names == ("caf\u00e9",) and images.labels.tolist() == [0, 0]
+    assert all(os.path.isfile(name) for name in images.paths)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "caf\udce9.jpg").touch()
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"path,label,split\ncaf\xe9.jpg,a,test\n")
+    assert load_csv(path).paths.tolist() == [str(tmp_path / "caf\udce9.jpg")]
+    for line in (b"k\xe9.jpg,a,test", b"caf\xe9.jpg,\xe9,test", b"caf\xe9.jpg,a,t\xe9st"):
+        path.write_bytes(b"path,label,split\n\n" + line + b"\n")
+        with pytest.raises(ValueError, match="0xe9 in line 3 of .*list.csv.*as UTF-8"):
+            load_csv(path)
+
+
 def test_absolute_paths(tmp_path):
     image = tmp_path / "elsewhere.jpg"
     image.touch()
@@ -59,7 +125,9 @@ def test_absolute_paths(tmp_path):
     "lines, message",
     [
         ([""], "Missing: path, label, split. Received: no line"),
-        (["path;label;split"], "Missing: path, label, split"),
+        (["path|label|split"], "commas, semicolons or tabs. Missing: path, label, split"),
+        (["path;label;split"], "a line for each image"),
+        (["path,label,split,label", "a/1.jpg,1,test,1"], "each column once.*twice: label"),
         (["path,label"], "Missing: split"),
         (LINES[:1], "a line for each image"),
         ([LINES[0], "a/1.jpg,1,exam,1,1"], "train, validation or test as split in line 2.*'exam'"),

@@ -84,7 +84,7 @@ def test_all_sources_draw_the_same():
     views = np.stack([features, features])
     for source, options in (
         ((features, LABELS), {}),
-        ((views, LABELS), {}),
+        ((views, LABELS), {"views": True}),
         (image_list, {"crop_scale": None, "flip": False}),
     ):
         found = taken(curriculum_balanced_batches(source, SUBSET, **SIZES, **options), 10)

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from keras_ms.data.file_names import file_path
 from keras_ms.whole_files import whole_folder
 
 # The largest benchmark, Stanford Online Products, holds 120,100 files and unpacks to 3.1 GB.
@@ -141,7 +142,7 @@ class _Writer:
         self._declared += size
         if size < 0 or self._declared > self.max_bytes:
             self.refuse(f"its members unpack to more than {self.max_bytes:,} bytes")
-        path = PurePosixPath(name)
+        path = PurePosixPath(file_path(name))
         if (
             path.is_absolute()
             or ".." in path.parts

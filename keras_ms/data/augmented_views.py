@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize
 from keras_ms.data.read_images import crop_of, opened
 
@@ -39,7 +40,7 @@ def augmented_batches(
     uniform = generator.random((len(image_list), NUM_UNIFORM), dtype=np.float32)
     if image_list.images is None:
         exif = {"apply_exif_orientation": apply_exif_orientation}
-        dataset = tf.data.Dataset.from_tensor_slices((image_list.paths, uniform))
+        dataset = tf.data.Dataset.from_tensor_slices((all_file_bytes(image_list.paths), uniform))
         dataset = opened(dataset, **exif)
 
         def view(file, uniform):

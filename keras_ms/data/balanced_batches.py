@@ -9,7 +9,10 @@ import logging
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.data.array_source import ArraySource
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
+from keras_ms.data.class_ids import class_ids
+from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.image_cache import decoded_images
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import (
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 def balanced_batches(
     source,
     *,
+    views=False,
     classes_per_batch=16,  # 16 x 5 = 80: the official Multi-Similarity recipe
     images_per_class=5,
     image_size=None,
@@ -52,9 +56,13 @@ def balanced_batches(
             - an ImageList (pass `images.subset("train")`): yields (images float32 (batch,
               image_size, image_size, 3) RGB 0-255, labels);
             - class ids, integers (N,): yields (indices int64 (batch,), labels);
-            - a pair (array, labels): yields (rows (batch, …) in the array's dtype, labels). The
-              array is (N, …), or (views, N, dimension), of which each item takes a random view:
-              features of a frozen network, computed once.
+            - a tuple (array, labels): yields (rows (batch, …) in the array's dtype, labels). The
+              array is (N, …), features or images of any rank: a NumPy array or memory map, a
+              tensor of TensorFlow, JAX or PyTorch, a pandas DataFrame, a list, or an HDF5 data set
+              of h5py, of which only the rows of a batch are read.
+            Labels are integers (N,) or (N, 1), of any of these kinds.
+        views: whether the array of a pair is (views, N, …), of which each item takes a random
+            view: features of a frozen network, computed once. Never guessed from the shape.
         classes_per_batch: different classes in a batch.
         images_per_class: items of each class in a batch.
         image_size: side in pixels. Defaults to `None`: 224 for files (what most ImageNet weights
@@ -102,6 +110,7 @@ def balanced_batches(
     dataset = loaded_batches(
         source,
         numbered_batches,
+        views=views,
         classes_per_batch=classes_per_batch,
         images_per_class=images_per_class,
         image_size=image_size,
@@ -126,6 +135,7 @@ def loaded_batches(
     source,
     numbered_batches,
     *,
+    views,
     classes_per_batch,
     images_per_class,
     image_size,
@@ -154,8 +164,7 @@ def loaded_batches(
     is_images = isinstance(source, ImageList)
     if is_images and len(source.counts()) > 1:
         logger.warning('%s\nAll splits are drawn from: pass subset("train")?', source)
-    array, labels = _columns(source)
-    labels = np.asarray(labels, np.int64)
+    array, labels = _columns(source, views)
     index, shards = shard
     if not 0 <= index < shards or classes_per_batch % shards:
         raise ValueError(
@@ -172,14 +181,14 @@ def loaded_batches(
             # drawn for the global batch, so that shards see what one process would
             uniform = view_numbers(step, len(indices), NUM_UNIFORM, seed)
             indices, uniform = indices[part], uniform[part]
-            rows = _rows(array, indices, uniform)
+            rows = indices if array is None else array.rows(indices, uniform[:, 0])
             yield rows, uniform, labels[indices], np.full(batch, step)
 
-    row = _rows(array, np.zeros(1, np.int64), np.zeros((1, NUM_UNIFORM)))
+    row_shape, dtype = ((), np.int64) if array is None else (array.row_shape, array.dtype)
     dataset = tf.data.Dataset.from_generator(
         batches,
         output_signature=(
-            tf.TensorSpec((batch, *row.shape[1:]), row.dtype),
+            tf.TensorSpec((batch, *row_shape), tf.as_dtype(dtype)),
             tf.TensorSpec((batch, NUM_UNIFORM), tf.float32),
             tf.TensorSpec((batch,), tf.int64),
             tf.TensorSpec((batch,), tf.int64),
@@ -207,43 +216,34 @@ def loaded_batches(
 
 def source_labels(source):
     """The class ids of a source of `balanced_batches`, one for each item."""
-    return _columns(source)[1]
-
-
-def _columns(source):
-    """(array or None, labels) of a source; with None, the items are the indices themselves."""
     if isinstance(source, ImageList):
-        return source.images, source.labels
-    if not isinstance(source, tuple):
-        return None, source
-    if len(source) != 2:
+        return source.labels
+    if isinstance(source, tuple) and len(source) != 2:
         raise ValueError(f"Expected a pair (array, labels). Received: a tuple of {len(source)}")
-    array, labels = source[0], np.asarray(source[1])
-    array = array if hasattr(array, "shape") else np.asarray(array)
-    axis = 1 if array.ndim == 3 else 0
-    if array.ndim == 0 or array.shape[axis] != labels.size:
+    return class_ids(source[1] if isinstance(source, tuple) else source).astype(np.int64)
+
+
+def _columns(source, views):
+    """(ArraySource or None, labels) of a source; with None, items are the indices themselves."""
+    labels = source_labels(source)
+    is_pair = isinstance(source, tuple)
+    if views and not is_pair:
         raise ValueError(
-            "Expected the array of (array, labels) as (N, …) or (views, N, dimension) with "
-            f"N={labels.size} labels. Received: shape {array.shape}"
+            "`views` is for a pair (array, labels) with an array (views, N, …); this source has "
+            "none. Leave it out"
         )
-    return array, labels
-
-
-def _rows(array, indices, uniform):
-    if array is None:
-        return indices
-    if array.ndim == 3:
-        # uniform < 1, but float32 times a large count may round up to the count
-        views = np.minimum(uniform[:, 0] * len(array), len(array) - 1).astype(np.int64)
-        return array[views, indices]
-    return array[indices]
+    if is_pair:
+        return ArraySource(source[0], len(labels), views), labels
+    if isinstance(source, ImageList) and source.images is not None:
+        return ArraySource(source.images, len(labels)), labels
+    return None, labels
 
 
 def _views_of_files(dataset, paths, cache, image_size, scale, ratio, flip):
     """(index, uniform, …) → (float32 image, …): from files, or a cache of all decoded files."""
     read_cached = decoded_images(paths, cache)
     with tf.device("CPU"):
-        names = tf.constant(paths)
+        names = tf.constant(all_file_bytes(paths))
     if read_cached is None:
         dataset = dataset.map(lambda index, *rest: (names[index], *rest))
         dataset = opened(dataset)

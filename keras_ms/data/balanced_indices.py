@@ -9,6 +9,8 @@ from itertools import count
 
 import numpy as np
 
+from keras_ms.data.class_ids import class_ids
+
 # keep the kinds of random numbers of one seed apart
 CLASSES, IMAGES, VIEWS, FILLING = range(4)
 
@@ -26,7 +28,7 @@ def balanced_indices(labels, classes_per_batch, images_per_class, *, seed=0, sta
     - a class with fewer than K images repeats images, each as often as any other or once more.
 
     Args:
-        labels: integers (N,).
+        labels: integers (N,) or (N, 1).
         classes_per_batch: P, at least 2.
         images_per_class: K, at least 2.
         seed: whole number from 0 to 2**63 - 1.
@@ -132,13 +134,7 @@ def random_numbers(seed, number, stream, purpose):
 
 def checked_labels(labels, classes_per_batch, images_per_class, seed, start_step):
     """The labels as int64 (N,), once every setting is known to be usable with them."""
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "Expected labels as integers of shape (N,), one class id per item. "
-            f"Received: {labels.dtype} of shape {labels.shape}"
-        )
-    labels = labels.astype(np.int64)
+    labels = class_ids(labels).astype(np.int64)
     for name, value, reason in (
         ("classes_per_batch", classes_per_batch, "negatives need a second class"),
         ("images_per_class", images_per_class, "positives need a second image"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.archives import extract_archive
-from keras_ms.data.image_folder import some_names
+from keras_ms.data.file_names import file_path, some_names
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.text_files import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -66,14 +67,14 @@ class Benchmark:
             masks: `is_query`, `is_gallery` of the ImageList.
         """
         columns = {
-            "paths": np.array([f"{folder}/{path}" for path in paths]),
+            "paths": np.array([f"{folder}/{file_path(path)}" for path in paths]),
             "labels": np.asarray(class_ids, np.int64),
             "split": np.where(train, "train", "test"),
             **masks,
         }
-        present = _present(folder, paths)
-        if not present.all():
-            lost = columns["paths"][~present]
+        present = _present(folder, [file_path(path) for path in paths])
+        lost = columns["paths"][~present]
+        if len(lost):
             if check_counts or not present.any():
                 raise self.missing(data_dir, lost)
             logger.warning(
@@ -81,7 +82,10 @@ class Benchmark:
                 self.title, len(lost), len(present), some_names(lost),
             )
             columns = {name: column[present] for name, column in columns.items()}
-        images = ImageList(class_names=tuple(class_names), name=self.name, **columns)
+        images = ImageList(
+            class_names=tuple(class_names), name=self.name,
+            passed_over={"missing images": len(lost)} if len(lost) else {}, **columns,
+        )
         self.check(images, check_counts)
         return images
 
@@ -161,7 +165,7 @@ def read_table(path, columns, skip_lines=0):
         ValueError: a line with another number of columns, which it names; no line at all.
     """
     rows = []
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_lines(path, "a list of images", keep_bytes=True)
     for number, line in enumerate(lines[skip_lines:], skip_lines + 1):
         row = line.split()
         if len(row) == columns:

@@ -1,25 +1,32 @@
 """Any set of images, listed in a CSV file: path, label, split[, is_query, is_gallery]."""
 
-import csv
+import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from keras_ms.data.image_folder import SPLITS, some_names
+from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
+from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.text_files import check_text, read_csv
 
 _NEEDED = ("path", "label", "split")
 _MASKS = ("is_query", "is_gallery")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_WHAT = "a CSV file"
 
 
 def load_csv(path, *, name=None):
-    """Reads a CSV file with the columns path, label, split and, if wanted, is_query, is_gallery.
+    r"""Reads a CSV file with the columns path, label, split and, if wanted, is_query, is_gallery.
 
-    The first line names the columns, in any order; others are passed over. In detail:
-    - path: an image file, relative to the CSV file's folder or absolute;
-    - label: the class, any text; `class_names` are sorted, by number where all are whole numbers;
+    The first line names the columns, in any order; others are passed over. Commas, semicolons or
+    tabs separate values; empty lines and spaces around values are passed over. In detail:
+    - path: an image file, relative to the CSV file's folder or absolute. Where no file is called
+      exactly so, one whose accents are written otherwise is taken, and \ for / between folders;
+    - label: the class, any text; `class_names` are sorted, by number where all are whole numbers.
+      Two that differ in how accents are written are the same;
     - split: train, validation (or val) or test, the same for all images of a class;
     - is_query, is_gallery: 1 or 0 (also true, false, yes, no) for validation and test images: what
       is searched with and what is searched among. Without a column each image counts as 1.
@@ -28,7 +35,8 @@ def load_csv(path, *, name=None):
     Images are not opened, but each file must be there.
 
     Args:
-        path: the CSV file, UTF-8.
+        path: the CSV file, UTF-8 (or UTF-16 with its mark). Paths may hold other bytes, where the
+            names of the files do.
         name: what reports call the set. Defaults to `None`: the file's name.
 
     Returns:
@@ -37,27 +45,37 @@ def load_csv(path, *, name=None):
     Raises:
         FileNotFoundError: the CSV file or images it lists are missing; each is named.
         ValueError: columns are missing, a line has more values than there are columns or one that
-            is not allowed, or an image is listed twice; it is named.
+            is not allowed, bytes that are no UTF-8, or an image is listed twice; it is named.
 
     Example:
 
     >>> shoes = load_csv("shoes.csv")   # doctest: +SKIP
     """
-    path = Path(path)
+    path = Path(file_path(path))
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a CSV file of images. There is no file {path}")
+        raise FileNotFoundError(
+            f"Expected a CSV file of images. There is no file {shown_name(path)}"
+        )
     rows = _rows(path)
-    files = [str(path.parent / row["path"]) for row in rows]
+    files, listings = [], {}
+    for row in rows:
+        file = _file(path.parent, row["path"], listings)
+        if file is None:
+            # bytes that name no file are no text either
+            check_text(row["path"], row["where"], _WHAT)
+        files.append(file)
+    missing = [row["path"] for row, file in zip(rows, files) if file is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(files)} images that {shown_name(path)} lists are missing: "
+            f"{some_names([os.path.join(path.parent, name) for name in missing])}. Paths are "
+            "relative to the CSV file's folder"
+        )
     again = [file for file, times in Counter(files).items() if times > 1]
     if again:
         raise ValueError(
-            f"Expected each image once in {path}. There more than once: {some_names(again)}"
-        )
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(files)} images that {path} lists are missing: "
-            f"{some_names(missing)}. Paths are relative to the CSV file's folder"
+            f"Expected each image once in {shown_name(path)}. There more than once: "
+            f"{some_names(again)}"
         )
     labels = [row["label"] for row in rows]
     names = sorted(set(labels), key=_by_number if all(map(str.isdecimal, labels)) else None)
@@ -74,50 +92,66 @@ def load_csv(path, *, name=None):
 
 
 def _by_number(name):
-    return int(name), name
+    # by its digits: Python refuses to make numbers of thousands of them
+    digits = "".join(str(unicodedata.decimal(mark)) for mark in name).lstrip("0")
+    return len(digits), digits, name
+
+
+def _file(folder, name, listings):
+    """The path of the file that a line names, None if there is none; `listings` are kept."""
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        path = os.path.join(folder, file_path(spelling))
+        if os.path.isfile(path):
+            return path
+        path = _respelled(path, listings)
+        if path is not None and os.path.isfile(path):
+            return path
+    return None
+
+
+def _respelled(path, listings):
+    """The path with the accents that its folders and file have on disk; None if there is none."""
+    if os.path.lexists(path) or not os.path.basename(path):
+        return path
+    parent, name = os.path.split(path)
+    if parent not in listings:
+        found = _respelled(parent, listings) if parent else os.curdir
+        names = os.listdir(found) if found and os.path.isdir(found) else ()
+        # the first of several, in order
+        listings[parent] = {
+            same_name(name): os.path.join(found, name) for name in sorted(names, reverse=True)
+        }
+    return listings[parent].get(same_name(name))
 
 
 def _rows(path):
     """The lines as dicts of checked values; is_query and is_gallery only where they are columns."""
+    columns, lines = read_csv(path, _WHAT, needed=_NEEDED, keep_bytes=True)
+    used = _NEEDED + tuple(name for name in _MASKS if name in columns)
     rows = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True, skipinitialspace=True)
-        try:
-            columns = reader.fieldnames or []
-            missing = [name for name in _NEEDED if name not in columns]
-            if missing:
-                raise ValueError(
-                    f"Expected the columns {', '.join(_NEEDED)} in the first line of {path}. "
-                    f"Missing: {', '.join(missing)}. Received: {', '.join(columns) or 'no line'}"
-                )
-            used = _NEEDED + tuple(name for name in _MASKS if name in columns)
-            for line in reader:
-                where = f"line {reader.line_num} of {path}"
-                if None in line:
-                    raise ValueError(
-                        f"Expected {len(columns)} values in {where}. Received: "
-                        f"{len(columns) + len(line[None])}. Quote a value that holds a comma: "
-                        '"a,b"'
-                    )
-                rows.append({name: _value(name, line[name], where) for name in used})
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"Expected a CSV file in UTF-8. {path}: {error}") from error
+    for where, line in lines:
+        row = {name: _value(name, line[name], where) for name in used}
+        rows.append({**row, "where": where})
     if not rows:
-        raise ValueError(f"Expected a line for each image. {path} has none after its first line")
+        raise ValueError(
+            f"Expected a line for each image. {shown_name(path)} has none after its first line"
+        )
     return rows
 
 
 def _value(name, text, where):
-    value = (text or "").strip()
+    value = text or ""
+    if name != "path":
+        check_text(value, where, _WHAT)
     if name in _MASKS:
         value = _FLAGS.get(value.lower())
         expected = "1 or 0"
     elif name == "split":
-        value = "validation" if value == "val" else value
+        value = "validation" if value.lower() in ("val", "valid") else value.lower()
         value = value if value in SPLITS else None
         expected = "train, validation or test"
     else:
-        value = value or None
+        value = (same_name(value) if name == "label" else value) or None
         expected = "some text"
     if value is None:
         raise ValueError(f"Expected {expected} as {name} in {where}. Received: {text!r}")

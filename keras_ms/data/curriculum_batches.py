@@ -18,7 +18,6 @@ from keras_ms.data.balanced_batches import (
     source_labels,
 )
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, random_numbers
-from keras_ms.data.class_ids import class_ids
 from keras_ms.data.curriculum import STAGE_WEIGHTS, Stage, curriculum_stages
 from keras_ms.data.image_list import ImageList
 from keras_ms.whole_number import whole_number
@@ -30,7 +29,8 @@ _SHUFFLING = 4
 _MOST_SEED = 2**63 - 1
 # how images are shown: as balanced_batches does, unless said otherwise
 _OPTIONS = (
-    "image_size", "crop_scale", "crop_ratio", "flip", "distort", "shard", "cache", "prefetch",
+    "views", "image_size", "crop_scale", "crop_ratio", "flip", "distort", "shard", "cache",
+    "prefetch",
 )
 _DEFAULTS = {
     name: inspect.signature(balanced_batches).parameters[name].default for name in _OPTIONS
@@ -68,8 +68,8 @@ def curriculum_balanced_batches(
         weights: as in `curriculum_stages`. Defaults to 1, 0.5, 0.5.
         classes_per_batch, images_per_class, seed: as in `balanced_batches`.
         start_step: number of batches that were consumed already.
-        **options: image_size, crop_scale, crop_ratio, flip, distort, shard, cache, prefetch, as in
-            `balanced_batches`.
+        **options: views, image_size, crop_scale, crop_ratio, flip, distort, shard, cache,
+            prefetch, as in `balanced_batches`.
 
     Returns:
         A tf.data.Dataset of (items, labels int64 (batch,), sample weights float32 (batch,)). Of
@@ -140,8 +140,8 @@ def curriculum_batches(
         weights: as in `curriculum_stages`. Defaults to 1, 0.5, 0.5.
         seed: whole number from 0 to 2**63 - 1.
         start_step: number of batches that were consumed already.
-        **options: image_size, crop_scale, crop_ratio, flip, distort, shard, cache, prefetch, as in
-            `balanced_batches`.
+        **options: views, image_size, crop_scale, crop_ratio, flip, distort, shard, cache,
+            prefetch, as in `balanced_batches`.
 
     Returns:
         A tf.data.Dataset of (items, labels int64 (batch,), sample weights float32 (batch,)). Of
@@ -209,7 +209,7 @@ def _stage_seed(seed, number):
 
 
 def _labels(source):
-    return class_ids(source_labels(source)).astype(np.int64)
+    return source_labels(source)
 
 
 def _check_names(function, options):

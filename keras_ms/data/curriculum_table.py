@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from keras_ms.data.curriculum import CurriculumSubsets
-from keras_ms.data.image_folder import some_names
+from keras_ms.data.file_names import same_name, shown_name, some_names
+from keras_ms.data.text_files import read_csv
 from keras_ms.whole_files import whole_file
 
 _COLUMNS = ("path", "label", "subset", "density", "delta", "centre")
@@ -75,7 +76,8 @@ def read_curriculum(path, images, *, allow_more=False):
             f"Expected the table that keras-ms curriculum writes. There is no file {path}"
         )
     lines = _lines(path)
-    rows = [_found(lines, name) for name in images.paths]
+    respelled = {same_name(name): name for name in reversed(lines)}
+    rows = [_found(lines, respelled, name) for name in images.paths]
     missing = [name for name, row in zip(images.paths, rows) if row is None]
     if missing:
         raise ValueError(
@@ -86,7 +88,7 @@ def read_curriculum(path, images, *, allow_more=False):
     other = [
         f"{where} ({line['label']}, here {name})"
         for where, name, line in zip(images.paths, names, (lines[row] for row in rows))
-        if line["label"] != name
+        if same_name(line["label"]) != same_name(name)
     ]
     if other:
         raise ValueError(
@@ -155,45 +157,41 @@ def _relative(images):
     return [PurePath(path).as_posix() for path in relative]
 
 
-def _found(lines, path):
-    """The name of the line about an image: the longest end of its path that has one."""
+def _found(lines, respelled, path):
+    """The name of the line about an image: the longest end of its path that has one.
+
+    Where none has, the longest end whose accents are written otherwise, in `respelled`.
+    """
+    path = shown_name(path)
     if path in lines:
         return path
     parts = PurePath(path).as_posix().split("/")
-    ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((end for end in ends if end in lines), None)
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    found = next((end for end in ends if end in lines), None)
+    if found is None:
+        ends = map(same_name, ends)
+        found = next((respelled[end] for end in ends if end in respelled), None)
+    return found
 
 
 def _lines(path):
     """{path: values by column}, checked."""
     lines = {}
-    # spreadsheets begin a file with a byte order mark
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise ValueError(
-                    f"Expected the columns {', '.join(_COLUMNS)} in the first line of {path}. "
-                    f"Received: {', '.join(reader.fieldnames or ()) or 'no line'}"
-                )
-            for line in reader:
-                values = _values(line, f"line {reader.line_num} of {path}")
-                if line["path"] in lines:
-                    raise ValueError(f"Expected each image once in {path}. Twice: {line['path']}")
-                lines[line["path"]] = values
-        except csv.Error as error:
-            raise ValueError(
-                f"Expected a CSV file. Line {reader.line_num} of {path}: {error}"
-            ) from error
+    columns, rows = read_csv(path, needed=_COLUMNS, keep_bytes=True, exact=True)
+    if tuple(columns) != _COLUMNS:
+        raise ValueError(
+            f"Expected the columns {', '.join(_COLUMNS)} in the first line of {shown_name(path)}. "
+            f"Received: {', '.join(columns)}"
+        )
+    for where, line in rows:
+        name = shown_name(line["path"])
+        if name in lines:
+            raise ValueError(f"Expected each image once in {shown_name(path)}. Twice: {name}")
+        lines[name] = _values(line, where)
     return lines
 
 
 def _values(line, where):
-    if None in line:
-        raise ValueError(
-            f"Expected {len(_COLUMNS)} values in {where}. Received: "
-            f'{len(_COLUMNS) + len(line[None])}. Quote a value that holds a comma: "a,b"'
-        )
     try:
         values = {
             "label": line["label"],
@@ -209,6 +207,6 @@ def _values(line, where):
     except (ValueError, KeyError, TypeError):
         raise ValueError(
             "Expected a path, a class, a subset from 0 on, two numbers from 0 on and 0 or 1 in "
-            f"{where}. Received: {list(line.values())}"
+            f"{where}. Received: {str(list(line.values()))[:200]}"
         ) from None
     return values

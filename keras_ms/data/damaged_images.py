@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_ms.data.file_names import shown_name
 from keras_ms.data.image_folder import image_fault
 
 
@@ -29,7 +30,7 @@ def naming_damaged(images):
             fault = image_fault(path) if Path(path).is_file() else "there is no such file"
             if fault:
                 raise ValueError(
-                    f"Cannot read the image {path}: {fault}. Replace it, or take it out of "
-                    f"{images.name}"
+                    f"Cannot read the image {shown_name(path)}: {fault}. Replace it, or take "
+                    f"it out of {images.name}"
                 ) from error
         raise

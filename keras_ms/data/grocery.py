@@ -1,10 +1,12 @@
 """Grocery Store: 5,421 photos of 81 kinds of fruit, vegetables and packages in shops."""
 
 import csv
+import io
 
 import numpy as np
 
 from keras_ms.data.benchmarks import Benchmark, find_folder, whole_numbers
+from keras_ms.data.text_files import read_text
 
 GROCERY = Benchmark(
     name="grocery",
@@ -69,8 +71,9 @@ def load_grocery(data_dir, *, check_counts=True):
 
 
 def _rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file, skipinitialspace=True) if row]
+    text = read_text(path, "a list of images", keep_bytes=True)
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    return [row for row in rows if any(value.strip() for value in row)]
 
 
 def _class_names(path):

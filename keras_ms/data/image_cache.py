@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.image_file import num_pixels
 from keras_ms.data.images import to_cache
 from keras_ms.data.read_images import image_of, opened
@@ -26,7 +27,7 @@ def decoded_images(paths, cache, *, apply_exif_orientation=True):
         if not to_cache(cache, num_bytes):
             return None
     exif = {"apply_exif_orientation": apply_exif_orientation}
-    files = opened(tf.data.Dataset.from_tensor_slices((paths,)), **exif)
+    files = opened(tf.data.Dataset.from_tensor_slices((all_file_bytes(paths),)), **exif)
     files = files.map(lambda file: image_of(file, **exif), num_parallel_calls=tf.data.AUTOTUNE)
     with tf.device("CPU"):
         decoded = list(files)

@@ -2,20 +2,31 @@
 
 import logging
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
+from keras_ms.data.folder_layout import folder_layout
+from keras_ms.data.folder_listing import (
+    DEEPER,
+    TOO_FEW,
+    UNREADABLE,
+    list_folder,
+    may_be_images,
+    tally_line,
+)
 from keras_ms.data.image_file import SUFFIXES, image_fault
+from keras_ms.progress import progress_lines
+from keras_ms.whole_number import whole_number
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
-_SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
-# enough to see the pattern, few enough to read
-_MAX_NAMED = 10
+# files that are handed to the threads at a time: a task for each of 100,000 takes 100 MB
+_BLOCK = 2048
 
 
 def read_image_folder(
@@ -23,156 +34,161 @@ def read_image_folder(
     *,
     test_fraction,
     test_classes,
+    class_depth,
     skip_unreadable,
     skip_small_classes,
     check_images,
     progress,
+    listed,
 ):
     """The columns of an ImageList read from a folder; `ImageList.from_folder` says the rules.
 
     Returns:
-        (paths (N,) str, labels (N,) int64, class names, split (N,) str), in the order of
-        the class names within each of train/, validation/ and test/ where the folder has them.
+        dict of `paths` (N,) str, `labels` (N,) int64, `class_names`, `split` (N,) str and
+        `passed_over`, in the order of the class names within each of train/, validation/ and
+        test/ where the folder has them.
     """
-    folder = Path(folder)
+    folder = Path(file_path(folder))
+    shown = shown_name(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             "Expected a folder with one subfolder of images per class. "
-            f"{'It is a file' if folder.exists() else 'It does not exist'}: {folder}"
+            f"{'It is a file' if folder.exists() else 'It does not exist'}: {shown}"
         )
     if not 0 <= test_fraction <= 1:
         raise ValueError(f"Expected `test_fraction` from 0 to 1. Received: {test_fraction}")
-    class_folders = _class_folders(folder, test_classes)
-    files = {path: _image_files(path) for path, _ in class_folders}
-    if not any(files.values()):
-        raise ValueError(f"No images in the class folders of {folder}. {_found(files)}")
+    if class_depth is not None:
+        class_depth = whole_number("class_depth", class_depth)
+    layout = folder_layout(list_folder(folder, SUFFIXES, listed), SUFFIXES, class_depth)
+    if layout.where != str(folder):
+        logger.info("%s: its classes are the folders of %s", shown, shown_name(layout.where))
+    classes, passed_over = layout.classes, Counter(layout.passed_over)
+    _check_disjoint(classes, shown)
+    classes = _with_test_classes(classes, test_classes, shown)
     if check_images:
-        files = _readable(files, skip_unreadable, progress)
-    kept = [(path, split) for path, split in class_folders if files[path]]
-    if len(kept) < len(class_folders):
-        empty = [path.name for path, _ in class_folders if not files[path]]
-        message = f"{len(empty)} class folders of {folder} have no images: {some_names(empty)}"
-        if not skip_small_classes:
-            raise ValueError(f"{message}. Remove them, or {_LEAVE_OUT_SMALL}")
-        logger.warning("%s: left out", message)
-    if len(kept) < 2:
-        raise ValueError(
-            "Expected at least 2 classes (one subfolder of images per class). "
-            f"{folder} has {len(kept)}: {some_names([path.name for path, _ in kept])}"
-        )
+        classes = _readable(classes, skip_unreadable, progress, passed_over)
+    classes = _without_empty(classes, skip_small_classes, shown, passed_over)
     # 0.29 * 100 is 28.999…: rounded down only after lifting what is whole in decimals
-    num_train = len(kept) - int(test_fraction * len(kept) + 1e-9)
-    kept = [
-        (path, split or ("train" if position < num_train else "test"))
-        for position, (path, split) in enumerate(kept)
+    num_train = len(classes) - int(test_fraction * len(classes) + 1e-9)
+    classes = [
+        one._replace(split=one.split or ("train" if position < num_train else "test"))
+        for position, one in enumerate(classes)
     ]
-    kept = _trainable(kept, files, skip_small_classes, folder)
-    if sum(split == "test" for _, split in kept) == 1:
-        logger.warning("%s has one test class: its Recall@K will be 100 %%, always", folder)
-    sizes = [len(files[path]) for path, _ in kept]
-    return (
-        np.array([str(file) for path, _ in kept for file in files[path]]),
-        np.repeat(np.arange(len(kept)), sizes),
-        tuple(path.name for path, _ in kept),
-        np.repeat([split for _, split in kept], sizes),
+    classes = _trainable(classes, skip_small_classes, shown, passed_over)
+    if sum(one.split == "test" for one in classes) == 1:
+        logger.warning("%s has one test class: its Recall@K will be 100 %%, always", shown)
+    sizes = [len(one.files) for one in classes]
+    serious = any(map(may_be_images, passed_over))
+    logger.log(
+        logging.WARNING if serious else logging.INFO,
+        "%s: %s%s", shown, tally_line(sum(sizes), passed_over),
+        ". class_depth=1 (--class-depth 1) takes the images in subfolders"
+        if passed_over[DEEPER] else "",
     )
+    return {
+        "paths": np.array([file for one in classes for file in one.files]),
+        "labels": np.repeat(np.arange(len(classes)), sizes),
+        "class_names": tuple(one.name for one in classes),
+        "split": np.repeat([one.split for one in classes], sizes),
+        "passed_over": dict(+passed_over),
+    }
 
 
-def _class_folders(folder, test_classes):
-    """[(class folder, its split, or None where `test_fraction` decides)] in order."""
-    found = _subfolders(folder)
-    names = {path.name for path in found}
-    if not found:
+def _check_disjoint(classes, shown):
+    """Raises where a class lies in two of train/, validation/ and test/."""
+    times = Counter(one.name for one in classes)
+    twice = sorted(name for name, number in times.items() if number > 1)
+    if twice:
         raise ValueError(
-            f"Expected one subfolder of images per class. {folder} has no subfolder"
-            + (" but images: put them into class folders" if _image_files(folder) else "")
+            f"Expected different classes in the train, validation and test subfolders of {shown}: "
+            "zero-shot evaluation needs class-disjoint folders. In more than one: "
+            f"{some_names(twice)}. Put all images of a class into one of them"
         )
-    if names <= set(_SPLIT_FOLDERS) and names & {"train", "test"}:
-        if test_classes is not None:
-            raise ValueError(f"{folder} has {sorted(names)} subfolders: leave out `test_classes`")
-        found.sort(key=lambda path: SPLITS.index(_SPLIT_FOLDERS[path.name]))
-        pairs = [(path, _SPLIT_FOLDERS[top.name]) for top in found for path in _subfolders(top)]
-        seen, twice = set(), set()
-        for path, _ in pairs:
-            (twice if path.name in seen else seen).add(path.name)
-        if twice:
-            raise ValueError(
-                f"Expected different classes in the {sorted(names)} subfolders of {folder}: "
-                "zero-shot evaluation needs class-disjoint folders. In more than one: "
-                f"{some_names(sorted(twice))}. Put all images of a class into one of them"
-            )
-        return pairs
+
+
+def _with_test_classes(classes, test_classes, shown):
     if test_classes is None:
-        return [(path, None) for path in found]
+        return classes
+    if any(one.split for one in classes):
+        raise ValueError(f"{shown} has train and test subfolders: leave out `test_classes`")
     if isinstance(test_classes, str):
         raise ValueError(f"Expected `test_classes` as a list of names. Received: {test_classes!r}")
-    missing = sorted(set(test_classes) - names)
-    if missing or not len(test_classes):
+    names = {one.name for one in classes}
+    wanted = {same_name(name): name for name in test_classes}
+    missing = sorted(wanted[name] for name in wanted.keys() - names)
+    if missing or not wanted:
         raise ValueError(
-            f"Expected `test_classes` to name subfolders of {folder}. "
+            f"Expected `test_classes` to name subfolders of {shown}. "
             f"Not there: {some_names(missing) or '(the list is empty)'}"
         )
-    return [(path, "test" if path.name in set(test_classes) else "train") for path in found]
+    return [one._replace(split="test" if one.name in wanted else "train") for one in classes]
 
 
-def _subfolders(folder):
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _without_empty(classes, skip_small_classes, shown, passed_over):
+    """The classes without those that have no images, which raise unless they are to be skipped."""
+    empty = [one.name for one in classes if not one.files]
+    if empty:
+        message = f"{len(empty)} class folders of {shown} have no images: {some_names(empty)}"
+        if not skip_small_classes:
+            kinds = tally_line(0, passed_over).partition("; ")[2] if passed_over else ""
+            raise ValueError(
+                f"{message}{f' ({kinds})' if kinds else ''}. Remove them, or {_LEAVE_OUT_SMALL}"
+            )
+        logger.warning("%s: left out", message)
+        classes = [one for one in classes if one.files]
+    if len(classes) < 2:
+        raise ValueError(
+            "Expected at least 2 classes (one subfolder of images per class). "
+            f"{shown} has {len(classes)}: {some_names([one.name for one in classes])}"
+        )
+    return classes
 
 
-def _image_files(folder):
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def _found(class_folders):
-    suffixes = {p.suffix or "(none)" for path in class_folders for p in path.iterdir()}
-    if not suffixes:
-        return "They are empty"
-    return f"Expected files ending in {' '.join(SUFFIXES)}. Found: {some_names(sorted(suffixes))}"
-
-
-def _trainable(class_folders, files, skip_small_classes, folder):
-    """The class folders without training classes too small to make a positive pair."""
-    small = [path for path, split in class_folders if split == "train" and len(files[path]) < 2]
+def _trainable(classes, skip_small_classes, shown, passed_over):
+    """The classes without those to train that are too small to make a positive pair."""
+    small = [one.name for one in classes if one.split == "train" and len(one.files) < 2]
     if small:
         message = (
-            f"{len(small)} training classes of {folder} have 1 image (at least 2 are needed to "
-            f"make a positive pair): {some_names([path.name for path in small])}"
+            f"{len(small)} training classes of {shown} have 1 image (at least 2 are needed to "
+            f"make a positive pair): {some_names(small)}"
         )
         if not skip_small_classes:
             raise ValueError(f"{message}. Add images, or {_LEAVE_OUT_SMALL}")
         logger.warning("%s: left out", message)
-        class_folders = [pair for pair in class_folders if pair[0] not in set(small)]
-    num_train = sum(split == "train" for _, split in class_folders)
+        passed_over[TOO_FEW] += len(small)
+        classes = [one for one in classes if one.split != "train" or len(one.files) > 1]
+    num_train = sum(one.split == "train" for one in classes)
     # none at all is fine: a set that is only evaluated
-    if num_train == 1 or not class_folders:
+    if num_train == 1 or not classes:
         raise ValueError(
-            f"Expected at least 2 training classes. {folder} leaves {num_train} of "
-            f"{len(class_folders)}: add classes or lower `test_fraction`"
+            f"Expected at least 2 training classes. {shown} leaves {num_train} of "
+            f"{len(classes)}: add classes or lower `test_fraction`"
         )
-    return class_folders
+    return classes
 
 
-def _readable(files, skip_unreadable, progress):
-    """`files` without damaged images, which raise unless they are to be skipped."""
-    paths = [path for group in files.values() for path in group]
+def _readable(classes, skip_unreadable, progress, passed_over):
+    """The classes without damaged images, which raise unless they are to be skipped."""
+    total = sum(len(one.files) for one in classes)
     damaged = {}
+    tell = progress_lines("checking", total, logger.info)
+    done = 0
     # Pillow decodes outside the interpreter lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (path, fault) in enumerate(zip(paths, pool.map(image_fault, paths)), 1):
-            if fault:
-                damaged[path] = fault
-            if progress is not None:
-                progress(done, len(paths))
+        for block in _blocks(classes):
+            for path, fault in zip(block, pool.map(image_fault, block)):
+                done += 1
+                if fault:
+                    damaged[path] = fault
+                if progress is not None:
+                    progress(done, total)
+            tell(done / total)
     if not damaged:
-        return files
+        return classes
     separator = "\n  "
-    named = [f"{path} ({fault})" for path, fault in damaged.items()]
+    named = [f"{shown_name(path)} ({fault})" for path, fault in damaged.items()]
     message = (
-        f"{len(damaged)} of {len(paths)} images cannot be read:"
+        f"{len(damaged)} of {total} images cannot be read:"
         f"{separator}{some_names(named, separator)}"
     )
     if not skip_unreadable:
@@ -181,11 +197,18 @@ def _readable(files, skip_unreadable, progress):
             "(--skip-unreadable)"
         )
     logger.warning("%s\nLeft out.", message)
-    return {folder: [p for p in group if p not in damaged] for folder, group in files.items()}
+    passed_over[UNREADABLE] += len(damaged)
+    return [one._replace(files=[f for f in one.files if f not in damaged]) for one in classes]
 
 
-def some_names(names, separator=", "):
-    """The first names in one text, and how many more there are."""
-    shown = separator.join(str(name) for name in names[:_MAX_NAMED])
-    more = len(names) - _MAX_NAMED
-    return shown if more <= 0 else f"{shown}{separator}and {more} more"
+def _blocks(classes):
+    block = []
+    for one in classes:
+        for file in one.files:
+            block.append(file)
+            if len(block) == _BLOCK:
+                yield block
+                block = []
+    yield block
+
+

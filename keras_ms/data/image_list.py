@@ -1,11 +1,14 @@
 """ImageList: which images there are, the class of each, and the split each class belongs to."""
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from keras_ms.data.image_folder import SPLITS, read_image_folder, some_names
+from keras_ms.data.file_names import file_path, shown_name, some_names
+from keras_ms.data.folder_layout import SPLITS
+from keras_ms.data.image_folder import read_image_folder
 
 _MASKS = ("is_query", "is_gallery")
 
@@ -30,6 +33,8 @@ class ImageList:
             to `None`: all of them.
         is_gallery: (N,) bool, the images that are searched among. Defaults to `None`: all of them.
             An image that is both never finds itself.
+        passed_over: {reason: number} of the files that the loader found and did not use, such as
+            {".nef": 40, "links that lead nowhere": 4}. Subsets keep it. Defaults to none.
 
     Raises:
         ValueError: lengths or dtypes that do not fit together, an unknown split, a label without
@@ -52,6 +57,7 @@ class ImageList:
     name: str = "images"
     is_query: np.ndarray = None
     is_gallery: np.ndarray = None
+    passed_over: dict = field(default_factory=dict)
 
     def __post_init__(self):
         labels = np.asarray(self.labels)
@@ -60,12 +66,14 @@ class ImageList:
                 "Expected `labels` to be class ids, integers of shape (N,). "
                 f"Received: dtype {labels.dtype}, shape {labels.shape}"
             )
-        paths, split = np.asarray(self.paths, dtype=str), np.asarray(self.split, dtype=str)
         for name, value in (
-            ("paths", paths),
+            ("paths", _as_paths(self.paths)),
             ("labels", labels.astype(np.int64)),
-            ("split", split),
-            ("class_names", tuple(str(name) for name in self.class_names)),
+            ("split", np.asarray(self.split, dtype=str)),
+            # pages and tables show them
+            ("class_names", tuple(shown_name(name) for name in self.class_names)),
+            ("name", shown_name(self.name)),
+            ("passed_over", {str(k): int(n) for k, n in dict(self.passed_over).items()}),
         ):
             object.__setattr__(self, name, value)
         self._check_lengths()
@@ -278,24 +286,36 @@ class ImageList:
         skip_small_classes=False,
         check_images=True,
         progress=None,
+        class_depth=None,
+        listed=None,
     ):
         """Reads a folder with one subfolder of images per class.
 
         Which classes test, in this order of precedence:
-        - subfolders named train, test and (optional) validation or val, which hold the class
-          folders: as they say. A class name may stand in one of them only;
+        - subfolders named train, test and (optional) validation, in any case, or training, testing,
+          val, valid, dev, which hold the class folders: as they say. A class name may stand in one
+          of them only;
         - `test_classes`: those; all others train;
         - else the last part of the classes in sorted order, `test_fraction` of them rounded down.
 
         What counts as an image: .jpg .jpeg .png .bmp .gif (first frame), any case, directly in
         its class folder. Grey, CMYK, palette and transparent pictures become RGB (transparency
-        is dropped); EXIF rotation is not applied. Hidden files and folders are ignored. The order
-        is sorted by class name, then file name.
+        is dropped); EXIF rotation is not applied. Links are followed. The order is sorted by class
+        name, then file name. A folder that holds nothing but the folder of the classes, as
+        archives make, is gone into; __MACOSX and hidden files and folders are no classes.
+
+        What is passed over is counted by reason in `passed_over` and told in one line of the log,
+        as a warning where it may be images: other formats, images in subfolders of class folders
+        or beside these, links that lead nowhere.
+
+        Class names are shown as text: accents in Unicode's NFC, as most people type them, a byte
+        that is no UTF-8 as \\xe9.
 
         Args:
             folder: path of the folder.
             test_fraction: share of the classes that test, 0 to 1.
-            test_classes: names of the test classes. Defaults to `None`.
+            test_classes: names of the test classes, however their accents are written. Defaults
+                to `None`.
             skip_unreadable: leave out damaged images (their number is logged) rather than raise.
             skip_small_classes: leave out class folders without images and training classes with
                 one image (logged) rather than raise. Test classes may have one image: as a query
@@ -303,23 +323,41 @@ class ImageList:
             check_images: decode every image once, at an eighth of its size where the format
                 allows it, so that damaged files show now rather than hours into the training.
             progress: called with (images checked, images in all) after each image.
+            class_depth: how many levels down the class folders lie, below train/ and test/ where
+                there are these; all images below one are its own. 2 reads genus/species/1.jpg as
+                an image of the class "genus/species"; 1 as one of "genus". Defaults to `None`: one
+                level, images directly in the class folders.
+            listed: called with the number of images found so far, after each folder.
 
         Raises:
             FileNotFoundError: `folder` does not exist or is not a folder.
-            ValueError: no classes, one class only, a class without images, a training class with
-                one image, damaged images (each named), a class in both train/ and test/.
+            OSError: a folder that cannot be listed; it is named.
+            ValueError: another layout (the message says where images lie), no classes, one class
+                only, a class without images, a training class with one image, damaged images (each
+                named), a class in both train/ and test/, two class folders whose names differ in
+                how accents are written.
 
         Example:
 
         >>> ImageList.from_folder("birds", test_fraction=0.5)  # doctest: +SKIP
         """
-        paths, labels, class_names, split = read_image_folder(
+        columns = read_image_folder(
             folder,
             test_fraction=test_fraction,
             test_classes=test_classes,
+            class_depth=class_depth,
             skip_unreadable=skip_unreadable,
             skip_small_classes=skip_small_classes,
             check_images=check_images,
             progress=progress,
+            listed=listed,
         )
-        return cls(paths, labels, class_names, split, name=Path(folder).resolve().name)
+        return cls(**columns, name=Path(file_path(folder)).resolve().name)
+
+
+def _as_paths(paths):
+    """Paths as an array of str; bytes, as TensorFlow and os.listdir give them, as Python's text."""
+    array = np.asarray(paths)
+    if array.dtype.kind in "SO":
+        array = np.array([os.fsdecode(p) if isinstance(p, bytes) else str(p) for p in paths])
+    return array.astype(str, copy=False)

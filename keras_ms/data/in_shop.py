@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.benchmarks import Benchmark, extracted, find_folder, read_table
+from keras_ms.data.text_files import read_lines
 
 IN_SHOP = Benchmark(
     name="in_shop",
@@ -79,8 +80,8 @@ def load_in_shop(data_dir, *, check_counts=True, progress=None):
 
 def _read_list(path):
     """(paths, item ids (N,) str, statuses (N,) str) of list_eval_partition.txt."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        count, header = file.readline().strip(), file.readline().strip()
+    lines = [*read_lines(path, "a list of images", keep_bytes=True), ""]
+    count, header = lines[0].strip(), lines[1].strip()
     if header.split() != _HEADER.split():
         raise ValueError(f"Expected {_HEADER!r} in the second line of {path}. Got: {header!r}")
     paths, items, statuses = read_table(path, 3, skip_lines=2)

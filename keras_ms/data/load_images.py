@@ -10,15 +10,19 @@ from keras_ms.data.csv_list import load_csv
 from keras_ms.data.cub import load_cub
 from keras_ms.data.glyphs import draw_glyphs
 from keras_ms.data.grocery import load_grocery
-from keras_ms.data.image_folder import SPLITS
+from keras_ms.data.file_names import file_path, shown_name
+from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.in_shop import load_in_shop
 from keras_ms.data.omniglot import load_omniglot
 from keras_ms.data.products import load_sop
 from keras_ms.data.rotated_classes import rotated_classes
+from keras_ms.data.text_files import read_lines
+from keras_ms.progress import progress_lines
 from keras_ms.setting_defaults import validation_fraction
 
-_TELL_EVERY = 10_000  # images checked or extracted, some seconds
+_TELL_EVERY = 10_000  # images listed or extracted, some seconds
+_LISTS = (".csv", ".tsv", ".txt")
 
 # data set → files of which any marks a folder as holding it; none is what a class folder is called
 _MARKS = {
@@ -57,7 +61,7 @@ def load_images(settings, log=print, needed=None):
     if dataset == "auto":
         dataset = _found_in(settings.data_dir) if settings.data_dir else "glyphs"
         if dataset not in ("glyphs", "folder"):
-            log(f"{settings.data_dir}: read as the data set {dataset!r}")
+            log(f"{shown_name(settings.data_dir)}: read as the data set {dataset!r}")
     if dataset != "glyphs" and not settings.data_dir:
         raise ValueError(f"The data set {dataset!r} needs --data-dir, the folder it lies in")
     if dataset == "glyphs" and settings.data_dir:
@@ -107,8 +111,8 @@ def _with_validation(images, settings, dataset):
 
 def _found_in(data_dir):
     """The data set whose files lie in the folder, "csv" for a CSV file; else "folder"."""
-    path = Path(data_dir)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    path = Path(file_path(data_dir))
+    if path.suffix.lower() in _LISTS and path.is_file():
         return "csv"
     found = [name for name, marks in _MARKS.items() if any(any(path.glob(m)) for m in marks)]
     if len(found) > 1:
@@ -124,7 +128,10 @@ def _check_read(settings, dataset):
     defaults = type(settings)()
     for names, readers, reason in (
         (
-            ("test_classes", "test_fraction", "skip_unreadable", "skip_small_classes"),
+            (
+                "test_classes", "test_fraction", "class_depth", "skip_unreadable",
+                "skip_small_classes",
+            ),
             ("folder",),
             "is for image folders",
         ),
@@ -148,7 +155,7 @@ def _check_read(settings, dataset):
 
 
 def _load(settings, dataset, log):
-    data_dir, check_counts = settings.data_dir, settings.check_counts
+    data_dir, check_counts = file_path(settings.data_dir), settings.check_counts
     if dataset == "glyphs":
         return draw_glyphs(image_size=settings.image_size, seed=settings.seed)
     if dataset == "omniglot":
@@ -165,7 +172,7 @@ def _load(settings, dataset, log):
         return load(data_dir, check_counts=check_counts, progress=_extraction(log))
     names = None
     if settings.test_classes:
-        lines = Path(settings.test_classes).read_text().splitlines()
+        lines = read_lines(settings.test_classes, "a list of the test classes", keep_bytes=True)
         names = [line.strip() for line in lines if line.strip()]
     return ImageList.from_folder(
         data_dir,
@@ -173,14 +180,31 @@ def _load(settings, dataset, log):
         test_classes=names,
         skip_unreadable=settings.skip_unreadable,
         skip_small_classes=settings.skip_small_classes,
+        class_depth=settings.class_depth,
         progress=_checking(log),
+        listed=_listing(log),
     )
 
 
+def _listing(log):
+    told = 0
+
+    def tell(found):
+        nonlocal told
+        if found >= told + _TELL_EVERY:
+            told = found
+            log(f"Listed {found:,} images")
+
+    return tell
+
+
 def _checking(log):
+    lines = None
+
     def tell(done, total):
-        if done % _TELL_EVERY == 0:
-            log(f"Checked {done:,} of {total:,} images")
+        nonlocal lines
+        lines = lines or progress_lines("checking", total, log)
+        lines(done / total)
 
     return tell
 

@@ -10,6 +10,7 @@ def neighbour_batches(
     source,
     order,
     *,
+    views=False,
     image_size=None,
     crop_scale=(0.16, 1.0),
     crop_ratio=(3 / 4, 4 / 3),
@@ -32,7 +33,7 @@ def neighbour_batches(
         source: as in `keras_ms.balanced_batches`: an ImageList, class ids or (array, labels).
         order: `keras_ms.NeighbourIndices` of the same labels. It decides the classes of a batch,
             the images of a class, the steps of an epoch and the seed.
-        image_size, crop_scale, crop_ratio, flip, distort, shard, cache, prefetch: as in
+        views, image_size, crop_scale, crop_ratio, flip, distort, shard, cache, prefetch: as in
             `keras_ms.balanced_batches`.
 
     Returns:
@@ -60,6 +61,7 @@ def neighbour_batches(
     dataset = loaded_batches(
         source,
         order.epoch,
+        views=views,
         classes_per_batch=order.classes_per_batch,
         images_per_class=order.images_per_class,
         image_size=image_size,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from keras_ms.data.csv_list import load_csv
-from keras_ms.data.image_folder import some_names
+from keras_ms.data.file_names import some_names
 from keras_ms.whole_files import whole_folder
 
 logger = logging.getLogger(__name__)

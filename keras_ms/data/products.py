@@ -12,6 +12,7 @@ from keras_ms.data.benchmarks import (
     whole_numbers,
 )
 from keras_ms.data.prepared_datasets import load_prepared
+from keras_ms.data.text_files import read_lines
 
 SOP = Benchmark(
     name="sop",
@@ -87,8 +88,7 @@ def load_sop(data_dir, *, check_counts=True, progress=None):
 
 def _read_list(path):
     """(class ids (N,), paths) of a list in the format of Ebay_train.txt."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        header = file.readline().strip()
+    header = read_lines(path, "a list of images", keep_bytes=True)[0].strip()
     if header.split() != _HEADER.split():
         raise ValueError(f"Expected {_HEADER!r} in the first line of {path}. Received: {header!r}")
     _, class_ids, _, paths = read_table(path, 4, skip_lines=1)
