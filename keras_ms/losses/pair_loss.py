@@ -135,11 +135,7 @@ class PairLoss(keras.losses.Loss):
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         value = super().__call__(keys, y_pred, sample_weight)
-        if self.reduction == "mean_with_sample_weight" and replicas.num_replicas() > 1:
-            counted = keys[:, -1]
-            if sample_weight is not None:
-                counted = counted * ops.cast(ops.reshape(sample_weight, (-1,)), counted.dtype)
-            value = value * replicas.share_of_mean(counted)
+        value = replicas.of_one_device(value, self.reduction, keys[:, -1], sample_weight)
         self._explain_zero(value, sample_weight)
         return value
 
@@ -217,8 +213,6 @@ class PairLoss(keras.losses.Loss):
             losses = ops.slice(losses, (batch.offset,), (size,))
         else:
             losses = pairwise.against(rows, keys, batch.embeddings, batch.keys, batch.offset)
-        if self.reduction in ("sum_over_batch_size", "mean"):
-            losses = losses * replicas.share_of_mean(keys[:, -1])
         return losses
 
     def _whole_batch_losses(self, pairwise, rows, keys):
