@@ -130,10 +130,10 @@ class PairLoss(keras.losses.Loss):
         self._warned_of_zero = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
-        keys = self.keys(y_true, y_pred)
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
+        keys = self.keys(y_true, y_pred)
         value = super().__call__(keys, y_pred, sample_weight)
         value = replicas.of_one_device(value, self.reduction, keys[:, -1], sample_weight)
         self._explain_zero(value, sample_weight)
@@ -142,7 +142,8 @@ class PairLoss(keras.losses.Loss):
     def keys(self, y_true, y_pred):
         """Exact labels (four parts, see `exact_label_parts`) and a last column `valid`, 1 or 0,
         after the Keras mask of the embeddings: (batch, 5) of the loss's dtype."""
-        parts = exact_label_parts(y_true, self.dtype)
+        check_embeddings(y_pred)
+        parts = exact_label_parts(y_true, self.dtype, y_pred)
         mask = getattr(y_pred, "_keras_mask", None)
         if mask is None:
             valid = ops.ones_like(parts[:, :1])
@@ -166,7 +167,7 @@ class PairLoss(keras.losses.Loss):
         Returns:
             (batch,) of the loss's dtype. An embedding with a NaN has a value of NaN.
         """
-        _check_batch(keys, embeddings)
+        check_embeddings(embeddings)
         embeddings = ops.cast(embeddings, self.dtype)
         valid = keys[:, -1:] > 0
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
@@ -310,17 +311,14 @@ def common_options(loss, options):
     return options
 
 
-def _check_batch(keys, embeddings):
-    if len(embeddings.shape) != 2:
+def check_embeddings(embeddings):
+    """Raises ValueError for a tensor that is not (batch, dimension)."""
+    shape = embeddings.shape
+    # TensorFlow knows tensors of unknown rank, whose shape has no length
+    if getattr(shape, "rank", 0) is None or len(shape) != 2:
+        received = shape if getattr(shape, "rank", 0) is None else tuple(shape)
         raise ValueError(
-            "Expected embeddings of shape (batch, dimension). Received: "
-            f"shape={tuple(embeddings.shape)}"
-        )
-    sizes = keys.shape[0], embeddings.shape[0]
-    if None not in sizes and sizes[0] != sizes[1]:
-        raise ValueError(
-            "Expected one label per embedding. Received: "
-            f"{sizes[0]} labels and {sizes[1]} embeddings"
+            f"Expected embeddings of shape (batch, dimension). Received: shape={received}"
         )
 
 
