@@ -55,6 +55,9 @@ class PairLoss(keras.losses.Loss):
         margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, added to the
             similarities of negatives before mining: a margin that depends on the two classes. Keys
             as returned by the method `keys`; it is not differentiated. Defaults to None.
+        weighting_again: the same derivative in operations that can be differentiated in turn, for
+            second derivatives, where `weighting` has others (a loop over positives, a
+            `stop_gradient`). Defaults to None: `weighting` itself.
         normalize: whether embeddings are L2-normalised first, so that similarity is cosine.
             Defaults to True; False takes their dot products.
         uses_dimension: whether `pair_loss` and `weighting` also take the keyword `dimension`, the
@@ -79,6 +82,9 @@ class PairLoss(keras.losses.Loss):
     Under tf.distribute each replica compares its own items with those of all replicas, so that
     the loss and its gradient are those of one device on the global batch.
 
+    Second derivatives (gradient penalties, Hessians) are those of the gradient: mined pairs are
+    constants, the weights of pairs functions of the similarities.
+
     Raises:
         ValueError: a dtype of low precision, an unknown option, or labels or embeddings of the
             wrong kind.
@@ -92,6 +98,7 @@ class PairLoss(keras.losses.Loss):
         *,
         whole_batch=False,
         margins=None,
+        weighting_again=None,
         normalize=True,
         uses_dimension=False,
         block_size="auto",
@@ -125,6 +132,7 @@ class PairLoss(keras.losses.Loss):
         self.margins = margins
         self.normalize = normalize
         self._functions = (pair_loss, weighting, miner)
+        self._weighting_again = weighting_again
         self._uses_dimension = uses_dimension
         self._pairwise = {}
         self._warned_of_zero = False
@@ -236,6 +244,7 @@ class PairLoss(keras.losses.Loss):
                 compiled,
                 block_size=BLOCK if self.block_size == "auto" else self.block_size,
                 margins=self.margins,
+                weighting_again=self._weighting_again,
             )
         return self._pairwise[key]
 
