@@ -9,6 +9,7 @@ A second derivative is that of the gradient: of the weights as a function of the
 which pairs were mined being constant. It is computed only where it is asked for.
 """
 
+import keras
 from keras import ops
 
 from keras_ms.closed_form import in_closed_form
@@ -109,11 +110,14 @@ class Pairwise:
             return losses, gradient
 
         def gradient_again(unit, upstream):
-            pairs = self.pairs(ops.matmul(unit, ops.transpose(unit)), keys)
-            weights = ops.expand_dims(upstream, 1) * self.weights_again(pairs)
-            return ops.matmul(weights + ops.transpose(weights), unit)
+            return self._gradient_again(unit, keys, upstream)
 
         return in_closed_form(losses_and_gradient, unit, gradient_again)
+
+    def _gradient_again(self, unit, keys, upstream):
+        pairs = self.pairs(ops.matmul(unit, ops.transpose(unit)), keys)
+        weights = ops.expand_dims(upstream, 1) * self.weights_again(pairs)
+        return ops.matmul(weights + ops.transpose(weights), unit)
 
     def _row_losses(self, similarity, keys):
         miner, weighting = self.row_form
@@ -219,7 +223,7 @@ class Pairwise:
         """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
 
         The backward pass computes the similarities of a block again and takes two more products.
-        A second derivative keeps what it needs of every block: memory grows with the square.
+        A second derivative is taken all at once: its memory grows with the square.
 
         Args:
             unit: (batch, dimension).
@@ -236,6 +240,9 @@ class Pairwise:
             )
 
         def gradient_again(unit, upstream):
+            if keras.backend.backend() != "jax":
+                return self._gradient_again(unit, keys, upstream)
+            # JAX takes this form for first derivatives too, and differentiates it block by block
             return self._block_gradient(unit, keys, upstream, self.weights_again)
 
         return in_closed_form(losses_and_gradient, unit, gradient_again)
