@@ -64,7 +64,7 @@ def draw_probabilities(pairs, log_total, cutoff, dimension):
         (anchors, candidates); a row sums to 1, or to 0 where no negative can be drawn.
     """
     drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
-    return ops.stop_gradient(_terms(drawn, exponents - log_total, factor))
+    return _terms(drawn, exponents - log_total, factor)
 
 
 def _terms(drawn, exponents, factor):

@@ -4,9 +4,15 @@ No path differentiates a loss automatically. Each computes the losses of the anc
 backward pass the closed-form weights G = dL/dS, from which the gradient with respect to the
 embeddings is a product or two. With an upstream gradient g per anchor (sample weights) the
 weights of anchor i are multiplied by g_i.
+
+A second derivative is that of the gradient: of the weights as a function of the similarities,
+which pairs were mined being constant. It is computed only where it is asked for.
 """
 
+import keras
 from keras import ops
+
+from keras_ms.closed_form import in_closed_form
 
 from keras_ms.exact_labels import label_codes
 from keras_ms.pairs import Pairs, pair_masks, row_form
@@ -26,14 +32,27 @@ class Pairwise:
         margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, constants
             that are added to the similarities of negatives before anything else sees them: a
             margin that depends on the two classes. It makes the loss not row-wise.
+        weighting_again: what stands for `weighting` where the gradient is differentiated in turn,
+            if some operation of `weighting` stops or cannot be differentiated. Defaults to None:
+            `weighting` itself.
 
     Keys are what two items of a class share: (batch, parts) integers or floats of which the last
     column is 0 for items that take part in no pair.
     """
 
-    def __init__(self, pair_loss, weighting, miner, compiled, block_size=None, margins=None):
+    def __init__(
+        self,
+        pair_loss,
+        weighting,
+        miner,
+        compiled,
+        block_size=None,
+        margins=None,
+        weighting_again=None,
+    ):
         self.pair_loss = pair_loss
         self.weighting = weighting
+        self._weighting_again = weighting_again or weighting
         self.miner = miner
         self.block_size = block_size
         self.margins = margins
@@ -55,6 +74,14 @@ class Pairwise:
             margins = ops.where(pairs.negative, margins, ops.zeros_like(similarity))
             pairs = pairs._replace(similarity=similarity + margins)
         return self.miner(pairs)
+
+    def weights_again(self, pairs, *upstream):
+        """The weights of mined pairs in a form that can be differentiated with respect to the
+        similarities."""
+        either = ops.logical_or(pairs.positive, pairs.negative)
+        # what is no pair has the weight 0, but an exponential that overflows there: 0 * inf
+        similarity = ops.where(either, pairs.similarity, ops.zeros_like(pairs.similarity))
+        return self._weighting_again(pairs._replace(similarity=similarity), *upstream)
 
     # One batch against itself, whose similarity matrix is symmetric.
 
@@ -82,7 +109,15 @@ class Pairwise:
 
             return losses, gradient
 
-        return in_closed_form(losses_and_gradient, unit)
+        def gradient_again(unit, upstream):
+            return self._gradient_again(unit, keys, upstream)
+
+        return in_closed_form(losses_and_gradient, unit, gradient_again)
+
+    def _gradient_again(self, unit, keys, upstream):
+        pairs = self.pairs(ops.matmul(unit, ops.transpose(unit)), keys)
+        weights = ops.expand_dims(upstream, 1) * self.weights_again(pairs)
+        return ops.matmul(weights + ops.transpose(weights), unit)
 
     def _row_losses(self, similarity, keys):
         miner, weighting = self.row_form
@@ -129,7 +164,12 @@ class Pairwise:
             )
             return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
 
-        return in_closed_form(losses_and_gradient, ops.matmul(anchors, ops.transpose(candidates)))
+        def gradient_again(similarity, upstream):
+            pairs = self.pairs(similarity, keys, candidate_keys, offset)
+            return ops.expand_dims(upstream, 1) * self.weights_again(pairs)
+
+        similarity = ops.matmul(anchors, ops.transpose(candidates))
+        return in_closed_form(losses_and_gradient, similarity, gradient_again)
 
     def losses(self, anchors, keys, candidates, candidate_keys, offset):
         """The losses of `against`, not to be differentiated."""
@@ -163,7 +203,12 @@ class Pairwise:
 
             return losses, gradient
 
-        return in_closed_form(losses_and_gradient, rows)
+        def gradient_again(rows, upstream):
+            pairs = self.pairs(ops.matmul(rows, ops.transpose(rows)), keys)
+            weights = self.weights_again(pairs, upstream)
+            return ops.matmul(weights + ops.transpose(weights), rows)
+
+        return in_closed_form(losses_and_gradient, rows, gradient_again)
 
     def _batch_losses(self, similarity, keys):
         return self.pair_loss(self.pairs(similarity, keys))
@@ -178,6 +223,7 @@ class Pairwise:
         """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
 
         The backward pass computes the similarities of a block again and takes two more products.
+        A second derivative is taken all at once: its memory grows with the square.
 
         Args:
             unit: (batch, dimension).
@@ -193,7 +239,13 @@ class Pairwise:
                 self._block_gradient, unit, keys, upstream
             )
 
-        return in_closed_form(losses_and_gradient, unit)
+        def gradient_again(unit, upstream):
+            if keras.backend.backend() != "jax":
+                return self._gradient_again(unit, keys, upstream)
+            # JAX takes this form for first derivatives too, and differentiates it block by block
+            return self._block_gradient(unit, keys, upstream, self.weights_again)
+
+        return in_closed_form(losses_and_gradient, unit, gradient_again)
 
     def block_losses(self, unit, keys):
         """The losses of `blocks`, not to be differentiated."""
@@ -211,7 +263,8 @@ class Pairwise:
         losses = ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors[:, 0]))
         return losses[: ops.shape(unit)[0]]
 
-    def _block_gradient(self, unit, keys, upstream):
+    def _block_gradient(self, unit, keys, upstream, weighting=None):
+        weighting = weighting or self.weighting
         block_size = self.block_size
         anchors, num_blocks = _padded(unit, block_size)
         anchor_keys, _ = _padded(keys, block_size)
@@ -223,7 +276,7 @@ class Pairwise:
             rows = _rows(anchors, start, block_size)
             row_keys = _rows(anchor_keys, start, block_size)
             pairs = self._block_pairs(rows, row_keys, start, unit, keys)
-            weights = _rows(anchor_weights, start, block_size) * self.weighting(pairs)
+            weights = _rows(anchor_weights, start, block_size) * weighting(pairs)
             by_anchors = ops.slice_update(by_anchors, (start, 0), ops.matmul(weights, unit))
             return by_anchors, by_candidates + ops.matmul(ops.transpose(weights), rows)
 
@@ -251,24 +304,6 @@ class Pairwise:
             program = tf.function(function, signature, jit_compile=True, autograph=False)
             self._programs[name] = program.get_concrete_function()
         return self._programs[name](*arguments)
-
-
-def in_closed_form(function, argument):
-    """The losses that `function(argument) -> (losses, upstream -> gradient)` gives, differentiated
-    by the gradient it gives."""
-
-    @ops.custom_gradient
-    def losses_of(argument):
-        # or TensorFlow prepares to differentiate the inside as well
-        losses, gradient = function(ops.stop_gradient(argument))
-
-        # TensorFlow and JAX call grad(upstream), torch grad(argument, upstream=...)
-        def grad(*args, upstream=None):
-            return gradient(args[0] if upstream is None else upstream)
-
-        return losses, grad
-
-    return losses_of(argument)
 
 
 def batch_pairs(similarity, keys, candidate_keys=None, offset=0):

@@ -128,3 +128,46 @@ def share_of_mean(counted):
     part = tf.reduce_sum(counted)
     whole = context.all_reduce(tf.distribute.ReduceOp.SUM, part)
     return tf.math.divide_no_nan(part * context.num_replicas_in_sync, whole)
+
+
+def of_one_device(value, reduction, counted, sample_weight=None):
+    """A loss that each replica has reduced by itself, as one device gives it for the whole batch.
+
+    Keras adds the gradients of the replicas up, so each keeps the gradient of its own part. What
+    Keras logs is another mean, of each replica's value weighted by the items it holds: it is the
+    loss of the batch only where all replicas tell the same value.
+
+    Args:
+        value: what this replica's call of a `keras.losses.Loss` returned.
+        reduction: of that loss.
+        counted: (local batch,), 1 for an item of the mean and 0 for a masked one.
+        sample_weight: optional, as given to the loss.
+
+    Returns:
+        Value and gradient of one device where there is one replica, or a value for each item (a
+        reduction of None). Otherwise the loss of the global batch divided by the number of
+        replicas, the same on each, with the gradient of this replica's part.
+    """
+    if num_replicas() == 1 or reduction in (None, "none"):
+        return value
+    value = ops.sum(value)  # Keras leaves an empty part unreduced
+    if reduction == "mean_with_sample_weight" and sample_weight is not None:
+        counted = counted * ops.cast(ops.reshape(sample_weight, (-1,)), counted.dtype)
+    if reduction != "sum":
+        value = value * share_of_mean(counted)
+    return _told_by_all(value)
+
+
+def _told_by_all(part):
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    whole = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(part))
+    told = whole / context.num_replicas_in_sync
+
+    # not part + stop_gradient(told - part): where a part is infinite that is NaN
+    @tf.custom_gradient
+    def with_gradient_of(part):
+        return tf.identity(told), tf.identity
+
+    return with_gradient_of(part)

@@ -165,11 +165,11 @@ def lifted_structure_weights(pairs, positive_total, negative_total, threshold=1.
 
 def circle_totals(pairs, margin, gamma):
     """Logarithm of the sum of e^{exponent} over the positives and over the negatives of every
-    anchor, each (anchors, 1)."""
-    return log_sums_exp(_circle_exponents(pairs, margin, gamma)[1], pairs)
+    anchor, each (anchors, 1), whose factors alpha are constants for the gradient."""
+    return log_sums_exp(_circle_exponents(pairs, margin, gamma, ops.stop_gradient)[1], pairs)
 
 
-def _circle_exponents(pairs, margin, gamma):
+def _circle_exponents(pairs, margin, gamma, alpha_as=lambda alpha: alpha):
     """The factors alpha and the exponents of a pair.
 
     With how far a pair is from where it should be, 1 - S of a positive (whose optimum is 1) and
@@ -177,12 +177,15 @@ def _circle_exponents(pairs, margin, gamma):
     exponent is gamma alpha (far - m).
     """
     far = ops.where(pairs.positive, 1 - pairs.similarity, pairs.similarity)
-    alpha = ops.stop_gradient(ops.relu(far + margin))
+    alpha = alpha_as(ops.relu(far + margin))
     return alpha, gamma * alpha * (far - margin)
 
 
 def _circle_totals_over_slope(pairs, margin, gamma):
-    positive_total, negative_total = circle_totals(pairs, margin, gamma)
+    # not `circle_totals`: the derivative of these weights takes in that of alpha
+    positive_total, negative_total = log_sums_exp(
+        _circle_exponents(pairs, margin, gamma)[1], pairs
+    )
     # sigmoid(Z) = e^{-softplus(-Z)} is taken into the exponents: one exponential a pair
     minus_log_slope = ops.softplus(-(positive_total + negative_total))
     return positive_total + minus_log_slope, negative_total + minus_log_slope

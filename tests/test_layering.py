@@ -14,6 +14,7 @@ FLOORS = [
     {"setting_defaults", "whole_number", "progress", "command_words", "quiet_start"},
     {"setting_checks"},
     {
+        "closed_form",
         "pairs",
         "positives",
         "replicas",

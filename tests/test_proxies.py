@@ -257,19 +257,39 @@ def test_layer_config_and_shape():
     assert keras.Sequential([keras.Input((4,)), layer]).output_shape == (None, 7)
 
 
+UNKNOWN = [-1, 5, 2**24 + 1, 2**40]
+
+
 @pytest.mark.parametrize("kind", LITERAL)
-@pytest.mark.parametrize("jit_compile", [True, False])
-def test_an_unknown_label_shows_as_nan_in_a_compiled_step(kind, jit_compile):
+def test_an_unknown_label_stops_a_step_that_can_raise_errors(kind):
     inputs, labels = images(size=20)
-    for unknown in (-1, 5, 2**24 + 1, 2**40):
+    _, model = models()
+    model.compile(keras.optimizers.SGD(0.1), LOSSES[kind](), jit_compile=False)
+    model.fit(inputs, labels, batch_size=20, verbose=0)
+    before = model.get_weights()
+    for unknown in UNKNOWN:
         labels[7] = unknown
-        _, model = models()
-        model.compile(keras.optimizers.SGD(0.1), LOSSES[kind](), jit_compile=jit_compile)
-        loss = model.fit(inputs, labels, batch_size=20, verbose=0).history["loss"]
-        assert np.isnan(loss).all()
-        assert all(np.isfinite(weights).all() for weights in model.get_weights())
-        if jit_compile:
-            break
+        least, most = labels.min(), labels.max()
+        for step in (model.fit, model.evaluate):
+            with pytest.raises(tf.errors.InvalidArgumentError) as found:
+                step(inputs, labels, batch_size=20, verbose=0)
+            assert "from 0 to 4, one for each proxy" in str(found.value)
+            assert f"[{least}] [to] [{most}]" in str(found.value)
+            assert "np.unique(labels, return_inverse=True)" in str(found.value)
+    for after, weights in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(after, weights)
+
+
+@pytest.mark.parametrize("kind", LITERAL)
+def test_an_unknown_label_shows_as_nan_where_xla_knows_no_errors(kind):
+    inputs, labels = images(size=20)
+    labels[7] = 5
+    _, model = models()
+    model.compile(keras.optimizers.SGD(0.1), LOSSES[kind](), jit_compile=True)
+    loss = model.fit(inputs, labels, batch_size=20, verbose=0).history["loss"]
+    assert np.isnan(loss).all()
+    assert np.isnan(model.evaluate(inputs, labels, batch_size=20, verbose=0))
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
 SIMILARITY = np.zeros((2, 3), np.float32)
@@ -279,9 +299,10 @@ SIMILARITY = np.zeros((2, 3), np.float32)
 @pytest.mark.parametrize(
     "labels, similarity, message",
     [
-        ([0, 3], SIMILARITY, "from 0 to 2, one for each proxy. Received: ids 0 to 3"),
-        ([-1, 2], SIMILARITY, "Received: ids -1 to 2"),
-        ([0.0, 1.0], SIMILARITY, "Received: dtype float64"),
+        ([0, 3], SIMILARITY, "from 0 to 2, one for each proxy. Received: ids 0 to 3, .*proxy: 3. "),
+        ([-1, 2], SIMILARITY, "Received: ids -1 to 2, without a proxy: -1. "),
+        ([0.0, 1.0], SIMILARITY, "Received: labels of dtype float64"),
+        ([0, 1, 2], SIMILARITY, "3 labels and 2 embeddings"),
         (np.eye(2, 3), SIMILARITY, "one-hot labels pass argmax"),
         ([0, 1], SIMILARITY[0], r"\(batch, classes\).*shape=\(3,\)"),
     ],

@@ -7,7 +7,12 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.whole_batch_weighting import angular_pull, angular_weights, visit_triplet_sums
+from keras_ms.whole_batch_weighting import (
+    angular_pull,
+    angular_weights,
+    angular_weights_again,
+    visit_triplet_sums,
+)
 
 
 def angular(pairs, squared_tangent=1.0):
@@ -90,6 +95,7 @@ class AngularLoss(PairLoss):
         super().__init__(
             pair_loss=partial(angular, squared_tangent=squared_tangent),
             weighting=partial(angular_weights, squared_tangent=squared_tangent),
+            weighting_again=partial(angular_weights_again, squared_tangent=squared_tangent),
             whole_batch=True,
             name=name,
             **common_options(self, options),

@@ -31,7 +31,8 @@ def margin_loss(pairs, margin=0.2, boundary=1.2, cutoff=1.4, dimension=128):
     distance, _ = distances(pairs.similarity)
     positive_share, log_total = margin_statistics(pairs, cutoff, dimension)
     pull = positive_share * ops.relu(distance - (boundary - margin))
-    push = draw_probabilities(pairs, log_total, cutoff, dimension)
+    # how often a negative is drawn is a constant for the gradient
+    push = ops.stop_gradient(draw_probabilities(pairs, log_total, cutoff, dimension))
     push = push * ops.relu(boundary + margin - distance)
     return ops.sum(ops.where(pairs.positive, pull, push), axis=-1)
 

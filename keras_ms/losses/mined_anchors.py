@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ms import replicas
 from keras_ms.exact_labels import exact_label_parts
-from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM
+from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, check_embeddings
 from keras_ms.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs import unit_length
 from keras_ms.pairwise import Pairwise
@@ -67,8 +67,10 @@ class MinedAnchors(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         mask = getattr(y_pred, "_keras_mask", None)
-        unit = unit_length(ops.cast(ops.convert_to_tensor(y_pred), "float32"))
-        labels = exact_label_parts(y_true)
+        embeddings = ops.convert_to_tensor(y_pred)
+        check_embeddings(embeddings)
+        labels = exact_label_parts(y_true, items=embeddings)
+        unit = unit_length(ops.cast(embeddings, "float32"))
         valid = ops.ones_like(labels[:, :1]) if mask is None else ops.reshape(mask, (-1, 1))
         keys = ops.concatenate([labels, ops.cast(valid, labels.dtype)], axis=1)
 

@@ -6,11 +6,11 @@ from functools import partial
 import keras
 from keras import ops
 
+from keras_ms.closed_form import in_closed_form
 from keras_ms.exact_labels import label_codes
 from keras_ms.losses.pair_loss import PairLoss, common_options
 from keras_ms.mining import mine_all, mine_one_pair_per_class
 from keras_ms.pairs import Pairs, pair_masks
-from keras_ms.pairwise import in_closed_form
 from keras_ms.whole_batch_weighting import (
     n_pair_scale,
     n_pair_shares,
@@ -154,7 +154,12 @@ class _OnePairPerClass:
             losses, weights = pairwise.program(_losses_and_weights, similarity, first, second)
             return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
 
-        losses = in_closed_form(losses_and_gradient, ops.matmul(anchors, ops.transpose(positives)))
+        def gradient_again(similarity, upstream):
+            _, weights = _losses_and_weights(similarity, first, second)
+            return ops.expand_dims(upstream, 1) * weights
+
+        similarity = ops.matmul(anchors, ops.transpose(positives))
+        losses = in_closed_form(losses_and_gradient, similarity, gradient_again)
         norms = ops.sum(anchors * anchors + positives * positives, axis=-1)
         # an anchor without negatives has the loss 0, L2 term included
         counts = ops.logical_and(second > first, ops.sum(ops.sign(second)) > 1)

@@ -55,6 +55,9 @@ class PairLoss(keras.losses.Loss):
         margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, added to the
             similarities of negatives before mining: a margin that depends on the two classes. Keys
             as returned by the method `keys`; it is not differentiated. Defaults to None.
+        weighting_again: the same derivative in operations that can be differentiated in turn, for
+            second derivatives, where `weighting` has others (a loop over positives, a
+            `stop_gradient`). Defaults to None: `weighting` itself.
         normalize: whether embeddings are L2-normalised first, so that similarity is cosine.
             Defaults to True; False takes their dot products.
         uses_dimension: whether `pair_loss` and `weighting` also take the keyword `dimension`, the
@@ -79,6 +82,9 @@ class PairLoss(keras.losses.Loss):
     Under tf.distribute each replica compares its own items with those of all replicas, so that
     the loss and its gradient are those of one device on the global batch.
 
+    Second derivatives (gradient penalties, Hessians) are those of the gradient: mined pairs are
+    constants, the weights of pairs functions of the similarities.
+
     Raises:
         ValueError: a dtype of low precision, an unknown option, or labels or embeddings of the
             wrong kind.
@@ -92,6 +98,7 @@ class PairLoss(keras.losses.Loss):
         *,
         whole_batch=False,
         margins=None,
+        weighting_again=None,
         normalize=True,
         uses_dimension=False,
         block_size="auto",
@@ -125,28 +132,26 @@ class PairLoss(keras.losses.Loss):
         self.margins = margins
         self.normalize = normalize
         self._functions = (pair_loss, weighting, miner)
+        self._weighting_again = weighting_again
         self._uses_dimension = uses_dimension
         self._pairwise = {}
         self._warned_of_zero = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
-        keys = self.keys(y_true, y_pred)
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
+        keys = self.keys(y_true, y_pred)
         value = super().__call__(keys, y_pred, sample_weight)
-        if self.reduction == "mean_with_sample_weight" and replicas.num_replicas() > 1:
-            counted = keys[:, -1]
-            if sample_weight is not None:
-                counted = counted * ops.cast(ops.reshape(sample_weight, (-1,)), counted.dtype)
-            value = value * replicas.share_of_mean(counted)
+        value = replicas.of_one_device(value, self.reduction, keys[:, -1], sample_weight)
         self._explain_zero(value, sample_weight)
         return value
 
     def keys(self, y_true, y_pred):
         """Exact labels (four parts, see `exact_label_parts`) and a last column `valid`, 1 or 0,
         after the Keras mask of the embeddings: (batch, 5) of the loss's dtype."""
-        parts = exact_label_parts(y_true, self.dtype)
+        check_embeddings(y_pred)
+        parts = exact_label_parts(y_true, self.dtype, y_pred)
         mask = getattr(y_pred, "_keras_mask", None)
         if mask is None:
             valid = ops.ones_like(parts[:, :1])
@@ -170,7 +175,7 @@ class PairLoss(keras.losses.Loss):
         Returns:
             (batch,) of the loss's dtype. An embedding with a NaN has a value of NaN.
         """
-        _check_batch(keys, embeddings)
+        check_embeddings(embeddings)
         embeddings = ops.cast(embeddings, self.dtype)
         valid = keys[:, -1:] > 0
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
@@ -217,8 +222,6 @@ class PairLoss(keras.losses.Loss):
             losses = ops.slice(losses, (batch.offset,), (size,))
         else:
             losses = pairwise.against(rows, keys, batch.embeddings, batch.keys, batch.offset)
-        if self.reduction in ("sum_over_batch_size", "mean"):
-            losses = losses * replicas.share_of_mean(keys[:, -1])
         return losses
 
     def _whole_batch_losses(self, pairwise, rows, keys):
@@ -241,6 +244,7 @@ class PairLoss(keras.losses.Loss):
                 compiled,
                 block_size=BLOCK if self.block_size == "auto" else self.block_size,
                 margins=self.margins,
+                weighting_again=self._weighting_again,
             )
         return self._pairwise[key]
 
@@ -316,17 +320,14 @@ def common_options(loss, options):
     return options
 
 
-def _check_batch(keys, embeddings):
-    if len(embeddings.shape) != 2:
+def check_embeddings(embeddings):
+    """Raises ValueError for a tensor that is not (batch, dimension)."""
+    shape = embeddings.shape
+    # TensorFlow knows tensors of unknown rank, whose shape has no length
+    if getattr(shape, "rank", 0) is None or len(shape) != 2:
+        received = shape if getattr(shape, "rank", 0) is None else tuple(shape)
         raise ValueError(
-            "Expected embeddings of shape (batch, dimension). Received: "
-            f"shape={tuple(embeddings.shape)}"
-        )
-    sizes = keys.shape[0], embeddings.shape[0]
-    if None not in sizes and sizes[0] != sizes[1]:
-        raise ValueError(
-            "Expected one label per embedding. Received: "
-            f"{sizes[0]} labels and {sizes[1]} embeddings"
+            f"Expected embeddings of shape (batch, dimension). Received: shape={received}"
         )
 
 

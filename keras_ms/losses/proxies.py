@@ -5,9 +5,10 @@ from functools import partial
 from numbers import Integral
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_ms import replicas
+from keras_ms.exact_labels import check_range, one_class_id_each
 from keras_ms.pairs import log_one_plus_sum_exp, unit_length
 
 # Labels reach a loss as float32, whose integers are exact up to here.
@@ -143,20 +144,36 @@ class ProxyLoss(keras.losses.Loss):
     Args:
         image_loss: function `(similarity, own) -> (batch,)` of the similarities (batch, classes)
             and the bool matrix of each image's class.
+        whole_batch: whether the loss of an image depends on other images of the batch. Defaults to
+            False.
         reduction: as in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`, the mean.
         name: name of the loss.
         dtype: "float32" or "float64", whatever the model's precision. Defaults to "float32".
+
+    Labels are checked before anything is computed. An id that no proxy has raises an error, a
+    ValueError eagerly and tf.errors.InvalidArgumentError in a graph, in `fit` and `evaluate` and on
+    several replicas too. Where the step is compiled with XLA or by JAX, which know no errors, the
+    image's value is NaN instead; the gradient leaves the weights finite.
+
+    Under tf.distribute loss and gradient are those of one device on the global batch.
     """
 
-    def __init__(self, image_loss, *, reduction="sum_over_batch_size", name=None, dtype=None):
+    def __init__(
+        self,
+        image_loss,
+        *,
+        whole_batch=False,
+        reduction="sum_over_batch_size",
+        name=None,
+        dtype=None,
+    ):
         policy = keras.dtype_policies.get(dtype or "float32")
         _check_precision(policy)
         super().__init__(name=name, reduction=reduction, dtype=policy.compute_dtype)
         self._image_loss = image_loss
+        self._whole_batch = whole_batch
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        if not hasattr(y_true, "shape"):
-            y_true = np.asarray(y_true)
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         if len(y_pred.shape) != 2:
@@ -164,19 +181,26 @@ class ProxyLoss(keras.losses.Loss):
                 "Expected similarities of shape (batch, classes), the output of `Proxies`. "
                 f"Received: shape={tuple(y_pred.shape)}"
             )
-        if len(y_true.shape) not in (1, 2) or tuple(y_true.shape[1:]) not in ((), (1,), (None,)):
-            raise ValueError(
-                "Expected class ids of shape (batch,) or (batch, 1). Received: shape="
-                f"{tuple(y_true.shape)}. For one-hot labels pass argmax(labels, axis=-1)"
-            )
-        _check_known_labels(y_true, y_pred.shape[1])
-        return super().__call__(y_true, y_pred, sample_weight)
+        labels = check_range(one_class_id_each(y_true, y_pred), y_pred.shape[1])
+        value = super().__call__(labels, y_pred, sample_weight)
+        mask = getattr(y_pred, "_keras_mask", None)
+        counted = ops.ones_like(y_pred[:, 0]) if mask is None else mask
+        counted = ops.cast(counted, self.dtype)
+        return replicas.of_one_device(value, self.reduction, counted, sample_weight)
 
     def call(self, y_true, y_pred):
         labels = ops.reshape(y_true, (-1, 1))
-        own = ops.equal(labels, ops.expand_dims(ops.arange(y_pred.shape[1], dtype=self.dtype), 0))
-        losses = self._image_loss(y_pred, own)
-        # No error can be raised inside a compiled step. NaN is seen; the gradient stays finite.
+        if not self._whole_batch or replicas.num_replicas() == 1:
+            return self._losses(labels, y_pred)
+        batch = replicas.gather(y_pred, labels)
+        losses = self._losses(batch.keys, batch.embeddings)
+        return ops.slice(losses, (batch.offset,), ops.shape(labels)[:1])
+
+    def _losses(self, labels, similarity):
+        classes = ops.arange(similarity.shape[1], dtype=self.dtype)
+        own = ops.equal(labels, ops.expand_dims(classes, 0))
+        losses = self._image_loss(similarity, own)
+        # of an unknown label in a program that cannot raise errors
         return ops.where(ops.any(own, axis=1), losses, ops.full_like(losses, float("nan")))
 
     def get_config(self):
@@ -201,8 +225,7 @@ class ProxyNCALoss(ProxyLoss):
         y_true: class ids 0 to num_classes - 1, (batch,) or (batch, 1), any integer dtype.
         y_pred: similarities (batch, num_classes), at least two classes.
 
-    Corner cases: a label that is no class is an error where it can be looked at (eagerly), and
-    gives the image a value of NaN in a compiled step, where it leaves the weights finite.
+    Corner cases: a label that is no class is an error or, compiled, NaN, as in `ProxyLoss`.
 
     Raises:
         ValueError: settings out of range, one class only, wrong shapes, unknown labels.
@@ -254,11 +277,10 @@ class ProxyAnchorLoss(ProxyLoss):
     The published loss is one number for a batch. Each image gets a share of it, so that their
     mean is that number. With sample weights, the term of a class is multiplied by the mean weight
     of its images in the batch, and the push term by the mean weight of the batch; an image of
-    weight 0 still counts within the terms of others. Under tf.distribute each replica computes
-    the loss of its own part.
+    weight 0 still counts within the terms of others. Under tf.distribute the batch is that of all
+    replicas.
 
-    Corner cases: a label that is no class is an error where it can be looked at (eagerly), and
-    gives the image a value of NaN in a compiled step, where it leaves the weights finite. A class
+    Corner cases: a label that is no class is an error or, compiled, NaN, as in `ProxyLoss`. A class
     that is not in the batch has a push term only; with one class in all, there is nothing to push.
 
     Raises:
@@ -278,7 +300,10 @@ class ProxyAnchorLoss(ProxyLoss):
         self.alpha = float(alpha)
         self.margin = float(margin)
         super().__init__(
-            partial(proxy_anchor, alpha=self.alpha, margin=self.margin), name=name, **options
+            partial(proxy_anchor, alpha=self.alpha, margin=self.margin),
+            whole_batch=True,
+            name=name,
+            **options,
         )
 
     def get_config(self):
@@ -295,19 +320,4 @@ def _check_precision(policy):
         raise ValueError(
             "Proxies are compared in float32 or float64; embeddings of any float dtype are cast "
             f"first. Received: dtype={policy.name!r}. Leave `dtype` unset"
-        )
-
-
-def _check_known_labels(labels, num_classes):
-    try:
-        values = np.asarray(labels)
-    except (NotImplementedError, TypeError):  # a symbolic tensor of TensorFlow, of JAX
-        return
-    integers = np.issubdtype(values.dtype, np.integer)
-    if not integers or values.size and not 0 <= values.min() <= values.max() < num_classes:
-        received = f"ids {values.min()} to {values.max()}" if integers else f"dtype {values.dtype}"
-        raise ValueError(
-            f"Expected integer class ids from 0 to {num_classes - 1}, one for each proxy. "
-            f"Received: {received}. Number the training classes from 0: "
-            "np.unique(labels, return_inverse=True)[1]"
         )

@@ -26,7 +26,7 @@ from keras_ms.models.hardness_aware import (
     triplet_sum,
 )
 from keras_ms.pairs import FAR, Pairs, pair_masks, unit_length
-from keras_ms.pairwise import in_closed_form
+from keras_ms.closed_form import in_closed_form
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -222,21 +222,23 @@ class PairTuples:
         exists = ops.reshape(triplets.valid, (-1, number))
         pairwise = self.loss.pairwise(embeddings.shape[1])
 
+        def mined(similarity):
+            is_positive = ops.concatenate([positive, ops.zeros_like(exists)], axis=1)
+            is_negative = ops.concatenate([ops.zeros_like(positive), exists], axis=1)
+            return pairwise.miner(Pairs(similarity, is_positive, is_negative))
+
         def losses_and_gradient(similarity):
-            pairs = pairwise.miner(
-                Pairs(
-                    similarity,
-                    ops.concatenate([positive, ops.zeros_like(exists)], axis=1),
-                    ops.concatenate([ops.zeros_like(positive), exists], axis=1),
-                )
-            )
+            pairs = mined(similarity)
             losses = pairwise.pair_loss(pairs)
             return losses, lambda upstream: (
                 ops.expand_dims(upstream, 1) * pairwise.weighting(pairs)
             )
 
+        def gradient_again(similarity, upstream):
+            return ops.expand_dims(upstream, 1) * pairwise.weights_again(mined(similarity))
+
         similarity = ops.concatenate([to_batch, to_negatives], axis=1)
-        return ops.mean(in_closed_form(losses_and_gradient, similarity))
+        return ops.mean(in_closed_form(losses_and_gradient, similarity, gradient_again))
 
     def get_config(self):
         return {

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.exact_labels import exact_label_parts
+from keras_ms.exact_labels import one_class_id_each
 
 MODES = ("paper", "official")
 
@@ -191,7 +191,7 @@ def check_settings(mode, alpha, beta, lambda_g, average_steps):
 
 
 def images_and_labels(data):
-    """The two parts of a batch as Keras passes it.
+    """The two parts of a batch as Keras passes it, the labels as (batch,).
 
     Raises:
         ValueError: labels that are missing or not integer class ids, or sample weights.
@@ -202,8 +202,7 @@ def images_and_labels(data):
             "HDML takes no sample weights: a synthetic tuple is made of several images. "
             "Received: data with three parts. Yield (images, labels) only"
         )
-    exact_label_parts(labels)  # for its errors
-    return inputs, labels
+    return inputs, one_class_id_each(labels, keras.tree.flatten(inputs)[0])
 
 
 def check_strategy(strategy):
