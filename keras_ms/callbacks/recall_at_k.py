@@ -284,7 +284,8 @@ class RecallAtK(keras.callbacks.Callback):
                 f"{self.names[0]} is NaN: at step {self._steps.done}, "
                 f"{np.count_nonzero(diverged)} of {len(diverged)} embeddings hold NaN or infinity "
                 f"(the first is image {np.argmax(diverged)}). Training diverged: lower the "
-                "learning rate, clip gradients, or look for a zero vector that is divided by its norm.",
+                "learning rate, clip gradients, or look for a zero vector that is divided by its "
+                "norm.",
                 stacklevel=2,
             )
         return Recalls(dict.fromkeys(self.ks, math.nan), len(labels), 0)
