@@ -78,6 +78,7 @@ _ON_FIRST_USE = {
     "load_sop": "keras_ms.data.products",
     "neighbour_batches": "keras_ms.data.neighbour_batches",
     "read_curriculum": "keras_ms.data.curriculum_table",
+    "validation_batches": "keras_ms.data.validation_batches",
     "write_curriculum": "keras_ms.data.curriculum_table",
     "write_report": "keras_ms.html_report",
 }
@@ -138,6 +139,7 @@ __all__ = [
     "read_curriculum",
     "recall_at_k",
     "split_embedder",
+    "validation_batches",
     "without_normalization",
     "write_curriculum",
     "write_report",

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import math
 import os
 import subprocess
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_ms.callbacks import ExplainZeroLoss, RecallAtK
+from keras_ms.callbacks import ExplainZeroLoss, RecallAtK, validation_set
 from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 
 NUM_CLASSES = 8
 
@@ -322,6 +324,50 @@ def test_a_loss_of_zero_is_explained_once(logs):
     assert "epoch 2" in str(caught[0].message)
 
 
+@pytest.mark.parametrize(
+    "name", ["val_loss", "val_mined_anchors", "val_birds_loss", "birds_loss", "birds_mined_anchors"]
+)
+def test_a_zero_under_any_name_is_explained(name):
+    callback = ExplainZeroLoss()
+    with pytest.warns(UserWarning, match=rf"In epoch 1 .*\({name} = 0\)") as caught:
+        callback.on_epoch_end(0, {"loss": 0.3, "val_mined_anchors": 0.5, name: 0.0})
+        callback.on_epoch_end(1, {"loss": 0.3, name: 0.0})
+    assert len(caught) == 1
+    is_validation = name.startswith("val_")
+    assert ("validation_batches" in str(caught[0].message)) == is_validation
+    assert ("nothing was learned" in str(caught[0].message)) != is_validation
+
+
+def class_by_class():
+    order = np.argsort(LABELS, kind="stable")
+    return tf.data.Dataset.from_tensor_slices((IMAGES[order], LABELS[order])).batch(10)
+
+
+def test_validation_and_evaluation_on_batches_of_one_class_are_explained():
+    model, explain = embedder(), ExplainZeroLoss()
+    model.compile("sgd", MultiSimilarityLoss())
+    with pytest.warns(UserWarning) as caught:
+        history = fit(model, [explain], epochs=2, validation_data=class_by_class())
+    said = [str(w.message) for w in caught if "exactly 0" in str(w.message)]
+    assert history["val_loss"] == [0.0, 0.0] and len(said) == 1
+    assert "In epoch 1" in said[0] and "images class by class" in said[0]
+    with pytest.warns(UserWarning, match="In evaluate the loss was exactly 0"):
+        model.evaluate(class_by_class(), callbacks=[ExplainZeroLoss()], verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.evaluate(IMAGES, LABELS, callbacks=[ExplainZeroLoss()], verbose=0)
+
+
+def test_a_loss_that_is_not_finite_is_explained_by_the_weights_or_the_images():
+    model = embedder(optimizer=keras.optimizers.SGD(float("nan")))
+    with pytest.warns(UserWarning, match="was nan .*2 of 2 trained variables.*learning rate"):
+        fit(model, [ExplainZeroLoss()], epochs=2)
+    model, images = embedder(optimizer=keras.optimizers.SGD(0.0)), IMAGES.copy()
+    images[3, 3] = np.nan
+    with pytest.warns(UserWarning, match="In evaluate the loss was nan.*NaN in the images"):
+        model.evaluate(images, LABELS, callbacks=[ExplainZeroLoss()], verbose=0)
+
+
 def test_a_loss_above_zero_needs_no_explanation():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -362,3 +408,200 @@ def test_two_replicas_measure_what_one_does():
         text=True,
     )
     assert run.stdout.strip().endswith("same"), run.stderr[-2000:]
+
+
+# --- what steps are
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.01, gradient_accumulation_steps=4),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)),
+    ],
+    ids=["accumulated", "scaled loss"],
+)
+def test_steps_are_batches_whatever_the_optimizer_counts(optimizer):
+    model = embedder(optimizer=optimizer())
+    recall = RecallAtK((IMAGES, LABELS), every_steps=1)
+    fit(model, [recall], epochs=2)  # 5 batches each
+    assert [step for step, _ in recall.history] == list(range(11))
+    model.compile(keras.optimizers.SGD(0.01), pull_together)  # one that has counted nothing
+    fit(model, [recall], epochs=1)
+    assert recall.step == recall.history[-1][0] == 15
+
+
+def test_steps_rise_where_fit_does_not_know_the_number_of_batches():
+    def batches():
+        yield from ((IMAGES[start : start + 16], LABELS[start : start + 16])
+                    for start in range(0, 80, 16))  # fmt: skip
+
+    data = tf.data.Dataset.from_generator(
+        batches, output_signature=(tf.TensorSpec((16, 24)), tf.TensorSpec((16,), tf.int64))
+    )
+    recall = RecallAtK((IMAGES, LABELS))
+    embedder().fit(data, epochs=2, callbacks=[recall], verbose=0)
+    first, second, third = (step for step, _ in recall.history)
+    # the optimizer tells them, and may count the step that found no batch
+    assert (first, second) in ((0, 5), (0, 6)) and third > second
+
+
+# --- a run that is continued in another process
+
+
+def interrupted(folder, at=None, spoiled=None, dataset=(IMAGES, LABELS), **options):
+    """A fit with BackupAndRestore that stops in epoch `at`; its weights are lost in `spoiled`."""
+    model = embedder(optimizer=keras.optimizers.SGD(0.0))
+    recall = RecallAtK(dataset, weights_path=folder / "best.weights.h5", **options)
+
+    def on_epoch_end(epoch, logs):
+        if epoch == spoiled:
+            model.set_weights([np.zeros_like(value) for value in model.get_weights()])
+        if epoch == at:
+            raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+    backup = keras.callbacks.BackupAndRestore(folder / "backup")
+    try:
+        fit(model, [recall, stop, backup], epochs=5)
+    except KeyboardInterrupt:
+        pass
+    return recall
+
+
+def kept_value(folder):
+    model = embedder(seed=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an optimizer's state that this one lacks
+        model.load_weights(folder / "best.weights.h5")
+    return recall_at_k(model(IMAGES, training=False), LABELS)[1]
+
+
+def test_better_weights_outlive_a_restart(tmp_path):
+    before = interrupted(tmp_path, at=3, spoiled=1)
+    assert before.best_value == kept_value(tmp_path) > 0
+    after = interrupted(tmp_path)
+    assert (after.best_value, after.best_step) == (before.best_value, before.best_step) == (
+        kept_value(tmp_path), 0,
+    )  # fmt: skip
+    # the epoch that was cut short is trained again
+    assert [step for step, _ in after.history] == [20, 25]
+    assert after.history[-1][1][1] < after.best_value
+
+
+def test_a_fit_that_begins_anew_replaces_the_file(tmp_path):
+    interrupted(tmp_path, ks=(8,))
+    again = interrupted(tmp_path, ks=(1,))  # another K: no matter, nothing is continued
+    assert again.best_step == 0
+    assert again.best_value == kept_value(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"ks": (2, 1)}, {"dataset": rows(60, seed=4)}], ids=["another K", "other images"]
+)
+def test_a_file_of_another_measure_is_refused_before_training_goes_on(changed, tmp_path):
+    interrupted(tmp_path, at=2)
+    bytes_before = (tmp_path / "best.weights.h5").read_bytes()
+    with pytest.raises(ValueError, match=r"recall@1.*cannot be compared.*remove the file"):
+        interrupted(tmp_path, **changed)
+    assert (tmp_path / "best.weights.h5").read_bytes() == bytes_before
+
+
+def test_a_file_without_a_value_is_said_and_replaced(tmp_path):
+    interrupted(tmp_path, at=2)
+    embedder().save_weights(tmp_path / "best.weights.h5")
+    with pytest.warns(UserWarning, match="does not say which recall"):
+        recall = interrupted(tmp_path)
+    assert recall.best_value == kept_value(tmp_path)
+
+
+# --- what is measured on
+
+
+def unknown_length(batches):
+    def generator():
+        yield from batches
+
+    signature = (tf.TensorSpec((None, 24)), tf.TensorSpec((None,), tf.int64))
+    return tf.data.Dataset.from_generator(generator, output_signature=signature)
+
+
+BATCHES = [(IMAGES[start : start + 20], LABELS[start : start + 20]) for start in (0, 20, 40, 60)]
+
+
+class Forever:
+    def __iter__(self):
+        rng = np.random.default_rng(0)
+        while True:
+            yield rng.standard_normal((50, 24)).astype("float32"), np.arange(50) % 5
+
+
+@pytest.mark.parametrize(
+    "dataset, message",
+    [
+        ((IMAGES, {"class": LABELS, "colour": LABELS}), r"several outputs: \['class', 'colour'\]"),
+        ((IMAGES, np.eye(8)[LABELS]), r"\(80, 8\).*argmax"),
+        ((IMAGES, LABELS.astype("float32")), "integer class ids.*float32"),
+        ((IMAGES, np.array(["cat"] * 80)), "Number the classes"),
+        ((IMAGES, np.arange(80)), "every class holds a single image"),
+        ((IMAGES, LABELS, LABELS), "a tuple of 3"),
+        (lambda: (IMAGES, LABELS), "Received: function"),
+    ],
+)
+def test_what_cannot_be_measured_on_is_refused_at_once(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        RecallAtK(dataset)
+
+
+@pytest.mark.parametrize(
+    "dataset, message",
+    [
+        ([(x, np.eye(8, dtype=int)[y]) for x, y in BATCHES], "argmax"),
+        ([(x, {"class": y}) for x, y in BATCHES], "several outputs"),
+        ([(x, [y, y]) for x, y in BATCHES], "several outputs"),
+        ([IMAGES, LABELS], "one tuple of arrays"),
+        (unknown_length(itertools.cycle(BATCHES)), "first 4 batches again.*take"),
+        (unknown_length(itertools.repeat(BATCHES[0])), "first 1 batches again"),
+        (Forever(), "did not end within"),
+    ],
+)
+def test_bad_batches_are_explained_before_the_first_step(dataset, message, monkeypatch):
+    monkeypatch.setattr(validation_set, "REFUSE_FROM", 500)
+    model = embedder()
+    with pytest.raises(ValueError, match=message):
+        fit(model, [RecallAtK(dataset)], epochs=1)
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_a_long_dataset_of_unknown_length_is_said_to_be_long(monkeypatch):
+    monkeypatch.setattr(validation_set, "WARN_FROM", 60)
+    recall = RecallAtK(unknown_length(BATCHES))
+    recall.set_model(embedder())
+    with pytest.warns(UserWarning, match="read 60 images.*does not know its length"):
+        recall.measure()
+    assert recall.history[0][1].num_queries == 80
+
+
+def test_datasets_of_other_kinds_give_the_same():
+    model, found = embedder(), []
+    tensors = tf.constant(IMAGES), tf.constant(LABELS[:, None])
+    for dataset in (
+        (IMAGES, LABELS),
+        tensors,
+        (IMAGES.tolist(), LABELS.tolist()),
+        unknown_length(BATCHES),
+        [(x, y, np.ones(len(y))) for x, y in BATCHES],
+    ):
+        recall = RecallAtK(dataset)
+        recall.set_model(model)
+        found.append(recall.measure())
+    assert all(recalls == found[0] for recalls in found)
+
+
+def test_images_that_are_a_dict():
+    first, second = keras.Input((12,), name="a"), keras.Input((12,), name="b")
+    model = keras.Model({"a": first, "b": second}, keras.layers.Dense(4)(first + second))
+    parts = {"a": IMAGES[:, :12], "b": IMAGES[:, 12:]}
+    recall = RecallAtK((parts, LABELS), batch_size=32)
+    recall.set_model(model)
+    assert recall.measure() == recall_at_k(model.predict(parts, verbose=0), LABELS)

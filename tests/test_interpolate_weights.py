@@ -445,3 +445,15 @@ def test_bad_arguments_are_explained():
     restoring = RecallAtK(HELD_OUT, restore_best_weights=True)
     with pytest.raises(ValueError, match="keep_best_weights=True or weights_path"):
         InterpolateWeights(restoring)
+
+
+def test_a_start_that_is_not_the_runs_own_is_said(tmp_path):
+    path = tmp_path / "start.weights.h5"
+    recall = RecallAtK(HELD_OUT, ks=(1,))
+    fitted(compiled(embedder()), recall, InterpolateWeights(recall, start_path=path))
+    with pytest.warns(UserWarning, match="start is that of an earlier run.*Remove the file"):
+        second = RecallAtK(HELD_OUT, ks=(1,))
+        fitted(compiled(embedder(7)), second, InterpolateWeights(second, start_path=path), epochs=1)
+    third = RecallAtK(HELD_OUT, ks=(1,))
+    with pytest.warns(UserWarning, match="begins at epoch 2.*`start_path` from the first fit on"):
+        fitted(compiled(embedder()), third, InterpolateWeights(third), initial_epoch=1)

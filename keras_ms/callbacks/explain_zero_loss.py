@@ -1,21 +1,42 @@
-"""A loss of exactly zero, explained."""
+"""A loss of exactly zero, or none at all, explained."""
 
 import math
 import warnings
 
 import keras
+import numpy as np
+from keras import ops
+
+_PAIRS = (
+    "Either each batch holds one class only or no class twice ({ways}), or every batch is already "
+    "separated by more than epsilon (use more classes per batch or harder ones, raise epsilon, or "
+    "stop here)."
+)
+_TRAINING_WAYS = (
+    "use keras_ms.balanced_batches, with at least 2 classes and 2 images per class, and check that "
+    "the labels are class ids"
+)
+_VALIDATION_WAYS = (
+    "evaluation_batches gives the images class by class, so that its batches hold one class: "
+    "measure the loss on keras_ms.validation_batches, P classes x K images, the same every epoch"
+)
 
 
 class ExplainZeroLoss(keras.callbacks.Callback):
-    """Warns once when an epoch trained on nothing, and says why that happens.
+    """Warns once when an epoch trained or was measured on nothing, and says why that happens.
 
     A loss of 0 looks like success. With mined pairs it mostly means that no anchor had any pair to
-    learn from, so that no weight moved. This watches the logs for `mined_anchors` (the share of
-    anchors with mined pairs) of 0, or a loss of exactly 0.
+    learn from, so that no weight moved; on validation data, that their batches hold no pairs, and
+    a callback that watches `val_loss` then keeps the first epoch for ever. This watches the logs
+    for `mined_anchors` (the share of anchors with mined pairs) of 0 or a loss of exactly 0, those
+    of validation, of `evaluate` and of every output (`val_loss`, `a_loss`, `val_a_loss` …)
+    included, and for a loss of NaN or infinity.
 
     Args:
-        loss_name: name of the loss in the logs. Defaults to "loss".
-        mined_name: name of the share of anchors with mined pairs. Defaults to "mined_anchors".
+        loss_name: name of the loss in the logs, and the end of the names of several outputs'
+            losses. Defaults to "loss".
+        mined_name: name of the share of anchors with mined pairs, likewise. Defaults to
+            "mined_anchors".
 
     Example:
         >>> callback = ExplainZeroLoss()
@@ -26,25 +47,73 @@ class ExplainZeroLoss(keras.callbacks.Callback):
         super().__init__()
         self.loss_name = loss_name
         self.mined_name = mined_name
-        self._warned = False
+        self._explained = set()
+        self._fits = False
+
+    def on_train_begin(self, logs=None):
+        self._fits = True
+
+    def on_train_end(self, logs=None):
+        self._fits = False
 
     def on_epoch_end(self, epoch, logs=None):
-        logs = logs or {}
-        # a NaN loss mines nothing either, but says for itself what happened
-        if self._warned or math.isnan(logs.get(self.loss_name, 0.0)):
+        logs, where = logs or {}, f"In epoch {epoch + 1}"
+        self._explain(where, {k: v for k, v in logs.items() if not k.startswith("val_")}, False)
+        self._explain(where, {k: v for k, v in logs.items() if k.startswith("val_")}, True)
+
+    def on_test_end(self, logs=None):
+        if not self._fits:  # fit puts the same values into the epoch's logs
+            self._explain("In evaluate", logs or {}, True)
+
+    def _explain(self, where, logs, is_validation):
+        losses = self._named(logs, self.loss_name)
+        diverged = [name for name, value in losses.items() if not math.isfinite(value)]
+        if diverged:
+            # such a loss mines nothing either: that needs no explanation of its own
+            self._warn("diverged", f"{where} the loss was {losses[diverged[0]]} ({diverged[0]}). "
+                       + self._why_diverged())  # fmt: skip
             return
-        if logs.get(self.mined_name) == 0:
-            found = f"no anchor had any mined pair ({self.mined_name} = 0)"
-        elif logs.get(self.loss_name) == 0:
-            found = f"the loss was exactly 0 ({self.loss_name} = 0)"
-        else:
-            return
-        self._warned = True
-        warnings.warn(
-            f"In epoch {epoch + 1} {found}: nothing was learned from it. Either each batch "
-            "holds one class only or no class twice (use keras_ms.balanced_batches, with at least "
-            "2 classes and 2 images per class, and check that the labels are class ids), or every "
-            "batch is already separated by more than epsilon (use more classes per batch or "
-            "harder ones, raise epsilon, or stop here).",
-            stacklevel=2,
+        mined = self._named(logs, self.mined_name)
+        found = [
+            *(f"no anchor had any mined pair ({name} = 0)" for name in mined if mined[name] == 0),
+            *(f"the loss was exactly 0 ({name} = 0)" for name in losses if losses[name] == 0),
+        ]
+        if found and is_validation:
+            self._warn(
+                "validation",
+                f"{where} {found[0]}: this says nothing about the model, and a callback that "
+                f"watches it keeps the first epoch. {_PAIRS.format(ways=_VALIDATION_WAYS)} "
+                "keras_ms.RecallAtK measures the retrieval itself.",
+            )
+        elif found:
+            self._warn(
+                "training",
+                f"{where} {found[0]}: nothing was learned from it. "
+                + _PAIRS.format(ways=_TRAINING_WAYS),
+            )
+
+    def _named(self, logs, name):
+        """The values under this name, the plain ones first, then those of outputs."""
+        plain = (name, f"val_{name}")
+        found = {key: logs[key] for key in plain if key in logs}
+        found |= {key: value for key, value in logs.items() if key.endswith(f"_{name}")}
+        return {key: float(value) for key, value in found.items() if np.size(value) == 1}
+
+    def _why_diverged(self):
+        variables = self.model.trainable_variables if self.model is not None else []
+        broken = [v.path for v in variables if not np.isfinite(ops.convert_to_numpy(v)).all()]
+        if broken:
+            return (
+                f"{len(broken)} of {len(variables)} trained variables hold NaN or infinity (the "
+                f"first is {broken[0]}): training diverged. Lower the learning rate, clip "
+                "gradients, and begin again from weights that are finite."
+            )
+        return (
+            "The weights are finite: look for NaN in the images, a vector of 0 that is divided by "
+            "its norm, or numbers beyond float16."
         )
+
+    def _warn(self, kind, words):
+        if kind not in self._explained:
+            self._explained.add(kind)
+            warnings.warn(words, stacklevel=4)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.callbacks.training_steps import optimizer_steps
 from keras_ms.whole_files import whole_file
 
 
@@ -49,7 +50,8 @@ class InterpolateWeights(keras.callbacks.Callback):
         alphas: shares of the trained weights to measure, from 0 to 1. Defaults to the quarters:
             each costs one pass over the images of `recall`, and recall changes slowly with α.
         start_path: file, ending in ".weights.h5", that keeps the start: a run that was interrupted
-            and is continued finds it there. Defaults to None: in memory.
+            and is continued finds it there. A file that is there is always taken: remove that of
+            an earlier run to start anew. Defaults to None: in memory.
         verbose: 1 prints a line for each candidate. Defaults to 0.
 
     Attributes:
@@ -93,10 +95,36 @@ class InterpolateWeights(keras.callbacks.Callback):
         self.candidates = []
         self.chosen = None
         self._start = None
+        self._fit_has_begun = True
         self._checked = False
 
     def on_train_begin(self, logs=None):
+        self._fit_has_begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._fit_has_begun:
+            return
+        # not before: callbacks that restore a model do so when training begins
+        self._fit_has_begun = True
+        if self._start is not None:
+            return
+        is_there = self.start_path is not None and self.start_path.is_file()
+        now = _values(self._embedder)
         self.keep_start()
+        if epoch and not is_there:
+            warnings.warn(
+                f"InterpolateWeights: fit begins at epoch {epoch + 1}, and the weights that "
+                "training began with are not known: those of now are taken for the start. Give a "
+                "`start_path` from the first fit on, which keeps them for a fit that is continued.",
+                stacklevel=2,
+            )
+        is_new = not epoch and not optimizer_steps(self.model)
+        if is_there and is_new and not _are_same(now, self._start):
+            warnings.warn(
+                f"InterpolateWeights: fit begins anew, and the start is that of an earlier run, "
+                f"from {self.start_path}. Remove the file to start with the weights of now.",
+                stacklevel=2,
+            )
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._checked:
@@ -245,6 +273,10 @@ def checked_alphas(alphas):
 
 def _values(model):
     return [_numpy(variable) for variable in model.variables]
+
+
+def _are_same(values, others):
+    return all(np.array_equal(a, b, equal_nan=_is_float(a)) for a, b in zip(values, others))
 
 
 def _assign(model, values):

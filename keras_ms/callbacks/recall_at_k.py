@@ -8,8 +8,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.evaluation.retrieval import Recalls, recall_at_k
-from keras_ms.whole_files import whole_file
+from keras_ms.callbacks.kept_weights import (
+    Kept,
+    check_same_measure,
+    labels_digest,
+    read_kept,
+    save_kept,
+)
+from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
+from keras_ms.callbacks.validation_set import ValidationSet
+from keras_ms.evaluation.retrieval import Recalls, checked_ks, recall_at_k
 
 
 class RecallAtK(keras.callbacks.Callback):
@@ -27,13 +35,23 @@ class RecallAtK(keras.callbacks.Callback):
     as NaN, with one warning that counts the rows, and the run goes on for its own callbacks
     (TerminateOnNaN, EarlyStopping) to end.
 
+    Steps are batches trained on, counted over all fits of the callback, whatever the optimizers
+    count (with accumulated gradients, or several of them); a run that is continued goes on from
+    the optimizer's count.
+
     `best_value`, `best_step` and `history` are never reset: a second `fit` with the same callback
-    continues them, and an interrupted run may set them before its own `fit`.
+    continues them, and an interrupted run may set them before its own `fit`. In another process
+    they come from `weights_path`, whose file says what its weights reached: a run is continued,
+    and a file that is there is not replaced by worse weights, where `fit` begins at an epoch
+    above 0 or with an optimizer that has counted steps, as `keras.callbacks.BackupAndRestore` and
+    `initial_epoch` have it. Any other fit begins anew and replaces the file.
 
     Args:
         dataset: images and labels to search in one another: a finite `tf.data.Dataset` (or any
             iterable that can be read again, such as a PyDataset) of batches (images, labels), or
-            one tuple of arrays (images, labels). Labels: integer class ids.
+            one tuple of arrays (images, labels). Images: what the model takes, dicts too. Labels:
+            integer class ids, (batch,) or (batch, 1). One that does not know its length is read
+            up to 200,000 images, or until it begins again.
         ks: the values of K. The first one chooses the best weights. Defaults to (1, 2, 4, 8).
         prefix: begins the names in the logs. Defaults to "val_", Keras's mark for held-out data.
         every_steps: measure after every so many training steps instead of after each epoch; the
@@ -41,7 +59,7 @@ class RecallAtK(keras.callbacks.Callback):
         keep_best_weights: keep a copy of the best weights in memory, as `best_weights` (a list of
             arrays for `model.set_weights`). Defaults to False: they double the model's memory.
         weights_path: keep the best weights in this file instead, ending in ".weights.h5", written
-            whole or not at all. Defaults to None.
+            whole or not at all, with the recall that they reached. Defaults to None.
         restore_best_weights: at the end of training, set the best weights again (from
             `weights_path` if given, else from memory). Defaults to False.
         batch_size: images embedded at a time when `dataset` is a tuple of arrays. Defaults to 64:
@@ -66,9 +84,12 @@ class RecallAtK(keras.callbacks.Callback):
         best_weights: see `keep_best_weights`; None without it.
 
     Raises:
-        ValueError: an infinite or single-use dataset, invalid options; in `fit`, batches that are
-            not (images, labels), or not those of `images`, a model whose output is not (batch,
-            dimension), or labels without any class of two images.
+        ValueError: an infinite or single-use dataset, invalid options; before the first epoch,
+            batches that are not (images, labels), labels that are no class ids (one-hot, names,
+            those of several outputs), and in a run that is continued a `weights_path` that was
+            chosen by another K or other images; with the first measurement, images that are not
+            those of `images`, a model whose output is not (batch, dimension), or labels without
+            any class of two images.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -106,15 +127,15 @@ class RecallAtK(keras.callbacks.Callback):
             raise ValueError(
                 f"Expected a `weights_path` that ends in '.weights.h5'. Received: {weights_path}"
             )
-        _check_can_be_read_again(dataset)
         self.dataset = dataset
-        self.ks = tuple(ks)
+        self.ks = tuple(checked_ks(ks))
         self.prefix = prefix
         self.every_steps = every_steps
         self.keep_best_weights = keep_best_weights or (restore_best_weights and not weights_path)
         self.weights_path = weights_path
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
+        self._validation = ValidationSet(dataset, batch_size)
         self.embedder = embedder
         self.at_start = at_start
         self.images = images
@@ -123,8 +144,9 @@ class RecallAtK(keras.callbacks.Callback):
         self.best_value = None
         self.best_step = None
         self.best_weights = None
-        self._step = 0
-        self._epoch_started_at = 0
+        self._steps = TrainingSteps()
+        self._fit_has_begun = True
+        self._labels = None
         self._warned_of_nan = False
         if every_steps is not None:
             # Keras waits for each step's logs as soon as one callback has this method: only then
@@ -137,16 +159,22 @@ class RecallAtK(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._warn_about_earlier_callbacks(inspect.currentframe().f_back.f_locals.get("self"))
-        if self.at_start and not self.history and self.best_step is None:
-            self._count_steps(0)
-            self.measure()
+        self._validation.check()
+        self._fit_has_begun = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch_started_at = self._step
-        self._count_steps(0)
+        if not self._fit_has_begun:
+            # not before: callbacks that restore a model do so when training begins
+            self._fit_has_begun = True
+            self._steps.begin_fit(self.model, epoch, self.params.get("steps"))
+            if epoch or optimizer_steps(self.model):
+                self._recall_best()
+            if self.at_start and not self.history and self.best_step is None:
+                self.measure()
+        self._steps.begin_epoch(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._count_steps(self.params.get("steps") or 0)
+        self._steps.end_epoch(self.model, self.params.get("steps"))
         if self.every_steps is None or not self._measured_in_training():
             self.measure()
         if logs is not None:
@@ -172,8 +200,8 @@ class RecallAtK(keras.callbacks.Callback):
 
     @property
     def step(self):
-        """Training steps done: the optimizer's count, or that of the batches seen."""
-        return int(self.model.optimizer.iterations + 0) or self._step
+        """Training steps done: batches of all fits, never fewer than the optimizer's."""
+        return max(self._steps.done, optimizer_steps(self.model))
 
     def measure(self):
         """Embeds the dataset with the current weights and records the recalls.
@@ -182,16 +210,17 @@ class RecallAtK(keras.callbacks.Callback):
             The recalls, as `keras_ms.recall_at_k`, also appended to `history`.
         """
         recalls = self.recalls()
-        self.history.append((self._step, recalls))
+        self.history.append((self._steps.done, recalls))
         value = recalls[self.ks[0]]
         # NaN compares as False: a diverged model is never the best
         if not math.isnan(value) and (self.best_value is None or value > self.best_value):
-            self.best_value, self.best_step = value, self._step
+            self.best_value, self.best_step = value, self._steps.done
             self._keep_weights()
         if self.verbose:
             values = ", ".join(f"recall@{k} {recalls[k]:.4f}" for k in self.ks)
             skipped = f" ({recalls.num_skipped} skipped)" if recalls.num_skipped else ""
-            print(f"\nstep {self._step}: {values} of {recalls.num_queries} images{skipped}")
+            step = f"\nstep {self._steps.done}"
+            print(f"{step}: {values} of {recalls.num_queries} images{skipped}")
         return recalls
 
     def recalls(self):
@@ -203,45 +232,47 @@ class RecallAtK(keras.callbacks.Callback):
 
     def _measure_every_steps(self, batch, logs=None):
         # `batch` jumps by steps_per_execution: a multiple of every_steps may lie within the jump
-        before = self._step
-        self._count_steps(batch + 1)
-        if self._step // self.every_steps > before // self.every_steps:
+        before = self._steps.done
+        self._steps.see(min(batch + 1, self.params.get("steps") or math.inf))
+        if self._steps.done // self.every_steps > before // self.every_steps:
             self.measure()
 
-    def _count_steps(self, in_epoch):
-        # the optimizer's count is saved with a model, so an interrupted run goes on counting;
-        # it stays 0 where a train_step uses other optimizers, then batches are counted
-        updates = int(self.model.optimizer.iterations + 0)  # + 0 reads a mirrored variable
-        self._step = updates or self._epoch_started_at + in_epoch
+    def _recall_best(self):
+        """In a run that is continued, what `weights_path` says of its weights."""
+        if self.weights_path is None or self.best_step is not None:
+            return
+        kept = read_kept(self.weights_path)
+        if kept is None:
+            return
+        if self._labels is None:
+            self._labels = np.concatenate([labels for _, labels in self._validation.batches()])
+        check_same_measure(kept, self.weights_path, self.ks[0], labels_digest(self._labels))
+        self.best_value, self.best_step = kept.value, kept.step
 
     def _keep_weights(self):
         if self.keep_best_weights:
             self.best_weights = self.model.get_weights()
         if self.weights_path is not None:
-            with whole_file(self.weights_path) as temporary:
-                self.model.save_weights(temporary)
+            labels = labels_digest(self._labels)
+            kept = Kept(self.best_value, self.best_step, self.ks[0], labels)
+            save_kept(self.model, self.weights_path, kept)
 
     def _embed(self):
         model = self.model if self.embedder is None else self.embedder
         embeddings, labels = [], []
-        for batch in _batches(self.dataset, self.batch_size):
-            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-                raise ValueError(
-                    "Expected `dataset` to give batches (images, labels). Received: "
-                    f"{type(batch).__name__}"
-                    + (f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else "")
-                )
-            embedded = _embed_batch(model, batch[0])
+        for images, ids in self._validation.batches():
+            embedded = _embed_batch(model, images)
             if getattr(embedded, "ndim", None) != 2:
                 raise ValueError(
                     "Recall@K needs a model with one output of shape (batch, dimension). "
                     f"Received: {getattr(embedded, 'shape', type(embedded).__name__)}"
                 )
             embeddings.append(embedded)
-            labels.append(ops.convert_to_numpy(batch[1]).reshape(-1))
+            labels.append(ids)
         if not embeddings:
             raise ValueError("The `dataset` of RecallAtK is empty: no batch to measure on.")
-        return np.concatenate(embeddings), np.concatenate(labels)
+        self._labels = np.concatenate(labels)
+        return np.concatenate(embeddings), self._labels
 
     def _recalls(self, embeddings, labels):
         diverged = ~np.isfinite(embeddings).all(axis=1)
@@ -250,10 +281,11 @@ class RecallAtK(keras.callbacks.Callback):
         if not self._warned_of_nan:
             self._warned_of_nan = True
             warnings.warn(
-                f"{self.names[0]} is NaN: at step {self._step}, {np.count_nonzero(diverged)} of "
-                f"{len(diverged)} embeddings hold NaN or infinity (the first is image "
-                f"{np.argmax(diverged)}). Training diverged: lower the learning rate, clip "
-                "gradients, or look for a zero vector that is divided by its norm.",
+                f"{self.names[0]} is NaN: at step {self._steps.done}, "
+                f"{np.count_nonzero(diverged)} of {len(diverged)} embeddings hold NaN or infinity "
+                f"(the first is image {np.argmax(diverged)}). Training diverged: lower the "
+                "learning rate, clip gradients, or look for a zero vector that is divided by its "
+                "norm.",
                 stacklevel=2,
             )
         return Recalls(dict.fromkeys(self.ks, math.nan), len(labels), 0)
@@ -282,36 +314,6 @@ class RecallAtK(keras.callbacks.Callback):
                     f"and will not see {self.names[0]}: put RecallAtK first.",
                     stacklevel=2,
                 )
-
-
-def _check_can_be_read_again(dataset):
-    cardinality = getattr(dataset, "cardinality", None)
-    if callable(cardinality) and int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
-        raise ValueError(
-            "RecallAtK measures on a finite dataset. Received one that repeats forever: leave out "
-            ".repeat(), or cut it with .take(number_of_batches)."
-        )
-    if hasattr(dataset, "__next__"):
-        raise ValueError(
-            f"RecallAtK reads its dataset again for each measurement. Received a "
-            f"{type(dataset).__name__}, which can be read once: give a tf.data.Dataset, a list of "
-            "batches or a tuple of arrays."
-        )
-
-
-def _batches(dataset, batch_size):
-    if not isinstance(dataset, tuple):
-        return dataset
-    if len(dataset) != 2 or len(dataset[0]) != len(dataset[1]):
-        raise ValueError(
-            "Expected a tuple of arrays (images, labels) of one length. Received "
-            f"{len(dataset)} entries of lengths {[len(entry) for entry in dataset]}"
-        )
-    images, labels = dataset
-    return (
-        (images[start : start + batch_size], labels[start : start + batch_size])
-        for start in range(0, len(images), batch_size)
-    )
 
 
 def _embed_batch(model, images):

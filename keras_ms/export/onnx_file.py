@@ -1,17 +1,11 @@
 """Writes an ONNX file that onnxruntime, OpenVINO and others run without Python or TensorFlow."""
 
 import json
-import logging
-import os
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
-
-import keras
-import numpy as np
 
 from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import inference_model
+from keras_ms.export.onnx_conversion import onnx_model
 from keras_ms.export.parity import checked_tolerance, import_onnx_package, refuse_if_different
 from keras_ms.whole_files import whole_file
 
@@ -63,8 +57,8 @@ def export_onnx(
     Raises:
         ImportError: a package of the extra `onnx` is missing.
         ValueError: the model cannot be exported (several inputs or outputs, never called, no
-            float32 copy, an operation that ONNX does not have), `opset` is not supported, or
-            `preprocessing` does not fit the model.
+            float32 copy, an operation that ONNX does not have, whose layer is then named),
+            `opset` is not supported, or `preprocessing` does not fit the model.
         ExportMismatchError: the outputs differ by more than `tolerance`.
         OSError: the file cannot be written, or the disk is full.
 
@@ -82,92 +76,14 @@ def export_onnx(
         raise ValueError(
             f"Expected `opset` to be one of {list(OPSETS)}. Received: opset={opset!r}"
         )
-    for package in ("onnx", "onnxruntime"):
-        import_onnx_package(package)
+    onnx = import_onnx_package("onnx")
+    import_onnx_package("onnxruntime")
     wrapped = inference_model(model, image_size)
     card = model_card(wrapped, metadata, preprocessing)
-    content = _onnx_model(wrapped, opset, card).SerializeToString()
+    proto = onnx_model(wrapped, opset)
+    facts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in card.items()}
+    onnx.helper.set_model_props(proto, facts)
+    content = proto.SerializeToString()
     with explained_write_errors(path, len(content)), whole_file(path) as new:
         new.write_bytes(content)
         return refuse_if_different(wrapped, new, tolerance)
-
-
-def _onnx_model(wrapped, opset, card):
-    import onnx
-    import tensorflow as tf
-
-    spec = tf.TensorSpec((None, *wrapped.input_shape), wrapped.input_dtype, name="image")
-    # without autograph, which Keras does not need and which writes files of its own
-    function = tf.function(
-        lambda image: {"embedding": wrapped(image)}, input_signature=[spec], autograph=False
-    )
-    try:
-        with _quiet_tf2onnx() as tf2onnx, _constant_normalization(wrapped.model):
-            proto, _ = tf2onnx.convert.from_function(function, [spec], opset=opset)
-        _name_dimensions(proto.graph, wrapped)
-        facts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in card.items()}
-        onnx.helper.set_model_props(proto, facts)
-        onnx.checker.check_model(proto, full_check=True)
-    except ImportError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"The model {wrapped.model.name!r} cannot be written as ONNX with opset {opset}: "
-            f"{error}\nReplace the layer that is named (Resizing with antialias or 'lanczos' is "
-            "one), or export a SavedModel."
-        ) from error
-    return proto
-
-
-def _name_dimensions(graph, wrapped):
-    """Names the open sizes; the converter calls them unk__27 and the like."""
-    open_sizes = {1: "height", 2: "width"} if len(wrapped.input_shape) == 3 else {}
-    shapes = {"image": wrapped.input_shape, "embedding": wrapped.output_shape}
-    for tensor in (*graph.input, *graph.output):
-        dimensions = tensor.type.tensor_type.shape.dim
-        dimensions[0].dim_param = "batch"
-        for axis, size in enumerate(shapes[tensor.name], 1):
-            if size is None:
-                dimensions[axis].dim_param = open_sizes[axis]
-            else:
-                dimensions[axis].dim_value = size
-
-
-@contextmanager
-def _constant_normalization(model):
-    """Holds the statistics of Normalization layers as NumPy arrays for a while.
-
-    They are TensorFlow tensors otherwise, which a traced function takes as further inputs; the
-    converter then looks for them in vain.
-    """
-    layers = [x for x in model._flatten_layers() if isinstance(x, keras.layers.Normalization)]
-    before = [(layer.mean, layer.variance) for layer in layers]
-    try:
-        for layer, (mean, variance) in zip(layers, before):
-            layer.mean, layer.variance = np.asarray(mean), np.asarray(variance)
-        yield
-    finally:
-        for layer, (mean, variance) in zip(layers, before):
-            layer.mean, layer.variance = mean, variance
-
-
-@contextmanager
-def _quiet_tf2onnx():
-    """Imports tf2onnx without its warnings and log lines, and undoes what the import changes."""
-    logger = logging.getLogger("tf2onnx")
-    log_level, tf_level = logger.level, os.environ.get("TF_CPP_MIN_LOG_LEVEL")
-    with warnings.catch_warnings():
-        # it reads numpy aliases that numpy deprecates
-        warnings.simplefilter("ignore")
-        try:
-            tf2onnx = import_onnx_package("tf2onnx")
-            import_onnx_package("tf2onnx.convert")
-            logger.setLevel(logging.CRITICAL)
-            yield tf2onnx
-        finally:
-            logger.setLevel(log_level)
-            # importing tf2onnx.convert sets this variable for the whole process
-            if tf_level is None:
-                os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
-            else:
-                os.environ["TF_CPP_MIN_LOG_LEVEL"] = tf_level

@@ -6,6 +6,7 @@ from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from keras_ms.export.inference_model import inference_model
@@ -67,7 +68,10 @@ def refuse_if_different(wrapped, path, tolerance):
     The tolerance is absolute for outputs up to 1 in size, such as unit-norm embeddings. Above, it
     grows with the largest output, as the spacing of float32 numbers does.
     """
-    difference, scale = compare(wrapped, _runner(path))
+    try:
+        difference, scale = compare(wrapped, _runner(path))
+    except _CannotRun as error:
+        raise ExportMismatchError(f"{error}. {_suspects(wrapped.model)}.") from error
     allowed = tolerance * max(1.0, scale)
     if difference > allowed:
         raise ExportMismatchError(
@@ -75,10 +79,26 @@ def refuse_if_different(wrapped, path, tolerance):
             f"{wrapped.model.name!r}: the largest difference at batch sizes "
             f"{', '.join(map(str, BATCH_SIZES))} is {difference:.3g}, allowed is {allowed:.3g} "
             f"(tolerance {tolerance:g}, largest output {scale:.3g}). The file was discarded. "
-            "Look for a layer that the format renders differently (Resizing with 'area' or "
-            "'bicubic' is one), or pass a larger `tolerance` if this difference is acceptable."
+            f"{_suspects(wrapped.model)}, or pass a larger `tolerance` if this difference is "
+            "acceptable."
         )
     return difference
+
+
+class _CannotRun(ExportMismatchError):
+    """A runtime refuses the file."""
+
+
+def _suspects(model):
+    """Where to look, in words: the layers that are known for it, if the model has any."""
+    known = [
+        f"the layer {layer.name!r} (Resizing with {layer.interpolation!r})"
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Resizing) and layer.interpolation in ("area", "bicubic")
+    ]
+    if known:
+        return f"Replace {', '.join(known)}, which the format renders differently"
+    return "Look for a layer that the format renders differently"
 
 
 class Comparison(NamedTuple):
@@ -120,7 +140,7 @@ def compare(wrapped, run, *, images=None, batch_sizes=BATCH_SIZES):
         try:
             received = np.asarray(run(batch))
         except Exception as error:
-            raise ExportMismatchError(
+            raise _CannotRun(
                 f"The exported file fails on {batch_size} images: {error}"
             ) from error
         if not np.isfinite(expected).all():
@@ -185,7 +205,7 @@ def _onnx_runner(path):
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        raise ExportMismatchError(f"onnxruntime cannot load {path.name!r}: {error}") from error
+        raise _CannotRun(f"onnxruntime cannot load {path.name!r}: {error}") from error
     return lambda images: session.run(["embedding"], {"image": images})[0]
 
 
