@@ -7,8 +7,10 @@ would have followed.
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import platform
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,6 +19,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_ms.command_words import resume_command
+from keras_ms.run.damaged_files import (
+    DamagedFile,
+    naming_file,
+    read_arrays,
+    read_json,
+    read_numbers,
+)
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable, whole_file
 
@@ -27,6 +37,24 @@ except ImportError:  # Windows has no such locks: there, mind not to resume a ru
 
 _PACKAGES = ("keras_ms", "tensorflow", "keras", "numpy", "pillow", "matplotlib", "onnx", "tf2onnx",
              "onnxruntime")
+# what each file holds, and what continuing the run does where it is missing
+_CONTENTS = {
+    "data.json": ("the counts of its images", "writes it again"),
+    "environment.json": ("the versions it was trained with", "writes it again"),
+    "baselines.json": ("recalls before training", "measures them again"),
+    "folds.json": ("recalls of heads in folds", "measures them again"),
+    "choice.json": ("by, candidates and chosen, as training writes", "chooses again"),
+    "summary.json": ("the recalls of a finished run", "writes it again"),
+    "history.csv": ("a row of numbers for each epoch", "writes it again"),
+    "state.npz": ("the state of a training", "begins again at the first step"),
+    "start.weights.h5": ("the weights before training", "writes them again"),
+    "chosen.weights.h5": ("the weights that were chosen", "chooses again"),
+    "class_tree.npz": ("a class tree", "leaves its picture out"),
+    # training goes on from them, so without them from nothing
+    "best.weights.h5": ("the best weights so far", "begins again at the first step"),
+    "first_class_tree.npz": ("a class tree", "begins again at the first step"),
+}
+_NEEDED_BY_STATE = ("best.weights.h5", "first_class_tree.npz")
 
 
 class RunFolder:
@@ -40,6 +68,7 @@ class RunFolder:
         # resolved, so that even "." has a name
         self.path = Path(path).resolve()
         self.settings = self.path / "settings.json"
+        self.environment = self.path / "environment.json"
         self.data = self.path / "data.json"
         self.state = self.path / "state.npz"
         self.history = self.path / "history.csv"
@@ -68,6 +97,37 @@ class RunFolder:
             )
         check_writable(self.path.parent)
 
+    @contextmanager
+    def claim(self):
+        """Makes the folder of a run that is to begin and keeps it for this process, as `lock`.
+
+        Of processes that begin a run of one name together one has the folder before any of them
+        writes into it. A folder that no run began in is removed again.
+
+        Raises:
+            FileExistsError: a run is there.
+            BlockingIOError: another process has the folder.
+            OSError: the folder cannot be made or written to.
+        """
+        self.check_new()
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"Cannot make the folder of the run, {self.path} ({error.strerror}). Choose "
+                "another --run-name or --runs-folder",
+            ) from error
+        with self.lock():
+            self.check_new()
+            try:
+                yield
+            finally:
+                if is_new and [file.name for file in self.path.iterdir()] == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
+
     def create(self, settings, images=None):
         """Makes the folder and writes settings.json, environment.json and data.json into it, and
         a copy of the curriculum's table.
@@ -82,9 +142,18 @@ class RunFolder:
                 temporary.write_bytes(Path(settings.curriculum).read_bytes())
         # settings.json makes it a run: what a resumed run reads is there before
         with whole_file(self.settings) as temporary:
-            temporary.write_text(settings.to_json())
-        self.write_json(self.path / "environment.json", _environment())
-        if images is not None:
+            temporary.write_text(settings.to_json(), encoding="utf-8")
+        self.complete(images)
+
+    def complete(self, images=None):
+        """Writes environment.json and data.json where they are missing.
+
+        Args:
+            images: as in `create`.
+        """
+        if not self.environment.is_file():
+            self.write_json(self.environment, _environment())
+        if images is not None and not self.data.is_file():
             self.write_json(self.data, data_summary(images))
 
     @classmethod
@@ -121,26 +190,44 @@ class RunFolder:
         Raises:
             BlockingIOError: the run is being worked on.
         """
+        taken = BlockingIOError(
+            errno.EAGAIN,
+            f"{self.path} is being trained by another process. Wait for its end, or choose "
+            "another --run-name",
+        )
         with open(self.path / ".lock", "w") as file:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise BlockingIOError(
-                        error.errno, f"{self.path} is being trained by another process"
-                    ) from None
+                except BlockingIOError:
+                    raise taken from None
+                # whoever gave the run up has removed the file and locked nothing for others
+                if not self._is_lock(file):
+                    raise taken
             yield
+
+    def _is_lock(self, file):
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path / ".lock"))
+        except FileNotFoundError:
+            return False
 
     def _is_free(self):
         try:
             with self.lock():
                 return True
-        except BlockingIOError:
+        except OSError:
             return False
 
     def read_settings(self):
-        settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
-        saved = self.read_json(self.settings)
+        try:
+            settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
+        except ValueError as error:
+            raise DamagedFile(
+                f"{error}. {self.settings} is written once, as a run begins: mend it, or begin a "
+                "new run"
+            ) from error
+        saved = read_json(self.settings, "settings")
         is_open = saved.get("backbone_learning_rate") is None
         if "tune" not in saved and is_open and settings.backbone_learning_rate is not None:
             # the run began when an open rate was that of the head
@@ -156,27 +243,58 @@ class RunFolder:
         settings, choice = self.read_settings(), self.read_json(self.choice)
         if choice is None or settings.tune != "folds":
             return settings
-        chosen = choice["candidates"][choice["chosen"]]
-        return dataclasses.replace(
-            settings,
-            head_initializer=settings.head_initializer or chosen["start"],
-            learning_rate=settings.learning_rate or chosen["learning_rate"],
-        )
+        with self.naming(self.choice):
+            chosen = choice["candidates"][choice["chosen"]]
+            return dataclasses.replace(
+                settings,
+                head_initializer=settings.head_initializer or chosen["start"],
+                learning_rate=settings.learning_rate or chosen["learning_rate"],
+            )
 
     def write_json(self, path, content):
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
 
     def read_json(self, path):
-        return json.loads(path.read_text()) if path.is_file() else None
+        """What `write_json` wrote, None without the file.
+
+        Raises:
+            DamagedFile: a ValueError that names the file and says what to do.
+        """
+        return read_json(path, *self._contents(path))
+
+    def naming(self, path):
+        """A context that turns errors about a file's content into a `DamagedFile` about it."""
+        return naming_file(path, *self._contents(path))
+
+    def remedy(self, path):
+        """What to do about a damaged file of the run, in words."""
+        return self._contents(path)[1]
+
+    def _contents(self, path):
+        expected, again = _CONTENTS[path.name]
+        what = "it and state.npz" if path.name in _NEEDED_BY_STATE else "it"
+        command = resume_command(self.path, ["train"])
+        return expected, f"Delete {what}; then this {again}: {command}"
 
     def write_history(self, rows):
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
         with whole_file(self.history) as temporary:
-            with open(temporary, "w", newline="") as file:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
+
+    def read_history(self):
+        """The rows of history.csv, dicts of numbers; none without the file.
+
+        Raises:
+            DamagedFile: as `read_json`.
+        """
+        if not self.history.is_file():
+            return []
+        return read_numbers(self.history, *self._contents(self.history))
 
     def save_state(self, model, epoch, rows, best):
         """Saves everything that training continues from.
@@ -194,6 +312,25 @@ class RunFolder:
             with open(temporary, "wb") as file:
                 np.savez(file, story=np.array(story), **arrays)
 
+    def read_story(self):
+        """The dict of "epoch", "rows" and "best" in the training state; None without a state.
+
+        Raises:
+            DamagedFile: as `read_json`.
+        """
+        if not self.state.is_file():
+            return None
+        found = read_arrays(self.state, lambda names: ["story"], *self._contents(self.state))
+        return self._story(found)
+
+    def _story(self, arrays):
+        with self.naming(self.state):
+            story = json.loads(str(arrays["story"]))
+            if not isinstance(story["epoch"], int) or len(story["rows"]) < story["epoch"]:
+                raise ValueError(f"{len(story['rows'])} rows of {story['epoch']!r} epochs")
+            _ = [row["step"] + 0 for row in story["rows"]], dict(story["best"])
+            return story
+
     def restore_state(self, model):
         """Restores what `save_state` saved into `model`.
 
@@ -202,14 +339,15 @@ class RunFolder:
             complete epoch.
 
         Raises:
+            DamagedFile: as `read_json`.
             ValueError: the state belongs to another model.
         """
         if not self.state.is_file():
             return 0, [], {}
         variables = _state_variables(model)
-        with np.load(self.state, allow_pickle=False) as saved:
-            story = json.loads(str(saved["story"]))
-            arrays = [saved[name] for name in saved.files if name.startswith("variable_")]
+        found = read_arrays(self.state, list, *self._contents(self.state))
+        story = self._story(found)
+        arrays = [array for name, array in found.items() if name.startswith("variable_")]
         shapes = [tuple(v.shape) for v in variables]
         if [a.shape for a in arrays] != shapes:
             raise ValueError(

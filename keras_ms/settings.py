@@ -355,13 +355,16 @@ class Settings:
                 invalid value.
         """
         try:
-            values = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
+            # some editors mark UTF-8 at the beginning of a file
+            values = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"Expected a JSON file of settings. Received {path}: {error}"
             ) from None
         if not isinstance(values, dict):
-            raise ValueError(f"Expected a JSON object of settings in {path}. Received: {values!r}")
+            raise ValueError(
+                f"Expected a JSON object of settings in {path}. Received: {str(values)[:100]}"
+            )
         known = [option.name for option in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
