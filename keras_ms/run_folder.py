@@ -2,7 +2,7 @@
 
 A run that was interrupted at any moment continues from the state saved at its last complete
 epoch; batches and augmentation are functions of the seed and the step, so what follows is what
-would have followed.
+would have followed, to the last bit where the machine and the number of threads are the same.
 """
 
 import csv
@@ -90,7 +90,11 @@ class RunFolder:
 
     def check_new(self):
         """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
-        if self.settings.exists():
+        try:
+            begun = self.settings.exists()
+        except OSError as error:
+            raise self._not_made(error) from error
+        if begun:
             raise FileExistsError(
                 f"{self.path} holds a run already. Continue it with --resume {self.path}, or "
                 "choose another --run-name"
@@ -114,11 +118,7 @@ class RunFolder:
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"Cannot make the folder of the run, {self.path} ({error.strerror}). Choose "
-                "another --run-name or --runs-folder",
-            ) from error
+            raise self._not_made(error) from error
         with self.lock():
             self.check_new()
             try:
@@ -127,6 +127,13 @@ class RunFolder:
                 if is_new and [file.name for file in self.path.iterdir()] == [".lock"]:
                     (self.path / ".lock").unlink()
                     self.path.rmdir()
+
+    def _not_made(self, error):
+        return type(error)(
+            error.errno,
+            f"Cannot make the folder of the run, {self.path} ({error.strerror}). Choose another "
+            "--run-name or --runs-folder",
+        )
 
     def create(self, settings, images=None):
         """Makes the folder and writes settings.json, environment.json and data.json into it, and

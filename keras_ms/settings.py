@@ -371,4 +371,8 @@ class Settings:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
-        return cls(**{**(before or {}), **values, **(given or {})})
+        try:
+            return cls(**{**(before or {}), **values, **(given or {})})
+        except ValueError as error:
+            also = ", or what was given with it" if given else ""
+            raise ValueError(f"{error}. In the settings of {path}{also}") from error

@@ -45,10 +45,14 @@ def train(settings, resume=None, log=print_line):
     by folds over the training classes, else on validation classes taken from them, among the steps
     measured (the start included) and the weights between the start and the last ones.
 
+    Of two processes that begin a run of one name, one trains and the other is refused before it
+    writes anything; without `run_name` each has a name of its own. Output that nobody reads any
+    more, because a terminal or a pipe is gone, does not end the training.
+
     Args:
         settings: `Settings`; of a run to resume only `runs_folder` is read, it has its own.
         resume: folder of an interrupted run to continue, "latest", or None. The result is that
-            of the uninterrupted run.
+            of the uninterrupted run, bit for bit on one machine with one number of threads.
         log: function that takes a line of text for the user.
 
     Returns:
