@@ -8,25 +8,20 @@ would have followed, to the last bit where the machine and the number of threads
 import csv
 import dataclasses
 import errno
-import hashlib
 import json
 import os
-import platform
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-
-import keras
-import numpy as np
 
 from keras_ms.command_words import resume_command
 from keras_ms.run.damaged_files import (
     DamagedFile,
     naming_file,
-    read_arrays,
     read_json,
     read_numbers,
 )
+from keras_ms.run.origin import data_summary, environment
+from keras_ms.run.training_state import read_story, restore_state, save_state
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable, whole_file
 
@@ -35,8 +30,6 @@ try:
 except ImportError:  # Windows has no such locks: there, mind not to resume a running run
     fcntl = None
 
-_PACKAGES = ("keras_ms", "tensorflow", "keras", "numpy", "pillow", "matplotlib", "onnx", "tf2onnx",
-             "onnxruntime")
 # what each file holds, and what continuing the run does where it is missing
 _CONTENTS = {
     "data.json": ("the counts of its images", "writes it again"),
@@ -159,7 +152,7 @@ class RunFolder:
             images: as in `create`.
         """
         if not self.environment.is_file():
-            self.write_json(self.environment, _environment())
+            self.write_json(self.environment, environment())
         if images is not None and not self.data.is_file():
             self.write_json(self.data, data_summary(images))
 
@@ -304,20 +297,8 @@ class RunFolder:
         return read_numbers(self.history, *self._contents(self.history))
 
     def save_state(self, model, epoch, rows, best):
-        """Saves everything that training continues from.
-
-        Args:
-            model: the compiled model being trained; its optimizer's variables are saved too.
-            epoch: epochs completed.
-            rows: history so far, a list of dicts.
-            best: dict of what is known of the best weights so far.
-        """
-        arrays = {f"variable_{i:05d}": keras.ops.convert_to_numpy(v)
-                  for i, v in enumerate(_state_variables(model))}
-        story = json.dumps({"epoch": epoch, "rows": rows, "best": best})
-        with whole_file(self.state) as temporary:
-            with open(temporary, "wb") as file:
-                np.savez(file, story=np.array(story), **arrays)
+        """As `keras_ms.run.training_state.save_state`, into the folder."""
+        save_state(self.state, model, epoch, rows, best)
 
     def read_story(self):
         """The dict of "epoch", "rows" and "best" in the training state; None without a state.
@@ -327,105 +308,15 @@ class RunFolder:
         """
         if not self.state.is_file():
             return None
-        found = read_arrays(self.state, lambda names: ["story"], *self._contents(self.state))
-        return self._story(found)
-
-    def _story(self, arrays):
-        with self.naming(self.state):
-            story = json.loads(str(arrays["story"]))
-            if not isinstance(story["epoch"], int) or len(story["rows"]) < story["epoch"]:
-                raise ValueError(f"{len(story['rows'])} rows of {story['epoch']!r} epochs")
-            _ = [row["step"] + 0 for row in story["rows"]], dict(story["best"])
-            return story
+        return read_story(self.state, *self._contents(self.state))
 
     def restore_state(self, model):
-        """Restores what `save_state` saved into `model`.
+        """As `keras_ms.run.training_state.restore_state`, from the folder.
 
         Returns:
             `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
             complete epoch.
-
-        Raises:
-            DamagedFile: as `read_json`.
-            ValueError: the state belongs to another model.
         """
         if not self.state.is_file():
             return 0, [], {}
-        variables = _state_variables(model)
-        found = read_arrays(self.state, list, *self._contents(self.state))
-        story = self._story(found)
-        arrays = [array for name, array in found.items() if name.startswith("variable_")]
-        shapes = [tuple(v.shape) for v in variables]
-        if [a.shape for a in arrays] != shapes:
-            raise ValueError(
-                f"{self.state} holds the state of another model: expected {len(shapes)} variables "
-                f"of the model's shapes. Received: {len(arrays)}. Was settings.json changed?"
-            )
-        for variable, array in zip(variables, arrays):
-            variable.assign(array)
-        return story["epoch"], story["rows"], story["best"]
-
-
-class SaveRun(keras.callbacks.Callback):
-    """Writes history.csv and the training state after every epoch; stands last in the list.
-
-    Args:
-        run: RunFolder.
-        steps_per_epoch: int.
-        rows: history of the epochs before, as `restore_state` returned it.
-        best: function that returns what is known of the best weights, a dict.
-    """
-
-    def __init__(self, run, steps_per_epoch, rows, best):
-        super().__init__()
-        self.run = run
-        self.steps_per_epoch = steps_per_epoch
-        self.rows = rows
-        self.best = best
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps_per_epoch}
-        self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
-        self.run.write_history(self.rows)
-        self.run.save_state(self.model, epoch + 1, self.rows, self.best())
-
-
-def data_summary(images):
-    """What tells the images of one run from others, a dict that JSON can hold.
-
-    Args:
-        images: `ImageList` with all splits.
-
-    Returns:
-        "counts", [classes, images] by split, and "test_classes", a digest of the sorted names of
-        the test classes: a test on classes that were trained on would mean nothing.
-    """
-    test = np.unique(images.labels[images.split == "test"])
-    names = json.dumps(sorted(images.class_names[label] for label in test))
-    return {
-        "counts": {split: list(count) for split, count in images.counts().items()},
-        "test_classes": hashlib.sha256(names.encode()).hexdigest(),
-    }
-
-
-def _state_variables(model):
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    # a model that trains its parts with an optimizer each, as HDML, lists them, built
-    optimizers = getattr(model, "optimizers", [model.optimizer])
-    return [*model.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
-
-
-def _environment():
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "backend": keras.backend.backend(),
-        "packages": versions,
-    }
+        return restore_state(self.state, model, *self._contents(self.state))

@@ -14,6 +14,7 @@ from keras_ms.html_report import collect_report, write_report
 from keras_ms.models.embedding import split_embedder
 from keras_ms.progress import predict_progress, print_line
 from keras_ms.run.damaged_files import load_weights
+from keras_ms.run.origin import data_summary
 from keras_ms.run_data import RunData
 from keras_ms.run_facts import (
     run_choice,
@@ -24,7 +25,6 @@ from keras_ms.run_facts import (
     run_remarks,
     shown_settings,
 )
-from keras_ms.run_folder import data_summary
 from keras_ms.run_model import RunModel
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable

@@ -31,8 +31,9 @@ from keras_ms.run.closing import closing_table, shortfall
 from keras_ms.run.damaged_files import load_weights
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
 from keras_ms.run.terminal import lasting_output
+from keras_ms.run.training_state import SaveRun
 from keras_ms.run_data import RunData, shorter_side
-from keras_ms.run_folder import RunFolder, SaveRun
+from keras_ms.run_folder import RunFolder
 from keras_ms.run_model import RunModel
 from keras_ms.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.whole_files import check_writable, remove_unfinished, whole_file
@@ -391,7 +392,8 @@ class _Training:
                 between.set_model(self.models.model)
                 with run.naming(run.start_weights) if run.start_weights.is_file() else nothing:
                     between.keep_start()
-            if has_validation and run.state.is_file():
+            story = run.read_story()
+            if has_validation and story and story["best"].get("step") is not None:
                 # needed at the end, so it is read now; the state replaces what it sets
                 load_weights(self.models.model, run.best_weights, run.remedy(run.best_weights))
             epoch, rows, best = run.restore_state(self.models.model)

@@ -112,6 +112,8 @@ def load_weights(model, path, remedy=""):
     Raises:
         DamagedFile: no such file, or one of another network.
     """
+    if not path.is_file():
+        raise DamagedFile(f"Expected the weights of {model.name}. Nothing is at {path}. {remedy}")
     with naming_file(path, f"the weights of {model.name}", remedy):
         model.load_weights(path)
 
