@@ -7,9 +7,10 @@ model reloads after `import keras_ms`. What registers nothing (data, export) loa
 import importlib
 import os
 
-from keras_ms.quiet_start import is_command, quiet_import
+from keras_ms.quiet_start import is_command, quiet_import, start_command
 
 if is_command():
+    start_command()
     # of TensorFlow's start-up lines, none concerns who uses the commands
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet_import():

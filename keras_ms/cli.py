@@ -5,6 +5,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from keras_ms.convert_command import add_parser as add_convert_weights
 from keras_ms.curriculum_command import add_parser as add_curriculum
 from keras_ms.evaluate_command import add_parser as add_evaluate
 from keras_ms.progress import is_terminal
+from keras_ms.quiet_start import interrupt_raises
 from keras_ms.report_command import add_parser as add_report
+from keras_ms.run.terminal import (
+    BROKEN_PIPE_CODE,
+    OutputClosed,
+    OutputLost,
+    command_output,
+    ending_on_signals,
+)
 from keras_ms.setting_options import add_setting, flag
 from keras_ms.settings import Settings
 
@@ -22,16 +31,31 @@ _USER_ERRORS = (ValueError, OSError, ImportError)
 
 
 def main(arguments=None):
-    """Runs the command line and returns its exit code: 0, 1 for an error, 130 for Ctrl-C.
+    """Runs the command line and returns its exit code.
+
+    0; 1 for an error; of what ended early the code that shells show: 130 for Ctrl-C, 143 for
+    SIGTERM, 129 for SIGHUP, 141 where nobody reads the output any more (a training goes on).
 
     Args:
         arguments: list of words. Defaults to those the program was started with.
     """
-    parser = _parser()
-    options = vars(parser.parse_args(arguments))
-    command, debug = options.pop("command"), options.pop("debug")
-    _log_to_terminal()
+    interrupt_raises()
     try:
+        with ending_on_signals(), command_output():
+            return _run(arguments)
+    except OutputClosed:
+        return BROKEN_PIPE_CODE
+    except OutputLost as error:
+        with command_output():
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments):
+    try:
+        options = vars(_parser().parse_args(arguments))
+        command, debug = options.pop("command"), options.pop("debug")
+        _log_to_terminal()
         command(options)
     except KeyboardInterrupt as interruption:
         words = ""
@@ -40,7 +64,9 @@ def main(arguments=None):
         # on a terminal a bar or ^C may stand in the line
         line_end = "\n" if is_terminal(sys.stderr) else ""
         print(f"{line_end}Interrupted{words}", file=sys.stderr)
-        return 130
+        return 128 + getattr(interruption, "number", signal.SIGINT)
+    except OutputLost:
+        raise
     except _USER_ERRORS as error:
         if debug:
             raise
@@ -122,7 +148,7 @@ def _weights(options):
     print(table)
     if options["table"]:
         with whole_file(options["table"]) as temporary:
-            temporary.write_text(table + "\n")
+            temporary.write_text(table + "\n", encoding="utf-8")
 
 
 def _parser():

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +12,16 @@ _PROGRAM = "keras-ms"
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C in a training run that has its folder: it can be continued.
+    """Ctrl-C, or a signal, in a training run that has its folder: it can be continued.
 
     Args:
         path: the run's folder.
+        number: of the signal. Defaults to SIGINT, that of Ctrl-C.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, number=signal.SIGINT):
         super().__init__(f"The run {path} was interrupted")
-        self.path = Path(path)
+        self.path, self.number = Path(path), number
 
 
 class UnfinishedRun(FileNotFoundError):

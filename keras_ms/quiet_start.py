@@ -1,4 +1,4 @@
-"""TF_CPP_MIN_LOG_LEVEL from the first line on.
+"""The first moments of a command, and TF_CPP_MIN_LOG_LEVEL from the first line on.
 
 TensorFlow reads the variable after its libraries are loaded; what they print while they are being
 loaded (oneDNN, missing CUDA drivers) no setting silences. Nothing here imports anything of
@@ -7,6 +7,7 @@ TensorFlow, or of this package: it has to be there before.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,26 @@ def is_command():
     return by_module or Path(sys.argv[0]).stem == "keras-ms"
 
 
+def start_command():
+    """Prepares the process of a command, before anything large is imported.
+
+    Standard input, output and error that were closed are opened onto nothing: else the next file
+    that is opened, such as one that is being written, gets their number, and with it what
+    TensorFlow prints. Ctrl-C ends the process without a traceback until `interrupt_raises`.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupt_raises():
+    """Ctrl-C raises KeyboardInterrupt again, once there is someone to catch it."""
+    if is_command() and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def quiet_import():
     """Drops TensorFlow's messages below TF_CPP_MIN_LOG_LEVEL while it is imported.
@@ -58,7 +79,10 @@ def quiet_import():
         yield
         return
     code = [sys.executable, "-I", "-S", "-c", _FILTER % kinds]
-    with subprocess.Popen(code, stdin=subprocess.PIPE, stdout=kept) as reader:
+    # in a session of its own: a Ctrl-C is not for it
+    with subprocess.Popen(
+        code, stdin=subprocess.PIPE, stdout=kept, start_new_session=True
+    ) as reader:
         os.dup2(reader.stdin.fileno(), 2)
         try:
             yield

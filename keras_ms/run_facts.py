@@ -4,14 +4,17 @@ Files of every version are read: before there was a choice.json, baselines.json 
 the test classes alone, and some of its names and of summary.json's were others.
 """
 
-import csv
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
 
-from keras_ms.html_report.choice_section import Candidate, Choice
+from keras_ms.data.image_folder import image_fault
+from keras_ms.html_report.choice_section import ShownCandidate, Choice
 from keras_ms.html_report.markup import percent
+from keras_ms.run.closing import below_pooled_features
+from keras_ms.run.damaged_files import DamagedFile, finite_numbers
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
@@ -68,8 +71,9 @@ def run_facts(run, settings, images, embedder, weights):
              for name, recall in run_baselines(run)["test"].items() if 1 in recall]
     if known:
         facts["Recall@1 for comparison"] = ", ".join(known)
-    environment = run.read_json(run.path / "environment.json") or {}
-    versions = {"Python": environment.get("python"), **environment.get("packages", {})}
+    environment = run.read_json(run.environment) or {}
+    with run.naming(run.environment):
+        versions = {"Python": environment.get("python"), **environment.get("packages", {})}
     shown = ("Python", "keras_ms", "tensorflow", "keras")
     known = [f"{name} {versions[name]}" for name in shown if versions.get(name)]
     if known:
@@ -88,9 +92,10 @@ def run_baselines(run):
         "step_0", the network before training, to Recall@K by K. What is not known is left out.
     """
     found = run.read_json(run.baselines) or {}
-    if not set(found) <= {"validation", "test"}:
-        found = {"test": found}
-    return {split: _recalls(found.get(split)) for split in ("validation", "test")}
+    with run.naming(run.baselines):
+        if not set(found) <= {"validation", "test"}:
+            found = {"test": found}
+        return {split: _recalls(found.get(split)) for split in ("validation", "test")}
 
 
 def run_test_recalls(run):
@@ -98,7 +103,9 @@ def run_test_recalls(run):
 
     None of them before the run is finished.
     """
-    return _recalls((run.read_json(run.summary) or {}).get("test_recall"))
+    found = run.read_json(run.summary) or {}
+    with run.naming(run.summary):
+        return _recalls(found.get("test_recall"))
 
 
 def run_choice(run):
@@ -107,28 +114,22 @@ def run_choice(run):
     Raises:
         ValueError: choice.json is not what a run writes.
     """
-    file = run.path / "choice.json"
+    file = run.choice
     found = run.read_json(file)
     if found is None:
         return None
-    try:
+    with run.naming(file):
         candidates = [
-            Candidate(
-                one["learning_rate"], one["steps"], one["alpha"], _by_k(one["recall"]),
+            ShownCandidate(
+                one["learning_rate"], one["steps"], one["alpha"], finite_numbers(one["recall"]),
                 one.get("start", ""),
             )  # fmt: skip
             for one in found["candidates"]
         ]
         return Choice(
-            found["by"], candidates, found["chosen"], _by_k(found.get("pooled_features")),
-            _by_k(found.get("step_0")),
+            found["by"], candidates, found["chosen"], finite_numbers(found.get("pooled_features")),
+            finite_numbers(found.get("step_0")),
         )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"Expected in {file} what training writes: by, candidates, chosen. Received another "
-            f"content ({type(error).__name__}: {error}). Move the file away to write the report "
-            "without it"
-        ) from error
 
 
 def run_levels(run, history):
@@ -148,47 +149,40 @@ def run_levels(run, history):
 def run_remarks(run, history):
     """What a user should know first: a list of sentences, most often none."""
     choice, baselines, test = run_choice(run), run_baselines(run), run_test_recalls(run)
-    pairs = {}  # where it was measured: the chosen embedder's Recall@1, the pooled features'
+    pairs = {}
     if choice is not None:
         best = choice.candidates[choice.chosen]
-        pairs[f"when it was chosen ({choice.by})"] = best.recall, choice.pooled_features
+        where = f"when it was chosen ({choice.by})"
+        pairs[where] = best.recall.get(1), choice.pooled_features.get(1)
     else:
         found = [row.get("val_recall@1", np.nan) for row in history]
-        best = {1: np.nanmax(found)} if np.isfinite(found).any() else {}
+        best = np.nanmax(found) if np.isfinite(found).any() else None
         pooled = baselines["validation"].get("pooled_features", {})
-        pairs["on the validation classes"] = best, pooled
+        pairs["on the validation classes"] = best, pooled.get(1)
     chosen = test.get("chosen", test.get("last", {}))
-    pairs["on the test classes"] = chosen, baselines["test"].get("pooled_features", {})
-    worse = [
-        f"{percent(ours[1], 1)} against {percent(pooled[1], 1)} {where}"
-        for where, (ours, pooled) in pairs.items()
-        if 1 in ours and 1 in pooled and ours[1] < pooled[1]
-    ]
-    if not worse:
-        return []
-    return [
-        "The chosen embedder finds less than the pooled features of its backbone, which need no "
-        f"training: Recall@1 {', '.join(worse)}."
-    ]
+    pooled = baselines["test"].get("pooled_features", {})
+    pairs["on the test classes"] = chosen.get(1), pooled.get(1)
+    sentence = below_pooled_features(pairs, show=lambda recall: percent(recall, 1))
+    return [sentence] if sentence else []
 
 
 def _recalls(found):
     """{name: {K: recall}} by the names of this version, without those that diverged."""
     return {
-        _RENAMED.get(name, name): _by_k(recall) for name, recall in (found or {}).items() if recall
+        _RENAMED.get(name, name): finite_numbers(recall)
+        for name, recall in (found or {}).items() if recall
     }
-
-
-def _by_k(recall):
-    """{K: recall} of JSON's {"1": …}, without what is not finite."""
-    found = {int(k): value for k, value in (recall or {}).items()}
-    return {k: value for k, value in found.items() if value is not None and np.isfinite(value)}
 
 
 def run_pictures(run):
     """The PNG files of the run that the page shows, by title."""
     # Of thousands of classes it is longer than anyone scrolls, and the page has a size to keep to.
     drawn = run.tree_picture.is_file() and run.tree_picture.stat().st_size < _LARGEST_PICTURE
+    if drawn and image_fault(run.tree_picture):
+        logging.getLogger("keras_ms").warning(
+            "%s is damaged: the report leaves it out", run.tree_picture
+        )
+        drawn = False
     return {"The class tree before the last epoch": run.tree_picture} if drawn else {}
 
 
@@ -205,10 +199,23 @@ def shown_settings(settings):
 
 
 def run_history(run):
-    """The rows of history.csv as dicts of numbers; none without it."""
-    if not run.history.is_file():
-        return []
-    with open(run.history, newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)]
+    """The history, a list of dicts of numbers: that of the training state, and what followed it.
+
+    Empty before the first epoch.
+
+    Raises:
+        DamagedFile: history.csv, where nothing else has the rows.
+    """
+    try:
+        rows = (run.read_story() or {"rows": []})["rows"]
+    except DamagedFile:
+        rows = []
+    try:
+        written = run.read_history()
+    except DamagedFile:
+        if not rows:
+            raise
+        written = []
+    last = rows[-1]["step"] if rows else -np.inf
+    rows = rows + [row for row in written if not row.get("step", np.nan) <= last]
     return [row for row in rows if np.isfinite(row.get("step", np.nan))]

@@ -2,21 +2,26 @@
 
 A run that was interrupted at any moment continues from the state saved at its last complete
 epoch; batches and augmentation are functions of the seed and the step, so what follows is what
-would have followed.
+would have followed, to the last bit where the machine and the number of threads are the same.
 """
 
 import csv
 import dataclasses
-import hashlib
+import errno
 import json
-import platform
+import os
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
-import keras
-import numpy as np
-
+from keras_ms.command_words import resume_command
+from keras_ms.run.damaged_files import (
+    DamagedFile,
+    naming_file,
+    read_json,
+    read_numbers,
+)
+from keras_ms.run.origin import data_summary, environment
+from keras_ms.run.training_state import read_story, restore_state, save_state
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable, whole_file
 
@@ -25,8 +30,24 @@ try:
 except ImportError:  # Windows has no such locks: there, mind not to resume a running run
     fcntl = None
 
-_PACKAGES = ("keras_ms", "tensorflow", "keras", "numpy", "pillow", "matplotlib", "onnx", "tf2onnx",
-             "onnxruntime")
+# what each file holds, and what continuing the run does where it is missing
+_CONTENTS = {
+    "data.json": ("the counts of its images", "writes it again"),
+    "environment.json": ("the versions it was trained with", "writes it again"),
+    "baselines.json": ("recalls before training", "measures them again"),
+    "folds.json": ("recalls of heads in folds", "measures them again"),
+    "choice.json": ("by, candidates and chosen, as training writes", "chooses again"),
+    "summary.json": ("the recalls of a finished run", "writes it again"),
+    "history.csv": ("a row of numbers for each epoch", "writes it again"),
+    "state.npz": ("the state of a training", "begins again at the first step"),
+    "start.weights.h5": ("the weights before training", "writes them again"),
+    "chosen.weights.h5": ("the weights that were chosen", "chooses again"),
+    "class_tree.npz": ("a class tree", "leaves its picture out"),
+    # training goes on from them, so without them from nothing
+    "best.weights.h5": ("the best weights so far", "begins again at the first step"),
+    "first_class_tree.npz": ("a class tree", "begins again at the first step"),
+}
+_NEEDED_BY_STATE = ("best.weights.h5", "first_class_tree.npz")
 
 
 class RunFolder:
@@ -40,6 +61,7 @@ class RunFolder:
         # resolved, so that even "." has a name
         self.path = Path(path).resolve()
         self.settings = self.path / "settings.json"
+        self.environment = self.path / "environment.json"
         self.data = self.path / "data.json"
         self.state = self.path / "state.npz"
         self.history = self.path / "history.csv"
@@ -61,12 +83,50 @@ class RunFolder:
 
     def check_new(self):
         """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
-        if self.settings.exists():
+        try:
+            begun = self.settings.exists()
+        except OSError as error:
+            raise self._not_made(error) from error
+        if begun:
             raise FileExistsError(
                 f"{self.path} holds a run already. Continue it with --resume {self.path}, or "
                 "choose another --run-name"
             )
         check_writable(self.path.parent)
+
+    @contextmanager
+    def claim(self):
+        """Makes the folder of a run that is to begin and keeps it for this process, as `lock`.
+
+        Of processes that begin a run of one name together one has the folder before any of them
+        writes into it. A folder that no run began in is removed again.
+
+        Raises:
+            FileExistsError: a run is there.
+            BlockingIOError: another process has the folder.
+            OSError: the folder cannot be made or written to.
+        """
+        self.check_new()
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._not_made(error) from error
+        with self.lock():
+            self.check_new()
+            try:
+                yield
+            finally:
+                if is_new and [file.name for file in self.path.iterdir()] == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
+
+    def _not_made(self, error):
+        return type(error)(
+            error.errno,
+            f"Cannot make the folder of the run, {self.path} ({error.strerror}). Choose another "
+            "--run-name or --runs-folder",
+        )
 
     def create(self, settings, images=None):
         """Makes the folder and writes settings.json, environment.json and data.json into it, and
@@ -82,9 +142,18 @@ class RunFolder:
                 temporary.write_bytes(Path(settings.curriculum).read_bytes())
         # settings.json makes it a run: what a resumed run reads is there before
         with whole_file(self.settings) as temporary:
-            temporary.write_text(settings.to_json())
-        self.write_json(self.path / "environment.json", _environment())
-        if images is not None:
+            temporary.write_text(settings.to_json(), encoding="utf-8")
+        self.complete(images)
+
+    def complete(self, images=None):
+        """Writes environment.json and data.json where they are missing.
+
+        Args:
+            images: as in `create`.
+        """
+        if not self.environment.is_file():
+            self.write_json(self.environment, environment())
+        if images is not None and not self.data.is_file():
             self.write_json(self.data, data_summary(images))
 
     @classmethod
@@ -121,26 +190,44 @@ class RunFolder:
         Raises:
             BlockingIOError: the run is being worked on.
         """
+        taken = BlockingIOError(
+            errno.EAGAIN,
+            f"{self.path} is being trained by another process. Wait for its end, or choose "
+            "another --run-name",
+        )
         with open(self.path / ".lock", "w") as file:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise BlockingIOError(
-                        error.errno, f"{self.path} is being trained by another process"
-                    ) from None
+                except BlockingIOError:
+                    raise taken from None
+                # whoever gave the run up has removed the file and locked nothing for others
+                if not self._is_lock(file):
+                    raise taken
             yield
+
+    def _is_lock(self, file):
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path / ".lock"))
+        except FileNotFoundError:
+            return False
 
     def _is_free(self):
         try:
             with self.lock():
                 return True
-        except BlockingIOError:
+        except OSError:
             return False
 
     def read_settings(self):
-        settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
-        saved = self.read_json(self.settings)
+        try:
+            settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
+        except ValueError as error:
+            raise DamagedFile(
+                f"{error}. {self.settings} is written once, as a run begins: mend it, or begin a "
+                "new run"
+            ) from error
+        saved = read_json(self.settings, "settings")
         is_open = saved.get("backbone_learning_rate") is None
         if "tune" not in saved and is_open and settings.backbone_learning_rate is not None:
             # the run began when an open rate was that of the head
@@ -156,131 +243,80 @@ class RunFolder:
         settings, choice = self.read_settings(), self.read_json(self.choice)
         if choice is None or settings.tune != "folds":
             return settings
-        chosen = choice["candidates"][choice["chosen"]]
-        return dataclasses.replace(
-            settings,
-            head_initializer=settings.head_initializer or chosen["start"],
-            learning_rate=settings.learning_rate or chosen["learning_rate"],
-        )
+        with self.naming(self.choice):
+            chosen = choice["candidates"][choice["chosen"]]
+            return dataclasses.replace(
+                settings,
+                head_initializer=settings.head_initializer or chosen["start"],
+                learning_rate=settings.learning_rate or chosen["learning_rate"],
+            )
 
     def write_json(self, path, content):
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
 
     def read_json(self, path):
-        return json.loads(path.read_text()) if path.is_file() else None
+        """What `write_json` wrote, None without the file.
+
+        Raises:
+            DamagedFile: a ValueError that names the file and says what to do.
+        """
+        return read_json(path, *self._contents(path))
+
+    def naming(self, path):
+        """A context that turns errors about a file's content into a `DamagedFile` about it."""
+        return naming_file(path, *self._contents(path))
+
+    def remedy(self, path):
+        """What to do about a damaged file of the run, in words."""
+        return self._contents(path)[1]
+
+    def _contents(self, path):
+        expected, again = _CONTENTS[path.name]
+        what = "it and state.npz" if path.name in _NEEDED_BY_STATE else "it"
+        command = resume_command(self.path, ["train"])
+        return expected, f"Delete {what}; then this {again}: {command}"
 
     def write_history(self, rows):
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
         with whole_file(self.history) as temporary:
-            with open(temporary, "w", newline="") as file:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]))
                 writer.writeheader()
                 writer.writerows(rows)
 
-    def save_state(self, model, epoch, rows, best):
-        """Saves everything that training continues from.
+    def read_history(self):
+        """The rows of history.csv, dicts of numbers; none without the file.
 
-        Args:
-            model: the compiled model being trained; its optimizer's variables are saved too.
-            epoch: epochs completed.
-            rows: history so far, a list of dicts.
-            best: dict of what is known of the best weights so far.
+        Raises:
+            DamagedFile: as `read_json`.
         """
-        arrays = {f"variable_{i:05d}": keras.ops.convert_to_numpy(v)
-                  for i, v in enumerate(_state_variables(model))}
-        story = json.dumps({"epoch": epoch, "rows": rows, "best": best})
-        with whole_file(self.state) as temporary:
-            with open(temporary, "wb") as file:
-                np.savez(file, story=np.array(story), **arrays)
+        if not self.history.is_file():
+            return []
+        return read_numbers(self.history, *self._contents(self.history))
+
+    def save_state(self, model, epoch, rows, best):
+        """As `keras_ms.run.training_state.save_state`, into the folder."""
+        save_state(self.state, model, epoch, rows, best)
+
+    def read_story(self):
+        """The dict of "epoch", "rows" and "best" in the training state; None without a state.
+
+        Raises:
+            DamagedFile: as `read_json`.
+        """
+        if not self.state.is_file():
+            return None
+        return read_story(self.state, *self._contents(self.state))
 
     def restore_state(self, model):
-        """Restores what `save_state` saved into `model`.
+        """As `keras_ms.run.training_state.restore_state`, from the folder.
 
         Returns:
             `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
             complete epoch.
-
-        Raises:
-            ValueError: the state belongs to another model.
         """
         if not self.state.is_file():
             return 0, [], {}
-        variables = _state_variables(model)
-        with np.load(self.state, allow_pickle=False) as saved:
-            story = json.loads(str(saved["story"]))
-            arrays = [saved[name] for name in saved.files if name.startswith("variable_")]
-        shapes = [tuple(v.shape) for v in variables]
-        if [a.shape for a in arrays] != shapes:
-            raise ValueError(
-                f"{self.state} holds the state of another model: expected {len(shapes)} variables "
-                f"of the model's shapes. Received: {len(arrays)}. Was settings.json changed?"
-            )
-        for variable, array in zip(variables, arrays):
-            variable.assign(array)
-        return story["epoch"], story["rows"], story["best"]
-
-
-class SaveRun(keras.callbacks.Callback):
-    """Writes history.csv and the training state after every epoch; stands last in the list.
-
-    Args:
-        run: RunFolder.
-        steps_per_epoch: int.
-        rows: history of the epochs before, as `restore_state` returned it.
-        best: function that returns what is known of the best weights, a dict.
-    """
-
-    def __init__(self, run, steps_per_epoch, rows, best):
-        super().__init__()
-        self.run = run
-        self.steps_per_epoch = steps_per_epoch
-        self.rows = rows
-        self.best = best
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps_per_epoch}
-        self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
-        self.run.write_history(self.rows)
-        self.run.save_state(self.model, epoch + 1, self.rows, self.best())
-
-
-def data_summary(images):
-    """What tells the images of one run from others, a dict that JSON can hold.
-
-    Args:
-        images: `ImageList` with all splits.
-
-    Returns:
-        "counts", [classes, images] by split, and "test_classes", a digest of the sorted names of
-        the test classes: a test on classes that were trained on would mean nothing.
-    """
-    test = np.unique(images.labels[images.split == "test"])
-    names = json.dumps(sorted(images.class_names[label] for label in test))
-    return {
-        "counts": {split: list(count) for split, count in images.counts().items()},
-        "test_classes": hashlib.sha256(names.encode()).hexdigest(),
-    }
-
-
-def _state_variables(model):
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    # a model that trains its parts with an optimizer each, as HDML, lists them, built
-    optimizers = getattr(model, "optimizers", [model.optimizer])
-    return [*model.variables, *(v for optimizer in optimizers for v in optimizer.variables)]
-
-
-def _environment():
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "backend": keras.backend.backend(),
-        "packages": versions,
-    }
+        return restore_state(self.state, model, *self._contents(self.state))

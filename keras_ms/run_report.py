@@ -13,6 +13,8 @@ from keras_ms.evaluation.saved_embeddings import read_embeddings
 from keras_ms.html_report import collect_report, write_report
 from keras_ms.models.embedding import split_embedder
 from keras_ms.progress import predict_progress, print_line
+from keras_ms.run.damaged_files import load_weights
+from keras_ms.run.origin import data_summary
 from keras_ms.run_data import RunData
 from keras_ms.run_facts import (
     run_choice,
@@ -23,7 +25,6 @@ from keras_ms.run_facts import (
     run_remarks,
     shown_settings,
 )
-from keras_ms.run_folder import data_summary
 from keras_ms.run_model import RunModel
 from keras_ms.settings import Settings
 from keras_ms.whole_files import check_writable
@@ -227,8 +228,12 @@ def _check_weights(run):
 def _embedder(run, settings, images, choice):
     """(embedder, which weights it has in words)."""
     if run.model.is_file():
-        best = (run.read_json(run.summary) or {}).get("best_step")
-        words = f"of step {best:,}, the best on the validation classes" if best else "the last ones"
+        summary = run.read_json(run.summary) or {}
+        with run.naming(run.summary):
+            best = summary.get("best_step")
+            words = "the last ones"
+            if best:
+                words = f"of step {best:,}, the best on the validation classes"
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
         # safe_mode: a file from elsewhere must not run code of its own
@@ -242,7 +247,7 @@ def _embedder(run, settings, images, choice):
         )
     models = RunModel(dataclasses.replace(settings, devices=1))
     models.build(images.subset("train").labels)
-    models.model.load_weights(run.best_weights)
+    load_weights(models.model, run.best_weights, run.remedy(run.best_weights))
     return models.embedder, "the best so far on the validation classes; the run is not finished"
 
 
@@ -251,8 +256,11 @@ def _check_same(images, run):
     trained = run.read_json(run.data)
     if trained is None:
         # of a run of an earlier version the counts alone, once it is finished
-        counts = (run.read_json(run.summary) or {}).get("data", found["counts"])
-        trained = {**found, "counts": counts}
+        summary = run.read_json(run.summary) or {}
+        with run.naming(run.summary):
+            trained = {**found, "counts": summary.get("data", found["counts"])}
+    with run.naming(run.data):
+        trained["counts"], trained["test_classes"]
     if found != trained:
         same = found["counts"] == trained["counts"]
         raise ValueError(

@@ -259,6 +259,9 @@ def _check_type(name, value, expected):
     if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
         names = " or ".join(kind.__name__ for kind in allowed)
         raise ValueError(f"Invalid type for {name}. Expected {names}. Received: {value!r}")
+    if isinstance(value, str) and "\0" in value:
+        # no file has such a name
+        raise ValueError(f"Invalid value for {name}. Expected no zero byte. Received: {value!r}")
 
 
 def _check(name, value, holds, expected):

@@ -360,17 +360,24 @@ class Settings:
                 invalid value.
         """
         try:
-            values = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
+            # some editors mark UTF-8 at the beginning of a file
+            values = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"Expected a JSON file of settings. Received {path}: {error}"
             ) from None
         if not isinstance(values, dict):
-            raise ValueError(f"Expected a JSON object of settings in {path}. Received: {values!r}")
+            raise ValueError(
+                f"Expected a JSON object of settings in {path}. Received: {str(values)[:100]}"
+            )
         known = [option.name for option in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
-        return cls(**{**(before or {}), **values, **(given or {})})
+        try:
+            return cls(**{**(before or {}), **values, **(given or {})})
+        except ValueError as error:
+            also = ", or what was given with it" if given else ""
+            raise ValueError(f"{error}. In the settings of {path}{also}") from error

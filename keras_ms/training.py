@@ -1,6 +1,9 @@
 """The training run: settings -> images, model, fit, choice, evaluation, export."""
 
+import contextlib
 import dataclasses
+import itertools
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -23,11 +26,14 @@ from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
 from keras_ms.progress import TrainingLines, predict_progress, print_line, shown_progress
 from keras_ms.rebuild_class_tree import RebuildClassTree
 from keras_ms.report import write_curves
-from keras_ms.run.choice import Candidate, Choice, choice_table
+from keras_ms.run.choice import MeasuredWeights, Choice, choice_table
 from keras_ms.run.closing import closing_table, shortfall
+from keras_ms.run.damaged_files import load_weights
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
+from keras_ms.run.terminal import lasting_output
+from keras_ms.run.training_state import SaveRun
 from keras_ms.run_data import RunData, shorter_side
-from keras_ms.run_folder import RunFolder, SaveRun
+from keras_ms.run_folder import RunFolder
 from keras_ms.run_model import RunModel
 from keras_ms.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.whole_files import check_writable, remove_unfinished, whole_file
@@ -40,10 +46,14 @@ def train(settings, resume=None, log=print_line):
     by folds over the training classes, else on validation classes taken from them, among the steps
     measured (the start included) and the weights between the start and the last ones.
 
+    Of two processes that begin a run of one name, one trains and the other is refused before it
+    writes anything; without `run_name` each has a name of its own. Output that nobody reads any
+    more, because a terminal or a pipe is gone, does not end the training.
+
     Args:
         settings: `Settings`; of a run to resume only `runs_folder` is read, it has its own.
         resume: folder of an interrupted run to continue, "latest", or None. The result is that
-            of the uninterrupted run.
+            of the uninterrupted run, bit for bit on one machine with one number of threads.
         log: function that takes a line of text for the user.
 
     Returns:
@@ -55,34 +65,53 @@ def train(settings, resume=None, log=print_line):
             message says what to do.
         KeyboardInterrupt: as `keras_ms.command_words.RunInterrupted`, which names the run folder.
     """
-    if resume:
-        run = RunFolder.find(resume, settings.runs_folder)
-        settings = run.read_settings()
-        log(f"Continuing {run.path}")
-    else:
-        run = RunFolder(Path(settings.runs_folder) / (settings.run_name or _run_name(settings)))
-        run.check_new()
-    # what would fail at the end fails now
-    if settings.exports():
-        check_writable(settings.export_folder)
-    if "onnx" in settings.exports():
-        for package in ("onnx", "onnxruntime", "tf2onnx"):
-            import_onnx_package(package)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(settings.precision)
-    try:
-        training = _Training(settings, run, log)
-        if not resume:
-            run.create(training.settings, training.data.images)
-            log(f"Run folder: {run.path}")
-        with run.lock():
-            try:
-                with naming_damaged(training.data.images):
-                    return training.finish()
-            except KeyboardInterrupt:
-                raise RunInterrupted(run.path) from None
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with lasting_output(), contextlib.ExitStack() as held:
+        if resume:
+            run = RunFolder.find(resume, settings.runs_folder)
+            held.enter_context(run.lock())
+            settings = run.read_settings()
+            log(f"Continuing {run.path}")
+        else:
+            run = _claimed_run(settings, held)
+        # what would fail at the end fails now
+        if settings.exports():
+            check_writable(settings.export_folder)
+        if "onnx" in settings.exports():
+            for package in ("onnx", "onnxruntime", "tf2onnx"):
+                import_onnx_package(package)
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(settings.precision)
+        try:
+            training = _Training(settings, run, log)
+            images = training.data.images
+            if resume:
+                run.complete(images)
+            else:
+                run.create(training.settings, images)
+                log(f"Run folder: {run.path}")
+            with naming_damaged(images):
+                return training.finish()
+        except KeyboardInterrupt as interruption:
+            if not run.settings.is_file():
+                raise
+            number = getattr(interruption, "number", signal.SIGINT)
+            raise RunInterrupted(run.path, number) from None
+        finally:
+            keras.config.set_dtype_policy(policy)
+
+
+def _claimed_run(settings, held):
+    """The folder of a new run, this process's alone until `held`, an ExitStack, is closed."""
+    name = settings.run_name or _run_name(settings)
+    for number in itertools.count(1):
+        # of runs without a name that begin in the same second each gets one
+        run = RunFolder(Path(settings.runs_folder) / (name + f"-{number}" * (number > 1)))
+        try:
+            held.enter_context(run.claim())
+            return run
+        except (FileExistsError, BlockingIOError):
+            if settings.run_name:
+                raise
 
 
 class _Training:
@@ -174,7 +203,7 @@ class _Training:
                 + ("the head stays at its start" if stays else "the last weights count")
             )
         elif run.choice.is_file():
-            choice = Choice.from_json(run.read_json(run.choice))
+            choice = self._read_choice()
         else:
             choice = self._measured_folds(folds, labels)
             run.write_json(run.choice, choice.to_json())
@@ -187,6 +216,16 @@ class _Training:
             learning_rate=settings.learning_rate or rate,
         )
         return choice
+
+    def _read_choice(self):
+        """The `Choice` that an earlier session of the run made."""
+        run = self.run
+        with run.naming(run.choice):
+            choice = Choice.from_json(run.read_json(run.choice))
+            # whatever is asked of it later
+            for one in (choice.at_start(), choice.last(self.settings.steps), *choice.candidates):
+                _ = [one.recall[k] for k in self.ks], f"{one.learning_rate:g} {one.steps:d}"
+            return choice
 
     def _stays_at_start(self):
         """Whether the start is kept where no classes can be held out to choose by."""
@@ -202,7 +241,7 @@ class _Training:
 
     def _measured_folds(self, folds, labels):
         settings, run, models = self.settings, self.run, self.models
-        given_start, given_rate = settings.head_initializer, settings.learning_rate
+        given_rate = settings.learning_rate
         features = self.data.training_features()
         heads = HeadFolds(
             features,
@@ -215,7 +254,7 @@ class _Training:
             schedule=models.schedule(1.0),
             batches=self.data.head_batches,
             steps=settings.steps,
-            starts=(given_start,) if given_start else self._usable_starts() or ("orthogonal",),
+            starts=self._starts_of_folds(folds),
             rates=RATES if given_rate is None else (given_rate,),
             alphas=ALPHAS if settings.interpolate else (0.0, 1.0),
             random_start=lambda start: models.random_head,
@@ -226,7 +265,10 @@ class _Training:
             f"{len(heads.trainings())} heads of {settings.steps} steps"
         )
         # of an interrupted run
-        done = {tuple(key): value for key, value in run.read_json(run.folds) or []}
+        with run.naming(run.folds):
+            done = {tuple(key): value for key, value in run.read_json(run.folds) or []}
+            for value in done.values():
+                _recalls_by_alpha(value)
         measured = {}
         for fold, start, rate in heads.trainings():
             key = fold, start, rate
@@ -236,7 +278,7 @@ class _Training:
                 done[key] = [[alpha, {str(k): r for k, r in x.items()}] for alpha, x in found]
                 run.write_json(run.folds, [[list(key), value] for key, value in done.items()])
                 known = done[key]
-            measured[key] = [(alpha, {int(k): r for k, r in x.items()}) for alpha, x in known]
+            measured[key] = _recalls_by_alpha(known)
             trained = [x[1] for _, x in measured[key]]
             self.log(
                 f"  fold {fold + 1}, start {start}, learning rate {rate:g}: recall@1 "
@@ -245,14 +287,34 @@ class _Training:
             )
         return heads.choice(measured)
 
-    def _usable_starts(self):
-        labels = self.data.images.subset("train").labels
-        return usable_starts(self.data.features("train"), labels, self.models.embedding_size)
+    def _usable_starts(self, rows=slice(None)):
+        labels = self.data.images.subset("train").labels[rows]
+        features = self.data.features("train")[rows]
+        return usable_starts(features, labels, self.models.embedding_size)
+
+    def _starts_of_folds(self, folds):
+        """The starts to try: those that the training part of every fold allows."""
+        given = self.settings.head_initializer
+        usable = [self._usable_starts(~held) for held in folds]
+        common = tuple(start for start in usable[0] if all(start in x for x in usable))
+        common = common or ("orthogonal",)
+        if given is None:
+            return common
+        if given in STARTS and given not in common:
+            self.log(
+                f"The training classes of a fold do not allow the start {given}: the folds start "
+                f"{common[0]}"
+            )
+            return common[:1]
+        return (given,)
 
     def _start_head(self):
         """A head that begins at the axes of its features gets them."""
-        start = self.settings.head_initializer
-        if start not in STARTS or self.run.state.is_file():
+        start, run = self.settings.head_initializer, self.run
+        # what is measured of the start, or kept of it, is there once the state is
+        kept = [run.state, run.baselines]
+        kept += [run.start_weights] * (self.settings.interpolate or self.settings.tune == "folds")
+        if start not in STARTS or all(file.is_file() for file in kept):
             return
         usable = self._usable_starts()
         if start not in usable:
@@ -271,7 +333,10 @@ class _Training:
         run = self.run
         results = run.read_json(run.baselines)
         # a run folder of an earlier version has them without the split
-        if results is None or "test" not in results:
+        if results is not None and "test" in results:
+            with run.naming(run.baselines):
+                closing_table(results, self.ks), shortfall(results)
+        else:
             results = {"validation": {}, "test": {}}
             pixels = self.data.raw_pixels()
             if pixels is not None:
@@ -306,7 +371,7 @@ class _Training:
             `InterpolateWeights`, or None; the history.
         """
         settings, run = self.settings, self.run
-        validation = self.data.evaluation("validation")
+        validation, nothing = self.data.evaluation("validation"), contextlib.nullcontext()
         has_validation = validation is not None
         recall = RecallAtK(
             validation if has_validation else self.data.evaluation("test"),
@@ -325,8 +390,18 @@ class _Training:
             if settings.interpolate or settings.tune == "folds":
                 between = InterpolateWeights(recall, start_path=run.start_weights)
                 between.set_model(self.models.model)
-                between.keep_start()
+                with run.naming(run.start_weights) if run.start_weights.is_file() else nothing:
+                    between.keep_start()
+            story = run.read_story()
+            if has_validation and story and story["best"].get("step") is not None:
+                # needed at the end, so it is read now; the state replaces what it sets
+                load_weights(self.models.model, run.best_weights, run.remedy(run.best_weights))
             epoch, rows, best = run.restore_state(self.models.model)
+            if rows:
+                # the file of them may have been cut off meanwhile
+                run.write_history(rows)
+            else:
+                run.chosen_weights.unlink(missing_ok=True)
             # the margins of its loss are variables too
             tree_callbacks = self._tree_callbacks()
         if best:
@@ -366,7 +441,8 @@ class _Training:
         settings, loss, order = self.settings, self.models.loss, self.data.order
         if settings.loss == "hierarchical_triplet":
             if settings.tree_margins == "first" and self.run.first_class_tree.is_file():
-                loss.assign_tree(ClassTree.load(self.run.first_class_tree))
+                with self.run.naming(self.run.first_class_tree):
+                    loss.assign_tree(ClassTree.load(self.run.first_class_tree))
             options = {
                 "levels": settings.tree_levels,
                 "linkage": settings.tree_linkage,
@@ -384,9 +460,9 @@ class _Training:
         """The `Choice` by the validation classes; the model ends with the chosen weights."""
         settings, run = self.settings, self.run
         kind = settings.head_initializer, settings.learning_rate
-        if run.choice.is_file():
-            choice = Choice.from_json(run.read_json(run.choice))
-            self.models.model.load_weights(run.chosen_weights)
+        if run.choice.is_file() and run.chosen_weights.is_file():
+            choice = self._read_choice()
+            load_weights(self.models.model, run.chosen_weights, run.remedy(run.chosen_weights))
         else:
             last = int(rows[-1]["step"])
             measured = {0: (0.0, {k: before["step_0"][str(k)] for k in self.ks})}
@@ -409,7 +485,7 @@ class _Training:
                 candidates |= {(last, c.alpha): c.recalls for c in between.candidates
                                if c.step == last}
             candidates = {
-                key: Candidate(*key, {k: float(x[k]) for k in self.ks}, *kind)
+                key: MeasuredWeights(*key, {k: float(x[k]) for k in self.ks}, *kind)
                 for key, x in sorted(candidates.items())
             }
             pooled = before.get("pooled_features")
@@ -448,7 +524,8 @@ class _Training:
             chosen=choice.place() if series else None,
         )
         if run.class_tree.is_file():
-            tree = ClassTree.load(run.class_tree)
+            with run.naming(run.class_tree):
+                tree = ClassTree.load(run.class_tree)
             names = self.data.images.class_names
             tree.draw(run.tree_picture, {label: names[label] for label in tree.class_ids.tolist()})
         if settings.hdml != "off":
@@ -529,6 +606,11 @@ class _Training:
 def _run_name(settings):
     data = Path(settings.data_dir).resolve().name if settings.data_dir else "glyphs"
     return f"{data}-{settings.backbone}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _recalls_by_alpha(found):
+    """[(alpha, {K: recall})] of JSON's [[alpha, {"1": …}]]."""
+    return [(float(alpha), {int(k): float(r) for k, r in x.items()}) for alpha, x in found]
 
 
 def _plain(recalls):

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from keras_ms.run.choice import Candidate, Choice, best_of, choice_table
+from keras_ms.run.choice import MeasuredWeights, Choice, best_of, choice_table
 
 
 def candidate(value, alpha=1.0, rate=1e-4, start="pca", steps=600):
-    return Candidate(steps, alpha, {1: value, 4: min(1.0, value + 0.2)}, start, rate)
+    return MeasuredWeights(steps, alpha, {1: value, 4: min(1.0, value + 0.2)}, start, rate)
 
 
 GRID = [
@@ -36,7 +36,7 @@ def test_the_highest_recall_at_1_is_best_and_nan_is_lowest():
     assert candidate(math.nan).value == -1.0 and candidate(0.3).value == 0.3
     assert best_of([candidate(math.nan, 0.5), candidate(0.0)]).recall[1] == 0.0
     # Recall@4 does not decide
-    better_at_4 = Candidate(600, 1.0, {1: 0.3, 4: 1.0}, "pca", 1e-4)
+    better_at_4 = MeasuredWeights(600, 1.0, {1: 0.3, 4: 1.0}, "pca", 1e-4)
     assert best_of([better_at_4, candidate(0.31)]).value == 0.31
 
 

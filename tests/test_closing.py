@@ -47,7 +47,7 @@ def test_a_shortfall_is_told_with_its_numbers():
     assert "0.480 against 0.500 on the test classes" in sentence
     assert "validation" not in sentence
     both = below("test", 0.48) | {"validation": below("validation", 0.1)["validation"]}
-    assert "validation classes and 0.480 against" in shortfall(both)
+    assert "validation classes, 0.480 against" in shortfall(both)
 
 
 @pytest.mark.parametrize("classes", ["validation", "test"])

@@ -12,7 +12,7 @@ import pytest
 
 import keras_ms
 from keras_ms.data.balanced_batches import balanced_batches
-from keras_ms.run.choice import Candidate
+from keras_ms.run.choice import MeasuredWeights
 from keras_ms.run.head_folds import ALPHAS, HeadFolds, class_folds
 
 _FILE = Path(__file__).resolve().parent.parent / "scripts" / "compare_head_starts.py"
@@ -175,7 +175,7 @@ def test_the_divisions_hold_out_whole_classes(script):
 
 def test_correlation_pairs_equal_candidates(script):
     def candidates(values, reverse=False):
-        found = [Candidate(4, alpha, {1: v}, "pca", 1e-4) for alpha, v in zip(ALPHAS, values)]
+        found = [MeasuredWeights(4, alpha, {1: v}, "pca", 1e-4) for alpha, v in zip(ALPHAS, values)]
         return found[::-1] if reverse else found
 
     tested = candidates([0.1, 0.3, 0.2], reverse=True)

@@ -347,3 +347,87 @@ def test_nan_embeddings_name_the_image(data, tmp_path):
     images = ImageList.from_folder(data).subset("test")
     with pytest.raises(ValueError, match=r"15 of a batch of 15 .*class 3/0\.png|class 3.0\.png"):
         embed_images(load_embedder(tmp_path / "nan.keras"), images)
+
+
+ROWS = np.random.default_rng(0).normal(size=(6, 4))
+IDS = np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"embeddings": ROWS.astype("float16")},
+        {"embeddings": np.asfortranarray(ROWS.astype(">f4"))},
+        {"embeddings": (100 * ROWS).astype("int16")},
+        {"embeddings": ROWS > 0},
+        {"labels": IDS[:, None].astype("uint8")},
+        {"labels": IDS - 1},
+        {"class_names": np.array([b"a", "b\u00e9".encode(), b"c"]), "another": ROWS},
+        {"is_query": IDS == 0, "is_gallery": IDS >= 0},
+        {"notes": np.array([{}], dtype=object)},
+    ],
+)
+def test_embeddings_of_other_programs_are_measured(tmp_path, changes, capsys):
+    np.savez(tmp_path / "rows.npz", **{"embeddings": ROWS, "labels": IDS} | changes)
+    arguments = [tmp_path / "rows.npz", "--to", tmp_path / "found.json", "--bootstrap", "0"]
+    assert run(arguments, capsys) == (0, "")
+    assert "recall@1" in json.loads((tmp_path / "found.json").read_text())["values"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"embeddings": ROWS + 1j}, "imaginary parts"),
+        ({"embeddings": ROWS.astype(object)}, "could run code"),
+        ({"embeddings": ROWS.astype(str)}, "real numbers in `embeddings`"),
+        ({"embeddings": ROWS.astype("f4").view("V4")}, "Expected numbers in `embeddings`"),
+        ({"embeddings": ROWS.astype("M8[s]")}, "real numbers in `embeddings`"),
+        ({"embeddings": ROWS[0]}, "(images, dimension)"),
+        ({"embeddings": ROWS[:0], "labels": IDS[:0]}, "neither of them 0"),
+        ({"embeddings": ROWS[:, :0]}, "neither of them 0"),
+        ({"embeddings": np.where(ROWS == ROWS[4, 1], np.inf, ROWS)}, "the first is row 4"),
+        ({"labels": IDS.astype(float)}, "integer class ids in `labels`"),
+        ({"labels": IDS.astype(str)}, "number the classes first"),
+        ({"labels": IDS[:5]}, "`labels` of shape (6,)"),
+        ({"labels": np.stack([IDS, IDS], 1)}, "`labels` of shape (6,)"),
+        ({"class_names": np.array(["a", "b"])}, "labels from 0 to 2"),
+        ({"class_names": np.array(["a"]), "labels": IDS - 3}, "labels from -3 to -1"),
+        ({"class_names": np.array(["a", "b", "c"], dtype=object)}, "`class_names`"),
+        ({"class_names": np.arange(3)}, "`class_names` as a list of texts"),
+        ({"class_names": np.array(["a", "b", b"\xe9"], "S1")}, "decode"),
+        ({"paths": np.arange(6)}, "`paths` as a list of texts"),
+        ({"paths": np.array([["a"]] * 6)}, "`paths` as a list of texts"),
+        ({"paths": np.array(["a"] * 5)}, "`paths` of shape (6,)"),
+        ({"is_query": IDS}, "`is_query` as bool"),
+        ({"is_gallery": IDS > 5}, "some of it true"),
+        ({"is_gallery": (IDS > 0)[:5]}, "`is_gallery` as bool"),
+        ({"gallery_embeddings": ROWS, "gallery_labels": IDS}, "a gallery of its own"),
+        ({"data": json.dumps({"split": "all"})}, "Received: 'all'"),
+        ({"data": json.dumps({"split": ["test"]})}, "Received: ['test']"),
+        ({"data": json.dumps([1])}, "(`data`)"),
+        ({"data": "[" * 100_000}, "(`data`)"),
+    ],
+)
+def test_odd_embeddings_are_refused_before_the_work(tmp_path, changes, words, capsys):
+    np.savez(tmp_path / "odd.npz", **{"embeddings": ROWS, "labels": IDS} | changes)
+    for command in (["evaluate"], ["report", "--embeddings"]):
+        assert main([*command, str(tmp_path / "odd.npz")]) == 1
+        out, error = capsys.readouterr()
+        assert error.startswith("error: ") and "odd.npz" in error and words in error
+        assert out == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_archive_of_arrays_is_refused(tmp_path, content, capsys):
+    file = tmp_path / "odd.npz"
+    file.write_bytes(content)
+    code, error = run([file], capsys)
+    assert code == 1 and "odd.npz" in error and "pickle" not in error
+    np.savez(file, embeddings=np.zeros((500, 40)), labels=np.zeros(500, int))
+    for end in (1, 2, 3):
+        file.write_bytes(file.read_bytes()[: -(file.stat().st_size * end // 4)])
+        assert "cut off" in run([file], capsys)[1]
+    np.save(tmp_path / "one.npy", ROWS)
+    (tmp_path / "one.npy").rename(file)
+    assert "no .npz file" in run([file], capsys)[1]

@@ -48,6 +48,7 @@ FLOORS = [
         "pair_statistics",
         "named_losses",
     },
+    {"run"},
     {
         "report",
         "run_folder",
@@ -58,7 +59,6 @@ FLOORS = [
         "convert_command",
         "embed",
     },
-    {"run"},
     {"training", "run_report", "curriculum_page"},
     {"report_command", "evaluate_command", "curriculum_command"},
     {"cli"},

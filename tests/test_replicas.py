@@ -131,7 +131,7 @@ def test_the_documented_loop_on_two_workers_equals_one(tmp_path):
 TRAINING = """
 import sys
 from keras_ms.cli import main
-from keras_ms.run_folder import SaveRun
+from keras_ms.run.training_state import SaveRun
 
 out, small = sys.argv[1], sys.argv[2:]
 

@@ -23,7 +23,8 @@ from keras_ms.cli import main
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.run_folder import RunFolder, SaveRun
+from keras_ms.run.training_state import SaveRun
+from keras_ms.run_folder import RunFolder
 from keras_ms.settings import Settings
 
 

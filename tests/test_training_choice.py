@@ -18,7 +18,8 @@ from keras_ms.models.backbones import build_backbone
 from keras_ms.models.embedding import embedder_of, split_embedder
 from keras_ms.run.choice import Choice, best_of
 from keras_ms.run.head_folds import ALPHAS, RATES
-from keras_ms.run_folder import RunFolder, SaveRun
+from keras_ms.run.training_state import SaveRun
+from keras_ms.run_folder import RunFolder
 
 
 def write_colours(root, classes):

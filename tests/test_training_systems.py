@@ -20,7 +20,7 @@ from keras_ms.cli import main
 from keras_ms.data.curriculum import CurriculumSubsets
 from keras_ms.data.curriculum_table import write_curriculum
 from keras_ms.data.image_list import ImageList
-from keras_ms.run_folder import SaveRun
+from keras_ms.run.training_state import SaveRun
 from keras_ms.settings import Settings
 
 

@@ -124,6 +124,12 @@ def as_numpy(array):
 def checked_embeddings(embeddings, name):
     """NumPy array (images, dimension) of finite numbers, else a ValueError that says what is."""
     embeddings = as_numpy(embeddings)
+    # V: bfloat16 and its like, or, of a file, numbers that NumPy does not know
+    if embeddings.dtype.kind not in "biufV":
+        raise ValueError(
+            f"Expected real numbers in `{name}`. Received dtype: {embeddings.dtype}"
+            + " (put the imaginary parts beside the real ones)" * (embeddings.dtype.kind == "c")
+        )
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise ValueError(
             f"Expected `{name}` of shape (images, dimension), neither of them 0. "
@@ -136,7 +142,8 @@ def checked_embeddings(embeddings, name):
         )
     except TypeError as error:
         raise ValueError(
-            f"Expected numbers in `{name}`. Received dtype: {embeddings.dtype}"
+            f"Expected numbers in `{name}`. Received dtype: {embeddings.dtype}; of bfloat16 save "
+            "float32"
         ) from error
     if not finite.all():
         raise ValueError(

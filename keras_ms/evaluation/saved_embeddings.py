@@ -1,10 +1,12 @@
 """Embeddings in an .npz file, with what was embedded."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
 from keras_ms.whole_files import whole_file
 
 EXPECTED = (
@@ -13,6 +15,8 @@ EXPECTED = (
 )
 # what the report also reads: the images, and how their data set is named
 _MORE = ("is_query", "is_gallery", "class_names", "paths")
+# as `keras_ms.data.image_folder` names them, where `data` says of which the images are
+SPLITS = ("train", "validation", "test")
 
 
 def write_embeddings(path, embeddings, images, data=None):
@@ -48,7 +52,8 @@ def read_embeddings(path, *, also_called=None):
 
     Raises:
         FileNotFoundError: nothing at `path`.
-        ValueError: a file of other content.
+        ValueError: a file of other content: embeddings that are not finite real numbers of one
+            row an image, labels that are not integers, names that are too few for the labels.
 
     Example:
 
@@ -56,25 +61,107 @@ def read_embeddings(path, *, also_called=None):
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected an {EXPECTED}. Nothing is at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = ("embeddings", "labels", *_MORE, "data")
-            found = {name: arrays[name] if name in arrays else None for name in names}
-            if found["embeddings"] is None and also_called in arrays:
-                found["embeddings"] = arrays[also_called]
-        if found["data"] is not None:
-            found["data"] = dict(json.loads(str(found["data"])))
-    except Exception as error:  # numpy, zipfile and json raise many kinds
-        raise ValueError(f"{path} cannot be read as an {EXPECTED}: {error}") from error
+    found = _read(path, also_called)
     missing = [name for name in ("embeddings", "labels") if found[name] is None]
     if missing:
         raise ValueError(
             f"Expected {path} to be an {EXPECTED}. Missing: {' and '.join(missing)}"
         )
-    rows = found["embeddings"].shape[:1]
-    if found["embeddings"].ndim != 2 or found["labels"].shape[:1] != rows:
-        raise ValueError(
-            f"Expected {path} to be an {EXPECTED}. Received embeddings of shape "
-            f"{found['embeddings'].shape}, labels of shape {found['labels'].shape}"
-        )
+    try:
+        found["embeddings"] = checked_embeddings(found["embeddings"], "embeddings")
+        count = len(found["embeddings"])
+        ids = checked_ids(found["labels"], count, "labels", "embeddings")
+        for name in ("is_query", "is_gallery"):
+            _check_chosen(found[name], count, name)
+        found["class_names"] = _checked_names(found["class_names"], ids)
+        found["paths"] = _texts(found["paths"], "paths")
+        if found["paths"] is not None and len(found["paths"]) != count:
+            raise ValueError(
+                f"Expected `paths` of shape ({count},), one for each row of `embeddings`. "
+                f"Received shape: {found['paths'].shape}"
+            )
+        _check_data(found["data"])
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as an {EXPECTED}: {error}") from error
     return found
+
+
+def _read(path, also_called):
+    """The arrays as they are in the file, `data` as a dict."""
+    names = ("embeddings", "labels", *_MORE, "data")
+    found, name = dict.fromkeys(names), None
+    try:
+        with open(path, "rb") as file:
+            # np.load takes other files for pickles, and its errors speak of these
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no .npz file, or it is cut off")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                there = arrays.files
+                _refuse_gallery(there)
+                for name in names:
+                    if name in there:
+                        found[name] = arrays[name]
+                if found["embeddings"] is None and also_called in there:
+                    name = also_called
+                    found["embeddings"] = arrays[name]
+        name = "data"
+        if found["data"] is not None:
+            found["data"] = dict(json.loads(str(found["data"])))
+    except Exception as error:  # numpy, zipfile and json raise many kinds
+        words = str(error)
+        if "allow_pickle" in words:
+            words = "it holds Python objects, which are not read: they could run code. Save "
+            words += f"numbers, or texts with .astype(str), as `{name}`"
+        where = f" (`{name}`)" if name else ""
+        raise ValueError(f"{path} cannot be read as an {EXPECTED}{where}: {words}") from error
+    return found
+
+
+def _refuse_gallery(names):
+    given = sorted(name for name in names if name.startswith("gallery"))
+    if given:
+        raise ValueError(
+            f"it holds a gallery of its own, {', '.join(given)}. Put queries and gallery below "
+            "each other into `embeddings` and `labels`, and mark them with `is_query` and "
+            "`is_gallery`"
+        )
+
+
+def _check_chosen(chosen, count, name):
+    if chosen is None:
+        return
+    if chosen.dtype != bool or chosen.shape != (count,) or not chosen.any():
+        raise ValueError(
+            f"Expected `{name}` as bool of shape ({count},), some of it true. Received: "
+            f"{chosen.dtype} of shape {chosen.shape}"
+        )
+
+
+def _texts(array, name):
+    """A one-dimensional array as text; None stays None."""
+    if array is None:
+        return None
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise ValueError(
+            f"Expected `{name}` as a list of texts. Received: {array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+def _checked_names(names, ids):
+    names = _texts(names, "class_names")
+    if names is not None and not 0 <= ids.min() <= ids.max() < len(names):
+        raise ValueError(
+            f"Expected labels from 0 to {len(names) - 1}, one of the {len(names)} `class_names` "
+            f"each. Received labels from {ids.min()} to {ids.max()}"
+        )
+    return names
+
+
+def _check_data(data):
+    split = (data or {}).get("split", SPLITS[0])
+    if split not in SPLITS:
+        raise ValueError(f"Expected `split` in `data` as one of {SPLITS}. Received: {split!r}")

@@ -12,7 +12,7 @@ _ROWS_TO_SHOW = 8
 _START = "before training"
 
 
-class Candidate(NamedTuple):
+class ShownCandidate(NamedTuple):
     """An embedder that might have been chosen."""
 
     learning_rate: float
@@ -28,7 +28,7 @@ class Choice:
 
     Attributes:
         by: how the candidates were measured, in words such as "3 folds over 100 training classes".
-        candidates: list of `Candidate`.
+        candidates: list of `ShownCandidate`.
         chosen: which of them, its place in the list.
         pooled_features: Recall@K, by K, of the backbone's features, measured likewise; empty if
             they were not.

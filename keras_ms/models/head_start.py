@@ -126,12 +126,10 @@ def usable_starts(features, labels, size):
     """
     if size > features.shape[1] or features.shape[1] > MOST_FEATURES:
         return ()
-    first = np.unique(labels, return_index=True, return_inverse=True)
-    representatives = first[1][first[2]]
-    differ = any(
-        (features[i : i + _PART] != features[representatives[i : i + _PART]]).any()
-        for i in range(0, len(features), _PART)
-    )
+    mean = np.mean(features, axis=0, dtype=np.float64)
+    total = sum(np.square(part - mean).sum() for part in _parts(features)) / len(features)
+    means = _class_means(features, labels, mean)
+    differ = _is_variance(total - np.square(means).sum() / len(features), total)
     return ("whitened", "pca") if differ else ("pca",)
 
 
@@ -156,24 +154,33 @@ def _within_classes(features, labels, mean, total):
             f"start='whitened' needs the class of each of the {len(features)} images. Received: "
             f"{given}"
         )
-    classes, counts = np.unique(np.reshape(labels, -1), return_inverse=True, return_counts=True)[1:]
-    if counts.max() < 2:
+    if np.unique(np.reshape(labels, -1), return_counts=True)[1].max() < 2:
         raise ValueError(
             "start='whitened' needs classes of at least 2 images, to see how images of one class "
             "differ. Received classes of one image each: take start='pca'"
         )
+    means = _class_means(features, labels, mean)
+    return total - means.T @ means / len(features)
+
+
+def _class_means(features, labels, mean):
+    """The classes' means about that of all, float64, each times the root of its images' number."""
+    classes, counts = np.unique(np.reshape(labels, -1), return_inverse=True, return_counts=True)[1:]
     sums = np.zeros((len(counts), len(mean)))
     for start, part in zip(range(0, len(features), _PART), _parts(features)):
         np.add.at(sums, classes[start : start + _PART], part.astype(np.float64) - mean)
-    means = sums / np.sqrt(counts)[:, None]
-    return total - means.T @ means / len(features)
+    return sums / np.sqrt(counts)[:, None]
+
+
+def _is_variance(within, total):
+    """Whether images of one class differ: of equal images rounding leaves some variance."""
+    return within > 1e-10 * total
 
 
 def _root(within, total_variance):
     """The lower triangular root of a scatter that is drawn towards a multiple of the identity."""
     variance = np.trace(within)
-    # of equal images rounding leaves some
-    if not variance > 1e-10 * total_variance:
+    if not _is_variance(variance, total_variance):
         raise ValueError(
             "start='whitened' needs images of one class that differ in their features. Received "
             "classes of equal images: take start='pca'"

@@ -1,1 +1,1 @@
-"""What one training run decides and says: the choice of its weights, and its closing words."""
+"""One training run: the reading of its files, its terminal, what it decides and says."""

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 
-class Candidate(NamedTuple):
+class MeasuredWeights(NamedTuple):
     """Settings and weights that could be taken.
 
     Attributes:
@@ -33,19 +33,19 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Candidates, and which of them is taken.
+    """MeasuredWeightss, and which of them is taken.
 
     Attributes:
         by: what they were measured on, in words: "3 folds over 40 training classes".
-        candidates: list of `Candidate`.
-        chosen: the `Candidate` taken.
+        candidates: list of `MeasuredWeights`.
+        chosen: the `MeasuredWeights` taken.
         pooled_features: Recall@K of the features under the head on the same images, by K; None
             where the backbone is not pretrained.
     """
 
     by: str
     candidates: list
-    chosen: Candidate
+    chosen: MeasuredWeights
     pooled_features: dict | None
 
     def at_start(self):
@@ -86,7 +86,9 @@ class Choice(NamedTuple):
     @classmethod
     def from_json(cls, found):
         """The choice that `to_json` wrote."""
-        candidates = [Candidate(**{**c, "recall": _ks(c["recall"])}) for c in found["candidates"]]
+        candidates = [
+            MeasuredWeights(**{**c, "recall": _ks(c["recall"])}) for c in found["candidates"]
+        ]
         pooled = found["pooled_features"]
         return cls(found["by"], candidates, candidates[found["chosen"]], _ks(pooled))
 

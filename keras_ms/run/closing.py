@@ -40,19 +40,34 @@ def shortfall(results):
     Args:
         results: as in `closing_table`.
     """
-    below = []
+    pairs = {}
     for classes in ("validation", "test"):
         found = results[classes]
         chosen, pooled = found.get("chosen") or found.get("last"), found.get("pooled_features")
-        if chosen and pooled and chosen["1"] < pooled["1"]:
-            below.append(f"{chosen['1']:.3f} against {pooled['1']:.3f} on the {classes} classes")
-    if not below:
+        pairs[f"on the {classes} classes"] = (chosen or {}).get("1"), (pooled or {}).get("1")
+    return below_pooled_features(pairs)
+
+
+def below_pooled_features(pairs, show="{:.3f}".format):
+    """A sentence for the user about where training made the embedder worse, "" if nowhere.
+
+    Args:
+        pairs: {where it was measured, in words: (Recall@1 of the embedder, that of the pooled
+            features)}; None for what is not known.
+        show: function from a recall to its text. Defaults to three digits.
+    """
+    worse = [
+        f"{show(ours)} against {show(pooled)} {where}"
+        for where, (ours, pooled) in pairs.items()
+        if ours is not None and pooled is not None and ours < pooled
+    ]
+    if not worse:
         return ""
     return (
-        "The embedder is below the pooled features that it began with: "
-        + " and ".join(below)
-        + ". Training did not help here: more classes or more images of each would, or a larger "
-        "--embedding-size, a smaller --learning-rate, a backbone trained on similar pictures."
+        "The chosen embedder finds less than the pooled features of its backbone, which need no "
+        f"training: Recall@1 {', '.join(worse)}. More classes or more images of each would help, "
+        "or a larger --embedding-size, a smaller --learning-rate, a backbone trained on similar "
+        "pictures."
     )
 
 

@@ -11,7 +11,7 @@ from keras import layers, ops
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.models.head_start import STARTS, head_axes
-from keras_ms.run.choice import Candidate, Choice, best_of
+from keras_ms.run.choice import MeasuredWeights, Choice, best_of
 
 # eighths: measuring one costs a product of the held-out features with the head
 ALPHAS = tuple(number / 8 for number in range(9))
@@ -135,11 +135,9 @@ class HeadFolds:
         for start in self.starts:
             for rate in self.rates:
                 by_fold = [measured[fold, start, rate] for fold in range(len(self.folds))]
-                candidates += [
-                    Candidate(self._steps, alpha, self._mean([dict(x)[alpha] for x in by_fold]),
-                              start, rate)
-                    for alpha in self.alphas
-                ]
+                for alpha in self.alphas:
+                    recall = self._mean([dict(x)[alpha] for x in by_fold])
+                    candidates.append(MeasuredWeights(self._steps, alpha, recall, start, rate))
         count = len(np.unique(self.labels))
         by = f"{len(self.folds)} folds over {count} training classes"
         return Choice(by, candidates, best_of(candidates), self.pooled_features())

@@ -1,0 +1,199 @@
+"""Files of a run folder that were cut off, emptied or swapped: named, with what to do."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from keras_ms.cli import main
+from keras_ms.run.damaged_files import DamagedFile, naming_file, read_json, read_numbers
+from keras_ms.run_facts import run_history
+from keras_ms.run_folder import RunFolder
+from small_runs import assert_same_state, train_words, write_gradients
+
+FEW = ("--steps", "4", "--steps-per-epoch", "2", "--image-size", "16", "--export=")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run, by validation classes, and one by folds."""
+    root = tmp_path_factory.mktemp("runs")
+    folder = write_gradients(root / "gradients")
+    for name, more in (("validation", ()), ("folds", ("--freeze-backbone",))):
+        assert main(train_words(folder, root / name, *FEW, *more)) == 0
+    return root
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    def copy(name="validation"):
+        shutil.copytree(whole / name / "runs" / "run", tmp_path / "run")
+        return RunFolder(tmp_path / "run")
+
+    return copy
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _picture(path):
+    path.write_bytes((path.parent / "curves.png").read_bytes())
+
+
+def _nested(path):
+    path.write_text("[" * 200_000)
+
+
+def _number(path):
+    path.write_text("3")
+
+
+def _error(capsys, *words):
+    capsys.readouterr()
+    assert main([*map(str, words)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested, _number])
+@pytest.mark.parametrize("file", ["baselines.json", "choice.json"])
+def test_a_damaged_file_is_named_and_without_it_the_run_goes_on(
+    run, whole, capsys, file, damage
+):
+    run = run()
+    path = run.path / file
+    damage(path)
+    error = _error(capsys, "train", "--resume", run.path)
+    assert str(path) in error and "Delete it; then this " in error
+    assert file in _error(capsys, "report", run.path)
+    path.unlink()
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert_same_state(run.path, whole / "validation" / "runs" / "run")
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _picture])
+def test_a_damaged_state_is_named_and_without_it_training_begins_again(
+    run, whole, capsys, damage
+):
+    run = run()
+    damage(run.state)
+    assert "begins again at the first step" in _error(capsys, "train", "--resume", run.path)
+    run.state.unlink()
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert_same_state(run.path, whole / "validation" / "runs" / "run")
+
+
+def test_a_state_without_its_story_is_named(run):
+    run = run()
+    for story in ("{}", "no json", json.dumps({"epoch": 2, "rows": [], "best": {}})):
+        np.savez(run.state, story=np.array(story))
+        with pytest.raises(DamagedFile, match="state.npz is damaged"):
+            run.read_story()
+    np.savez(run.state, story=np.array({}, dtype=object))
+    with pytest.raises(DamagedFile, match="state.npz is damaged"):
+        run.read_story()
+
+
+def test_the_history_is_written_again_from_the_state(run, whole, capsys):
+    run = run()
+    expected = run_history(run)
+    lines = run.history.read_text().splitlines(keepends=True)
+    run.history.write_text("".join(lines[:2]))
+    assert run_history(run) == expected and len(expected) == 2
+    _cut(run.history)
+    assert run_history(run) == expected
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert run.history.read_text() == "".join(lines)
+    # an epoch after the last state
+    run.history.write_text("".join([*lines, lines[-1].replace("2,4,", "3,6,")]))
+    assert [row["step"] for row in run_history(run)] == [2, 4, 6]
+    # the file alone
+    run.state.unlink()
+    _cut(run.history)
+    with pytest.raises(DamagedFile, match="history.csv is damaged.* in line"):
+        run_history(run)
+
+
+def test_folds_are_measured_again_as_they_were(run, whole, capsys):
+    run = run("folds")
+    other = whole / "folds" / "runs" / "run"
+    run.choice.unlink()
+    run.folds.write_text('[[[0, "pca", 1e-4], [[0, {"one": 1}]]]]')
+    assert "folds.json is damaged" in _error(capsys, "train", "--resume", run.path)
+    for file in (run.folds, run.baselines, run.start_weights):
+        file.unlink()
+    assert main(["train", "--resume", str(run.path)]) == 0
+    # the start is computed again for what is measured of it and kept of it
+    for file in ("choice.json", "folds.json", "baselines.json"):
+        assert (run.path / file).read_text() == (other / file).read_text()
+    assert_same_state(run.path, other)
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _picture])
+@pytest.mark.parametrize("file", ["best.weights.h5", "chosen.weights.h5"])
+def test_damaged_weights_are_named(run, capsys, file, damage):
+    run = run()
+    damage(run.path / file)
+    assert f"{file} is damaged" in _error(capsys, "train", "--resume", run.path)
+    if file == "best.weights.h5":
+        run.model.unlink()
+        assert f"{file} is damaged" in _error(capsys, "report", run.path)
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested, _number])
+def test_damaged_settings_are_named(run, capsys, damage):
+    run = run()
+    damage(run.settings)
+    for words in (["train", "--resume"], ["report"]):
+        error = _error(capsys, *words, run.path)
+        assert str(run.settings) in error and "begin a new run" in error
+    assert str(run.settings) in _error(capsys, "train", "--config", run.settings)
+
+
+def test_files_that_only_the_report_reads(run, capsys):
+    run = run()
+    run.environment.write_text('{"packages": []}')
+    assert "environment.json is damaged" in _error(capsys, "report", run.path)
+    run.environment.unlink()
+    run.data.write_text("{}")
+    assert "data.json is damaged" in _error(capsys, "report", run.path)
+    run.data.unlink()
+    run.summary.write_text('{"best_step": "last"}')
+    assert "summary.json is damaged" in _error(capsys, "report", run.path)
+    run.summary.unlink()
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert run.environment.is_file() and run.data.is_file() and run.summary.is_file()
+
+
+def test_json_of_an_editor_and_its_encodings(tmp_path):
+    path = tmp_path / "a.json"
+    assert read_json(path, "words") is None
+    path.write_bytes(b"\xef\xbb\xbf" + '{"é": 1}'.encode())
+    assert read_json(path, "words") == {"é": 1}
+    path.write_bytes('{"é": 1}'.encode("latin-1"))
+    with pytest.raises(DamagedFile, match="a.json is damaged.*UnicodeDecodeError"):
+        read_json(path, "words", "Do this")
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", "a,b\n1\n", "a,b\n1,2,3\n", "a\nx\n", "a\n\0\n"])
+def test_a_table_that_is_none(tmp_path, text):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(DamagedFile, match="a.csv is damaged.*: expected words"):
+        read_numbers(path, "words")
+
+
+def test_what_is_no_damage_keeps_its_error(tmp_path):
+    for error in (PermissionError(13, "no"), MemoryError(), KeyboardInterrupt()):
+        with pytest.raises(type(error)), naming_file("a", "words"):
+            raise error
+    with pytest.raises(DamagedFile, match="Received KeyError: 'x'. Delete it"):
+        with naming_file("a", "words", "Delete it"):
+            {}["x"]
