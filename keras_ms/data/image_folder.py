@@ -210,5 +210,3 @@ def _blocks(classes):
                 yield block
                 block = []
     yield block
-
-

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-# also found here: what reads a file and what makes views of it stood in one module once
 from keras_ms.data.file_names import all_file_bytes
+
+# also found here: what reads a file and what makes views of it stood in one module once
 from keras_ms.data.read_images import (  # noqa: F401
     crop,
     crop_window,
@@ -152,7 +153,8 @@ def evaluation_batches(
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
     if image_list.images is None:
         exif = {"apply_exif_orientation": apply_exif_orientation}
-        dataset = opened(tf.data.Dataset.from_tensor_slices((all_file_bytes(image_list.paths),)), **exif)
+        paths = all_file_bytes(image_list.paths)
+        dataset = opened(tf.data.Dataset.from_tensor_slices((paths,)), **exif)
         dataset = dataset.map(
             lambda file: centre_view(image_of(file, **exif), image_size, resize_to),
             num_parallel_calls=tf.data.AUTOTUNE,
