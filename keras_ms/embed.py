@@ -202,10 +202,9 @@ class _WrongModel(ValueError):
 
 
 def _keras_model(path):
-    import keras
+    from keras_ms.export.keras_file import load_keras_file
 
-    # safe_mode: a file from elsewhere must not run code of its own
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    model = load_keras_file(path)
     inputs = getattr(model, "inputs", None) or ()
     if len(inputs) != 1:
         raise _WrongModel(
