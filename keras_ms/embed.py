@@ -16,6 +16,7 @@ from keras_ms.export.preprocessing import (
     recorded_preprocessing,
     saved_model_facts,
 )
+from keras_ms.export.utf8_path import utf8_path
 from keras_ms.progress import is_terminal, progress_lines
 
 FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
@@ -81,7 +82,8 @@ def load_embedder(path):
     else:
         raise ValueError(f"Expected {FORMATS}. Received: {path}")
     try:
-        run, shape, dtype, facts = load(path)
+        with utf8_path(path) as readable:
+            run, shape, dtype, facts = load(readable)
     except (ImportError, _WrongModel):
         raise
     except Exception as error:
