@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 import sys
-from pathlib import Path
 
 from keras_ms.command_words import RunInterrupted, UnfinishedRun, resume_command
 from keras_ms.convert_command import add_parser as add_convert_weights
@@ -108,16 +107,11 @@ def _train(options):
 
 
 def _export(options):
-    import keras
-
     from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats
+    from keras_ms.export.keras_file import load_keras_file
 
-    model_file = Path(options["model"])
-    if not model_file.is_file():
-        raise FileNotFoundError(f"Expected a .keras file. Nothing is at {model_file}")
-    # safe_mode: a file from elsewhere must not run code of its own
-    model = keras.saving.load_model(model_file, compile=False, safe_mode=True)
+    model = load_keras_file(options["model"])
     metadata = json.loads(options["metadata"]) if options["metadata"] else None
     formats = Settings(export=options["formats"]).exports()
     shorter = options["resize_to"]

@@ -15,6 +15,7 @@ from keras_ms.export.preprocessing import (
     recorded_preprocessing,
     saved_model_facts,
 )
+from keras_ms.export.utf8_path import utf8_path
 from keras_ms.progress import is_terminal, progress_lines
 
 FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
@@ -80,7 +81,8 @@ def load_embedder(path):
     else:
         raise ValueError(f"Expected {FORMATS}. Received: {path}")
     try:
-        run, shape, dtype, facts = load(path)
+        with utf8_path(path) as readable:
+            run, shape, dtype, facts = load(readable)
     except (ImportError, _WrongModel):
         raise
     except Exception as error:
@@ -199,10 +201,9 @@ class _WrongModel(ValueError):
 
 
 def _keras_model(path):
-    import keras
+    from keras_ms.export.keras_file import load_keras_file
 
-    # safe_mode: a file from elsewhere must not run code of its own
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    model = load_keras_file(path)
     inputs = getattr(model, "inputs", None) or ()
     if len(inputs) != 1:
         raise _WrongModel(

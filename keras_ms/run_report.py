@@ -3,13 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_ms.command_words import UnfinishedRun
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.saved_embeddings import read_embeddings
+from keras_ms.export.keras_file import load_keras_file
 from keras_ms.html_report import collect_report, write_report
 from keras_ms.models.embedding import split_embedder
 from keras_ms.progress import predict_progress, print_line
@@ -236,8 +236,7 @@ def _embedder(run, settings, images, choice):
                 words = f"of step {best:,}, the best on the validation classes"
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
-        # safe_mode: a file from elsewhere must not run code of its own
-        return keras.saving.load_model(run.model, compile=False, safe_mode=True), words
+        return load_keras_file(run.model), words
     if settings.weights and not settings.freeze_backbone:
         # the best weights are those of the whole embedder: what it started from may be gone
         # given weights freeze the statistics unless the settings say otherwise

@@ -2,14 +2,25 @@
 
 The content is written under a temporary name beside its destination (same file system, so the
 last step is a rename) and takes its name only once it is complete. A crash, a full disk or a
-failed check leaves whatever stood at the destination before.
+failed check leaves whatever stood at the destination before. A process that is killed leaves the
+temporary folder; the next one that writes there removes it. Whether its writer still lives is told
+by a lock, which ends with the process, also on another machine.
 """
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, what a killed process leaves stays
+    fcntl = None
+
+_LOCK = ".writing"
 
 
 @contextmanager
@@ -21,21 +32,18 @@ def whole_file(path):
 
     Raises:
         IsADirectoryError: `path` is a folder.
-        OSError: the folder cannot be written to (the message names it).
+        OSError: the folder cannot be written to, or the disk is full (the message names it).
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file name to write to. Received a folder: {path}")
-    temporary = _temporary_folder_beside(path)
-    try:
+    with _temporary_folder_beside(path) as temporary, _explained_full_disk(path):
         # the suffix is kept: writers choose their format by it
         yield temporary / path.name
         written = temporary / path.name
         with open(written, "rb") as file:
             os.fsync(file.fileno())
         os.replace(written, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -45,14 +53,14 @@ def whole_folder(path, *, replace=True):
     Args:
         path: destination folder. An existing folder there is replaced in the last step; a
             process killed between that step's two renames leaves it beside `path`, in a folder
-            that ends in ".part".
+            that ends in ".part", and the next one that writes there puts it back.
         replace: False keeps what is there: a folder with something in it is refused at once, and
             where another process has made one meanwhile, the new one is dropped. Defaults to True.
 
     Raises:
         NotADirectoryError: `path` is an existing file.
         FileExistsError: without `replace`, `path` is a folder that is not empty.
-        OSError: the parent cannot be written to (the message names it).
+        OSError: the parent cannot be written to, or the disk is full (the message names it).
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
@@ -61,27 +69,24 @@ def whole_folder(path, *, replace=True):
         raise FileExistsError(
             f"The folder {path} exists already and is not empty. Remove it or name another"
         )
-    temporary = _temporary_folder_beside(path)
-    try:
-        new = temporary / path.name
-        new.mkdir()
-        yield new
-        if path.exists() and replace:
-            # a folder cannot be renamed over a full one: the old one steps aside first
-            os.replace(path, temporary / "old")
+    with _temporary_folder_beside(path) as temporary, _explained_full_disk(path):
         try:
-            if path.exists() and not replace:
-                path.rmdir()  # fails on a full one
-            os.replace(new, path)
-        except OSError:
-            if replace or not path.is_dir():
-                raise
-    except BaseException:
-        if (temporary / "old").exists() and not path.exists():
-            os.replace(temporary / "old", path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            new = temporary / path.name
+            new.mkdir()
+            yield new
+            if path.exists() and replace:
+                # a folder cannot be renamed over a full one: the old one steps aside first
+                os.replace(path, temporary / "old")
+            try:
+                if path.exists() and not replace:
+                    path.rmdir()  # fails on a full one
+                os.replace(new, path)
+            except OSError:
+                if replace or not path.is_dir():
+                    raise
+        except BaseException:
+            _put_back(temporary, path)
+            raise
 
 
 def remove_unfinished(folder):
@@ -92,16 +97,110 @@ def remove_unfinished(folder):
 
 def check_writable(folder):
     """Makes the folder if it is missing; raises OSError if nothing can be written into it."""
-    shutil.rmtree(_temporary_folder_beside(Path(folder) / "check"))
+    with _temporary_folder(Path(folder), ".check.", "Cannot write"):
+        pass
+
+
+def is_full_disk(error):
+    """Whether an error, of whatever writer, says that the disk or a quota is used up."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # TensorFlow, HDF5 and NumPy have words of their own
+    return bool(re.search(r"No space left|\d+ requested and \d+ written", str(error)))
+
+
+def full_disk_error(path, byte_count=None):
+    """The OSError of a full disk: the file, what it needs where that is known, what to do.
+
+    Args:
+        path: destination.
+        byte_count: size of what is written, at least. Defaults to None: not known.
+    """
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    has_megabytes = f"{free / 1e6:.1f} MB are free"
+    if byte_count is None:
+        needs = f"cannot be written; {has_megabytes}"
+    elif byte_count > free:
+        needs = f"needs {byte_count / 1e6:.1f} MB and {has_megabytes}"
+    else:
+        # what files take beyond their contents, a quota, or another program that wrote meanwhile
+        needs = f"needs more than {byte_count / 1e6:.1f} MB of space, and it was used up"
+    return OSError(
+        errno.ENOSPC,
+        f"The disk is full: writing {str(path)!r} {needs}. Nothing was left there, and a file that "
+        "stood there is unchanged. Free some space or choose a folder on another disk",
+    )
+
+
+@contextmanager
+def _explained_full_disk(path):
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise full_disk_error(path) from error
 
 
 def _temporary_folder_beside(path):
+    # names may be as long as the file system allows, the temporary one is longer
+    return _temporary_folder(path.parent, f".{path.name[:40]}.", f"Cannot write {path.name!r}")
+
+
+@contextmanager
+def _temporary_folder(parent, prefix, cannot):
+    """Yields a new folder, locked by this process, and removes it; those of dead ones too."""
+    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
+        lock = open(temporary / _LOCK, "w")
     except OSError as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise type(error)(
             error.errno,
-            f"Cannot write {path.name!r} into the folder {str(path.parent)!r} ({error.strerror}). "
+            f"{cannot} into the folder {str(parent)!r} ({error.strerror}). "
             "Choose a folder that exists or can be created and that you may write to",
         ) from error
+    with lock:
+        _try_lock(lock)
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _try_lock(file):
+    """Whether this process holds the lock now; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have none
+        return None
+    return True
+
+
+def _remove_abandoned(parent):
+    """Removes temporary folders whose writer has ended; what a dead one moved aside comes back."""
+    for temporary in parent.glob(".*.part"):
+        try:
+            # without its lock, a folder is another program's, or of a process that makes it now
+            with open(temporary / _LOCK, "r+") as lock:
+                if _try_lock(lock):
+                    for new in temporary.iterdir():
+                        if new.name not in (_LOCK, "old"):
+                            _put_back(temporary, parent / new.name)
+                    shutil.rmtree(temporary, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _put_back(temporary, path):
+    if (temporary / "old").exists() and not path.exists():
+        os.replace(temporary / "old", path)

@@ -638,6 +638,18 @@ def test_verify_export_wants_a_file_and_enough_images(model, tmp_path):
 # --- the disk
 
 
+def test_names_that_are_not_ascii_in_the_c_locale(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    words = ["export", str(tmp_path / "m.keras"), "--to", str(tmp_path / "ärger")]
+    run = subprocess.run(
+        [sys.executable, "-m", "keras_ms.cli", *words], capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr.decode(errors="replace")
+    assert verify_export(model, tmp_path / "ärger" / "embedder.onnx") <= 1e-6
+    assert verify_export(model, tmp_path / "ärger" / "saved_model") <= 1e-6
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_unwritable_folder(name, model, tmp_path):
     (tmp_path / "file").write_text("")

@@ -1,5 +1,8 @@
 """Validation batches: balanced, finite, the same every time, seen as in evaluation."""
 
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -84,3 +87,20 @@ def test_the_loss_on_them_is_a_loss():
     found = model.evaluate(balanced, verbose=0, return_dict=True)
     assert found["loss"] > 0 and found["mined_anchors"] > 0
     assert model.evaluate(balanced, verbose=0, return_dict=True) == found
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)
+    for was, instead in (
+        ("steps_per_epoch=100", "steps_per_epoch=1"), ("epochs=6", "epochs=1"),
+        ("draw_glyphs(", "draw_glyphs(images_per_class=5, "),
+    ):  # fmt: skip
+        assert code.count(was) == 1
+        code = code.replace(was, instead)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "callbacks.md", "exec"), names)
+    history = names["embedder"].history.history
+    assert all(value > 0 for value in history["val_loss"])
+    assert (tmp_path / "best.weights.h5").is_file()

@@ -1,10 +1,13 @@
 """Files and folders appear whole or not at all."""
 
 import errno
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from keras_ms.whole_files import whole_file, whole_folder
+from keras_ms.whole_files import check_writable, full_disk_error, whole_file, whole_folder
 
 
 def test_a_file_takes_its_name_at_the_end(tmp_path):
@@ -77,3 +80,104 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="Received a folder"):
         with whole_file(tmp_path):
             raise RuntimeError("not reached")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from keras_ms.whole_files import whole_file, whole_folder
+writer = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
+with writer(Path(sys.argv[2])) as temporary:
+    if sys.argv[1] == "file":
+        temporary.write_text("half")
+    if sys.argv[3] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("writes", flush=True)
+    sys.stdin.read()
+    if sys.argv[1] == "file":
+        temporary.write_text("whole")
+"""
+
+
+def writing(kind, path, what, **options):
+    return subprocess.Popen([sys.executable, "-c", KILLED, kind, str(path), what], **options)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_leaves_is_removed_by_the_next(kind, tmp_path):
+    assert writing(kind, tmp_path / "a.txt", "kill").wait() == -signal.SIGKILL
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    with whole_file(tmp_path / "b.txt") as temporary:  # whatever is written there next
+        temporary.write_text("whole")
+    assert list(tmp_path.iterdir()) == [tmp_path / "b.txt"]
+
+
+def test_what_a_living_process_writes_stays(tmp_path):
+    living = writing("file", tmp_path / "a.txt", "wait", stdin=subprocess.PIPE,
+                     stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert living.stdout.readline() == "writes\n"
+    check_writable(tmp_path)
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("ours")
+    living.communicate("")
+    assert living.returncode == 0
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
+
+
+def test_folders_of_others_stay(tmp_path):
+    other = tmp_path / ".download.part"
+    other.mkdir()
+    (other / "half").write_text("of another program")
+    check_writable(tmp_path)
+    assert (other / "half").exists()
+
+
+def test_a_folder_that_was_moved_aside_comes_back(tmp_path):
+    """As a process leaves it that is killed between the two renames of a replacement."""
+    part = tmp_path / ".model.x.part"
+    for folder in ("old", "model"):
+        (part / folder).mkdir(parents=True)
+        (part / folder / folder).touch()
+    (part / ".writing").touch()
+    check_writable(tmp_path)
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("16384 requested and 0 written"),
+        RuntimeError("x; No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("writer", [whole_file, whole_folder])
+def test_a_full_disk_names_the_file(writer, error, tmp_path):
+    with pytest.raises(OSError, match="disk is full.*embeddings.*MB are free.*Free some") as raised:
+        with writer(tmp_path / "embeddings"):
+            raise error
+    assert raised.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_needed_and_what_is_free_do_not_contradict_each_other(tmp_path):
+    assert "MB are free" in str(full_disk_error(tmp_path / "a", 10**18))
+    little = str(full_disk_error(tmp_path / "a", 1))
+    assert "needs more than 0.0 MB" in little and "are free" not in little
+
+
+def test_names_as_long_as_the_file_system_takes(tmp_path):
+    path = tmp_path / ("ä" * 120 + ".txt")
+    with whole_file(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+
+
+def test_a_folder_that_cannot_be_written_is_named_alone(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Cannot write into the folder") as raised:
+        check_writable(tmp_path / "file" / "model")
+    assert "check" not in str(raised.value)

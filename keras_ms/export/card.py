@@ -1,12 +1,11 @@
 """What an exported file says about itself, and what its writer says when the disk refuses."""
 
-import errno
-import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
 
 from keras_ms.export.preprocessing import described_preprocessing
 from keras_ms.version import __version__
+from keras_ms.whole_files import full_disk_error, is_full_disk
 
 
 def model_card(wrapped, metadata, preprocessing):
@@ -73,14 +72,6 @@ def explained_write_errors(path, byte_count):
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and "No space left" not in str(error):
+        if not is_full_disk(error):
             raise
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        free = shutil.disk_usage(folder).free
-        raise OSError(
-            errno.ENOSPC,
-            f"The disk is full: writing {str(path)!r} needs {byte_count / 1e6:.1f} MB and "
-            f"{free / 1e6:.1f} MB are free. Nothing was left there, and a file that stood there "
-            "is unchanged. Free some space or choose a folder on another disk",
-        ) from error
+        raise full_disk_error(path, byte_count) from error

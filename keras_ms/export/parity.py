@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ms.export.inference_model import inference_model
+from keras_ms.export.utf8_path import utf8_path
 
 # One image and a few: errors in the batch dimension show only from two images on.
 BATCH_SIZES = (1, 3)
@@ -184,8 +185,8 @@ def _runner(path):
 def _saved_model_runner(path):
     import tensorflow as tf
 
-    with tf.device("/CPU:0"):
-        loaded = tf.saved_model.load(str(path))
+    with tf.device("/CPU:0"), utf8_path(path) as path_for_tensorflow:
+        loaded = tf.saved_model.load(str(path_for_tensorflow))
 
     def run(images):
         # closes over `loaded`: its variables must stay alive while a signature is called
@@ -201,9 +202,10 @@ def _onnx_runner(path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only: errors are raised, with the same text
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        with utf8_path(path) as path_for_onnxruntime:
+            session = onnxruntime.InferenceSession(
+                str(path_for_onnxruntime), options, providers=["CPUExecutionProvider"]
+            )
     except Exception as error:
         raise _CannotRun(f"onnxruntime cannot load {path.name!r}: {error}") from error
     return lambda images: session.run(["embedding"], {"image": images})[0]

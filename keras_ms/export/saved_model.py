@@ -11,6 +11,7 @@ from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import inference_model
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
 from keras_ms.export.preprocessing import METADATA_FILE
+from keras_ms.export.utf8_path import utf8_path
 from keras_ms.whole_files import whole_folder
 
 
@@ -67,8 +68,8 @@ def export_saved_model(
     byte_count = 4 * wrapped.model.count_params()  # float32
     with explained_write_errors(path, byte_count), whole_folder(path) as new:
         # Keras prints the signatures even with verbose=False
-        with contextlib.redirect_stdout(io.StringIO()):
-            archive.write_out(str(new), verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()), utf8_path(new) as path_for_tensorflow:
+            archive.write_out(str(path_for_tensorflow), verbose=False)
         card_file = new / METADATA_FILE
         card_file.parent.mkdir()
         card_file.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
