@@ -350,6 +350,18 @@ def test_usual_jpegs_take_the_fast_way_and_others_do_not():
         assert plain_jpeg(contents) is None
 
 
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"subsampling": 1}])
+def test_a_crop_of_a_jpeg_is_the_whole_pictures_but_along_its_border(tmp_path, options):
+    path = written(tmp_path, "photo.jpg", saved(photo(161, 143), "JPEG", **options))
+    pixels = read_pixels(path)
+    for uniform in tf.random.stateless_uniform((8, 5), (0, 1)):
+        found = read_crop(path, uniform, *WINDOW).numpy().astype(int)
+        expected = np.asarray(crop(pixels, uniform, *WINDOW))
+        assert found.shape == expected.shape
+        # another transform of the blocks would be as much as 5 away everywhere
+        assert np.abs(found - expected)[3:-3, 3:-3].max() <= 1
+
+
 def test_a_jpeg_with_a_table_of_no_code_is_not_plain():
     contents = saved(photo(), "JPEG")
     table = contents.index(b"\xff\xc4") + 4
