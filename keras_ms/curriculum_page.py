@@ -34,6 +34,7 @@ def write_curriculum_page(
     *,
     facts=None,
     num_classes=100,  # a page of some ten megabytes
+    apply_exif_orientation=True,
 ):
     """Writes a page that shows what the subsets of each class hold, to judge them by eye.
 
@@ -46,6 +47,8 @@ def write_curriculum_page(
         path: the HTML file, which needs no other and no network; it appears whole or not at all.
         facts: dict of texts for the top of the page. Defaults to None.
         num_classes: at most how many classes are shown. Defaults to 100.
+        apply_exif_orientation: show photos turned as their EXIF orientation says, as they are
+            embedded by default.
 
     Returns:
         Size of the file in bytes.
@@ -59,7 +62,7 @@ def write_curriculum_page(
     >>> write_curriculum_page(found, images, "curriculum.html")   # doctest: +SKIP
     """
     check_subsets(found, images)
-    page = _page(found, images, facts or {}, num_classes)
+    page = _page(found, images, facts or {}, num_classes, apply_exif_orientation)
     with whole_file(path) as temporary:
         # names of files may hold bytes that are no text
         temporary.write_text(page, encoding="utf-8", errors="replace")
@@ -71,7 +74,7 @@ def subset_name(number):
     return SUBSET_NAMES[number] if number < len(SUBSET_NAMES) else f"subset {number}"
 
 
-def _page(found, images, facts, num_classes):
+def _page(found, images, facts, num_classes, apply_exif_orientation):
     members = {label: np.flatnonzero(images.labels == label) for label in np.unique(images.labels)}
     noisiest = sorted(members, key=lambda label: (found.subset[members[label]] == 0).mean())
     shown = noisiest[:num_classes]
@@ -89,8 +92,10 @@ def _page(found, images, facts, num_classes):
         tag("main",
             _summary(found, members, facts),
             tag("section", tag("h2", "Classes"), tag("p", words), _legend(found.subset),
-                tag("div", *(_class(found, images, members[label]) for label in shown),
-                    class_="classes"), id="classes")),
+                tag("div", *(
+                    _class(found, images, members[label], apply_exif_orientation)
+                    for label in shown
+                ), class_="classes"), id="classes")),
     )
     return document(f"{images.name}: curriculum", body, [_STYLE])
 
@@ -126,7 +131,7 @@ def _legend(subset):
     return tag("ul", *items, class_="legend", style="margin-bottom:1rem")
 
 
-def _class(found, images, rows):
+def _class(found, images, rows, apply_exif_orientation):
     counts = np.bincount(found.subset[rows])
     words = ", ".join(f"{count:,} {subset_name(n)}" for n, count in enumerate(counts) if count)
     bar = [
@@ -145,7 +150,9 @@ def _class(found, images, rows):
         tag("div", *bar, class_="share", role="img", aria_label=words),
         tag("div", *(
             tag("div", tag("h5", name),
-                tag("div", *(_shot(found, images, row) for row in group), class_="four"))
+                tag("div", *(
+                    _shot(found, images, row, apply_exif_orientation) for row in group
+                ), class_="four"))
             for name, group in groups
         ), class_="thirds"),
         class_="query",
@@ -161,17 +168,17 @@ def _thirds(rows, density):
     return order[:_IN_A_GROUP], order[middle : middle + _IN_A_GROUP], order[-_IN_A_GROUP:]
 
 
-def _shot(found, images, row):
+def _shot(found, images, row, apply_exif_orientation):
     subset = int(found.subset[row])
     path = str(images.paths[row])
     # the folders before it say where the data lay, not what it shows
     name = path if images.images is not None else Path(path).name
     density = f"ρ {found.density[row]:,.4g}"
     spoken = f"{name}: {subset_name(subset)}, {density}" + ", the centre" * bool(found.centre[row])
+    small = picture(images, row, _PICTURE_SIZE, apply_exif_orientation=apply_exif_orientation)
     return tag(
         "div",
-        tag("img", src=data_uri(picture(images, row, _PICTURE_SIZE)), alt=spoken, title=spoken,
-            class_="pic"),
+        tag("img", src=data_uri(small), alt=spoken, title=spoken, class_="pic"),
         tag("div", f"{density}" + " · centre" * bool(found.centre[row]), class_="caption"),
         class_=f"shot s{_colour(subset)}",
     )

@@ -2,7 +2,6 @@
 
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +92,9 @@ def load_embedder(path):
 def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_size=64, verbose=True):
     """Embeds every image of a list, in order.
 
+    Photos are turned as their EXIF orientation says, unless the model's file wants them as they
+    are stored.
+
     Args:
         embedder: `Embedder`.
         images: ImageList.
@@ -112,18 +114,13 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
     image_size, resize_to = view_sizes(
         embedder, images, image_size=image_size, resize_to=resize_to
     )
-    if embedder.preprocessing and embedder.preprocessing.exif_orientation:
-        warnings.warn(
-            f"{embedder.name} wants photos turned as their EXIF orientation says. They are read as "
-            "stored: photos that need turning get other embeddings than they should",
-            stacklevel=2,
-        )
     batches = evaluation_batches(
         images,
         image_size,
         resize_to=resize_to,
         batch_size=embedder.batch_size or batch_size,
         cache=False,
+        apply_exif_orientation=(embedder.preprocessing or Preprocessing()).exif_orientation,
     )
     shown, start = verbose and is_terminal(sys.stderr), time.monotonic()
     tell = progress_lines("embedding", len(images)) if verbose and not shown else None

@@ -4,7 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_ms.data.file_names import all_file_bytes
-from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize, read_crop
+from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize
+from keras_ms.data.read_images import crop_of, opened
 
 
 def augmented_batches(
@@ -17,6 +18,7 @@ def augmented_batches(
     distort=None,
     seed=0,
     batch_size=64,
+    apply_exif_orientation=True,
 ):
     """Random training views of all images once, in the list's order.
 
@@ -25,6 +27,7 @@ def augmented_batches(
         image_size, crop_scale, crop_ratio, flip, distort: as in `balanced_batches`.
         seed: whole number or tuple of them; another seed gives other views.
         batch_size: images per batch; the last batch may be smaller.
+        apply_exif_orientation: as in `evaluation_batches`.
 
     Returns:
         A finite tf.data.Dataset of float32 images (batch, image_size, image_size, 3), RGB 0-255.
@@ -36,13 +39,15 @@ def augmented_batches(
     generator = np.random.default_rng(seed)
     uniform = generator.random((len(image_list), NUM_UNIFORM), dtype=np.float32)
     if image_list.images is None:
+        exif = {"apply_exif_orientation": apply_exif_orientation}
         dataset = tf.data.Dataset.from_tensor_slices((all_file_bytes(image_list.paths), uniform))
-        dataset = dataset.map(
-            lambda path, uniform: flip_and_resize(
-                read_crop(path, uniform, crop_scale, crop_ratio), uniform, image_size, flip
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        ).batch(batch_size)
+        dataset = opened(dataset, **exif)
+
+        def view(file, uniform):
+            image = crop_of(file, uniform, crop_scale, crop_ratio, **exif)
+            return flip_and_resize(image, uniform, image_size, flip)
+
+        dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
     else:
         dataset = tf.data.Dataset.from_tensor_slices((image_list.images, uniform))
         dataset = dataset.batch(batch_size).map(

@@ -19,11 +19,10 @@ from keras_ms.data.images import (
     NUM_UNIFORM,
     as_rgb,
     batch_views,
-    crop,
     flip_and_resize,
-    read_crop,
     side_for,
 )
+from keras_ms.data.read_images import crop, crop_of, opened
 
 logger = logging.getLogger(__name__)
 
@@ -204,11 +203,7 @@ def loaded_batches(
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
-        load = _loader(source.paths, cache, **view)
-        dataset = dataset.unbatch().map(
-            lambda index, uniform, *rest: (load(index, uniform), *rest),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        dataset = _views_of_files(dataset.unbatch(), source.paths, cache, **view)
         dataset = dataset.batch(batch, drop_remainder=True)
 
     def finish(images, labels, steps):
@@ -244,20 +239,23 @@ def _columns(source, views):
     return None, labels
 
 
-def _loader(paths, cache, image_size, scale, ratio, flip):
-    """index, uniform -> float32 image: from its file, or from a cache of all decoded files."""
+def _views_of_files(dataset, paths, cache, image_size, scale, ratio, flip):
+    """(index, uniform, …) → (float32 image, …): from files, or a cache of all decoded files."""
     read_cached = decoded_images(paths, cache)
     with tf.device("CPU"):
         names = tf.constant(all_file_bytes(paths))
+    if read_cached is None:
+        dataset = dataset.map(lambda index, *rest: (names[index], *rest))
+        dataset = opened(dataset)
 
-    def load(index, uniform):
+    def view(item, uniform, *rest):
         if read_cached is None:
-            image = read_crop(names[index], uniform, scale, ratio)
+            image = crop_of(item, uniform, scale, ratio)
         else:
-            image = crop(read_cached(index), uniform, scale, ratio)
-        return flip_and_resize(image, uniform, image_size, flip)
+            image = crop(read_cached(item), uniform, scale, ratio)
+        return flip_and_resize(image, uniform, image_size, flip), *rest
 
-    return load
+    return dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _checked_view(image_size, crop_scale, crop_ratio, flip, image_list):

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
 from keras_ms.data.folder_layout import folder_layout
@@ -19,16 +18,12 @@ from keras_ms.data.folder_listing import (
     may_be_images,
     tally_line,
 )
+from keras_ms.data.image_file import SUFFIXES, image_fault
 from keras_ms.progress import progress_lines
 from keras_ms.whole_number import whole_number
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-
-# What TensorFlow decodes, by Pillow's names for what the bytes are; MPO is a JPEG with a second
-# picture appended, of which TensorFlow reads the first.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF")
 _LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
 # files that are handed to the threads at a time: a task for each of 100,000 takes 100 MB
 _BLOCK = 2048
@@ -215,22 +210,3 @@ def _blocks(classes):
                 yield block
                 block = []
     yield block
-
-
-def image_fault(path):
-    """Why TensorFlow would not decode the image file, in words; None if it would."""
-    try:
-        with Image.open(path) as image:
-            if image.format not in _FORMATS:
-                return f"its content is {image.format}; expected one of {', '.join(_FORMATS)}"
-            if image.format == "BMP" and image.mode in ("P", "1"):
-                # TensorFlow takes the palette's indices for grey values, without an error
-                return "a BMP with a palette; save it as PNG"
-            # JPEG alone can be decoded at an eighth of its size: all bytes are still read
-            image.draft("RGB", (image.width // 8, image.height // 8))
-            image.load()
-    except Image.UnidentifiedImageError:
-        return "not an image"
-    except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
-        return str(error) or type(error).__name__
-    return None

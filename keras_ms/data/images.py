@@ -1,132 +1,23 @@
-"""From image files and arrays to float tensors: decode, crop, flip, resize (tf.data maps).
+"""From image files and arrays to float tensors: views that are trained on and evaluated."""
 
-All randomness comes in as numbers: `uniform` holds five values in [0, 1) per image, for the
-crop's area, shape, top and left, and for the flip. The same numbers give the same picture.
-"""
-
-import os
-
-import numpy as np
 import tensorflow as tf
 
-from keras_ms.data.image_folder import image_fault
+from keras_ms.data.file_names import all_file_bytes
+
+# also found here: what reads a file and what makes views of it stood in one module once
+from keras_ms.data.read_images import (  # noqa: F401
+    crop,
+    crop_window,
+    decode,
+    image_of,
+    opened,
+    read_crop,
+    read_image,
+)
 
 NUM_UNIFORM = 5  # random numbers that one training view uses
 # one gigabyte: 6,600 evaluation images of 224 px; a laptop keeps room for the training
 CACHE_BYTES = 2**30
-
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
-
-
-def read_image(path):
-    """uint8 (height, width, 3) RGB from an image file; a damaged one raises an error naming it.
-
-    TensorFlow's decoders do not name the file they fail on. Files with a JPEG's or PNG's first
-    and last bytes go straight on; every other is decoded by Pillow first, which is slower but
-    tells truncated files and files that are not images.
-    """
-    contents = tf.io.read_file(path)
-    complete = _encloses(contents, _JPEG_START, _JPEG_END)
-    return tf.cond(complete, lambda: decode(contents), lambda: _checked_image(path, contents))
-
-
-def _encloses(contents, start, end):
-    size = tf.strings.length(contents)
-    last = tf.strings.substr(contents, -tf.minimum(len(end), size), len(end))
-    return (tf.strings.substr(contents, 0, len(start)) == start) & (last == end)
-
-
-def _checked_image(path, contents):
-    """`decode` of a file that is not a complete JPEG."""
-    complete = _encloses(contents, _PNG_START, _PNG_END)
-    checked = tf.cond(
-        complete, lambda: True, lambda: tf.numpy_function(_raise_if_damaged, [path], tf.bool)
-    )
-    with tf.control_dependencies([checked]):
-        return decode(tf.identity(contents))
-
-
-def _raise_if_damaged(path):
-    # bytes inside tf.data, an array around a string when called eagerly
-    path = os.fsdecode(np.asarray(path).item())
-    fault = image_fault(path)
-    if fault:
-        raise ValueError(f"Cannot read the image {path}: {fault}")
-    return np.True_
-
-
-def decode(contents):
-    """uint8 (height, width, 3) RGB from the bytes of a JPEG, PNG, BMP or GIF (first frame)."""
-    image = tf.cond(
-        tf.strings.substr(contents, 0, len(_JPEG_START)) == _JPEG_START,
-        # decode_image has the faster, coarser DCT, and no choice: as much as 5 of 255 away from
-        # what other programs decode
-        lambda: tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
-    )
-    return tf.ensure_shape(image, (None, None, 3))
-
-
-def crop_window(height, width, uniform, scale, ratio):
-    """The window of a random resized crop: (top, left, height, width), int32.
-
-    The area is uniform in `scale` times the image's area, the ratio width / height log-uniform in
-    the part of `ratio` for which a window of that area fits into the image. Where none fits (a
-    large area of a long narrow image), the nearest ratio does, clipped to the image.
-
-    Args:
-        height, width: pixels, scalars or tensors (batch,).
-        uniform: float (..., 5), values in [0, 1).
-        scale: (least, greatest) share of the area, or `None`: the largest centred square.
-        ratio: (least, greatest) width / height.
-
-    Returns:
-        Four int32 tensors; each window has at least one pixel and lies inside the image.
-    """
-    height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    if scale is None:
-        side = tf.minimum(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return tuple(tf.cast(value, tf.int32) for value in (top, left, side, side))
-    share = scale[0] + (scale[1] - scale[0]) * uniform[..., 0]
-    # width_of_crop² = share · height · width · ratio <= width², and likewise for its height
-    low = tf.maximum(tf.math.log(ratio[0]), tf.math.log(share * width / height))
-    high = tf.minimum(tf.math.log(ratio[1]), tf.math.log(width / (share * height)))
-    shape = tf.exp(low + tf.maximum(high - low, 0.0) * uniform[..., 1])
-    area = share * height * width
-    crop_height = tf.clip_by_value(tf.round(tf.sqrt(area / shape)), 1.0, height)
-    crop_width = tf.clip_by_value(tf.round(tf.sqrt(area * shape)), 1.0, width)
-    top = tf.floor((height - crop_height + 1.0) * uniform[..., 2])
-    left = tf.floor((width - crop_width + 1.0) * uniform[..., 3])
-    # float32 may round x · 0.9999999 up to x, one pixel too far
-    top = tf.minimum(top, height - crop_height)
-    left = tf.minimum(left, width - crop_width)
-    return tuple(tf.cast(value, tf.int32) for value in (top, left, crop_height, crop_width))
-
-
-def read_crop(path, uniform, scale, ratio):
-    """A random crop of an image file, uint8; of a JPEG only the crop is decoded."""
-    contents = tf.io.read_file(path)
-
-    def from_jpeg():
-        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(contents))
-        window = tf.stack(crop_window(height, width, uniform, scale, ratio))
-        return tf.image.decode_and_crop_jpeg(contents, window, channels=3)
-
-    image = tf.cond(
-        _encloses(contents, _JPEG_START, _JPEG_END),
-        from_jpeg,
-        lambda: crop(_checked_image(path, contents), uniform, scale, ratio),
-    )
-    return tf.ensure_shape(image, (None, None, 3))
-
-
-def crop(image, uniform, scale, ratio):
-    """The same random crop of an image that is decoded already."""
-    shape = tf.shape(image)
-    top, left, height, width = crop_window(shape[0], shape[1], uniform, scale, ratio)
-    return image[top : top + height, left : left + width]
 
 
 def flip_and_resize(image, uniform, image_size, flip):
@@ -215,7 +106,15 @@ def centre_view(image, image_size, resize_to):
     return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
 
 
-def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_size=64, cache="auto"):
+def evaluation_batches(
+    image_list,
+    image_size=None,
+    *,
+    resize_to=None,
+    batch_size=64,
+    cache="auto",
+    apply_exif_orientation=True,
+):
     """All images of a list once, in order, as a model is evaluated on them.
 
     Args:
@@ -228,6 +127,8 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
         batch_size: images per batch; the last batch may be smaller.
         cache: keep the finished images in memory as uint8 for the next pass: True, False or
             "auto", which does so up to 1 GiB.
+        apply_exif_orientation: turn photos as their EXIF orientation says, as viewers show them.
+            `False` takes the pixels as they are stored.
 
     Returns:
         A finite tf.data.Dataset of (images float32 (batch, image_size, image_size, 3) RGB 0-255,
@@ -251,9 +152,11 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
     channels = 3 if image_list.images is None else image_list.images.shape[-1]
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
     if image_list.images is None:
-        dataset = tf.data.Dataset.from_tensor_slices(image_list.paths)
+        exif = {"apply_exif_orientation": apply_exif_orientation}
+        names = all_file_bytes(image_list.paths)
+        dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
         dataset = dataset.map(
-            lambda path: centre_view(read_image(path), image_size, resize_to),
+            lambda file: centre_view(image_of(file, **exif), image_size, resize_to),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:

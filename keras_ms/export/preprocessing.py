@@ -37,7 +37,8 @@ class Preprocessing:
         resize_to: pixels of the shorter side before the cut, at least `image_size`. Defaults to
             `None`: not recorded.
         exif_orientation: whether photos are turned as their EXIF orientation says. Defaults to
-            `False`, as `evaluation_batches` reads them: pixels as they are stored.
+            `True`, as `evaluation_batches` reads them; `False`: pixels as they are stored, which
+            is also what files without this entry want.
         before_resizing: what else is done to a picture first, in words, for people. Defaults to
             `""`: nothing.
 
@@ -55,7 +56,7 @@ class Preprocessing:
     image_size: int | tuple[int, int] | None = None
     resize_to: int | None = None
     _: KW_ONLY
-    exif_orientation: bool = False
+    exif_orientation: bool = True
     before_resizing: str = ""
 
     def __post_init__(self):

@@ -7,46 +7,49 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_ms.data.image_file import read_pixels, shown
+
 # multiples of 16, a JPEG's block of colour: neighbours on a sheet do not bleed into each other
 SHEET_SIDE = 16
 _QUALITY = 78
 
 
-def picture(images, index, size):
+def picture(images, index, size, *, apply_exif_orientation=True):
     """The centre square of an image as a Pillow image of (size, size), RGB.
+
+    It shows the pixels that training and evaluation read.
 
     Args:
         images: `ImageList`, in memory or as files.
         index: row.
         size: pixels; smaller images are enlarged.
+        apply_exif_orientation: as in `evaluation_batches`.
 
     Raises:
         FileNotFoundError, ValueError: the file is gone or damaged; the message names it.
     """
     if images.images is not None:
         pixels = images.images[index]
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     else:
-        image = _read(images.paths[index], size)
+        pixels = _read(images.paths[index], apply_exif_orientation)
+    image = Image.fromarray(pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     return image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS, box=box)
 
 
-def _read(path, size):
+def _read(path, apply_exif_orientation):
     try:
-        image = Image.open(path)
-        # of a JPEG at least twice the size is decoded, not the whole photograph
-        image.draft("RGB", (2 * size, 2 * size))
-        image.load()
+        return read_pixels(path, apply_exif_orientation=apply_exif_orientation)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"The image {path} is gone. The report shows the images themselves: put the data back"
+            f"The image {shown(path)} is gone. The report shows the images themselves: put the "
+            "data back"
         ) from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"Cannot read the image {path}: {error}") from error
-    return image
+    except OSError as error:
+        raise ValueError(f"Cannot read the image {shown(path)}: {error.strerror}") from error
 
 
 def data_uri(image, quality=_QUALITY):
@@ -61,13 +64,14 @@ def png_uri(path):
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def sheets(images, chosen, size):
+def sheets(images, chosen, size, *, apply_exif_orientation=True):
     """Pictures of the chosen images, side by side on sheets of 16 × 16, row by row.
 
     Args:
         images: `ImageList`.
         chosen: rows; the n-th stands on sheet n // 256 at place n % 256.
         size: pixels of one picture, a multiple of 16.
+        apply_exif_orientation: as in `picture`.
 
     Returns:
         List of data URIs.
@@ -80,8 +84,7 @@ def sheets(images, chosen, size):
         sheet = np.zeros((rows * size, SHEET_SIDE * size, 3), np.uint8)
         for place, index in enumerate(part):
             row, column = divmod(place, SHEET_SIDE)
-            sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = np.asarray(
-                picture(images, index, size)
-            )
+            small = picture(images, index, size, apply_exif_orientation=apply_exif_orientation)
+            sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = small
         found.append(data_uri(Image.fromarray(sheet)))
     return found
