@@ -120,6 +120,12 @@ def test_images_beside_the_classes_of_a_split(tmp_path):
     assert ImageList.from_folder(tmp_path).passed_over == {"images beside the class folders": 2}
 
 
+@pytest.mark.parametrize("split, name", [("Train", "train"), ("val", "validation")])
+def test_a_single_split(tmp_path, split, name):
+    add(tmp_path, f"{split}/a", f"{split}/b")
+    assert splits(ImageList.from_folder(tmp_path)) == {name: ["a", "b"]}
+
+
 def test_classes_may_be_called_as_splits_are(tmp_path):
     add(tmp_path, "car", "train", "test", "bicycle")
     assert ImageList.from_folder(tmp_path).class_names == ("bicycle", "car", "test", "train")
@@ -193,6 +199,7 @@ def test_images_below_some_class_folders_are_hinted_at(tmp_path):
         (["bounding_box_train/0.png", "Query/0.png", "bounding_box_test/0.png"], "is_gallery"),
         (["train/a", "test/b", "extra/c"], "train, and beside them extra|test, train.*extra"),
         (["train/a", "train/b", "val/a"], "class-disjoint.*In more than one: a"),
+        (["train/images/0.png", "test/images/0.png"], "one folder of images only, images: put"),
         (["a/1.jxl", "b/2.jxl"], "Expected files ending in .jpg.*Found: .jxl .2."),
         (["images/a"], "has 1: a"),
     ],
