@@ -190,14 +190,42 @@ def test_a_model_is_fed_as_its_file_says(data, with_rule, tmp_path, name, capsys
     np.testing.assert_allclose(given, other, atol=1e-5)
 
 
-def test_what_a_file_wants_and_is_not_done_is_said(data, tmp_path, models):
+def test_photos_are_turned_as_the_file_says(data, tmp_path):
+    from PIL import Image
+
     from keras_ms.export import Preprocessing, export_saved_model
 
-    rule = Preprocessing(resize_to=18, exif_orientation=True)
+    embeddings = {}
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "tagged.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "stored.png")
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
+    names = ("tagged", "stored", "upright")
+    paths = [str(tmp_path / f"{name}.png") for name in names]
+    images = ImageList(paths, [0] * 3, ("a",), ["test"] * 3)
+    for turned in (True, False):
+        rule = Preprocessing(resize_to=18, exif_orientation=turned)
+        export_saved_model(small_model(), tmp_path / "model", preprocessing=rule)
+        embedder = load_embedder(tmp_path / "model")
+        embeddings = dict(zip(names, embed_images(embedder, images, verbose=False)))
+        same, other = ("upright", "stored") if turned else ("stored", "upright")
+        np.testing.assert_array_equal(embeddings["tagged"], embeddings[same])
+        assert np.abs(embeddings["tagged"] - embeddings[other]).max() > 1e-4
+    # a file of an earlier version, which does not say it, was trained on photos as stored
+    file = tmp_path / "model" / "assets.extra" / "keras_ms.json"
+    facts = json.loads(file.read_text())
+    del facts["preprocessing_rule"]["exif_orientation"]
+    file.write_text(json.dumps(facts))
+    assert not load_embedder(tmp_path / "model").preprocessing.exif_orientation
+
+
+def test_a_rule_that_cannot_be_followed_is_refused(tmp_path):
+    from keras_ms.export import Preprocessing, export_saved_model
+
+    rule = Preprocessing(resize_to=18)
     export_saved_model(small_model(), tmp_path / "turned", preprocessing=rule)
-    images = ImageList.from_folder(data).subset("test")
-    with pytest.warns(UserWarning, match="turned wants photos turned as their EXIF"):
-        embed_images(load_embedder(tmp_path / "turned"), images)
     file = tmp_path / "turned" / "assets.extra" / "keras_ms.json"
     file.write_text(file.read_text().replace("bilinear", "bicubic"))
     with pytest.raises(ValueError, match="cannot follow.*Use the version that wrote the file"):

@@ -471,7 +471,7 @@ def test_the_file_says_how_it_is_fed(name, model, tmp_path):
     WRITERS[name](model, tmp_path / name, preprocessing=rule)
     facts = facts_of(tmp_path / name)
     assert facts["preprocessing_rule"] == INPUT_ALONE | {
-        "exif_orientation": False,
+        "exif_orientation": True,
         "grey": "repeated to 3 channels",
         "transparency": "ignored",
         "before_resizing": "cut to a square around the ink.",
@@ -484,7 +484,7 @@ def test_the_file_says_how_it_is_fed(name, model, tmp_path):
         "odd_pixel": "cut off right or below",
     }
     assert facts["preprocessing"] == (
-        "Decode the picture to RGB, as stored, the EXIF orientation ignored; grey is repeated to "
+        "Decode the picture to RGB, turned as the EXIF orientation says; grey is repeated to "
         "3 channels, transparency ignored. Before resizing: cut to a square around the ink. "
         "Resize the image to a shorter side of 18 pixels, the longer one in proportion and "
         "rounded to whole pixels (halves to even), bilinear with antialiasing as Pillow's "
@@ -500,13 +500,13 @@ def test_the_file_says_how_it_is_fed(name, model, tmp_path):
 def test_a_rule_takes_what_the_model_says(name, tmp_path):
     WRITERS[name](
         small_embedder(input_dtype="uint8"), tmp_path / name,
-        preprocessing=Preprocessing(resize_to=18, exif_orientation=True),
+        preprocessing=Preprocessing(resize_to=18, exif_orientation=False),
     )  # fmt: skip
     facts = facts_of(tmp_path / name)
     assert facts["preprocessing_rule"]["dtype"] == "uint8"
-    assert "turned as the EXIF orientation says" in facts["preprocessing"]
+    assert "as stored, the EXIF orientation ignored" in facts["preprocessing"]
     found = read_preprocessing(tmp_path / name)
-    assert found == Preprocessing(16, resize_to=18, exif_orientation=True)
+    assert found == Preprocessing(16, resize_to=18, exif_orientation=False)
     # a model of any size takes that of the rule
     WRITERS[name](_open_sizes(), tmp_path / name, preprocessing=Preprocessing(24, resize_to=27))
     assert read_preprocessing(tmp_path / name) == Preprocessing(24, resize_to=27)

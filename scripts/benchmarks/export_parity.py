@@ -171,7 +171,7 @@ def compare_pixels(folder, count, image_size=160):
     images = ImageList([str(path) for path in paths], [0] * count, "a", ["test"] * count)
     resize_to = default_resize_to(images, image_size)
     rule = {
-        "exif_orientation": False,
+        "exif_orientation": True,
         "shorter_side": resize_to,
         "height": image_size,
         "width": image_size,

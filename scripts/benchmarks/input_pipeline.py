@@ -29,7 +29,8 @@ from PIL import Image
 
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.images import NUM_UNIFORM, evaluation_batches, read_crop
+from keras_ms.data.images import NUM_UNIFORM, evaluation_batches
+from keras_ms.data.read_images import crop_of, opened
 
 SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
 
@@ -59,9 +60,9 @@ def decode_only(images):
 def crop_only(images):
     """Our read, check, random window and decode of that window, not resized."""
     numbers = np.random.default_rng(0).random((len(images), NUM_UNIFORM), dtype=np.float32)
-    dataset = tf.data.Dataset.from_tensor_slices((images.paths, numbers))
+    dataset = opened(tf.data.Dataset.from_tensor_slices((images.paths, numbers)))
     return dataset.map(
-        lambda path, uniform: tf.shape(read_crop(path, uniform, SCALE, RATIO)),
+        lambda file, uniform: tf.shape(crop_of(file, uniform, SCALE, RATIO)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
 
@@ -70,12 +71,12 @@ def antialiased(images, image_size):
     """Our training view, but resized as Pillow does, antialiased."""
     numbers = np.random.default_rng(0).random((len(images), NUM_UNIFORM), dtype=np.float32)
 
-    def view(path, uniform):
-        image = read_crop(path, uniform, SCALE, RATIO)
+    def view(file, uniform):
+        image = crop_of(file, uniform, SCALE, RATIO)
         image = tf.cond(uniform[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
         return tf.image.resize(image, (image_size, image_size), antialias=True)
 
-    dataset = tf.data.Dataset.from_tensor_slices((images.paths, numbers)).repeat()
+    dataset = opened(tf.data.Dataset.from_tensor_slices((images.paths, numbers)).repeat())
     dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(80)
     return dataset.map(lambda batch: (batch, 0)).prefetch(tf.data.AUTOTUNE)
 
