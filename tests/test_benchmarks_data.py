@@ -84,6 +84,7 @@ def test_missing_cub_images_are_named_or_left_out(tmp_path, caplog):
         load_cub(tmp_path)
     images = load_cub(tmp_path, check_counts=False)
     assert images.counts() == {"train": (2, 4), "test": (2, 3)}
+    assert images.passed_over == {"missing images": 1}
     assert "1 of 8 images are missing" in caplog.text and str(gone) in caplog.text
     assert "expected 100 classes, 5,864 images" in caplog.text
     gone.touch()
@@ -135,6 +136,7 @@ def test_cub_lists_that_are_wrong(tmp_path):
         (whole.replace("3 100", "3 100 7"), "2 columns in line 3"),
         (whole.replace("3 100", "3 duck"), "whole numbers .*duck"),
         (whole.replace("3 100", "3 201"), "from 0 to 199"),
+        (whole.replace("3 100", "3 " + "9" * 5000), "number 3: '9{40}', 5,000 characters"),
         ("", "holds none"),
     ):
         labels.write_text(content)
@@ -143,6 +145,24 @@ def test_cub_lists_that_are_wrong(tmp_path):
     labels.unlink()
     with pytest.raises(FileNotFoundError, match="(?s)1 missing.*image_class_labels.txt"):
         load_cub(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_that_an_editor_saved_anew(tmp_path, encoding):
+    folder = small_cub(tmp_path / "CUB_200_2011")
+    for name in CUB_LISTS:
+        text = (folder / name).read_text().replace("\n", "\r\n")
+        (folder / name).write_bytes(text.encode(encoding))
+    assert load_cub(tmp_path, check_counts=False).counts() == {"train": (2, 4), "test": (2, 4)}
+
+
+def test_names_in_lists_may_hold_any_bytes(tmp_path):
+    folder = small_cub(tmp_path / "CUB_200_2011")
+    (folder / "images" / "001.Bird" / "0.jpg").rename(folder / "images" / "001.Bird" / "\udce9.jpg")
+    content = (folder / "images.txt").read_bytes()
+    (folder / "images.txt").write_bytes(content.replace(b"001.Bird/0", b"001.Bird/\xe9"))
+    images = load_cub(tmp_path, check_counts=False)
+    assert len(images) == 8 and all(map(os.path.isfile, images.paths))
 
 
 def test_cub_from_its_archive(tmp_path):

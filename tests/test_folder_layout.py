@@ -120,6 +120,12 @@ def test_images_beside_the_classes_of_a_split(tmp_path):
     assert ImageList.from_folder(tmp_path).passed_over == {"images beside the class folders": 2}
 
 
+@pytest.mark.parametrize("split, name", [("Train", "train"), ("val", "validation")])
+def test_a_single_split(tmp_path, split, name):
+    add(tmp_path, f"{split}/a", f"{split}/b")
+    assert splits(ImageList.from_folder(tmp_path)) == {name: ["a", "b"]}
+
+
 def test_classes_may_be_called_as_splits_are(tmp_path):
     add(tmp_path, "car", "train", "test", "bicycle")
     assert ImageList.from_folder(tmp_path).class_names == ("bicycle", "car", "test", "train")
@@ -193,6 +199,7 @@ def test_images_below_some_class_folders_are_hinted_at(tmp_path):
         (["bounding_box_train/0.png", "Query/0.png", "bounding_box_test/0.png"], "is_gallery"),
         (["train/a", "test/b", "extra/c"], "train, and beside them extra|test, train.*extra"),
         (["train/a", "train/b", "val/a"], "class-disjoint.*In more than one: a"),
+        (["train/images/0.png", "test/images/0.png"], "one folder of images only, images: put"),
         (["a/1.jxl", "b/2.jxl"], "Expected files ending in .jpg.*Found: .jxl .2."),
         (["images/a"], "has 1: a"),
     ],
@@ -240,10 +247,15 @@ def test_the_listing_tells_how_far_it_is(tmp_path):
     assert seen[-1] == 12 and seen == sorted(seen)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     add(tmp_path, *"abcd")
-    (tmp_path / "b").chmod(0)
-    with pytest.raises(PermissionError, match="Cannot list the folder .*b.*Make it readable"):
+    list_all = os.scandir
+
+    def scandir(path):  # root may list every folder
+        if path == str(tmp_path / "b"):
+            raise PermissionError(13, "Permission denied")
+        return list_all(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="Cannot list the folder .*b' .Permission.*readable"):
         ImageList.from_folder(tmp_path)
-    (tmp_path / "b").chmod(0o700)

@@ -1,6 +1,8 @@
 """From settings to images: which data set lies in a folder, and training on one with a gallery."""
 
 import dataclasses
+import functools
+import itertools
 import json
 
 import numpy as np
@@ -12,6 +14,7 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.load_images import load_images
 from keras_ms.data.omniglot import load_omniglot
 from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.progress import progress_lines
 from keras_ms.settings import Settings
 
 
@@ -93,6 +96,42 @@ def test_settings_that_a_set_does_not_read(tmp_path):
         load(path, check_counts=False)
     with pytest.raises(ValueError, match="test_fraction is for image folders; 'csv'"):
         load(path, test_fraction=0.3)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".txt"])
+def test_lists_of_other_endings(tmp_path, suffix):
+    path = write_csv(tmp_path, ["a,train,1,1"] * 2 + ["b,test,1,1"] * 2)
+    path = path.rename(path.with_suffix(suffix))
+    path.write_text(path.read_text().replace(",", "\t"))
+    assert load(path)[0].counts() == {"train": (1, 2), "test": (1, 2)}
+
+
+def test_the_depth_of_class_folders_is_a_setting(tmp_path):
+    for name in ("cat/lynx", "cat/puma", "dog/fox", "dog/wolf"):
+        for number in range(2):
+            write_image(tmp_path / "photos" / name / f"{number}.png", number)
+    with pytest.raises(ValueError, match="--class-depth 2"):
+        load(tmp_path / "photos")
+    images, _ = load(tmp_path / "photos", class_depth=2)
+    assert images.class_names == ("cat/lynx", "cat/puma", "dog/fox", "dog/wolf")
+    with pytest.raises(ValueError, match="class_depth is for image folders; 'csv'"):
+        load(write_csv(tmp_path, ["a,train,1,1", "a,train,1,1", "b,test,1,1"]), class_depth=2)
+    with pytest.raises(ValueError, match="class_depth.*at least 1"):
+        Settings(class_depth=0)
+
+
+def test_listing_and_checking_tell_how_far_they_are(tmp_path, monkeypatch):
+    for name in "abcd":
+        for number in range(2):
+            write_image(tmp_path / name / f"{number}.png", number)
+    # a line is due every half minute
+    clock = itertools.count(0, 20).__next__
+    lines = functools.partial(progress_lines, clock=clock)
+    monkeypatch.setattr("keras_ms.data.load_images.progress_lines", lines)
+    monkeypatch.setattr("keras_ms.data.load_images._TELL_EVERY", 4)
+    _, said = load(tmp_path)
+    assert "Listed 4 images\nListed 8 images\n" in said
+    assert "checking: 2 of 8 images, about 2 min left" in said
 
 
 def test_only_the_needed_splits_have_to_be_there(tmp_path):

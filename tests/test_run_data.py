@@ -45,3 +45,22 @@ def test_strength_is_refused_where_nothing_is_distorted():
         Settings(augmentation="crop", distortion=2.0)
     with pytest.raises(ValueError, match="distortion.*at most 5"):
         Settings(distortion=6.0)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_head_is_trained_on_views_of_features(squares, tmp_path, monkeypatch, views):
+    given = Settings(
+        image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
+        augmentation="distort", freeze_backbone=True, feature_views=views, tune="off",
+    )  # fmt: skip
+    data = RunData(given, squares, None, print, 0)
+    # as many views as images would fit a guess by the shape
+    features = np.arange(16.0)[:, None] + 100 * np.arange(16)[:, None, None]
+    monkeypatch.setattr(data, "features", lambda split, view=0: features[view])
+    labels = squares.subset("train").labels
+    for batches in (data.training(start_step=0), data.head_batches(features[:views], labels)):
+        rows, drawn = next(iter(batches))
+        view, item = np.divmod(rows.numpy()[:, 0].astype(int), 100)
+        assert set(view) == set(range(views)) and (labels[item] == drawn.numpy()).all()
+    rows, _ = next(iter(data.head_batches(features[0], labels)))
+    assert rows.shape == (16, 1) and rows.numpy().max() < 100

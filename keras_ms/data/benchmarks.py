@@ -182,10 +182,16 @@ def read_table(path, columns, skip_lines=0):
 
 def whole_numbers(values, path):
     """int64 array of a list file's column."""
-    try:
-        return np.array(values).astype(np.int64)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"Expected whole numbers in {path}: {error}") from None
+    numbers = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = int(value)
+        except (ValueError, OverflowError):  # Python makes no number of thousands of digits
+            raise ValueError(
+                f"Expected whole numbers in {path}, of 64 bits. Received, as number {row + 1}: "
+                f"{value[:40]!r}{f', {len(value):,} characters' if len(value) > 40 else ''}"
+            ) from None
+    return numbers
 
 
 def _present(folder, paths):

@@ -93,7 +93,7 @@ def _split_folders(root):
     found = [(_SPLIT_NAMES.get(same_name(f.name).strip().lower()), f) for f in root.folders]
     splits = [(split, folder) for split, folder in found if split]
     others = [folder for split, folder in found if not split]
-    if not {"train", "test"} & {split for split, _ in splits}:
+    if not splits:
         return None
     if others:
         # a class may be called "train" or "test"

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from keras_ms.data.exif_orientation import exif_orientation, turned, turned_back
+from keras_ms.data.file_names import shown_name
 from keras_ms.data.plain_jpeg import plain_jpeg
 
 # An ending says where to look; what a file is, its content says. Those that this Pillow cannot
@@ -172,4 +173,4 @@ def num_pixels(path):
 
 def shown(path):
     """A file's name as text that can be printed, whatever its bytes."""
-    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    return shown_name(path)

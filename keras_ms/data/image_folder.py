@@ -98,6 +98,12 @@ def _check_disjoint(classes, shown):
     """Raises where a class lies in two of train/, validation/ and test/."""
     times = Counter(one.name for one in classes)
     twice = sorted(name for name, number in times.items() if number > 1)
+    if len(times) == 1 and twice:
+        raise ValueError(
+            f"Expected class folders in the train, validation and test subfolders of {shown}. Each "
+            f"has one folder of images only, {twice[0]}: put the images into a folder for each "
+            "class, or list them with their classes in a CSV file (--data-dir list.csv)"
+        )
     if twice:
         raise ValueError(
             f"Expected different classes in the train, validation and test subfolders of {shown}: "

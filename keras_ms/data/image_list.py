@@ -298,11 +298,11 @@ class ImageList:
         - `test_classes`: those; all others train;
         - else the last part of the classes in sorted order, `test_fraction` of them rounded down.
 
-        What counts as an image: .jpg .jpeg .png .bmp .gif (first frame), any case, directly in
-        its class folder. Grey, CMYK, palette and transparent pictures become RGB (transparency
-        is dropped); EXIF rotation is not applied. Links are followed. The order is sorted by class
-        name, then file name. A folder that holds nothing but the folder of the classes, as
-        archives make, is gone into; __MACOSX and hidden files and folders are no classes.
+        What counts as an image: the endings of `keras_ms.data.image_file.SUFFIXES`, any case,
+        directly in its class folder; its content says how it is read. Links are followed. The
+        order is sorted by class name, then file name. A folder that holds nothing but the folder
+        of the classes, as archives make, is gone into; __MACOSX and hidden files and folders are
+        no classes.
 
         What is passed over is counted by reason in `passed_over` and told in one line of the log,
         as a warning where it may be images: other formats, images in subfolders of class folders

@@ -153,8 +153,8 @@ def evaluation_batches(
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
     if image_list.images is None:
         exif = {"apply_exif_orientation": apply_exif_orientation}
-        paths = all_file_bytes(image_list.paths)
-        dataset = opened(tf.data.Dataset.from_tensor_slices((paths,)), **exif)
+        names = all_file_bytes(image_list.paths)
+        dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
         dataset = dataset.map(
             lambda file: centre_view(image_of(file, **exif), image_size, resize_to),
             num_parallel_calls=tf.data.AUTOTUNE,
