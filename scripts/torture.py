@@ -55,7 +55,7 @@ def main():
                 count, fault = case()
                 tried, survived = tried + count, survived + (0 if fault else count)
                 if fault:
-                    print(f"\n{part}, {name}: {fault}", flush=True)
+                    print(f"\n{part}, {name}: {fault[:2000]}", flush=True)
             seconds = time.monotonic() - started
             rows.append(f"{PARTS[part]:<48}{tried:>8,}{survived:>10,}{seconds:>7.0f} s")
             broken += tried - survived
