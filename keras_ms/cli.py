@@ -8,6 +8,8 @@ import logging
 import signal
 import sys
 
+import numpy as np
+
 from keras_ms.command_words import RunInterrupted, UnfinishedRun, resume_command
 from keras_ms.convert_command import add_parser as add_convert_weights
 from keras_ms.curriculum_command import add_parser as add_curriculum
@@ -135,6 +137,11 @@ def _weights(options):
     if options["embeddings"]:
         found = read_embeddings(options["embeddings"])
         embeddings, labels = found["embeddings"], found["labels"]
+        if np.abs(embeddings.astype(np.float64)).max() > np.finfo(np.float32).max:
+            raise ValueError(
+                f"Expected embeddings within the range of float32 in {options['embeddings']}. "
+                f"Received: up to {np.abs(embeddings).max():g}"
+            )
     else:
         embeddings, labels = example_batch(seed=options["seed"])
     found = write_weight_picture(losses, embeddings, labels, options["to"])

@@ -14,6 +14,7 @@ from keras_ms.image_options import (
     with_image_size,
 )
 from keras_ms.progress import is_terminal, progress_lines
+from keras_ms.run.damaged_files import naming_file
 from keras_ms.setting_options import flag
 from keras_ms.settings import Settings
 
@@ -253,4 +254,7 @@ def _settings(options, data, given):
     if not options["config"]:
         # noise is looked for in all training classes
         data = {"validation_fraction": 0.0} | data
-    return image_settings(options, data | given)
+    if options["config"] or given:
+        return image_settings(options, data | given)
+    with naming_file(options["model"], "in `data` settings of images, as keras-ms evaluate writes"):
+        return image_settings(options, data)

@@ -13,7 +13,7 @@ from keras_ms.export.keras_file import load_keras_file
 from keras_ms.html_report import collect_report, write_report
 from keras_ms.models.embedding import split_embedder
 from keras_ms.progress import predict_progress, print_line
-from keras_ms.run.damaged_files import load_weights
+from keras_ms.run.damaged_files import load_weights, naming_file
 from keras_ms.run.origin import data_summary
 from keras_ms.run_data import RunData
 from keras_ms.run_facts import (
@@ -155,7 +155,9 @@ def _data_of(file, data, dataset, data_dir):
     known = Settings.__dataclass_fields__
     if not set(data) <= set(known):
         raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(set(data) - set(known)))}")
-    return Settings(**(data | {name: value for name, value in given.items() if value})), split
+    given = {name: value for name, value in given.items() if value}
+    with naming_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
+        return Settings(**(data | given)), split
 
 
 def _check_rows(file, found, images):

@@ -1,7 +1,7 @@
 """What is done to the commands and losses so that they break, and how many times they do not.
 
-    python scripts/torture.py                  all parts, 20 minutes at most on two slow cores
-    python scripts/torture.py --short          a sample of every part, under two minutes
+    python scripts/torture.py                  all parts: some 20 minutes on two cores
+    python scripts/torture.py --short          a sample of every part: some 2 minutes
     python scripts/torture.py --part kills     one of losses, kills, disks, folders, files, streams
     python scripts/torture.py --seed 1         other batches, other moments
     python scripts/torture.py --part folders --only state.npz   cases whose name holds the words
@@ -55,7 +55,7 @@ def main():
                 count, fault = case()
                 tried, survived = tried + count, survived + (0 if fault else count)
                 if fault:
-                    print(f"\n{part}, {name}: {fault}", flush=True)
+                    print(f"\n{part}, {name}: {fault[:2000]}", flush=True)
             seconds = time.monotonic() - started
             rows.append(f"{PARTS[part]:<48}{tried:>8,}{survived:>10,}{seconds:>7.0f} s")
             broken += tried - survived

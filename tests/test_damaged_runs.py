@@ -3,11 +3,18 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
 from keras_ms.cli import main
-from keras_ms.run.damaged_files import DamagedFile, naming_file, read_json, read_numbers
+from keras_ms.run.damaged_files import (
+    DamagedFile,
+    load_weights,
+    naming_file,
+    read_json,
+    read_numbers,
+)
 from keras_ms.run_facts import run_history
 from keras_ms.run_folder import RunFolder
 from small_runs import assert_same_state, train_words, write_gradients
@@ -54,6 +61,12 @@ def _number(path):
     path.write_text("3")
 
 
+def _compiled():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    return model
+
+
 def _error(capsys, *words):
     capsys.readouterr()
     assert main([*map(str, words)]) == 1
@@ -63,31 +76,40 @@ def _error(capsys, *words):
 
 
 @pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested, _number])
-@pytest.mark.parametrize("file", ["baselines.json", "choice.json"])
-def test_a_damaged_file_is_named_and_without_it_the_run_goes_on(
-    run, whole, capsys, file, damage
-):
-    run = run()
-    path = run.path / file
-    damage(path)
-    error = _error(capsys, "train", "--resume", run.path)
-    assert str(path) in error and "Delete it; then this " in error
-    assert file in _error(capsys, "report", run.path)
-    path.unlink()
-    assert main(["train", "--resume", str(run.path)]) == 0
-    assert_same_state(run.path, whole / "validation" / "runs" / "run")
+def test_json_that_is_damaged_is_named_with_what_to_do(run, damage):
+    run = run("folds")
+    for path in (run.baselines, run.choice, run.folds, run.summary, run.data, run.environment):
+        damage(path)
+        with pytest.raises(DamagedFile) as raised:
+            run.read_json(path)
+        assert str(path) in str(raised.value) and "Delete it; then this " in str(raised.value)
+        assert "train --resume" in str(raised.value)
 
 
-@pytest.mark.parametrize("damage", [_cut, _empty, _picture])
-def test_a_damaged_state_is_named_and_without_it_training_begins_again(
-    run, whole, capsys, damage
-):
+@pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested])
+def test_a_state_that_is_damaged_is_named(run, damage):
     run = run()
     damage(run.state)
-    assert "begins again at the first step" in _error(capsys, "train", "--resume", run.path)
-    run.state.unlink()
+    with pytest.raises(DamagedFile, match="state.npz is damaged.* begins again at the first step"):
+        run.restore_state(_compiled())
+    with pytest.raises(DamagedFile, match="state.npz is damaged"):
+        run.read_story()
+
+
+def test_without_its_damaged_files_a_run_goes_on(run, whole, capsys):
+    run = run()
+    for path, damage in ((run.baselines, _nested), (run.choice, _cut), (run.state, _picture)):
+        damage(path)
+        error = _error(capsys, "train", "--resume", run.path)
+        assert str(path) in error and "Delete it; then this " in error
+        if path != run.state:
+            assert path.name in _error(capsys, "report", run.path)
+        path.unlink()
     assert main(["train", "--resume", str(run.path)]) == 0
     assert_same_state(run.path, whole / "validation" / "runs" / "run")
+    for file in ("baselines.json", "choice.json"):
+        expected = (whole / "validation" / "runs" / "run" / file).read_text()
+        assert (run.path / file).read_text() == expected
 
 
 def test_a_state_without_its_story_is_named(run):
@@ -137,23 +159,40 @@ def test_folds_are_measured_again_as_they_were(run, whole, capsys):
 
 
 @pytest.mark.parametrize("damage", [_cut, _empty, _picture])
-@pytest.mark.parametrize("file", ["best.weights.h5", "chosen.weights.h5"])
-def test_damaged_weights_are_named(run, capsys, file, damage):
+def test_weights_that_are_damaged_are_named(tmp_path, damage):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(1)])
+    (tmp_path / "curves.png").write_bytes(b"no HDF5")
+    path = tmp_path / "a.weights.h5"
+    with pytest.raises(DamagedFile, match="Nothing is at .*a.weights.h5. Delete it"):
+        load_weights(model, path, "Delete it")
+    other.save_weights(path)
+    with pytest.raises(DamagedFile, match="a.weights.h5 is damaged.* Delete it"):
+        load_weights(model, path, "Delete it")
+    model.save_weights(path)
+    load_weights(model, path)
+    damage(path)
+    with pytest.raises(DamagedFile, match="a.weights.h5 is damaged.* Delete it"):
+        load_weights(model, path, "Delete it")
+
+
+def test_damaged_weights_of_a_run_are_named(run, capsys):
     run = run()
-    damage(run.path / file)
-    assert f"{file} is damaged" in _error(capsys, "train", "--resume", run.path)
-    if file == "best.weights.h5":
-        run.model.unlink()
-        assert f"{file} is damaged" in _error(capsys, "report", run.path)
+    _cut(run.chosen_weights)
+    assert "chosen.weights.h5 is damaged" in _error(capsys, "train", "--resume", run.path)
+    _empty(run.best_weights)
+    error = _error(capsys, "train", "--resume", run.path)
+    assert "best.weights.h5 is damaged" in error and "Delete it and state.npz" in error
+    run.model.unlink()
+    assert "best.weights.h5 is damaged" in _error(capsys, "report", run.path)
 
 
 @pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested, _number])
 def test_damaged_settings_are_named(run, capsys, damage):
     run = run()
     damage(run.settings)
-    for words in (["train", "--resume"], ["report"]):
-        error = _error(capsys, *words, run.path)
-        assert str(run.settings) in error and "begin a new run" in error
+    error = _error(capsys, "report", run.path)
+    assert str(run.settings) in error and "begin a new run" in error
     assert str(run.settings) in _error(capsys, "train", "--config", run.settings)
 
 

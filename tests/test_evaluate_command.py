@@ -459,3 +459,15 @@ def test_what_is_no_archive_of_arrays_is_refused(tmp_path, content, capsys):
     np.save(tmp_path / "one.npy", ROWS)
     (tmp_path / "one.npy").rename(file)
     assert "no .npz file" in run([file], capsys)[1]
+
+
+def test_settings_and_sizes_that_other_commands_refuse_are_told_with_the_file(tmp_path, capsys):
+    data = json.dumps({"split": "test", "dataset": 3})
+    np.savez(tmp_path / "odd.npz", embeddings=ROWS, labels=IDS, data=data)
+    for command in (["report", "--embeddings"], ["curriculum"]):
+        assert main([*command, str(tmp_path / "odd.npz")]) == 1
+        error = capsys.readouterr().err
+        assert "odd.npz is damaged" in error and "Invalid type for dataset" in error
+    np.savez(tmp_path / "odd.npz", embeddings=1e300 * ROWS, labels=IDS)
+    assert main(["weights", "--embeddings", str(tmp_path / "odd.npz")]) == 1
+    assert "the range of float32 in" in capsys.readouterr().err

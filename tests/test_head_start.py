@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_ms import initialize_head
 from keras_ms.export.onnx_file import export_onnx
 from keras_ms.models.embedding import build_embedder, split_embedder
-from keras_ms.models.head_start import STARTS, head_axes
+from keras_ms.models.head_start import STARTS, head_axes, usable_starts
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(12), 5)
@@ -220,3 +220,18 @@ def test_the_exported_files_compute_the_same(embedder, images, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "embedder.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: images})
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("spread, usable", [(0, ("pca",)), (1e-7, ("pca",)), (1e-2, STARTS[::-1])])
+def test_starts_that_are_called_usable_can_be_computed(spread, usable):
+    # of equal images rounding leaves some difference
+    means = RNG.normal(size=(12, 20))[LABELS]
+    features = (means + spread * RNG.normal(size=means.shape)).astype("float32")
+    found = usable_starts(features, LABELS, 8)
+    assert sorted(found) == sorted(usable)
+    for start in STARTS:
+        if start in found:
+            assert np.isfinite(head_axes(features, LABELS, 8, start)[0]).all()
+        else:
+            with pytest.raises(ValueError, match="differ in their features"):
+                head_axes(features, LABELS, 8, start)

@@ -42,9 +42,10 @@ def cases(place, seed, short):
                 continue
             for damage in ("cut", "emptied", "swapped"):
                 for what in _COMMANDS.get(file, ("resume", "report")):
-                    every.append((kind, file, damage, what, run, expected))
+                    if what == "resume" or damage == "cut":
+                        every.append((kind, file, damage, what, run, expected))
     if short:
-        every = random.Random(seed).sample(every, 8)
+        every = random.Random(seed).sample(every, 3)
     for kind, file, damage, what, run, expected in every:
         yield f"{kind}: {file} {damage}, {what}", lambda a=(
             pictures, run, file, damage, what, expected
@@ -84,11 +85,11 @@ def _case(pictures, whole, file, damage, what, expected):
             path.unlink()
             if "Delete it and state.npz" in done.output:
                 (run / "state.npz").unlink()
-            fault = command(words[what], run.parent).fault()
-            again = command(resume, run.parent)
-            fault = fault or again.fault()
+            fault = command(resume, run.parent).fault()
+            if not fault and what != "resume":
+                fault = command(words[what], run.parent).fault()
     else:
-        fault, again = done.fault(), done
+        fault = done.fault()
     ended = done.code == 0 and what == "resume" or "Delete it" in done.output
     if not fault and ended:
         found = contents(run)

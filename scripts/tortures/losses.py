@@ -9,6 +9,7 @@ import tensorflow as tf
 import keras_ms
 from keras_ms.losses.proxies import Proxies
 from keras_ms.named_losses import PAIR_LOSSES, named_loss
+from tortures.processes import apart
 
 # few shapes: TensorFlow compiles for each
 _BATCHES, _DIMENSIONS = (1, 2, 3, 6, 16), (1, 2, 8)
@@ -20,26 +21,26 @@ _VALUES = (
     "nan", "infinite",
 )  # fmt: skip
 _DTYPES = ("float32", "float32", "float32", "float64", "float16", "bfloat16")
-_GROUP = 250  # batches of a case
 
 
 def cases(place, seed, short):
     warnings.filterwarnings("ignore", category=UserWarning)  # of a loss of 0, as is expected here
-    losses = {name: named_loss(name, jit_compile=False) for name in PAIR_LOSSES}
-    count = 500 if short else 10_000
-    for first in range(0, count, _GROUP):
-        yield f"batches {first:,} to {first + _GROUP:,}", lambda first=first: (
-            _GROUP, _group(losses, np.random.default_rng([seed, first]), random.Random(first))
-        )  # fmt: skip
+    count, size = (500, 500) if short else (10_000, 1000)
+    for first in range(0, count, size):
+        yield f"batches {first:,} to {first + size:,}", lambda first=first: apart(
+            _group, size, seed, first
+        )
     for name in ("ProxyNCALoss", "ProxyAnchorLoss"):
         number = 10 if short else 100
-        yield name, lambda name=name, number=number: (
-            number, _proxies(getattr(keras_ms, name), number, seed)
+        yield name, lambda name=name, number=number: apart(
+            _proxies, getattr(keras_ms, name), number, seed
         )
 
 
-def _group(losses, rng, pick):
-    for _ in range(_GROUP):
+def _group(size, seed, first):
+    losses = {name: named_loss(name, jit_compile=False) for name in PAIR_LOSSES}
+    rng, pick = np.random.default_rng([seed, first]), random.Random(f"{seed} {first}")
+    for _ in range(size):
         drawn = name, labels, values, dtype, rows, columns = [
             pick.choice(among)
             for among in (list(losses), _LABELS, _VALUES, _DTYPES, _BATCHES, _DIMENSIONS)
@@ -47,8 +48,8 @@ def _group(losses, rng, pick):
         embeddings = tf.cast(_embeddings(values, rng, rows, columns), dtype)
         fault = _fault(losses[name], _ids(labels, rng, rows), embeddings)
         if fault:
-            return f"{drawn}: {fault}"
-    return ""
+            return size, f"{drawn}: {fault}"
+    return size, ""
 
 
 def _fault(loss, ids, embeddings):
@@ -108,5 +109,5 @@ def _proxies(kind, number, seed):
         ids = rng.integers(0, 4, rows)
         fault = _fault(lambda y, x: loss(y, proxies(x)), ids, embeddings)
         if fault:
-            return f"{values}, {rows} rows: {fault}"
-    return ""
+            return number, f"{values}, {rows} rows: {fault}"
+    return number, ""

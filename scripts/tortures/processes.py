@@ -1,5 +1,6 @@
 """Commands as processes of their own: forks of this one, which has imported all of it."""
 
+import json
 import os
 import signal
 import sys
@@ -84,6 +85,30 @@ class Process:
 def command(words, folder, before=None):
     """Runs a command to its end."""
     return Process([str(word) for word in words], folder, before).wait()
+
+
+def apart(function, *arguments):
+    """The (count, fault) that a function returns, in a process of its own.
+
+    TensorFlow has to start in the forks: one that has computed in this process cannot be used in
+    them.
+    """
+    sys.stdout.flush()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            found = function(*arguments)
+        except BaseException:
+            found = 1, traceback.format_exc()
+        with open(writing, "w") as pipe:
+            json.dump(found, pipe)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        text = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return json.loads(text) if text else (1, f"the process ended with {code}")
 
 
 def _run(words, folder, output, before):
