@@ -9,11 +9,15 @@ import inspect
 import math
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 # Beyond every similarity by more than any margin or epsilon, so that a row without pairs of a kind
 # finds every comparison false; finite, so that no inf - inf can arise.
 FAR = 1e30
+
+# The largest number of float16, and the length below which a row is short, see `widened`.
+_FLOAT16_MAX, _SHORT = 65504.0, 1 / 64
 
 # The log of a sum over no pair is -NEVER: far below any exponent, so that e^-NEVER is exactly 0,
 # and finite as well. Larger, and a float32 exponent would lose its digits beside it.
@@ -96,6 +100,46 @@ def row_form(function):
         inner.num_statistics,
         functools.partial(inner.entry, **settings),
     )
+
+
+def widened(embeddings, dtype):
+    """The embeddings in the dtype of a loss, with a gradient that float16 can hold.
+
+    The gradient of a normalised row grows as 1 / its length. Of a short row, below 1/64, float16
+    may not hold it, whatever the loss: such a row gets the longest gradient of the same direction
+    that fits. A longer row's gradient overflows as any other does, which a loss scaler has to see.
+
+    Args:
+        embeddings: (batch, dimension), any float dtype.
+        dtype: "float32" or "float64".
+
+    Returns:
+        Same shape, with the Keras mask of the embeddings if they have one.
+    """
+    if keras.backend.standardize_dtype(embeddings.dtype) != "float16":
+        return ops.cast(embeddings, dtype)
+
+    @ops.custom_gradient
+    def wide(embeddings):
+        rows = ops.cast(embeddings, dtype)
+        fixed = ops.stop_gradient(rows)
+        is_short = ops.sum(fixed * fixed, axis=-1, keepdims=True) < _SHORT**2
+
+        # TensorFlow and JAX call grad(upstream), torch grad(embeddings, upstream=...)
+        def grad(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            largest = ops.stop_gradient(ops.max(ops.abs(upstream), axis=-1, keepdims=True))
+            fits = _FLOAT16_MAX / ops.maximum(largest, _FLOAT16_MAX)
+            upstream = upstream * ops.where(is_short, fits, ops.ones_like(fits))
+            return ops.cast(upstream, "float16")
+
+        return rows, grad
+
+    rows = wide(ops.convert_to_tensor(embeddings))
+    mask = getattr(embeddings, "_keras_mask", None)
+    if mask is not None:
+        rows._keras_mask = mask
+    return rows
 
 
 def unit_length(embeddings):

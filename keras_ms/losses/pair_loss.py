@@ -11,7 +11,7 @@ from keras import ops
 from keras_ms import replicas
 from keras_ms.exact_labels import exact_label_parts
 from keras_ms.mining import mine_all
-from keras_ms.pairs import unit_length
+from keras_ms.pairs import unit_length, widened
 from keras_ms.pairwise import Pairwise
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
@@ -142,6 +142,7 @@ class PairLoss(keras.losses.Loss):
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
         keys = self.keys(y_true, y_pred)
+        y_pred = widened(y_pred, self.dtype)
         value = super().__call__(keys, y_pred, sample_weight)
         value = replicas.of_one_device(value, self.reduction, keys[:, -1], sample_weight)
         self._explain_zero(value, sample_weight)
@@ -176,7 +177,7 @@ class PairLoss(keras.losses.Loss):
             (batch,) of the loss's dtype. An embedding with a NaN has a value of NaN.
         """
         check_embeddings(embeddings)
-        embeddings = ops.cast(embeddings, self.dtype)
+        embeddings = widened(embeddings, self.dtype)
         valid = keys[:, -1:] > 0
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
         rows = ops.where(valid, embeddings, ops.zeros_like(embeddings))

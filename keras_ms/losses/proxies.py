@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_ms import replicas
 from keras_ms.exact_labels import check_range, one_class_id_each
-from keras_ms.pairs import log_one_plus_sum_exp, unit_length
+from keras_ms.pairs import log_one_plus_sum_exp, unit_length, widened
 
 # Labels reach a loss as float32, whose integers are exact up to here.
 _MOST_CLASSES = 2**24
@@ -107,7 +107,8 @@ class Proxies(keras.layers.Layer):
                 f"Expected `num_classes` to be an integer from 1 to {_MOST_CLASSES}. Received: "
                 f"num_classes={num_classes!r}"
             )
-        super().__init__(name=name, dtype=dtype, **options)
+        # the cast of embeddings is the layer's own, for its gradient
+        super().__init__(name=name, dtype=dtype, autocast=False, **options)
         _check_precision(self.dtype_policy)
         self.num_classes = int(num_classes)
         self.initializer = keras.initializers.get(initializer)
@@ -125,7 +126,8 @@ class Proxies(keras.layers.Layer):
         )
 
     def call(self, embeddings):
-        return ops.matmul(unit_length(embeddings), ops.transpose(unit_length(self.proxies)))
+        rows = unit_length(widened(embeddings, self.compute_dtype))
+        return ops.matmul(rows, ops.transpose(unit_length(self.proxies)))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_classes)

@@ -6,6 +6,7 @@ from keras import ops
 from keras_ms import replicas
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
+from keras_ms.pairs import widened
 from keras_ms.whole_number import whole_number
 
 
@@ -126,7 +127,7 @@ class CrossBatchMemory(EmbedderTraining):
         else:
             keys = self.loss.keys(y, y_pred)
             loss = _LossAgainstMemory(self.loss, self._memory_to_compare())
-            value = loss(keys, y_pred, sample_weight)
+            value = loss(keys, widened(y_pred, self.loss.dtype), sample_weight)
             self._remember(keys, y_pred)
         for added in self.losses:
             value = value + ops.cast(ops.sum(added), value.dtype)

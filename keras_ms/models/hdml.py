@@ -17,6 +17,7 @@ from keras_ms.models.hdml_parts import (
     images_and_labels,
 )
 from keras_ms.models.hdml_step import LOGGED, Networks, apply_where_finite, step_losses
+from keras_ms.pairs import widened
 
 # official code: the rates of its three Adam optimizers
 _RATES = {"optimizer": 7e-5, "generator_optimizer": 1e-2, "classifier_optimizer": 1e-3}
@@ -248,7 +249,7 @@ class HDML(EmbedderTraining):
     def _forward(self, inputs, labels):
         """The step's embeddings, as the embedder gives them, and its StepLosses."""
         outputs = self._features_and_embeddings(inputs, training=True)
-        features, embeddings = (ops.cast(part, self._precise) for part in outputs[:2])
+        features, embeddings = (widened(part, self._precise) for part in outputs[:2])
         embed = self.embedder.get_layer("embedding")
         step = step_losses(
             features,
