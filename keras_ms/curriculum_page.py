@@ -34,7 +34,6 @@ def write_curriculum_page(
     *,
     facts=None,
     num_classes=100,  # a page of some ten megabytes
-    apply_exif_orientation=True,
 ):
     """Writes a page that shows what the subsets of each class hold, to judge them by eye.
 
@@ -47,8 +46,6 @@ def write_curriculum_page(
         path: the HTML file, which needs no other and no network; it appears whole or not at all.
         facts: dict of texts for the top of the page. Defaults to None.
         num_classes: at most how many classes are shown. Defaults to 100.
-        apply_exif_orientation: show photos turned as their EXIF orientation says, as they are
-            embedded by default.
 
     Returns:
         Size of the file in bytes.
@@ -62,7 +59,7 @@ def write_curriculum_page(
     >>> write_curriculum_page(found, images, "curriculum.html")   # doctest: +SKIP
     """
     check_subsets(found, images)
-    page = _page(found, images, facts or {}, num_classes, apply_exif_orientation)
+    page = _page(found, images, facts or {}, num_classes)
     with whole_file(path) as temporary:
         # names of files may hold bytes that are no text
         temporary.write_text(page, encoding="utf-8", errors="replace")
@@ -74,7 +71,7 @@ def subset_name(number):
     return SUBSET_NAMES[number] if number < len(SUBSET_NAMES) else f"subset {number}"
 
 
-def _page(found, images, facts, num_classes, apply_exif_orientation):
+def _page(found, images, facts, num_classes):
     members = {label: np.flatnonzero(images.labels == label) for label in np.unique(images.labels)}
     noisiest = sorted(members, key=lambda label: (found.subset[members[label]] == 0).mean())
     shown = noisiest[:num_classes]
@@ -92,10 +89,8 @@ def _page(found, images, facts, num_classes, apply_exif_orientation):
         tag("main",
             _summary(found, members, facts),
             tag("section", tag("h2", "Classes"), tag("p", words), _legend(found.subset),
-                tag("div", *(
-                    _class(found, images, members[label], apply_exif_orientation)
-                    for label in shown
-                ), class_="classes"), id="classes")),
+                tag("div", *(_class(found, images, members[label]) for label in shown),
+                    class_="classes"), id="classes")),
     )
     return document(f"{images.name}: curriculum", body, [_STYLE])
 
@@ -131,7 +126,7 @@ def _legend(subset):
     return tag("ul", *items, class_="legend", style="margin-bottom:1rem")
 
 
-def _class(found, images, rows, apply_exif_orientation):
+def _class(found, images, rows):
     counts = np.bincount(found.subset[rows])
     words = ", ".join(f"{count:,} {subset_name(n)}" for n, count in enumerate(counts) if count)
     bar = [
@@ -150,9 +145,7 @@ def _class(found, images, rows, apply_exif_orientation):
         tag("div", *bar, class_="share", role="img", aria_label=words),
         tag("div", *(
             tag("div", tag("h5", name),
-                tag("div", *(
-                    _shot(found, images, row, apply_exif_orientation) for row in group
-                ), class_="four"))
+                tag("div", *(_shot(found, images, row) for row in group), class_="four"))
             for name, group in groups
         ), class_="thirds"),
         class_="query",
@@ -168,14 +161,14 @@ def _thirds(rows, density):
     return order[:_IN_A_GROUP], order[middle : middle + _IN_A_GROUP], order[-_IN_A_GROUP:]
 
 
-def _shot(found, images, row, apply_exif_orientation):
+def _shot(found, images, row):
     subset = int(found.subset[row])
     path = str(images.paths[row])
     # the folders before it say where the data lay, not what it shows
     name = path if images.images is not None else Path(path).name
     density = f"ρ {found.density[row]:,.4g}"
     spoken = f"{name}: {subset_name(subset)}, {density}" + ", the centre" * bool(found.centre[row])
-    small = picture(images, row, _PICTURE_SIZE, apply_exif_orientation=apply_exif_orientation)
+    small = picture(images, row, _PICTURE_SIZE)
     return tag(
         "div",
         tag("img", src=data_uri(small), alt=spoken, title=spoken, class_="pic"),

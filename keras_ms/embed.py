@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,13 +117,15 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
     image_size, resize_to = view_sizes(
         embedder, images, image_size=image_size, resize_to=resize_to
     )
+    if embedder.preprocessing:
+        rule = embedder.preprocessing.exif_orientation
+        images = replace(images, apply_exif_orientation=rule)
     batches = evaluation_batches(
         images,
         image_size,
         resize_to=resize_to,
         batch_size=embedder.batch_size or batch_size,
         cache=False,
-        apply_exif_orientation=(embedder.preprocessing or Preprocessing()).exif_orientation,
     )
     shown, start = verbose and is_terminal(sys.stderr), time.monotonic()
     tell = progress_lines("embedding", len(images)) if verbose and not shown else None

@@ -9,6 +9,7 @@ from keras_ms.settings import Settings
 IMAGE_SETTINGS = (
     "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "class_depth",
     "validation_fraction", "framed_drawings", "skip_unreadable", "skip_small_classes",
+    "apply_exif_orientation",
     "image_size", "resize_to", "seed",
 )
 

@@ -146,9 +146,11 @@ class RunData:
     def _pooled_features(self, images, view):
         settings = self.settings
         size = settings.image_size
+        exif = {"exif": images.apply_exif_orientation}
         if view == 0:
             # what is decoded otherwise, as JPEGs once were, is another picture
-            shown = {"plain": [size, shorter_side(settings, self.images)], "jpeg": "accurate"}
+            plain = [size, shorter_side(settings, self.images)]
+            shown = {"plain": plain, "jpeg": "accurate", **exif}
 
             def batches():
                 return self._plain_batches(images, cache=False).map(lambda image, label: image)
@@ -157,8 +159,10 @@ class RunData:
                 "view": [
                     size, view, settings.seed, self._augmentation(), settings.crop_scale,
                     settings.distortion,
-                ]  # fmt: skip
-            }
+                ],
+                "jpeg": "accurate",
+                **exif,
+            }  # fmt: skip
 
             def batches():
                 return augmented_batches(

@@ -104,6 +104,9 @@ class Settings:
         "cut each drawing to a square around its ink, so that large and small characters fill the "
         "picture alike (omniglot)",
     )
+    apply_exif_orientation: bool = _setting(
+        True, "turn photos as their EXIF orientation says; no: take the pixels as they are stored"
+    )
     skip_unreadable: bool = _setting(False, "leave unreadable images out instead of stopping")
     skip_small_classes: bool = _setting(
         False, "leave training classes with one image out instead of stopping"

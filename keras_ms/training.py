@@ -567,6 +567,7 @@ class _Training:
             preprocessing=Preprocessing(
                 image_size=self.settings.image_size,
                 resize_to=shorter_side(self.settings, data.images),
+                exif_orientation=data.images.apply_exif_orientation,
                 before_resizing=drawings if self.settings.framed_drawings else "",
             ),
             log=self.log,

@@ -174,7 +174,8 @@ def test_feature_rows_and_views(dtype):
         assert rows.dtype == dtype and (rows.numpy() == features[0][batch]).all()
         assert (drawn.numpy() == labels[batch]).all()
     used = []
-    for batch, (rows, _) in zip(indices, balanced_batches((features, labels), views=True, **options)):
+    dataset = balanced_batches((features, labels), views=True, **options)
+    for batch, (rows, _) in zip(indices, dataset):
         same = (rows.numpy() == features[:, batch]).all(-1)
         assert (same.sum(0) == 1).all()
         used.extend(same.argmax(0))

@@ -18,7 +18,6 @@ def augmented_batches(
     distort=None,
     seed=0,
     batch_size=64,
-    apply_exif_orientation=True,
 ):
     """Random training views of all images once, in the list's order.
 
@@ -27,7 +26,6 @@ def augmented_batches(
         image_size, crop_scale, crop_ratio, flip, distort: as in `balanced_batches`.
         seed: whole number or tuple of them; another seed gives other views.
         batch_size: images per batch; the last batch may be smaller.
-        apply_exif_orientation: as in `evaluation_batches`.
 
     Returns:
         A finite tf.data.Dataset of float32 images (batch, image_size, image_size, 3), RGB 0-255.
@@ -39,7 +37,7 @@ def augmented_batches(
     generator = np.random.default_rng(seed)
     uniform = generator.random((len(image_list), NUM_UNIFORM), dtype=np.float32)
     if image_list.images is None:
-        exif = {"apply_exif_orientation": apply_exif_orientation}
+        exif = {"apply_exif_orientation": image_list.apply_exif_orientation}
         dataset = tf.data.Dataset.from_tensor_slices((all_file_bytes(image_list.paths), uniform))
         dataset = opened(dataset, **exif)
 

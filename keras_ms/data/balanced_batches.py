@@ -203,7 +203,7 @@ def loaded_batches(
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:
-        dataset = _views_of_files(dataset.unbatch(), source.paths, cache, **view)
+        dataset = _views_of_files(dataset.unbatch(), source, cache, **view)
         dataset = dataset.batch(batch, drop_remainder=True)
 
     def finish(images, labels, steps):
@@ -239,18 +239,19 @@ def _columns(source, views):
     return None, labels
 
 
-def _views_of_files(dataset, paths, cache, image_size, scale, ratio, flip):
+def _views_of_files(dataset, images, cache, image_size, scale, ratio, flip):
     """(index, uniform, …) → (float32 image, …): from files, or a cache of all decoded files."""
-    read_cached = decoded_images(paths, cache)
+    exif = {"apply_exif_orientation": images.apply_exif_orientation}
+    read_cached = decoded_images(images.paths, cache, **exif)
     with tf.device("CPU"):
-        names = tf.constant(all_file_bytes(paths))
+        names = tf.constant(all_file_bytes(images.paths))
     if read_cached is None:
         dataset = dataset.map(lambda index, *rest: (names[index], *rest))
-        dataset = opened(dataset)
+        dataset = opened(dataset, **exif)
 
     def view(item, uniform, *rest):
         if read_cached is None:
-            image = crop_of(item, uniform, scale, ratio)
+            image = crop_of(item, uniform, scale, ratio, **exif)
         else:
             image = crop(read_cached(item), uniform, scale, ratio)
         return flip_and_resize(image, uniform, image_size, flip), *rest

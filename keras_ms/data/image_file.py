@@ -42,7 +42,7 @@ def image_fault(path):
     A plain JPEG is judged by its structure, any other file is decoded.
     """
     try:
-        contents = Path(os.fsdecode(path)).read_bytes()
+        contents = Path(file_path(path)).read_bytes()
         if plain_jpeg(contents) is None:
             decoded(contents)
     except OSError as error:
@@ -71,7 +71,7 @@ def read_pixels(path, *, apply_exif_orientation=True):
     >>> read_pixels("photo.jpg").shape  # doctest: +SKIP
     (375, 500, 3)
     """
-    contents = Path(os.fsdecode(path)).read_bytes()
+    contents = Path(file_path(path)).read_bytes()
     plain = plain_jpeg(contents)
     if plain is None:
         return decoded(contents, path, apply_exif_orientation=apply_exif_orientation)
@@ -100,7 +100,7 @@ def decoded(contents, path=None, *, apply_exif_orientation=True):
         pixels = _rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
         fault = str(error) or type(error).__name__
-        raise ValueError(f"Cannot read the image {shown(path)}: {fault}" if path else fault) from (
+        raise ValueError(f"Cannot read the image {shown_name(path)}: {fault}" if path else fault) from (
             error
         )
     # Pillow turns TIFFs while it loads them and takes the tag away
@@ -165,12 +165,7 @@ def _upper_byte(image):
 def num_pixels(path):
     """How many pixels an image file has, by its header; 0 where none can be told."""
     try:
-        with Image.open(os.fsdecode(path)) as image:
+        with Image.open(file_path(path)) as image:
             return image.width * image.height
     except Exception:  # whoever reads the file says what is wrong with it
         return 0
-
-
-def shown(path):
-    """A file's name as text that can be printed, whatever its bytes."""
-    return shown_name(path)

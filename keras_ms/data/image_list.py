@@ -35,6 +35,9 @@ class ImageList:
             An image that is both never finds itself.
         passed_over: {reason: number} of the files that the loader found and did not use, such as
             {".nef": 40, "links that lead nowhere": 4}. Subsets keep it. Defaults to none.
+        apply_exif_orientation: whether photos are turned as their EXIF orientation says, as viewers
+            show them, wherever this list's files are read: training, evaluation, pages. Defaults
+            to `True`; `False` takes the pixels as they are stored.
 
     Raises:
         ValueError: lengths or dtypes that do not fit together, an unknown split, a label without
@@ -58,6 +61,7 @@ class ImageList:
     is_query: np.ndarray = None
     is_gallery: np.ndarray = None
     passed_over: dict = field(default_factory=dict)
+    apply_exif_orientation: bool = True
 
     def __post_init__(self):
         labels = np.asarray(self.labels)
@@ -288,6 +292,7 @@ class ImageList:
         progress=None,
         class_depth=None,
         listed=None,
+        apply_exif_orientation=True,
     ):
         """Reads a folder with one subfolder of images per class.
 
@@ -320,14 +325,15 @@ class ImageList:
             skip_small_classes: leave out class folders without images and training classes with
                 one image (logged) rather than raise. Test classes may have one image: as a query
                 it has no match and is skipped, in the gallery it is a distractor.
-            check_images: decode every image once, at an eighth of its size where the format
-                allows it, so that damaged files show now rather than hours into the training.
+            check_images: ask the readers about every image once, so that damaged files show now rather
+                than hours into the training.
             progress: called with (images checked, images in all) after each image.
             class_depth: how many levels down the class folders lie, below train/ and test/ where
                 there are these; all images below one are its own. 2 reads genus/species/1.jpg as
                 an image of the class "genus/species"; 1 as one of "genus". Defaults to `None`: one
                 level, images directly in the class folders.
             listed: called with the number of images found so far, after each folder.
+            apply_exif_orientation: as in `ImageList`.
 
         Raises:
             FileNotFoundError: `folder` does not exist or is not a folder.
@@ -352,7 +358,8 @@ class ImageList:
             progress=progress,
             listed=listed,
         )
-        return cls(**columns, name=Path(file_path(folder)).resolve().name)
+        name = Path(file_path(folder)).resolve().name
+        return cls(**columns, name=name, apply_exif_orientation=apply_exif_orientation)
 
 
 def _as_paths(paths):

@@ -106,15 +106,7 @@ def centre_view(image, image_size, resize_to):
     return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
 
 
-def evaluation_batches(
-    image_list,
-    image_size=None,
-    *,
-    resize_to=None,
-    batch_size=64,
-    cache="auto",
-    apply_exif_orientation=True,
-):
+def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_size=64, cache="auto"):
     """All images of a list once, in order, as a model is evaluated on them.
 
     Args:
@@ -127,8 +119,6 @@ def evaluation_batches(
         batch_size: images per batch; the last batch may be smaller.
         cache: keep the finished images in memory as uint8 for the next pass: True, False or
             "auto", which does so up to 1 GiB.
-        apply_exif_orientation: turn photos as their EXIF orientation says, as viewers show them.
-            `False` takes the pixels as they are stored.
 
     Returns:
         A finite tf.data.Dataset of (images float32 (batch, image_size, image_size, 3) RGB 0-255,
@@ -152,7 +142,7 @@ def evaluation_batches(
     channels = 3 if image_list.images is None else image_list.images.shape[-1]
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
     if image_list.images is None:
-        exif = {"apply_exif_orientation": apply_exif_orientation}
+        exif = {"apply_exif_orientation": image_list.apply_exif_orientation}
         names = all_file_bytes(image_list.paths)
         dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
         dataset = dataset.map(

@@ -68,6 +68,8 @@ def load_images(settings, log=print, needed=None):
         raise ValueError("The data set 'glyphs' is drawn and reads no --data-dir. Leave one out")
     _check_read(settings, dataset)
     images = _load(settings, dataset, log)
+    exif = settings.apply_exif_orientation
+    images = replace(images, apply_exif_orientation=exif)
     held_out = images.split == "validation"
     if settings.tune == "folds":
         # every class is held out once, in a fold, and all are trained on in the end

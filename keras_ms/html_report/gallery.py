@@ -27,7 +27,7 @@ class Gallery:
     def image_name(self, image):
         path = self.report.images.paths[image]
         # the folders before it say where the data lay, not what it shows
-        return path if self.report.images.images is not None else Path(path).name
+        return shown_name(path if self.report.images.images is not None else Path(path).name)
 
     def style(self):
         """CSS with the data of all pictures shown so far."""

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_ms.data.image_file import read_pixels, shown
+from keras_ms.data.file_names import shown_name
+from keras_ms.data.image_file import read_pixels
 
 # multiples of 16, a JPEG's block of colour: neighbours on a sheet do not bleed into each other
 SHEET_SIDE = 16
 _QUALITY = 78
 
 
-def picture(images, index, size, *, apply_exif_orientation=True):
+def picture(images, index, size):
     """The centre square of an image as a Pillow image of (size, size), RGB.
 
     It shows the pixels that training and evaluation read.
@@ -23,7 +24,6 @@ def picture(images, index, size, *, apply_exif_orientation=True):
         images: `ImageList`, in memory or as files.
         index: row.
         size: pixels; smaller images are enlarged.
-        apply_exif_orientation: as in `evaluation_batches`.
 
     Raises:
         FileNotFoundError, ValueError: the file is gone or damaged; the message names it.
@@ -32,7 +32,7 @@ def picture(images, index, size, *, apply_exif_orientation=True):
         pixels = images.images[index]
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     else:
-        pixels = _read(images.paths[index], apply_exif_orientation)
+        pixels = _read(images.paths[index], images.apply_exif_orientation)
     image = Image.fromarray(pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -45,11 +45,11 @@ def _read(path, apply_exif_orientation):
         return read_pixels(path, apply_exif_orientation=apply_exif_orientation)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"The image {shown(path)} is gone. The report shows the images themselves: put the "
+            f"The image {shown_name(path)} is gone. The report shows the images themselves: put the "
             "data back"
         ) from None
     except OSError as error:
-        raise ValueError(f"Cannot read the image {shown(path)}: {error.strerror}") from error
+        raise ValueError(f"Cannot read the image {shown_name(path)}: {error.strerror}") from error
 
 
 def data_uri(image, quality=_QUALITY):
@@ -64,14 +64,13 @@ def png_uri(path):
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def sheets(images, chosen, size, *, apply_exif_orientation=True):
+def sheets(images, chosen, size):
     """Pictures of the chosen images, side by side on sheets of 16 × 16, row by row.
 
     Args:
         images: `ImageList`.
         chosen: rows; the n-th stands on sheet n // 256 at place n % 256.
         size: pixels of one picture, a multiple of 16.
-        apply_exif_orientation: as in `picture`.
 
     Returns:
         List of data URIs.
@@ -84,7 +83,7 @@ def sheets(images, chosen, size, *, apply_exif_orientation=True):
         sheet = np.zeros((rows * size, SHEET_SIDE * size, 3), np.uint8)
         for place, index in enumerate(part):
             row, column = divmod(place, SHEET_SIDE)
-            small = picture(images, index, size, apply_exif_orientation=apply_exif_orientation)
-            sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = small
+            square = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
+            sheet[square] = picture(images, index, size)
         found.append(data_uri(Image.fromarray(sheet)))
     return found
