@@ -175,6 +175,7 @@ class _Training:
             self.log(sentence)
         summary = {
             "data": {split: list(count) for split, count in self.data.images.counts().items()},
+            "passed_over": self.data.images.passed_over,
             "test_recall": results["test"],
             "validation_recall": results["validation"],
             "best_step": choice.chosen.step if choice else None,

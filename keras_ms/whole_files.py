@@ -91,8 +91,7 @@ def whole_folder(path, *, replace=True):
 
 def remove_unfinished(folder):
     """Removes what a killed process was writing into the folder and never got its name."""
-    for unfinished in Path(folder).glob(".*.part"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    _remove_abandoned(Path(folder))
 
 
 def check_writable(folder):
@@ -103,7 +102,7 @@ def check_writable(folder):
 
 def is_full_disk(error):
     """Whether an error, of whatever writer, says that the disk or a quota is used up."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     # TensorFlow, HDF5 and NumPy have words of their own
     return bool(re.search(r"No space left|\d+ requested and \d+ written", str(error)))

@@ -167,6 +167,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
     assert not (run / "summary.json").exists()
     left = tmp_path / "exports" / "run" / ".embedder.onnx.abc.part"
     left.mkdir()
+    (left / ".writing").touch()
     assert main(["train", "--resume", "--runs-folder", str(tmp_path / "runs")]) == 0
     assert "onnx" in json.loads((run / "summary.json").read_text())["exports"]
     assert not left.exists()

@@ -1,7 +1,6 @@
 """One image file, judged and read: what `image_fault` passes, every reader reads alike."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from PIL import Image
 
 from keras_ms.data.exif_orientation import exif_orientation, turned, turned_back
 from keras_ms.data.file_names import shown_name
+from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.plain_jpeg import plain_jpeg
 
 # An ending says where to look; what a file is, its content says. Those that this Pillow cannot
@@ -100,9 +100,8 @@ def decoded(contents, path=None, *, apply_exif_orientation=True):
         pixels = _rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever their parsing trips over
         fault = str(error) or type(error).__name__
-        raise ValueError(f"Cannot read the image {shown_name(path)}: {fault}" if path else fault) from (
-            error
-        )
+        words = f"Cannot read the image {shown_name(path)}: {fault}" if path else fault
+        raise ValueError(words) from error
     # Pillow turns TIFFs while it loads them and takes the tag away
     is_turned = orientation != exif_orientation(image)
     if is_turned == apply_exif_orientation:

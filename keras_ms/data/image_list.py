@@ -325,8 +325,8 @@ class ImageList:
             skip_small_classes: leave out class folders without images and training classes with
                 one image (logged) rather than raise. Test classes may have one image: as a query
                 it has no match and is skipped, in the gallery it is a distractor.
-            check_images: ask the readers about every image once, so that damaged files show now rather
-                than hours into the training.
+            check_images: ask the readers about every image once, so that damaged files show now
+                rather than hours into the training.
             progress: called with (images checked, images in all) after each image.
             class_depth: how many levels down the class folders lie, below train/ and test/ where
                 there are these; all images below one are its own. 2 reads genus/species/1.jpg as

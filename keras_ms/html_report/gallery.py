@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from keras_ms.data.file_names import shown_name
 from keras_ms.html_report.markup import Markup, breakable, join, percent, tag
 from keras_ms.html_report.pictures import data_uri, picture
 

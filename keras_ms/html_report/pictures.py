@@ -45,8 +45,8 @@ def _read(path, apply_exif_orientation):
         return read_pixels(path, apply_exif_orientation=apply_exif_orientation)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"The image {shown_name(path)} is gone. The report shows the images themselves: put the "
-            "data back"
+            f"The image {shown_name(path)} is gone. The report shows the images themselves: put "
+            "the data back"
         ) from None
     except OSError as error:
         raise ValueError(f"Cannot read the image {shown_name(path)}: {error.strerror}") from error
