@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from keras_ms.data.exif_orientation import exif_orientation, turned, turned_back
-from keras_ms.data.file_names import shown_name
 from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.plain_jpeg import plain_jpeg
 
