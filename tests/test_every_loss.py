@@ -153,6 +153,24 @@ def test_norms_from_tiny_to_huge(name):
 
 
 @every_loss
+def test_low_precision_embeddings_of_any_length_have_a_finite_gradient(name):
+    rng = np.random.default_rng(5)
+    labels, embeddings = batch(size=12, classes=3)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    lengths = 10.0 ** np.append(rng.uniform(-7, 3, size=10), [-7, 3])
+    if not build(name).normalize:  # squared norms of 1e6 are dot products like any other
+        lengths = np.minimum(lengths, 100)
+    embeddings *= lengths[:, None]
+    embeddings[4] = 0
+    loss = build(name, jit_compile=False)
+    for dtype in ("float16", "bfloat16", "float32"):
+        value, gradient = value_and_gradient(loss, labels, tf.cast(embeddings, dtype))
+        assert np.isfinite(value), dtype
+        assert np.isfinite(gradient).all(), dtype
+        assert gradient.any(), dtype
+
+
+@every_loss
 def test_names_of_classes_do_not_matter(name):
     labels, embeddings = batch(size=20, classes=4)
     embeddings = embeddings.astype(np.float32)

@@ -10,6 +10,7 @@ from keras_ms.pairs import (
     masked_min,
     pair_masks,
     unit_length,
+    widened,
 )
 
 
@@ -111,3 +112,22 @@ def test_log_one_plus_sum_exp_ignores_masked_giants_and_survives_mined_ones():
     mask = np.array([[False, True], [True, True], [True, False]])
     expected = [[np.log1p(np.exp(-3.0))], [500 + np.log(2)], [0.0]]
     np.testing.assert_allclose(log_one_plus_sum_exp(exponents, mask), expected, rtol=1e-6)
+
+
+def gradient_through_widened(rows, upstream):
+    rows = tf.constant(rows, tf.float16)
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        value = tf.reduce_sum(widened(rows, "float32") * upstream)
+    return tape.gradient(value, rows).numpy().astype(np.float32)
+
+
+def test_a_short_float16_row_gets_the_longest_gradient_that_fits():
+    upstream = np.array([[1e6, -5e5], [3.0, 4.0]], np.float32)
+    found = gradient_through_widened([[1e-5, 0], [1e-5, 0]], upstream)
+    np.testing.assert_allclose(found, [[65504, -32752], [3, 4]], rtol=1e-3)
+
+
+def test_the_overflow_of_a_row_that_is_not_short_is_left_to_a_loss_scaler():
+    found = gradient_through_widened([[1, 0]], np.array([[1e6, 1]], np.float32))
+    np.testing.assert_array_equal(found, [[np.inf, 1]])

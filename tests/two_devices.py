@@ -72,6 +72,49 @@ def fitted(strategy, optimizer, loss, weights=None, masked=False, batch_size=64,
     return [after - start for after, start in zip(model.get_weights(), before)], history
 
 
+REDUCTIONS = ["sum_over_batch_size", "mean_with_sample_weight", "sum"]
+SEVEN = slice(0, 7)
+
+
+def logged(strategy, loss, masked, proxies):
+    """What `fit` and `evaluate` log of 7 items in batches of 4: parts of 2 and 1 at the end."""
+    keras.utils.set_random_seed(0)
+    labels = np.array([0, 1, 0, 1, 0, 0, 1])
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        source = keras.Input((6,))
+        dense = keras.layers.Dense(4)
+        dense.supports_masking = True
+        outputs = dense(MaskSome()(source) if masked else source)
+        model = keras.Model(source, keras_ms.Proxies(3)(outputs) if proxies else outputs)
+        model.compile(keras.optimizers.SGD(0.05), loss)
+    given = INPUTS[SEVEN], labels
+    options = {"batch_size": 4, "verbose": 0, "sample_weight": WEIGHTS[SEVEN]}
+    before = model.evaluate(*given, **options)
+    loss = model.fit(*given, **options, shuffle=False).history["loss"][0]
+    weights = np.concatenate([np.ravel(each) for each in model.get_weights()])
+    return before, loss, weights
+
+
+def compare_logs(strategy, make, masked=False, proxies=False):
+    one, two = (logged(where, make(), masked, proxies) for where in (None, strategy))
+    return {
+        name: float(np.max(np.abs(a - b)) / np.max(np.abs(a)))
+        for name, a, b in zip(("evaluate", "loss", "weights"), one, two)
+    }
+
+
+def unknown_label(strategy):
+    """The error of a label without a proxy, in the part of the second device."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((6,)), keras_ms.Proxies(3)])
+        model.compile("sgd", keras_ms.ProxyAnchorLoss())
+    try:
+        model.fit(INPUTS[:4], np.array([0, 1, 2, 3]), batch_size=4, verbose=0)
+    except tf.errors.InvalidArgumentError as error:
+        return str(error)
+    return "none"
+
+
 def compare_fits(strategy, *arguments, **options):
     one, one_history = fitted(None, *arguments, **options)
     two, two_history = fitted(strategy, *arguments, **options)
@@ -139,6 +182,26 @@ def main():
         # the last batch, of one item, leaves nothing for the second device
         "empty part": compare_fits(strategy, sgd, loss(), batch_size=84),
     }
+    composite = keras_ms.CompositeLoss
+    results["logs"] = {
+        **{
+            f"{reduction}, masked": compare_logs(
+                strategy, lambda reduction=reduction: loss(reduction=reduction), masked=True
+            )
+            for reduction in REDUCTIONS
+        },
+        "composite": compare_logs(
+            strategy,
+            lambda: composite([loss(), keras_ms.HistogramLoss(reduction="sum")], [1.0, 0.5]),
+        ),
+        "proxy_nca": compare_logs(strategy, keras_ms.ProxyNCALoss, proxies=True),
+        "proxy_anchor, weighted mean": compare_logs(
+            strategy,
+            lambda: keras_ms.ProxyAnchorLoss(reduction="mean_with_sample_weight"),
+            proxies=True,
+        ),
+    }
+    results["unknown label"] = unknown_label(strategy)
     if sys.argv[1:] == ["every-loss"]:
         # the largest losses are sums over pairs: at the rate above, a difference of 1e-7 in the
         # initial weights of a single device grows to 1e-2

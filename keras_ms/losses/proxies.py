@@ -195,7 +195,9 @@ class ProxyLoss(keras.losses.Loss):
         if not self._whole_batch or replicas.num_replicas() == 1:
             return self._losses(labels, y_pred)
         batch = replicas.gather(y_pred, labels)
-        losses = self._losses(batch.keys, batch.embeddings)
+        # gathering forgets the number of classes
+        similarity = ops.reshape(batch.embeddings, (-1, y_pred.shape[1]))
+        losses = self._losses(batch.keys, similarity)
         return ops.slice(losses, (batch.offset,), ops.shape(labels)[:1])
 
     def _losses(self, labels, similarity):
