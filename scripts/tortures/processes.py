@@ -24,6 +24,10 @@ TINY = (
 )  # fmt: skip
 
 
+# no command here takes a minute; one that takes so long will never end
+_HANGS_AFTER = 1200  # s
+
+
 class Outcome(NamedTuple):
     """What became of a command."""
 
@@ -70,7 +74,10 @@ class Process:
         return self.wait()
 
     def wait(self):
+        guard = threading.Timer(_HANGS_AFTER, os.kill, (self.pid, signal.SIGABRT))
+        guard.start()
         status = os.waitpid(self.pid, 0)[1]
+        guard.cancel()
         self._reader.join()
         seconds = time.monotonic() - self._started
         output = b"".join(self._output).decode(errors="replace")
