@@ -105,7 +105,8 @@ def is_full_disk(error):
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     # TensorFlow, HDF5 and NumPy have words of their own
-    return bool(re.search(r"No space left|\d+ requested and \d+ written", str(error)))
+    words = r"No space left|File too large|[Qq]uota exceeded|\d+ requested and \d+ written"
+    return bool(re.search(words, str(error)))
 
 
 def full_disk_error(path, byte_count=None):
