@@ -12,10 +12,8 @@ _BITS_PER_PART = 16
 _PARTS = 4
 
 
-_EXPECTED = (
-    "Expected class ids of shape (batch,) or (batch, 1), one for each image. For one-hot labels "
-    "pass argmax(labels, axis=-1)"
-)
+_EXPECTED = "Expected class ids of shape (batch,) or (batch, 1), one for each image. Received: "
+_ADVICE = ". For one-hot labels pass argmax(labels, axis=-1)"
 
 _EXPECTED_AS_A_NAME = "class-ids_one_for_each_image_and_of_one-hot_labels_the_argmax"
 
@@ -43,7 +41,7 @@ def one_class_id_each(y_true, items=None):
         return _checked_at_each_step(labels, items)
     shape = tuple(labels.shape)
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
-        raise ValueError(f"{_EXPECTED}. Received: shape={shape}")
+        raise ValueError(f"{_EXPECTED}shape={shape}{_ADVICE}")
     if items is not None and shape[0] != items.shape[0]:
         raise ValueError(
             "Expected one label per embedding. Received: "
@@ -65,12 +63,12 @@ def _integers(y_true):
         # Keras would make one long row of a ragged tensor's values
         if isinstance(y_true, (tf.RaggedTensor, tf.SparseTensor)):
             kind = type(y_true).__name__
-            raise ValueError(f"{_EXPECTED}. Received: a {kind} of shape {tuple(y_true.shape)}")
+            raise ValueError(f"{_EXPECTED}a {kind} of shape {tuple(y_true.shape)}{_ADVICE}")
     if not (ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor))):
         try:
             y_true = np.asarray(y_true)
         except ValueError:  # nested lists of different lengths
-            raise ValueError(f"{_EXPECTED}. Received: lists of different lengths") from None
+            raise ValueError(f"{_EXPECTED}lists of different lengths{_ADVICE}") from None
         if y_true.dtype.kind not in "iu":
             text = y_true.dtype.kind in "US"
             _refuse_dtype("string" if text else y_true.dtype, y_true.shape)
@@ -104,11 +102,11 @@ def _checked_at_each_step(labels, items):
 
     static = labels.shape
     if not any(static.is_compatible_with(fitting) for fitting in ([None], [None, 1])):
-        raise ValueError(f"{_EXPECTED}. Received: shape={tuple(static)}")
+        raise ValueError(f"{_EXPECTED}shape={tuple(static)}{_ADVICE}")
     length = tf.shape(labels)[:1]
     number = length if items is None else tf.shape(items)[:1]
     fits = tf.reduce_all(tf.equal(length, number)) & tf.reduce_all(tf.size(labels) == number)
-    given = [f"{_EXPECTED}. Received: labels of shape", tf.shape(labels), "for images:", number]
+    given = [f"{_EXPECTED}labels of shape", tf.shape(labels), "for images:", number, _ADVICE]
     with tf.control_dependencies([tf.debugging.Assert(fits, given)]):
         if static.rank == 2:
             labels = tf.squeeze(labels, [1], name=_EXPECTED_AS_A_NAME)
