@@ -518,7 +518,8 @@ def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
 
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    folder.save_state(half, 4, [{"epoch": 4}], {})
+    rows = [{"epoch": epoch, "step": epoch} for epoch in range(1, 5)]
+    folder.save_state(half, 4, rows, {})
     restored = adam_model(seed=9)
     assert folder.restore_state(restored)[0] == 4
     run(restored, 8, first=4)

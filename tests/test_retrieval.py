@@ -265,7 +265,7 @@ GOOD, LABELS = clustered(20, 3)
         ((np.where(GOOD > 2, np.inf, GOOD), LABELS), "infinity"),
         ((GOOD[0], LABELS), r"Received shape: \(16,\)"),
         ((GOOD[:0], LABELS[:0]), r"Received shape: \(0, 16\)"),
-        ((GOOD.astype(str), LABELS), "Expected numbers"),
+        ((GOOD.astype(str), LABELS), "Expected real numbers"),
         ((GOOD, LABELS[:-1]), r"shape \(20,\) or \(20, 1\).*Received shape: \(19,\)"),
         ((GOOD, np.eye(3)[LABELS]), "integer class ids.*float64"),
         ((GOOD, LABELS.astype(np.float32)), "integer class ids.*float32"),

@@ -78,13 +78,14 @@ def read_image_folder(
     if sum(one.split == "test" for one in classes) == 1:
         logger.warning("%s has one test class: its Recall@K will be 100 %%, always", shown)
     sizes = [len(one.files) for one in classes]
-    serious = any(map(may_be_images, passed_over))
-    logger.log(
-        logging.WARNING if serious else logging.INFO,
-        "%s: %s%s", shown, tally_line(sum(sizes), passed_over),
-        ". class_depth=1 (--class-depth 1) takes the images in subfolders"
-        if passed_over[DEEPER] else "",
-    )
+    if +passed_over:
+        serious = any(map(may_be_images, passed_over))
+        logger.log(
+            logging.WARNING if serious else logging.INFO,
+            "%s: %s%s", shown, tally_line(sum(sizes), passed_over),
+            ". class_depth=1 (--class-depth 1) takes the images in subfolders"
+            if passed_over[DEEPER] else "",
+        )
     return {
         "paths": np.array([file for one in classes for file in one.files]),
         "labels": np.repeat(np.arange(len(classes)), sizes),

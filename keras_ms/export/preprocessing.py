@@ -38,7 +38,7 @@ class Preprocessing:
             `None`: not recorded.
         exif_orientation: whether photos are turned as their EXIF orientation says. Defaults to
             `True`, as `evaluation_batches` reads them; `False`: pixels as they are stored, which
-            is also what files without this entry want.
+            is also what files of earlier versions want, which say nothing of it.
         before_resizing: what else is done to a picture first, in words, for people. Defaults to
             `""`: nothing.
 
@@ -155,10 +155,12 @@ def recorded_preprocessing(facts, name):
         if others:
             raise ValueError(f"this version cannot follow {others}")
         height, width = rule["height"], rule["width"]
+        # files that say how to treat a picture and nothing of EXIF are older than turning it
+        unsaid = rule.keys().isdisjoint({"grey", "shorter_side"})
         return Preprocessing(
             None if height is None or width is None else (height, width),
             resize_to=rule.get("shorter_side"),
-            exif_orientation=rule.get("exif_orientation", False),
+            exif_orientation=rule.get("exif_orientation", unsaid),
             before_resizing=rule.get("before_resizing", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

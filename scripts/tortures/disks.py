@@ -27,7 +27,7 @@ def cases(place, seed, short):
     sizes = {path.stat().st_size for path in whole.rglob("*") if path.is_file()}
     # just too small for each file of the run in turn
     limits = [size - 1 for size in sorted(sizes) if size]
-    for limit in limits[:: len(limits) // 2] if short else limits:
+    for limit in limits[len(limits) // 2 :][:1] if short else limits:
         yield f"files of at most {limit} bytes", lambda limit=limit: (
             1, _limited(pictures, place / "limited", limit, expected, seed)
         )  # fmt: skip

@@ -18,7 +18,7 @@ from tortures.processes import (
 
 # kills of each command; training is the one that takes long
 _KILLS = {"train": 22, "folds": 8, "export": 6, "report": 7, "evaluate": 7}
-_SHORT = {"train": 2, "evaluate": 1}
+_SHORT = {"train": 1, "evaluate": 1}
 
 
 def cases(place, seed, short):
