@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 _VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
+_started = []  # not empty once `start_command` has changed what Ctrl-C does; by then argv may change
 
 # Runs in a process of its own, which lives on if the importing one aborts: a fatal message, such
 # as that of a processor that TensorFlow was not built for, still reaches the user.
@@ -47,11 +48,12 @@ def start_command():
     os.close(descriptor)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _started.append(True)
 
 
 def interrupt_raises():
     """Ctrl-C raises KeyboardInterrupt again, once there is someone to catch it."""
-    if is_command() and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+    if _started and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -260,7 +260,7 @@ def test_a_run_folder_of_the_version_before_resumes_as_it_began(
         assert main(train_words(folder, tmp_path / "old", *words)) == 130
     run = RunFolder(tmp_path / "old" / "runs" / "run")
     # as it was written: no choice of weights, one rate for all unless given, baselines unsplit
-    values = run.read_json(run.settings)
+    values = json.loads(run.settings.read_text())
     for name in ("tune", "interpolate", "raw_pixels"):
         del values[name]
     run.write_json(run.settings, {**values, "backbone_learning_rate": None})
