@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 _VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
-_started = []  # not empty once `start_command` has changed what Ctrl-C does; by then argv may change
+# not empty once `start_command` has changed what Ctrl-C does; sys.argv changes meanwhile
+_started = []
 
 # Runs in a process of its own, which lives on if the importing one aborts: a fatal message, such
 # as that of a processor that TensorFlow was not built for, still reaches the user.
