@@ -299,7 +299,7 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path):
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,clean,1.0,1.0,0"]), "line 13"),
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,1.0"]), "line 13"),
         ("\n".join([*lines[:-1], lines[-1] + ",1"]), "Expected 6 values in line 13.*: 7"),
-        ("\n".join([*lines[:-1], '"owl/0.jpg']), "Expected a CSV file in UTF-8. Line 13 .*end of data"),
+        ("\n".join([*lines[:-1], '"owl/0.jpg']), "CSV file in UTF-8. Line 13 .*end of data"),
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,nan,1.0,0"]), "numbers from 0"),
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,1.0,inf,0"]), "numbers from 0"),
         ("\n".join([lines[0], *lines[2:], "owl/0.jpg,owl,0,-1.0,1.0,0"]), "numbers from 0"),

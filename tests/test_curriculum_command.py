@@ -133,7 +133,7 @@ def test_names_and_any_class_ids_of_a_file_are_kept(tmp_path):
         (["{f}", "--split", "train", "--page", "p.html"], "leave out --split, --page"),
         (["{f}", "--seed", "1", "--test-fraction", "1"], "leave out --test-fraction, --seed"),
         (["{f}", "--page", "p.html", "--page-classes", "0"], "leave out --page"),
-        (["{named}"], "below its 2 class_names"),
+        (["{named}"], "one of the 2 `class_names` each"),
         (["{twice}"], "more than once: a.jpg"),
         (["{cut}"], "cannot be read"),
         (["{f}", "--data-dir", "{photos}"], "labels of the 56 train images"),

@@ -46,7 +46,7 @@ def test_nothing_that_is_needed_stays_open(kind, given):
     """What is None after all is left to the data or to the folds, and documented as such."""
     left = {name for name, value in dataclasses.asdict(Settings(**given)).items() if value is None}
     expected = {
-        "validation_fraction", "validation_groups", "classes_per_batch", "raw_pixels",
+        "class_depth", "validation_fraction", "validation_groups", "classes_per_batch",
         "frozen_batch_norm",
     }  # fmt: skip
     if kind == "frozen":

@@ -135,7 +135,7 @@ def test_pair_weights_of_a_composite_add_up():
     "loss, embeddings, labels, message",
     [
         (keras.losses.MeanSquaredError(), np.ones((4, 2)), [0, 0, 1, 1], "pair-based loss"),
-        (keras_ms.ContrastiveLoss(), np.ones((4, 2)), [0, 0, 1], "one for each label"),
+        (keras_ms.ContrastiveLoss(), np.ones((4, 2)), [0, 0, 1], "one label per embedding"),
         (keras_ms.ContrastiveLoss(), np.full((2, 2), np.nan), [0, 0], "finite embeddings"),
     ],
 )
