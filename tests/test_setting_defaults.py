@@ -47,7 +47,7 @@ def test_nothing_that_is_needed_stays_open(kind, given):
     left = {name for name, value in dataclasses.asdict(Settings(**given)).items() if value is None}
     expected = {
         "class_depth", "validation_fraction", "validation_groups", "classes_per_batch",
-        "frozen_batch_norm",
+        "raw_pixels", "frozen_batch_norm",
     }  # fmt: skip
     if kind == "frozen":
         expected |= {"learning_rate", "head_initializer"}
