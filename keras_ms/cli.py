@@ -122,7 +122,9 @@ def _export(options):
         options["to"],
         formats,
         metadata=metadata,
-        preprocessing=None if shorter is None else Preprocessing(resize_to=shorter),
+        preprocessing=None if shorter is None else Preprocessing(
+            resize_to=shorter, exif_orientation=options["apply_exif_orientation"]
+        ),
     )
 
 
@@ -183,6 +185,11 @@ def _parser():
     export.add_argument(
         "--resize-to", type=int, metavar="PIXELS",
         help="shorter side of a photo before its centre is cut out, recorded in the files",
+    )
+    export.add_argument(
+        "--apply-exif-orientation", action=argparse.BooleanOptionalAction, default=True,
+        help="with --resize-to: whether the model was trained on photos turned as their EXIF "
+        "orientation says, recorded in the files too",
     )
     export.add_argument("--metadata", metavar="JSON", help='such as \'{"recall_at_1": "0.61"}\'')
 

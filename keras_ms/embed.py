@@ -117,7 +117,7 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
     image_size, resize_to = view_sizes(
         embedder, images, image_size=image_size, resize_to=resize_to
     )
-    if embedder.preprocessing:
+    if embedder.preprocessing and embedder.preprocessing.exif_orientation is not None:
         rule = embedder.preprocessing.exif_orientation
         images = replace(images, apply_exif_orientation=rule)
     batches = evaluation_batches(

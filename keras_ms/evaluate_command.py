@@ -164,6 +164,15 @@ def _embedded(options):
 
     embedder, split = load_embedder(options["model"]), options["split"]
     settings = _settings(options, embedder)
+    rule = embedder.preprocessing
+    if rule and rule.exif_orientation is not None:
+        if options["apply_exif_orientation"] not in (None, rule.exif_orientation):
+            raise ValueError(
+                f"{embedder.name} wants photos "
+                + ("turned as their EXIF orientation says" * rule.exif_orientation or "as stored")
+                + ", as its file records. Leave --apply-exif-orientation out"
+            )
+        settings = dataclasses.replace(settings, apply_exif_orientation=rule.exif_orientation)
     every = load_images(settings, needed=(split,))
     images = every.subset(split)
     size, resize_to = view_sizes(
@@ -181,7 +190,6 @@ def _embedded(options):
             f"Not measured: its other {len(every) - len(images):,} images (choose with --split; "
             "--test-fraction 1 takes all of a plain folder)"
         )
-    rule = embedder.preprocessing
     if rule and rule.before_resizing:
         print(f"{embedder.name} was evaluated on images prepared first: {rule.before_resizing}")
     embeddings = embed_images(

@@ -146,11 +146,12 @@ class RunData:
     def _pooled_features(self, images, view):
         settings = self.settings
         size = settings.image_size
-        exif = {"exif": images.apply_exif_orientation}
+        # what is decoded otherwise, as JPEGs once were, is another picture
+        files = {"jpeg": "accurate", "exif": images.apply_exif_orientation}
+        files = files if images.images is None else {}
         if view == 0:
-            # what is decoded otherwise, as JPEGs once were, is another picture
             plain = [size, shorter_side(settings, self.images)]
-            shown = {"plain": plain, "jpeg": "accurate", **exif}
+            shown = {"plain": plain, "jpeg": "accurate"} | files
 
             def batches():
                 return self._plain_batches(images, cache=False).map(lambda image, label: image)
@@ -160,8 +161,7 @@ class RunData:
                     size, view, settings.seed, self._augmentation(), settings.crop_scale,
                     settings.distortion,
                 ],
-                "jpeg": "accurate",
-                **exif,
+                **files,
             }  # fmt: skip
 
             def batches():

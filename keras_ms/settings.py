@@ -355,7 +355,8 @@ class Settings:
             path: the file.
             given: values that win over those of the file, a dict. Defaults to None.
             before: values of settings that did not exist when the file was written. Defaults to
-                None: their defaults.
+                None: their defaults. A file of all settings but `apply_exif_orientation` is of a
+                run that turned no photos: there it is False.
 
         Raises:
             FileNotFoundError: no such file.
@@ -379,6 +380,8 @@ class Settings:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}"
                 raise ValueError(f"Unknown setting {key!r} in {path}. {hint}")
+        if len(values) > len(known) // 2:  # written by a run, not by hand
+            before = {"apply_exif_orientation": False, **(before or {})}
         try:
             return cls(**{**(before or {}), **values, **(given or {})})
         except ValueError as error:

@@ -87,6 +87,7 @@ class ArraySource:
 
     def _read(self, indices, views):
         """From disk: h5py takes rising indices without repetitions, of one view at a time."""
+        _is_hdf5(self._array)  # whose file may have been closed
         rows = np.empty((len(indices), *self.row_shape), self._array.dtype)
         for view in np.unique(views):
             chosen = views == view

@@ -100,7 +100,7 @@ def _by_number(name):
 def _file(folder, name, listings):
     """The path of the file that a line names, None if there is none; `listings` are kept."""
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-        path = os.path.join(folder, file_path(spelling))
+        path = str(Path(folder, file_path(spelling)))  # also img/./1.jpg as img/1.jpg
         if os.path.isfile(path):
             return path
         path = _respelled(path, listings)

@@ -25,7 +25,10 @@ def naming_damaged(images):
     """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+    except (
+        tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError,
+        tf.errors.FailedPreconditionError,
+    ) as error:  # fmt: skip
         for path in images.paths if images.images is None else ():
             fault = image_fault(path) if Path(path).is_file() else "there is no such file"
             if fault:

@@ -73,7 +73,8 @@ class Folder:
 
     def files(self):
         """Paths of the images in it."""
-        return [os.path.join(self.path, name) for name in self.images]
+        prefix = "" if str(self.path) == os.curdir else self.path
+        return [os.path.join(prefix, name).removeprefix(f".{os.sep}") for name in self.images]
 
     def below(self):
         """It and all folders below it, each before those below it."""
@@ -214,8 +215,11 @@ def _kind(entry):
         return suffix
     if suffix:
         return OTHER_ENDINGS
-    with open(entry.path, "rb") as file:
-        return NAMELESS if _BEGINNINGS.match(file.read(12)) else UNNAMED
+    try:
+        with open(entry.path, "rb") as file:
+            return NAMELESS if _BEGINNINGS.match(file.read(12)) else UNNAMED
+    except OSError:  # whoever may not read it does not train on it
+        return UNNAMED
 
 
 def may_be_images(reason):

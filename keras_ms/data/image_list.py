@@ -80,6 +80,12 @@ class ImageList:
             ("passed_over", {str(k): int(n) for k, n in dict(self.passed_over).items()}),
         ):
             object.__setattr__(self, name, value)
+        turned = self.apply_exif_orientation
+        if not isinstance(turned, (bool, np.bool_)):
+            raise ValueError(
+                f"Expected `apply_exif_orientation` to be True or False. Received: {turned!r}"
+            )
+        object.__setattr__(self, "apply_exif_orientation", bool(turned))
         self._check_lengths()
         self._check_classes()
         self._check_queries()
@@ -366,5 +372,6 @@ def _as_paths(paths):
     """Paths as an array of str; bytes, as TensorFlow and os.listdir give them, as Python's text."""
     array = np.asarray(paths)
     if array.dtype.kind in "SO":
-        array = np.array([os.fsdecode(p) if isinstance(p, bytes) else str(p) for p in paths])
+        names = [os.fsdecode(p) if isinstance(p, bytes) else str(p) for p in array.ravel()]
+        array = np.array(names).reshape(array.shape)
     return array.astype(str, copy=False)

@@ -137,6 +137,11 @@ def _check_read(settings, dataset):
             ("folder",),
             "is for image folders",
         ),
+        (
+            ("apply_exif_orientation",),
+            ("folder", "csv", "cub", "cars", "sop", "in_shop", "grocery"),
+            "is for photos",
+        ),
         (("rotated_classes",), ("omniglot",), "is for characters that are drawn upright"),
         (("framed_drawings",), ("omniglot",), "is for drawings on white paper"),
         (

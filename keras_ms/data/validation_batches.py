@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.data.array_source import ArraySource
 from keras_ms.data.balanced_batches import source_labels
 from keras_ms.data.balanced_indices import balanced_indices
 from keras_ms.data.image_list import ImageList
@@ -50,9 +51,9 @@ def validation_batches(
             "Expected an ImageList or a pair (array, labels). Received: "
             f"{type(source).__name__}"
         )
-    if not is_images and (image_size, resize_to) != (None, None):
+    if not is_images and (image_size, resize_to, cache) != (None, None, "auto"):
         raise ValueError(
-            "`image_size` and `resize_to` are for an ImageList; this source has no images"
+            "`image_size`, `resize_to` and `cache` are for an ImageList; this source has no images"
         )
     labels = source_labels(source)
     stream = balanced_indices(labels, classes_per_batch, images_per_class, seed=seed)
@@ -67,7 +68,8 @@ def validation_batches(
             batch_size=batch_size,
             cache=cache,
         )
-    rows = np.asarray(source[0])[indices], np.asarray(labels, np.int64)[indices]
+    array = ArraySource(source[0], len(labels))
+    rows = array.rows(indices, np.zeros(len(indices))), np.asarray(labels, np.int64)[indices]
     return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
 
 

@@ -30,6 +30,11 @@ def load_keras_file(path):
         raise ValueError(f"Expected a .keras file. Received a folder: {path}")
     with open(path, "rb") as file:
         is_hdf5 = file.read(4) == _HDF5
+    if is_hdf5 and path.suffix not in (".h5", ".hdf5"):
+        raise ValueError(
+            f"{path} is an HDF5 file, an older model or weights alone, and no .keras file. Name a "
+            "whole model .h5; load weights with model.load_weights"
+        )
     if not is_hdf5 and not zipfile.is_zipfile(path):
         raise ValueError(
             f"{path} is damaged, or no .keras file: its {path.stat().st_size:,} bytes are not a "

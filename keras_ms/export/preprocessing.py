@@ -38,7 +38,8 @@ class Preprocessing:
             `None`: not recorded.
         exif_orientation: whether photos are turned as their EXIF orientation says. Defaults to
             `True`, as `evaluation_batches` reads them; `False`: pixels as they are stored, which
-            is also what files of earlier versions want, which say nothing of it.
+            is also what files of earlier versions want that say how to resize and nothing of it;
+            `None`: not recorded.
         before_resizing: what else is done to a picture first, in words, for people. Defaults to
             `""`: nothing.
 
@@ -56,7 +57,7 @@ class Preprocessing:
     image_size: int | tuple[int, int] | None = None
     resize_to: int | None = None
     _: KW_ONLY
-    exif_orientation: bool = True
+    exif_orientation: bool | None = True
     before_resizing: str = ""
 
     def __post_init__(self):
@@ -77,9 +78,10 @@ class Preprocessing:
             least = max(size) if isinstance(size, tuple) else size or 1
             side = whole_number("resize_to", self.resize_to, least=least)
             object.__setattr__(self, "resize_to", side)
-        if not isinstance(self.exif_orientation, bool):
+        if not isinstance(self.exif_orientation, bool | None):
             raise ValueError(
-                f"Expected `exif_orientation` to be True or False. Got: {self.exif_orientation!r}"
+                "Expected `exif_orientation` to be True, False or None. "
+                f"Received: {self.exif_orientation!r}"
             )
         if not isinstance(self.before_resizing, str):
             raise ValueError(
@@ -156,7 +158,7 @@ def recorded_preprocessing(facts, name):
             raise ValueError(f"this version cannot follow {others}")
         height, width = rule["height"], rule["width"]
         # files that say how to treat a picture and nothing of EXIF are older than turning it
-        unsaid = rule.keys().isdisjoint({"grey", "shorter_side"})
+        unsaid = None if rule.keys().isdisjoint({"grey", "shorter_side"}) else False
         return Preprocessing(
             None if height is None or width is None else (height, width),
             resize_to=rule.get("shorter_side"),
@@ -207,11 +209,9 @@ def described_preprocessing(wrapped, preprocessing):
         "layout": "NHWC",
     }
     if preprocessing is not None:
-        rule |= {
-            "exif_orientation": given.exif_orientation,
-            **_DECODING,
-            "before_resizing": given.before_resizing,
-        }
+        if given.exif_orientation is not None:
+            rule["exif_orientation"] = given.exif_orientation
+        rule |= _DECODING | {"before_resizing": given.before_resizing}
     if given.resize_to is not None:
         rule |= {"shorter_side": given.resize_to} | _RESIZING
     return _sentences(rule), rule
