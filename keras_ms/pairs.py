@@ -116,9 +116,17 @@ def widened(embeddings, dtype):
     Returns:
         Same shape, with the Keras mask of the embeddings if they have one.
     """
-    if keras.backend.standardize_dtype(embeddings.dtype) != "float16":
-        return ops.cast(embeddings, dtype)
+    mask = getattr(embeddings, "_keras_mask", None)
+    if keras.backend.standardize_dtype(embeddings.dtype) == "float16":
+        rows = _widened_float16(embeddings, dtype)
+    else:
+        rows = ops.cast(embeddings, dtype)
+    if mask is not None and rows is not embeddings:
+        rows._keras_mask = mask
+    return rows
 
+
+def _widened_float16(embeddings, dtype):
     @ops.custom_gradient
     def wide(embeddings):
         rows = ops.cast(embeddings, dtype)
@@ -135,11 +143,7 @@ def widened(embeddings, dtype):
 
         return rows, grad
 
-    rows = wide(ops.convert_to_tensor(embeddings))
-    mask = getattr(embeddings, "_keras_mask", None)
-    if mask is not None:
-        rows._keras_mask = mask
-    return rows
+    return wide(ops.convert_to_tensor(embeddings))
 
 
 def unit_length(embeddings):

@@ -10,7 +10,7 @@ import dataclasses
 import errno
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_ms.command_words import resume_command
@@ -117,9 +117,11 @@ class RunFolder:
             try:
                 yield
             finally:
-                if is_new and [file.name for file in self.path.iterdir()] == [".lock"]:
-                    (self.path / ".lock").unlink()
-                    self.path.rmdir()
+                # another process may make the lock anew meanwhile: then the folder is its own
+                with suppress(OSError):
+                    if is_new and [file.name for file in self.path.iterdir()] == [".lock"]:
+                        (self.path / ".lock").unlink()
+                        self.path.rmdir()
 
     def _not_made(self, error):
         return type(error)(

@@ -145,8 +145,8 @@ class _Training:
 
     def finish(self):
         started = time.perf_counter()
-        for folder in (self.run.path, self._export_folder()):
-            remove_unfinished(folder)
+        remove_unfinished(self.run.path, alone=True)
+        remove_unfinished(self._export_folder())
         choice = self._choose_by_folds() if self.settings.tune == "folds" else None
         self._start_head()
         results = self._baselines(choice)

@@ -89,9 +89,18 @@ def whole_folder(path, *, replace=True):
             raise
 
 
-def remove_unfinished(folder):
-    """Removes what a killed process was writing into the folder and never got its name."""
+def remove_unfinished(folder, alone=False):
+    """Removes what a killed process was writing into the folder and never got its name.
+
+    Args:
+        folder: path of the folder.
+        alone: whether nobody else writes there: then temporary folders that no lock tells of, of
+            earlier versions too, are left behind as well.
+    """
     _remove_abandoned(Path(folder))
+    for temporary in Path(folder).glob(".*.part") if alone else ():
+        if not (temporary / _LOCK).exists():
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(folder):
@@ -156,7 +165,11 @@ def _temporary_folder(parent, prefix, cannot):
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
         temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
-        lock = open(temporary / _LOCK, "w")
+        # it gets the name that others look for once it is locked
+        unnamed = temporary / f"{_LOCK}.new"
+        lock = open(unnamed, "w")
+        _try_lock(lock)
+        os.rename(unnamed, temporary / _LOCK)
     except OSError as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -166,7 +179,6 @@ def _temporary_folder(parent, prefix, cannot):
             "Choose a folder that exists or can be created and that you may write to",
         ) from error
     with lock:
-        _try_lock(lock)
         try:
             yield temporary
         finally:

@@ -38,7 +38,7 @@ import keras_ms
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.data.balanced_indices import balanced_indices
 from keras_ms.models.head_start import STARTS
-from keras_ms.run.choice import Candidate, best_of
+from keras_ms.run.choice import MeasuredWeights, best_of
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
 
 IMAGES_PER_CLASS = 5
@@ -243,7 +243,7 @@ class Comparison:
         ]
 
     def by_folds(self, feature_set, rates=RATES, starts=STARTS, **options):
-        """`Candidate`s by the folds, as `HeadFolds.choice` has them."""
+        """`MeasuredWeights`s by the folds, as `HeadFolds.choice` has them."""
         return self.candidates(
             {
                 (start, rate): self.folds(feature_set, start, rate, **options)
@@ -253,7 +253,7 @@ class Comparison:
         )
 
     def on_test(self, feature_set, starts=STARTS, rates=RATES, **options):
-        """`Candidate`s trained on all training classes, measured on the test classes."""
+        """`MeasuredWeights`s trained on all training classes, measured on the test classes."""
         return self.candidates(
             {
                 (start, rate): [self.run(feature_set, "test", start, rate, **options)]
@@ -263,13 +263,13 @@ class Comparison:
         )
 
     def candidates(self, trainings, searched="recall"):
-        """{(start, rate): runs} as a list of `Candidate`, the mean over the runs' images."""
+        """{(start, rate): runs} as a list of `MeasuredWeights`, the mean over the runs' images."""
         found = []
         for (start, rate), runs in trainings.items():
             images = [run["images"] for run in runs]
             values = np.average([run[searched] for run in runs], axis=0, weights=images)
             found += [
-                Candidate(runs[0]["steps"], alpha, {1: float(value)}, start, rate)
+                MeasuredWeights(runs[0]["steps"], alpha, {1: float(value)}, start, rate)
                 for alpha, value in zip(ALPHAS, values)
             ]
         return found

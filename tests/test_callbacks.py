@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 import warnings
 
 import keras
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_ms
 from keras_ms.callbacks import ExplainZeroLoss, RecallAtK, validation_set
+from keras_ms.callbacks.training_steps import optimizer_steps
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 
@@ -329,6 +332,7 @@ def test_a_loss_of_zero_is_explained_once(logs):
 )
 def test_a_zero_under_any_name_is_explained(name):
     callback = ExplainZeroLoss()
+    callback.set_model(types.SimpleNamespace(output_names=["birds", "cats"]))
     with pytest.warns(UserWarning, match=rf"In epoch 1 .*\({name} = 0\)") as caught:
         callback.on_epoch_end(0, {"loss": 0.3, "val_mined_anchors": 0.5, name: 0.0})
         callback.on_epoch_end(1, {"loss": 0.3, name: 0.0})
@@ -336,6 +340,41 @@ def test_a_zero_under_any_name_is_explained(name):
     is_validation = name.startswith("val_")
     assert ("validation_batches" in str(caught[0].message)) == is_validation
     assert ("nothing was learned" in str(caught[0].message)) != is_validation
+
+
+def test_what_else_is_logged_may_be_zero():
+    callback = ExplainZeroLoss()
+    callback.set_model(types.SimpleNamespace(output_names=["birds"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        callback.on_epoch_end(0, {"loss": 0.3, "kl_loss": 0.0, "val_loss": 0.2, "aux_loss": 0.0})
+
+
+def test_steps_of_models_with_optimizers_by_name():
+    model = types.SimpleNamespace(optimizers={"a": keras.optimizers.Adam(), "b": None})
+    assert optimizer_steps(model) == 0
+    model.optimizers["a"].iterations.assign(3)
+    assert optimizer_steps(model) == 3
+
+
+def test_a_continued_run_has_its_best_weights_in_memory_too(tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    y = np.arange(32) % 4
+
+    def run(**options):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+        model.compile(keras.optimizers.SGD(0.0), loss=keras_ms.MultiSimilarityLoss())
+        recall = keras_ms.RecallAtK(
+            (x, y), ks=(1,), weights_path=tmp_path / "best.weights.h5", keep_best_weights=True
+        )
+        model.fit(x, y, verbose=0, callbacks=[recall], **options)
+        return model, recall
+
+    run(epochs=1)
+    model, recall = run(epochs=2, initial_epoch=1)
+    for best, now in zip(recall.best_weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(best, now)
 
 
 def class_by_class():
@@ -567,6 +606,7 @@ def test_what_cannot_be_measured_on_is_refused_at_once(dataset, message):
 )
 def test_bad_batches_are_explained_before_the_first_step(dataset, message, monkeypatch):
     monkeypatch.setattr(validation_set, "REFUSE_FROM", 500)
+    monkeypatch.setattr(validation_set, "REPEATS_FROM", 100)
     model = embedder()
     with pytest.raises(ValueError, match=message):
         fit(model, [RecallAtK(dataset)], epochs=1)

@@ -134,6 +134,16 @@ def test_broken_padding_is_harmless():
     assert float(MultiSimilarityLoss()(labels, tensor)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_padding_does_not_count_whatever_the_dtype(dtype):
+    embeddings, labels = data(12)
+    mask = keras.ops.convert_to_tensor(np.arange(12) < 9)
+    tensor = keras.ops.convert_to_tensor(embeddings, dtype=dtype)
+    expected = float(MultiSimilarityLoss()(labels[:9], tensor[:9]))
+    tensor._keras_mask = mask
+    assert float(MultiSimilarityLoss()(labels, tensor)) == pytest.approx(expected, rel=1e-5)
+
+
 def in_a_fresh_process(code):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=1800

@@ -61,6 +61,9 @@ class ExplainZeroLoss(keras.callbacks.Callback):
         self._explain(where, {k: v for k, v in logs.items() if not k.startswith("val_")}, False)
         self._explain(where, {k: v for k, v in logs.items() if k.startswith("val_")}, True)
 
+    def on_test_begin(self, logs=None):
+        self._fits = self._fits and "epochs" in self.params  # a fit that was interrupted had no end
+
     def on_test_end(self, logs=None):
         if not self._fits:  # fit puts the same values into the epoch's logs
             self._explain("In evaluate", logs or {}, True)
@@ -93,10 +96,14 @@ class ExplainZeroLoss(keras.callbacks.Callback):
             )
 
     def _named(self, logs, name):
-        """The values under this name, the plain ones first, then those of outputs."""
-        plain = (name, f"val_{name}")
-        found = {key: logs[key] for key in plain if key in logs}
-        found |= {key: value for key, value in logs.items() if key.endswith(f"_{name}")}
+        """The values under this name, the plain ones first, then those of outputs.
+
+        What else a `train_step` logs, such as a kl_loss, may well be 0.
+        """
+        outputs = getattr(self.model, "output_names", None) or ()
+        names = (name, *(f"{output}_{name}" for output in outputs))
+        keys = [f"{prefix}{key}" for prefix in ("", "val_") for key in names]
+        found = {key: logs[key] for key in keys if key in logs}
         return {key: float(value) for key, value in found.items() if np.size(value) == 1}
 
     def _why_diverged(self):
@@ -110,7 +117,8 @@ class ExplainZeroLoss(keras.callbacks.Callback):
             )
         return (
             "The weights are finite: look for NaN in the images, a vector of 0 that is divided by "
-            "its norm, or numbers beyond float16."
+            "its norm, numbers beyond float16, or class ids without a proxy (labels of num_classes "
+            "and more), which are NaN in a step that XLA compiles."
         )
 
     def _warn(self, kind, words):

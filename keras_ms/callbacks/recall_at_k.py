@@ -248,6 +248,15 @@ class RecallAtK(keras.callbacks.Callback):
             self._labels = np.concatenate([labels for _, labels in self._validation.batches()])
         check_same_measure(kept, self.weights_path, self.ks[0], labels_digest(self._labels))
         self.best_value, self.best_step = kept.value, kept.step
+        if self.keep_best_weights:
+            # the file holds the optimizer's state too, which goes on from where it is
+            optimizer = getattr(self.model, "optimizer", None)
+            live = [*self.model.variables, *(optimizer.variables if optimizer else ())]
+            now = [ops.convert_to_numpy(variable) for variable in live]
+            self.load_best_weights()
+            self.best_weights = self.model.get_weights()
+            for variable, value in zip(live, now):
+                variable.assign(value)
 
     def _keep_weights(self):
         if self.keep_best_weights:

@@ -1,5 +1,7 @@
 """How many batches a model was trained on: one number that rises, whatever its optimizers count."""
 
+import keras
+
 
 class TrainingSteps:
     """Counts the batches of `fit`, those of earlier fits and of a run that is continued included.
@@ -46,11 +48,11 @@ class TrainingSteps:
 
 def optimizer_steps(model):
     """Batches that the model's optimizers know of; 0 without any."""
-    optimizers = getattr(model, "optimizers", None) or [getattr(model, "optimizer", None)]
-    return max((_batches(each) for each in optimizers if each is not None), default=0)
+    found = getattr(model, "optimizers", None) or getattr(model, "optimizer", None)
+    found = [getattr(one, "inner_optimizer", one) for one in keras.tree.flatten(found)]
+    return max((_batches(one) for one in found if hasattr(one, "iterations")), default=0)
 
 
-def _batches(optimizer):
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a scaled loss
+def _batches(inner):
     # + 0 reads a mirrored variable
     return int(inner.iterations + 0) * (getattr(inner, "gradient_accumulation_steps", None) or 1)
