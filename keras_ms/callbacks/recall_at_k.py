@@ -37,7 +37,8 @@ class RecallAtK(keras.callbacks.Callback):
 
     Steps are batches trained on, counted over all fits of the callback, whatever the optimizers
     count (with accumulated gradients, or several of them); a run that is continued goes on from
-    the optimizer's count.
+    the optimizer's count. Where fit does not know how many batches an epoch has, Keras's count is
+    taken, which may be one too high after an epoch.
 
     `best_value`, `best_step` and `history` are never reset: a second `fit` with the same callback
     continues them, and an interrupted run may set them before its own `fit`. In another process
