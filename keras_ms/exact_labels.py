@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import unmasked
+
 _BITS_PER_PART = 16
 _PARTS = 4
 
@@ -65,6 +67,7 @@ def _integers(y_true):
             kind = type(y_true).__name__
             raise ValueError(f"{_EXPECTED}a {kind} of shape {tuple(y_true.shape)}{_ADVICE}")
     if not (ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor))):
+        unmasked(y_true)
         try:
             y_true = np.asarray(y_true)
         except ValueError:  # nested lists of different lengths

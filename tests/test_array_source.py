@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_ms
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.class_ids import class_ids
 from keras_ms.data.neighbour_batches import neighbour_batches
@@ -198,3 +199,18 @@ def test_labels_that_are_no_class_ids_are_refused(labels, message):
     for source in (labels, (ROWS, labels)):
         with pytest.raises(ValueError, match=f"(?s){message}"):
             balanced_batches(source, **SIZES)
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [
+        lambda labels: keras_ms.balanced_batches((ROWS, labels)),
+        lambda labels: keras_ms.recall_at_k(ROWS, labels),
+        lambda labels: keras_ms.MultiSimilarityLoss()(labels, ROWS),
+        lambda labels: keras_ms.ImageList(["a"] * 24, labels, "abcdef", ["test"] * 24),
+    ],
+)
+def test_labels_under_a_mask_are_no_labels(takes):
+    masked = np.ma.masked_array(LABELS, mask=np.arange(24) < 3)
+    with pytest.raises(ValueError, match="without a mask. Received 3 masked of 24"):
+        takes(masked)

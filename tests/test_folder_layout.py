@@ -32,7 +32,10 @@ def splits(images):
 
 def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
     add(tmp_path, *"abcd", "a/more", "b/more/deep", "top.png", "a/.hidden.jpg", "a/._1.jpg")
-    for name in ("a/1.jxl", "a/2.JXL", "b/3.jxl", "a/notes.txt", "a/x.jpg.part", "Thumbs.db"):
+    for name in (
+        "a/1.jxl", "a/2.JXL", "b/3.jxl", "a/notes.txt", "a/x.jpg.part", "Thumbs.db", "c/0.png.1",
+        "c/0.png.txt",
+    ):  # fmt: skip
         (tmp_path / name).write_bytes(b"?")
     (tmp_path / "a" / "README").write_text("text")
     os.rename(tmp_path / "a" / "more" / "0.png", tmp_path / "c" / "noending")
@@ -57,14 +60,14 @@ def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
         "hidden folders": 1,
         "images without an ending": 1,
         "files without an ending": 1,
-        "files with more after an image's ending": 1,
+        "files with more after an image's ending": 2,
         "pipes, sockets or devices": 1,
-        ".txt": 1,
+        ".txt": 2,
     }
     (line,) = [r for r in caplog.records if "files used" in r.message]
     assert line.levelname == "WARNING" and "\n" not in line.message
     # folders are no files
-    assert f"{tmp_path}: 8 of 25 files used; passed over: 3 " in line.message
+    assert f"{tmp_path}: 8 of 27 files used; passed over: 3 " in line.message
     assert "3 .jxl" in line.message and "2 links that lead nowhere" in line.message
     assert line.message.endswith("class_depth=1 (--class-depth 1) takes the images in subfolders")
     assert line.message.index("hidden images") < line.message.index(".txt")

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "keras_ms"
 
 # Ground first. A name is a module or a package of keras_ms.
 FLOORS = [
-    {"setting_defaults", "whole_number", "progress", "command_words", "quiet_start"},
+    {"arguments", "setting_defaults", "whole_number", "progress", "command_words", "quiet_start"},
     {"setting_checks"},
     {
         "closed_form",

@@ -36,7 +36,7 @@ class ArraySource:
     def _check(self, num_items):
         shape, axis = tuple(self._array.shape), int(self.views)
         dtype = np.dtype(self._array.dtype)
-        if dtype.kind in "OmM" or dtype.names:
+        if dtype.kind in "OmM" or dtype.names or dtype.char in "gG":
             raise ValueError(
                 f"Expected numbers in the array of (array, labels). Received dtype {dtype}. "
                 "Convert it, for example by array.astype('float32'); of a table choose columns of "

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_ms.arguments import unmasked
+
 _NUMBER_THEM = "numpy.unique(labels, return_inverse=True)[1]"
 
 
@@ -52,6 +54,7 @@ def shown_type(value):
 
 
 def _label_array(labels):
+    unmasked(labels)
     detached = labels.detach().cpu() if hasattr(labels, "detach") else labels
     is_sequence = isinstance(detached, (list, tuple, range))
     if not is_sequence and not (hasattr(detached, "__array__") and hasattr(detached, "shape")):

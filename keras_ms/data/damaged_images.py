@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_ms.data.file_names import shown_name
+from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.image_folder import image_fault
 
 
@@ -30,7 +30,8 @@ def naming_damaged(images):
         tf.errors.FailedPreconditionError,
     ) as error:  # fmt: skip
         for path in images.paths if images.images is None else ():
-            fault = image_fault(path) if Path(path).is_file() else "there is no such file"
+            is_there = Path(file_path(path)).is_file()
+            fault = image_fault(path) if is_there else "there is no such file"
             if fault:
                 raise ValueError(
                     f"Cannot read the image {shown_name(path)}: {fault}. Replace it, or take "

@@ -16,10 +16,13 @@ _SYSTEM = {
 _PICTURES = set(
     ".jpg .jpeg .jpe .jfif .jif .png .apng .bmp .dib .gif .webp .tif .tiff .avif .heic .heif .hif "
     ".jp2 .j2k .jxl .svg .ico .psd .xcf .tga .pcx .ppm .pgm .pbm .pnm .exr .hdr .dcm .raw .cr2 "
-    ".cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw".split()
+    ".cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .3fr .nrw .rwl .iiq .mpo .jps .pjpeg .pjp .jfi "
+    ".jpx .jls .jxr .wdp .avifs .heics .qoi .dds .sgi .xbm .eps .fits".split()
 )
-# what downloads and editors put behind an ending
-_UNFINISHED = {".part", ".crdownload", ".download", ".tmp", ".bak", ".old", ".orig"}
+# what describes a picture and is called after it
+_BESIDE_PICTURES = {
+    ".txt", ".json", ".xml", ".xmp", ".yaml", ".yml", ".csv", ".npy", ".md5", ".url",
+}  # fmt: skip
 _IMAGE_ENDING = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)")
 # of files without an ending: how JPEG, PNG, GIF, BMP, TIFF and WebP begin
 _BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\0\0|II\*\0|MM\0\*|RIFF....WEBP", re.S)
@@ -209,7 +212,9 @@ def _kind(entry):
     """Why a file is not used: its ending, or words."""
     suffix = _suffix(entry.name)
     is_plain = re.fullmatch(r"\.\w{1,8}", suffix, re.A)
-    if (suffix in _UNFINISHED or not is_plain) and _IMAGE_ENDING.search(entry.name.lower()):
+    is_own = suffix in _PICTURES | _BESIDE_PICTURES
+    # what downloads and editors put behind an ending, such as .part and .1
+    if not is_own and _IMAGE_ENDING.search(entry.name.lower()):
         return LONGER
     if is_plain:
         return suffix

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.arguments import unmasked
 from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_folder import read_image_folder
@@ -64,7 +65,7 @@ class ImageList:
     apply_exif_orientation: bool = True
 
     def __post_init__(self):
-        labels = np.asarray(self.labels)
+        labels = np.asarray(unmasked(self.labels))
         if labels.dtype.kind not in "iu" or labels.ndim != 1:
             raise ValueError(
                 "Expected `labels` to be class ids, integers of shape (N,). "

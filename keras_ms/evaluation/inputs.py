@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import unmasked
+
 # Numbers that are normalised at a time: their copies, not the whole set's, are held.
 _NUMBERS = 2**19
 
@@ -118,7 +120,9 @@ def _sorted_by_class(embeddings, classes, items):
 
 def as_numpy(array):
     """The array as NumPy's, from a tensor of any backend too."""
-    return ops.convert_to_numpy(array) if ops.is_tensor(array) else np.asarray(array)
+    if ops.is_tensor(array):
+        return ops.convert_to_numpy(array)
+    return np.asarray(unmasked(array, "embeddings and labels"))
 
 
 def checked_embeddings(embeddings, name):
