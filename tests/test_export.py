@@ -568,7 +568,7 @@ def test_refuses_rules_that_do_not_fit(build, options, message, name, tmp_path):
         ({"image_size": 16, "resize_to": 15}, "`resize_to` of at least 16"),
         ({"image_size": (16, 20), "resize_to": 18}, "`resize_to` of at least 20"),
         ({"image_size": 16, "resize_to": 17.5}, "whole number"),
-        ({"exif_orientation": "yes"}, "True or False"),
+        ({"exif_orientation": "yes"}, "True, False or None"),
         ({"before_resizing": None}, "as text"),
     ],
 )

@@ -85,3 +85,14 @@ def test_the_learning_rate_falls_at_the_official_steps_or_the_given_ones():
     given = Settings(schedule="step", steps=8000, decay_steps="3000, 6000")
     assert given.decay_boundaries() == (3000, 6000)
     assert Settings(schedule="step", steps=8000, decay_steps="2000").decay_boundaries() == (2000,)
+
+
+def test_settings_of_runs_that_turned_no_photos_turn_none(tmp_path):
+    """A run wrote all its settings: where this one is missing, there was no such thing yet."""
+    values = json.loads(Settings(data_dir="photos").to_json())
+    assert values["apply_exif_orientation"] is True
+    del values["apply_exif_orientation"]
+    (tmp_path / "settings.json").write_text(json.dumps(values))
+    assert Settings.read(tmp_path / "settings.json").apply_exif_orientation is False
+    (tmp_path / "few.json").write_text('{"steps": 10}')
+    assert Settings.read(tmp_path / "few.json").apply_exif_orientation is True
