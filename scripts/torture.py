@@ -1,7 +1,7 @@
 """What is done to the commands and losses so that they break, and how many times they do not.
 
-    python scripts/torture.py                  all parts: some 20 minutes on two cores
-    python scripts/torture.py --short          a sample of every part: 4 processor minutes
+    python scripts/torture.py                  all parts; not yet timed as a whole
+    python scripts/torture.py --short          a sample of every part: 3 processor minutes
     python scripts/torture.py --part kills     one of losses, kills, disks, folders, files, streams
     python scripts/torture.py --seed 1         other batches, other moments
     python scripts/torture.py --part folders --only state.npz   cases whose name holds the words

@@ -137,11 +137,16 @@ def test_a_locale_without_characters(tmp_path):
     assert done.returncode == 0 and done.stderr == ""
 
 
+def _as_in_a_terminal():
+    # a shell starts background programs, and with them this test, deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_while_tensorflow_is_imported_leaves_no_traceback(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "keras_ms.cli", "--help"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": ROOT}, preexec_fn=_as_in_a_terminal,
     )  # fmt: skip
     for line in process.stderr:  # a line for each module imported
         if "numpy" in line:
