@@ -83,4 +83,6 @@ def _program_words():
         return [_PROGRAM if on_path else script]
     words, typed = sys.orig_argv, sys.argv[1:]
     before = words[: len(words) - len(typed)]
-    return before if before and words[len(before) :] == typed else None
+    if not before or words[len(before) :] != typed:
+        return None
+    return None if "-c" in before else before  # code in quotes: nobody has typed that

@@ -122,6 +122,14 @@ def test_words_of_a_real_start(tmp_path):
     assert shlex.split(done.stdout) == expected
 
 
+def test_words_of_a_program_that_is_code_in_quotes():
+    code = "from keras_ms.command_words import resume_command; print(resume_command('runs/a'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "keras-ms train --resume runs/a\n", done.stderr
+
+
 def _started_by_a_user(*words, **variables):
     """A command without the settings of this test session; returns its output and its errors."""
     hidden = ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES")
