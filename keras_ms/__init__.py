@@ -7,7 +7,7 @@ model reloads after `import keras_ms`. What registers nothing (data, export) loa
 import importlib
 import os
 
-from keras_ms.quiet_start import is_command, quiet_import, start_command
+from keras_ms.terminal.start import is_command, quiet_import, start_command
 
 if is_command():
     start_command()
@@ -16,19 +16,23 @@ if is_command():
 with quiet_import():
     import keras  # noqa: F401
 
+__version__ = "0.1.0"
+
 from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import InterpolateWeights as InterpolateWeights
 from keras_ms.callbacks import RecallAtK as RecallAtK
-from keras_ms.class_tree import ClassTree as ClassTree
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
+from keras_ms.hdml.model import HDML as HDML
+from keras_ms.htl.class_tree import ClassTree as ClassTree
+from keras_ms.htl.loss import (
+    HierarchicalTripletLoss as HierarchicalTripletLoss,
+)
+from keras_ms.htl.rebuild_class_tree import RebuildClassTree as RebuildClassTree
 from keras_ms.losses.angular import AngularLoss as AngularLoss
 from keras_ms.losses.binomial_deviance import BinomialDevianceLoss as BinomialDevianceLoss
 from keras_ms.losses.circle import CircleLoss as CircleLoss
 from keras_ms.losses.composite import CompositeLoss as CompositeLoss
 from keras_ms.losses.contrastive import ContrastiveLoss as ContrastiveLoss
-from keras_ms.losses.hierarchical_triplet import (
-    HierarchicalTripletLoss as HierarchicalTripletLoss,
-)
 from keras_ms.losses.histogram import HistogramLoss as HistogramLoss
 from keras_ms.losses.lifted_structure import LiftedStructureLoss as LiftedStructureLoss
 from keras_ms.losses.margin import MarginLoss as MarginLoss
@@ -36,6 +40,8 @@ from keras_ms.losses.mined_anchors import MinedAnchors as MinedAnchors
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from keras_ms.losses.n_pair import NPairLoss as NPairLoss
 from keras_ms.losses.pair_loss import PairLoss as PairLoss
+from keras_ms.losses.pair_weights import PairStatistics as PairStatistics
+from keras_ms.losses.pair_weights import pair_weights as pair_weights
 from keras_ms.losses.proxies import Proxies as Proxies
 from keras_ms.losses.proxies import ProxyAnchorLoss as ProxyAnchorLoss
 from keras_ms.losses.proxies import ProxyNCALoss as ProxyNCALoss
@@ -48,40 +54,35 @@ from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMem
 from keras_ms.models.embedding import build_embedder as build_embedder
 from keras_ms.models.embedding import split_embedder as split_embedder
 from keras_ms.models.embedding import without_normalization as without_normalization
-from keras_ms.models.hdml import HDML as HDML
 from keras_ms.models.head_start import initialize_head as initialize_head
 from keras_ms.optimizers import GroupedAdam as GroupedAdam
-from keras_ms.pair_statistics import PairStatistics as PairStatistics
-from keras_ms.pair_statistics import pair_weights as pair_weights
-from keras_ms.rebuild_class_tree import RebuildClassTree as RebuildClassTree
-from keras_ms.stage_schedule import StageSchedule as StageSchedule
-from keras_ms.version import __version__ as __version__
+from keras_ms.optimizers import StageSchedule as StageSchedule
 
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
-    "NeighbourIndices": "keras_ms.data.neighbour_indices",
+    "NeighbourIndices": "keras_ms.htl.neighbour_indices",
     "Preprocessing": "keras_ms.export",
     "balanced_batches": "keras_ms.data.balanced_batches",
-    "collect_report": "keras_ms.html_report",
-    "curriculum_balanced_batches": "keras_ms.data.curriculum_batches",
-    "curriculum_batches": "keras_ms.data.curriculum_batches",
-    "curriculum_subsets": "keras_ms.data.curriculum",
-    "draw_glyphs": "keras_ms.data.glyphs",
+    "collect_report": "keras_ms.report",
+    "curriculum_balanced_batches": "keras_ms.curriculum.batches",
+    "curriculum_batches": "keras_ms.curriculum.batches",
+    "curriculum_subsets": "keras_ms.curriculum.subsets",
+    "draw_glyphs": "keras_ms.data.sets.glyphs",
     "evaluate_embeddings": "keras_ms.evaluation",
     "export_onnx": "keras_ms.export",
     "export_saved_model": "keras_ms.export",
-    "load_cars": "keras_ms.data.cars",
+    "load_cars": "keras_ms.data.sets.cars",
     "load_csv": "keras_ms.data.csv_list",
-    "load_cub": "keras_ms.data.cub",
-    "load_grocery": "keras_ms.data.grocery",
-    "load_in_shop": "keras_ms.data.in_shop",
-    "load_omniglot": "keras_ms.data.omniglot",
-    "load_sop": "keras_ms.data.products",
-    "neighbour_batches": "keras_ms.data.neighbour_batches",
-    "read_curriculum": "keras_ms.data.curriculum_table",
+    "load_cub": "keras_ms.data.sets.cub",
+    "load_grocery": "keras_ms.data.sets.grocery",
+    "load_in_shop": "keras_ms.data.sets.in_shop",
+    "load_omniglot": "keras_ms.data.sets.omniglot",
+    "load_sop": "keras_ms.data.sets.products",
+    "neighbour_batches": "keras_ms.htl.neighbour_batches",
+    "read_curriculum": "keras_ms.curriculum.table",
     "validation_batches": "keras_ms.data.validation_batches",
-    "write_curriculum": "keras_ms.data.curriculum_table",
-    "write_report": "keras_ms.html_report",
+    "write_curriculum": "keras_ms.curriculum.table",
+    "write_report": "keras_ms.report",
 }
 
 __all__ = [

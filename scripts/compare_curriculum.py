@@ -51,7 +51,7 @@ from curriculum_experiment import (
     with_noise,
 )
 
-from keras_ms.data.curriculum import curriculum_subsets
+from keras_ms.curriculum.subsets import curriculum_subsets
 
 NOISES = ("symmetric", "pairs", "outliers")
 SEEDS = (0, 1, 2)

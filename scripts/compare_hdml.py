@@ -41,9 +41,9 @@ from comparison import (
 
 import keras_ms
 from keras_ms.data.balanced_indices import balanced_indices
-from keras_ms.models.hardened_tuples import NPairTuples, PairTuples, TripletTuples
-from keras_ms.models.hdml import HDML
-from keras_ms.models.hdml_picture import draw_hardness
+from keras_ms.hdml.model import HDML
+from keras_ms.hdml.picture import draw_hardness
+from keras_ms.hdml.tuples import NPairTuples, PairTuples, TripletTuples
 
 EMBEDDING_SIZE = 512
 # (classes, images of each) of a batch: N-pair takes two images a class, and a batch of P classes

@@ -42,11 +42,11 @@ from comparison import (
 )
 
 import keras_ms
-from keras_ms.class_tree import ClassTree
-from keras_ms.data.neighbour_batches import neighbour_batches
-from keras_ms.data.neighbour_indices import NeighbourIndices
-from keras_ms.losses.hierarchical_triplet import HierarchicalTripletLoss
-from keras_ms.rebuild_class_tree import RebuildClassTree
+from keras_ms.htl.class_tree import ClassTree
+from keras_ms.htl.loss import HierarchicalTripletLoss
+from keras_ms.htl.neighbour_batches import neighbour_batches
+from keras_ms.htl.neighbour_indices import NeighbourIndices
+from keras_ms.htl.rebuild_class_tree import RebuildClassTree
 
 EMBEDDING_SIZE = 512
 CLASSES_PER_BATCH, IMAGES_PER_CLASS = 16, 5

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import keras_ms
-from keras_ms.whole_files import whole_file
+from keras_ms.files import whole_file
 
 
 def read_features(parser, path):

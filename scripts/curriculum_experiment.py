@@ -8,14 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 import keras_ms
-from keras_ms.data.curriculum import curriculum_subsets
-from keras_ms.data.curriculum_batches import curriculum_balanced_batches, curriculum_batches
-from keras_ms.data.grocery import load_grocery
+from keras_ms.curriculum.batches import curriculum_balanced_batches, curriculum_batches
+from keras_ms.curriculum.label_noise import class_similarity, corrupt_labels, outlier_rows
+from keras_ms.curriculum.subsets import curriculum_subsets
 from keras_ms.data.images import evaluation_batches
-from keras_ms.data.label_noise import class_similarity, corrupt_labels, outlier_rows
-from keras_ms.features import pooled_features
+from keras_ms.data.sets.grocery import load_grocery
 from keras_ms.models.embedding import build_embedder, split_embedder
-from keras_ms.stage_schedule import StageSchedule
+from keras_ms.models.features import pooled_features
+from keras_ms.optimizers import StageSchedule
 
 SHARE = 0.4
 # how the classes are divided, as part of a method's name

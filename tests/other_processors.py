@@ -31,12 +31,13 @@ TESTS = Path(__file__).resolve().parent
 NUMPY_FEATURES = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
 
 EVALUATION = [
-    "test_retrieval.py", "test_average_precision.py", "test_clustering.py", "test_class_tree.py",
+    "evaluation/test_retrieval.py", "evaluation/test_average_precision.py",
+    "evaluation/test_clustering.py", "htl/test_class_tree.py",
     "-k", "not accelerator and not memory and not rounding and not 1000 and not 1279 and "
     "(oracle or collapsed or bound or unit or tie or hand or nearest or order or k_means)",
 ]  # fmt: skip
 LOSSES = [
-    "test_multi_similarity.py", "test_triplet_losses.py", "test_pairs.py",
+    "losses/test_multi_similarity.py", "losses/test_triplet_losses.py", "pairs/test_pairs.py",
     "-k", "(oracle or literal or gradient or definition or equal) and not 200 and not True",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_ms.pairs import Pairs
+from keras_ms.pairs.pairs import Pairs
 
 each_batch = pytest.mark.parametrize("name", ["balanced", "random", "pairs", "trio"])
 

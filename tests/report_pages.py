@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.html_report import collect_report, embedding_map
-from keras_ms.html_report.page import report_page
+from keras_ms.report import collect_report, embedding_map
+from keras_ms.report.page import report_page
 
 NASTY = "<script>alert('x')</script> & \"</style>\" ]]>"
 HISTORY = [

@@ -51,7 +51,7 @@ def on_train_batch_end(self, batch, logs=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 keras.callbacks.CallbackList.on_train_batch_end = on_train_batch_end
-from keras_ms.cli import main
+from keras_ms.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keras_ms.whole_files import check_writable, full_disk_error, whole_file, whole_folder
+from keras_ms.files import check_writable, full_disk_error, whole_file, whole_folder
 
 
 def test_a_file_takes_its_name_at_the_end(tmp_path):
@@ -85,7 +85,7 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from keras_ms.whole_files import whole_file, whole_folder
+from keras_ms.files import whole_file, whole_folder
 writer = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
 with writer(Path(sys.argv[2])) as temporary:
     if sys.argv[1] == "file":

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_ms.callbacks.training_steps import optimizer_steps
-from keras_ms.whole_files import whole_file
+from keras_ms.files import whole_file
 
 
 class Candidate(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from keras_ms.whole_files import whole_file
+from keras_ms.files import whole_file
 
 # an attribute of the HDF5 file, which Keras passes over
 _NOTE = "keras_ms_best"

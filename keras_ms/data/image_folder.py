@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.arguments import whole_number
 from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
 from keras_ms.data.folder_layout import folder_layout
 from keras_ms.data.folder_listing import (
@@ -19,8 +20,7 @@ from keras_ms.data.folder_listing import (
     tally_line,
 )
 from keras_ms.data.image_file import SUFFIXES, image_fault
-from keras_ms.progress import progress_lines
-from keras_ms.whole_number import whole_number
+from keras_ms.terminal.progress import progress_lines
 
 logger = logging.getLogger(__name__)
 

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ms.data.cars import load_cars
 from keras_ms.data.csv_list import load_csv
-from keras_ms.data.cub import load_cub
-from keras_ms.data.glyphs import draw_glyphs
-from keras_ms.data.grocery import load_grocery
 from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.in_shop import load_in_shop
-from keras_ms.data.omniglot import load_omniglot
-from keras_ms.data.products import load_sop
-from keras_ms.data.rotated_classes import rotated_classes
+from keras_ms.data.sets.cars import load_cars
+from keras_ms.data.sets.cub import load_cub
+from keras_ms.data.sets.glyphs import draw_glyphs
+from keras_ms.data.sets.grocery import load_grocery
+from keras_ms.data.sets.in_shop import load_in_shop
+from keras_ms.data.sets.omniglot import load_omniglot
+from keras_ms.data.sets.products import load_sop
+from keras_ms.data.sets.rotated_classes import rotated_classes
 from keras_ms.data.text_files import read_lines
-from keras_ms.progress import progress_lines
-from keras_ms.setting_defaults import validation_fraction
+from keras_ms.run.setting_defaults import validation_fraction
+from keras_ms.terminal.progress import progress_lines
 
 _TELL_EVERY = 10_000  # images listed or extracted, some seconds
 _LISTS = (".csv", ".tsv", ".txt")

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_ms.evaluation.average_precision import precision_at_r
 from keras_ms.evaluation.class_bootstrap import NUM_RESAMPLES, class_bootstrap
 from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, require_scikit_learn
 from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
-from keras_ms.evaluation.average_precision import precision_at_r
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
-from keras_ms.progress import is_terminal
+from keras_ms.terminal.progress import is_terminal
 
 # what is measured by default needs no further package and takes about two products of all pairs
 RETRIEVAL_METRICS = ("recall", "r_precision", "map_at_r")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
-from keras_ms.whole_files import whole_file
+from keras_ms.files import whole_file
 
 EXPECTED = (
     ".npz file with `embeddings` (N, dimension), `labels` (N,) and, if wanted, `is_query` and "

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from contextlib import contextmanager
 
+from keras_ms import __version__
 from keras_ms.export.preprocessing import described_preprocessing
-from keras_ms.version import __version__
-from keras_ms.whole_files import full_disk_error, is_full_disk
+from keras_ms.files import full_disk_error, is_full_disk
 
 
 def model_card(wrapped, metadata, preprocessing):

@@ -4,8 +4,8 @@ import json
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+from keras_ms.arguments import whole_number
 from keras_ms.export.parity import import_onnx_package
-from keras_ms.whole_number import whole_number
 
 # The folder that TensorFlow leaves to other programs inside a SavedModel.
 METADATA_FILE = "assets.extra/keras_ms.json"

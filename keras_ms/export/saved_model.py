@@ -12,7 +12,7 @@ from keras_ms.export.inference_model import inference_model
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
 from keras_ms.export.preprocessing import METADATA_FILE
 from keras_ms.export.utf8_path import utf8_path
-from keras_ms.whole_files import whole_folder
+from keras_ms.files import whole_folder
 
 
 def export_saved_model(

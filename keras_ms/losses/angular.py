@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.whole_batch_weighting import (
+from keras_ms.losses.whole_batch_weighting import (
     angular_pull,
     angular_weights,
     angular_weights_again,

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.weighting import (
+from keras_ms.losses.weighting import (
     binomial_deviance_exponents,
     binomial_deviance_shares,
     binomial_deviance_weights,

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.weighting import circle_totals, circle_weights
+from keras_ms.losses.weighting import circle_totals, circle_weights
 
 
 def circle(pairs, margin=0.25, gamma=256.0):

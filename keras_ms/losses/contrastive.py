@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.weighting import contrastive_weights
+from keras_ms.losses.weighting import contrastive_weights
 
 
 def contrastive(pairs, threshold=0.5):

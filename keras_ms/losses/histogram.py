@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.whole_batch_weighting import has_pair, histogram_weights, histograms
+from keras_ms.losses.whole_batch_weighting import has_pair, histogram_weights, histograms
 
 
 def histogram(pairs, num_steps=101):

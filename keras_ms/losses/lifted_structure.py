@@ -6,12 +6,12 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.distance_weighting import (
+from keras_ms.losses.distance_weighting import (
     two_sided_lifted_structure_terms,
     two_sided_lifted_structure_weights,
 )
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.weighting import lifted_structure_totals, lifted_structure_weights
+from keras_ms.losses.weighting import lifted_structure_totals, lifted_structure_weights
 
 
 def lifted_structure(pairs, threshold=1.0):

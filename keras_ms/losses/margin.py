@@ -6,7 +6,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.distance_weighting import (
+from keras_ms.losses.distance_weighting import (
     distances,
     draw_probabilities,
     margin_statistics,

@@ -6,12 +6,12 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms import replicas
-from keras_ms.exact_labels import exact_label_parts
 from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, check_embeddings
-from keras_ms.mining import mine_all, mine_multi_similarity
-from keras_ms.pairs import unit_length
-from keras_ms.pairwise import Pairwise
+from keras_ms.pairs import replicas
+from keras_ms.pairs.labels import exact_label_parts
+from keras_ms.pairs.mining import mine_all, mine_multi_similarity
+from keras_ms.pairs.pairs import unit_length
+from keras_ms.pairs.row_wise import Pairwise
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

@@ -6,9 +6,9 @@ from functools import partial
 import keras
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.mining import mine_all, mine_multi_similarity
-from keras_ms.pairs import log_one_plus_sum_exp
-from keras_ms.weighting import multi_similarity_exponents, multi_similarity_weights
+from keras_ms.losses.weighting import multi_similarity_exponents, multi_similarity_weights
+from keras_ms.pairs.mining import mine_all, mine_multi_similarity
+from keras_ms.pairs.pairs import log_one_plus_sum_exp
 
 # Two regimes, not two spellings of one: with threshold 1 a negative at similarity 0.82 weighs 1e-4.
 PRESETS = {

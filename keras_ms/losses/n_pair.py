@@ -6,17 +6,17 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.closed_form import in_closed_form
-from keras_ms.exact_labels import label_codes
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.mining import mine_all, mine_one_pair_per_class
-from keras_ms.pairs import Pairs, pair_masks
-from keras_ms.whole_batch_weighting import (
+from keras_ms.losses.whole_batch_weighting import (
     n_pair_scale,
     n_pair_shares,
     n_pair_weights,
     negative_log_sum_exp,
 )
+from keras_ms.pairs.closed_form import in_closed_form
+from keras_ms.pairs.labels import label_codes
+from keras_ms.pairs.mining import mine_all, mine_one_pair_per_class
+from keras_ms.pairs.pairs import Pairs, pair_masks
 
 
 def n_pair(pairs, regularization=0.002):
@@ -176,7 +176,7 @@ def first_two_of_class(keys):
     """The first two items of every class that has two.
 
     Args:
-        keys: (batch, parts), as in `keras_ms.pairwise.Pairwise`.
+        keys: (batch, parts), as in `keras_ms.pairs.row_wise.Pairwise`.
 
     Returns:
         `(first, second)`, both (pairs,) int32, in the order of the first; `pairs` is half the

@@ -8,11 +8,11 @@ from numbers import Integral
 import keras
 from keras import ops
 
-from keras_ms import replicas
-from keras_ms.exact_labels import exact_label_parts
-from keras_ms.mining import mine_all
-from keras_ms.pairs import unit_length, widened
-from keras_ms.pairwise import Pairwise
+from keras_ms.pairs import replicas
+from keras_ms.pairs.labels import exact_label_parts
+from keras_ms.pairs.mining import mine_all
+from keras_ms.pairs.pairs import unit_length, widened
+from keras_ms.pairs.row_wise import Pairwise
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
@@ -231,7 +231,7 @@ class PairLoss(keras.losses.Loss):
         return pairwise.whole_batch(rows, keys)
 
     def pairwise(self, dimension, compiled=False):
-        """The `keras_ms.pairwise.Pairwise` of this loss for embeddings of this size."""
+        """The `keras_ms.pairs.row_wise.Pairwise` of this loss for embeddings of this size."""
         pair_loss, weighting, miner = self._functions
         key = (dimension if self._uses_dimension else None, compiled)
         if key not in self._pairwise:

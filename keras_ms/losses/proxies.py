@@ -7,9 +7,9 @@ from numbers import Integral
 import keras
 from keras import ops
 
-from keras_ms import replicas
-from keras_ms.exact_labels import check_range, one_class_id_each
-from keras_ms.pairs import log_one_plus_sum_exp, unit_length, widened
+from keras_ms.pairs import replicas
+from keras_ms.pairs.labels import check_range, one_class_id_each
+from keras_ms.pairs.pairs import log_one_plus_sum_exp, unit_length, widened
 
 # Labels reach a loss as float32, whose integers are exact up to here.
 _MOST_CLASSES = 2**24

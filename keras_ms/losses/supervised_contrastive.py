@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.weighting import supervised_contrastive_totals, supervised_contrastive_weights
+from keras_ms.losses.weighting import supervised_contrastive_totals, supervised_contrastive_weights
 
 
 def supervised_contrastive(pairs, temperature=0.1):

@@ -7,8 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.positives import visit_positives
-from keras_ms.triplets import (
+from keras_ms.losses.triplets import (
     FAR,
     count,
     semi_hard_excess,
@@ -18,6 +17,7 @@ from keras_ms.triplets import (
     triplet_hard_weights,
     triplet_semi_hard_weights,
 )
+from keras_ms.pairs.positives import visit_positives
 
 
 def triplet_hard(pairs, margin=0.1):

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.mining import mine_all
+from keras_ms.pairs.mining import mine_all
 
 
 def weighted_pairs(pairs, weighting):
@@ -34,8 +34,8 @@ class WeightedPairLoss(PairLoss):
     Use it to build a loss of your own from the two questions that every pair-based loss answers:
     which pairs count, and how much does each. The gradient with respect to a similarity is the
     pair's weight, whatever the weights depend on: they are constants of a step. With a miner and
-    weighting that are `keras_ms.pairs.RowWise` (all of `keras_ms.mining` and
-    `keras_ms.weighting` that can be), a step takes two matrix products.
+    weighting that are `keras_ms.pairs.RowWise` (all of `keras_ms.pairs.mining` and
+    `keras_ms.losses.weighting` that can be), a step takes two matrix products.
 
     **Its value is no loss value.** It is the sum of weight times similarity, which has the right
     gradient at this step and may rise while training goes well. Watch Recall@K instead.
@@ -57,8 +57,8 @@ class WeightedPairLoss(PairLoss):
     Example:
 
     >>> from functools import partial
-    >>> from keras_ms.mining import mine_multi_similarity
-    >>> from keras_ms.weighting import contrastive_weights
+    >>> from keras_ms.pairs.mining import mine_multi_similarity
+    >>> from keras_ms.losses.weighting import contrastive_weights
     >>> loss = WeightedPairLoss(
     ...     partial(contrastive_weights, threshold=0.4),
     ...     partial(mine_multi_similarity, epsilon=0.1),

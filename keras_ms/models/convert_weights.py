@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from keras import layers
 
+from keras_ms.files import whole_file
 from keras_ms.models.backbones import build_backbone
 from keras_ms.models.bn_inception import bn_inception
 from keras_ms.models.tensor_files import read_tensors
-from keras_ms.whole_files import whole_file
 
 # the classifier of 1,000 ImageNet classes: the backbone ends before it
 CLASSIFIER = ("last_linear.weight", "last_linear.bias")

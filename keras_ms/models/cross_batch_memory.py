@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from keras_ms import replicas
+from keras_ms.arguments import whole_number
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
-from keras_ms.pairs import widened
-from keras_ms.whole_number import whole_number
+from keras_ms.pairs import replicas
+from keras_ms.pairs.pairs import widened
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

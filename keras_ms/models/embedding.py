@@ -116,7 +116,7 @@ def build_embedder(
 
 
 def embedder_of(settings):
-    """The embedder that the `keras_ms.settings.Settings` of a run describe, before training."""
+    """The embedder that the `keras_ms.run.settings.Settings` of a run describe, before training."""
     return build_embedder(
         settings.backbone,
         embedding_size=settings.embedding_size,

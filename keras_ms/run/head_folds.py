@@ -11,7 +11,7 @@ from keras import layers, ops
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.models.head_start import STARTS, head_axes
-from keras_ms.run.choice import MeasuredWeights, Choice, best_of
+from keras_ms.run.choice import Choice, MeasuredWeights, best_of
 
 # eighths: measuring one costs a product of the held-out features with the head
 ALPHAS = tuple(number / 8 for number in range(9))

@@ -5,8 +5,8 @@ import json
 import keras
 import numpy as np
 
+from keras_ms.files import whole_file
 from keras_ms.run.damaged_files import naming_file, read_arrays
-from keras_ms.whole_files import whole_file
 
 
 def save_state(path, model, epoch, rows, best):

@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 
-from keras_ms.class_hierarchy import LINKAGES
-from keras_ms.class_tree import ClassTree
+from keras_ms.htl.class_tree import ClassTree
+from keras_ms.htl.hierarchy import LINKAGES
 
 NUM_IMAGES, NUM_CLASSES, NUM_GROUPS, DIMENSION = 59_551, 11_318, 12, 512
 

@@ -48,7 +48,7 @@ def main():
 
 
 def measure(options):
-    from keras_ms.data.curriculum import curriculum_subsets
+    from keras_ms.curriculum.subsets import curriculum_subsets
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, options.classes, options.images)

@@ -250,7 +250,7 @@ def main():
     import tf2onnx
 
     from keras_ms import build_embedder
-    from keras_ms.whole_files import whole_file
+    from keras_ms.files import whole_file
 
     images = load_images(arguments.images, max(BATCH_SIZES))
     head = "".join(f" batch {n} |" for n in BATCH_SIZES)

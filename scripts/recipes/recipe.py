@@ -9,7 +9,7 @@ from pathlib import Path
 # TensorFlow reads it when it is imported: of its start-up chatter, nothing concerns the user
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_ms.cli import main  # noqa: E402
+from keras_ms.cli.main import main  # noqa: E402
 
 
 def run(settings):

@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-
 from tortures.processes import apart, command, write_pictures
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,6 @@ import random
 import shutil
 
 import numpy as np
-
 from tortures.processes import (
     Process,
     command,

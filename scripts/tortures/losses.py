@@ -5,11 +5,11 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
+from tortures.processes import apart
 
 import keras_ms
 from keras_ms.losses.proxies import Proxies
-from keras_ms.named_losses import PAIR_LOSSES, named_loss
-from tortures.processes import apart
+from keras_ms.run.named_losses import PAIR_LOSSES, named_loss
 
 # few shapes: TensorFlow compiles for each
 _BATCHES, _DIMENSIONS = (1, 2, 3, 6, 16), (1, 2, 8)

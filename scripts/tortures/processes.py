@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-import keras_ms.curriculum_page  # noqa: F401
-import keras_ms.run_report  # noqa: F401
-import keras_ms.training  # noqa: F401
-from keras_ms import cli
+import keras_ms.report.curriculum_page  # noqa: F401
+import keras_ms.run.report  # noqa: F401
+import keras_ms.run.training  # noqa: F401
+from keras_ms.cli import main as cli
 
 TINY = (
     "--image-size", "16", "--embedding-size", "8", "--classes-per-batch", "4",

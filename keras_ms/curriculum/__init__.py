@@ -1,0 +1,1 @@
+"""From clean images to noisy ones: subsets of a class by density, trained on in stages."""

@@ -1,0 +1,209 @@
+"""What the loaders of published data sets share: where files go, and whether the set is whole."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.data.file_names import file_path, some_names
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.archives import extract_archive
+from keras_ms.data.text_files import read_lines
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A published data set: what it must hold, and where its files go.
+
+    Args:
+        name: what reports call it, as in "cub".
+        title: its published name.
+        counts: {split: (classes, images)} of the class-disjoint split.
+        files: what to put under the data folder, one way a line.
+        source: where its authors distribute it.
+        queries: (queries, gallery) among the test images, where these differ.
+    """
+
+    name: str
+    title: str
+    counts: dict
+    files: tuple
+    source: str
+    queries: tuple = None
+
+    def missing(self, data_dir, names=()):
+        """The FileNotFoundError that tells which files are missing and what goes where."""
+        separator = "\n  "
+        lines = [f"{self.title} is not in the folder {data_dir}."]
+        if len(names):
+            named = some_names(names, separator)
+            lines = [f"{self.title} is not complete: {len(names):,} missing:{separator}{named}"]
+            lines += [
+                f"{folder} is read before any archive: remove it to have {archive} extracted"
+                for folder, archive in _extracted_before(data_dir, names)
+            ]
+        lines.append(f"Put into {data_dir} one of:{separator}{separator.join(self.files)}")
+        lines.append(self.source)
+        return FileNotFoundError("\n".join(lines))
+
+    def image_list(
+        self, data_dir, folder, paths, class_ids, class_names, train, check_counts, **masks
+    ):
+        """The ImageList of a set whose images lie below `folder`, checked against `counts`.
+
+        Args:
+            data_dir: the folder that the user named.
+            folder: the paths are relative to it.
+            paths: N names as the set's own lists have them.
+            class_ids: integers (N,), 0-based.
+            class_names: one for each class id.
+            train: bool (N,), which images train; the others test.
+            check_counts: raise where images are missing or counts differ; otherwise leave missing
+                images out and warn.
+            masks: `is_query`, `is_gallery` of the ImageList.
+        """
+        columns = {
+            "paths": np.array([f"{folder}/{file_path(path)}" for path in paths]),
+            "labels": np.asarray(class_ids, np.int64),
+            "split": np.where(train, "train", "test"),
+            **masks,
+        }
+        present = _present(folder, [file_path(path) for path in paths])
+        lost = columns["paths"][~present]
+        if len(lost):
+            if check_counts or not present.any():
+                raise self.missing(data_dir, lost)
+            logger.warning(
+                "%s: %d of %d images are missing and left out: %s",
+                self.title, len(lost), len(present), some_names(lost),
+            )
+            columns = {name: column[present] for name, column in columns.items()}
+        images = ImageList(
+            class_names=tuple(class_names), name=self.name,
+            passed_over={"missing images": len(lost)} if len(lost) else {}, **columns,
+        )
+        self.check(images, check_counts)
+        return images
+
+    def check(self, images, check_counts):
+        """Compares an ImageList with what was published: raises, or warns without check_counts."""
+        found, expected = images.counts(), dict(self.counts)
+        if self.queries is not None and "test" in found:
+            test = images.subset("test")
+            found["queries, gallery"] = tuple(map(np.count_nonzero, test.queries_and_gallery()))
+            expected["queries, gallery"] = self.queries
+        if found == expected:
+            return
+        lines = [f"{self.title} as found here is not the published set:"]
+        for name in expected | found:
+            pair = f"found {_count(found, name)}, expected {_count(expected, name)}"
+            lines.append(f"  {name}: {pair}")
+        if check_counts:
+            lines.append(
+                "Extract it anew, or use it as it is with check_counts=False (--no-check-counts): "
+                "figures will not compare with others'"
+            )
+            raise ValueError("\n".join(lines))
+        lines.append("Figures will not compare with others'")
+        logger.warning("%s", "\n".join(lines))
+
+
+def _extracted_before(data_dir, names):
+    """(folder, the archive beside it) for each folder below `data_dir` that should hold `names`."""
+    parents = {Path(parent) for parent in {os.path.dirname(name) for name in names}}
+    folders = {folder for parent in parents for folder in (parent, *parent.parents)}
+    for folder in sorted(folders):
+        if folder.is_dir() and Path(data_dir) in folder.parents:
+            archives = [folder.with_name(folder.name + end) for end in (".tgz", ".zip")]
+            yield from ((folder, archive) for archive in archives if archive.is_file())
+
+
+def _count(counts, name):
+    if name not in counts:
+        return "none"
+    first, second = counts[name]
+    return f"{first:,}, {second:,}" if "," in name else f"{first:,} classes, {second:,} images"
+
+
+def find_folder(data_dir, names, marker):
+    """The first of `data_dir`'s subfolders `names` ("" is itself) that holds `marker`, or None.
+
+    Raises:
+        FileNotFoundError: `data_dir` is no folder.
+    """
+    if not Path(data_dir).is_dir():
+        raise FileNotFoundError(f"Expected the folder with the data set. There is none: {data_dir}")
+    folders = [Path(data_dir, name) for name in names]
+    return next((folder for folder in folders if (folder / marker).exists()), None)
+
+
+def extracted(archive, folder, prefix, check_counts, progress=None, **check_sum):
+    """`folder`, made from `archive` if it is not there; None if neither is.
+
+    A partial set's archive is another file than the published one: its check sum is compared
+    only with `check_counts`.
+    """
+    if not folder.is_dir():
+        if not archive.is_file():
+            return None
+        logger.info("Extracting %s into %s, once", archive, folder)
+        extract_archive(
+            archive, folder, prefix=prefix, progress=progress,
+            **(check_sum if check_counts else {}),
+        )
+    return folder
+
+
+def read_table(path, columns, skip_lines=0):
+    """Columns of a list file of text, separated by spaces, as tuples of str; blank lines are none.
+
+    Raises:
+        ValueError: a line with another number of columns, which it names; no line at all.
+    """
+    rows = []
+    lines = read_lines(path, "a list of images", keep_bytes=True)
+    for number, line in enumerate(lines[skip_lines:], skip_lines + 1):
+        row = line.split()
+        if len(row) == columns:
+            rows.append(row)
+        elif row:
+            raise ValueError(
+                f"Expected {columns} columns in line {number} of {path}. Received: {line[:100]!r}. "
+                "The file is cut off or of another format: extract it anew"
+            )
+    if not rows:
+        raise ValueError(f"Expected a list of {columns} columns. {path} holds none")
+    return list(zip(*rows))
+
+
+def whole_numbers(values, path):
+    """int64 array of a list file's column."""
+    numbers = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = int(value)
+        except (ValueError, OverflowError):  # Python makes no number of thousands of digits
+            raise ValueError(
+                f"Expected whole numbers in {path}, of 64 bits. Received, as number {row + 1}: "
+                f"{value[:40]!r}{f', {len(value):,} characters' if len(value) > 40 else ''}"
+            ) from None
+    return numbers
+
+
+def _present(folder, paths):
+    """Which of the relative paths are files; lists each folder once, a stat each would be slow."""
+    parents = [path.rpartition("/")[0] for path in paths]
+    files = {parent: _files(Path(folder, parent)) for parent in set(parents)}
+    return np.array([path.rpartition("/")[2] in files[p] for path, p in zip(paths, parents)], bool)
+
+
+def _files(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

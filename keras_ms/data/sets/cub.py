@@ -1,0 +1,83 @@
+"""CUB-200-2011: 11,788 photos of 200 species of birds."""
+
+from pathlib import Path
+
+from keras_ms.data.sets.benchmarks import (
+    Benchmark,
+    extracted,
+    find_folder,
+    read_table,
+    whole_numbers,
+)
+from keras_ms.data.sets.prepared_datasets import load_prepared
+
+CUB = Benchmark(
+    name="cub",
+    title="CUB-200-2011",
+    counts={"train": (100, 5864), "test": (100, 5924)},
+    files=(
+        "CUB_200_2011.tgz (the authors' archive)",
+        "CUB_200_2011/ with images.txt, image_class_labels.txt, classes.txt and images/",
+        "caltech_birds2011/ (as tensorflow-datasets prepares it)",
+    ),
+    source="The authors distribute it at https://www.vision.caltech.edu/datasets/cub_200_2011/",
+)
+_SHA256 = "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081"
+_LAST_TRAINING_CLASS = 100
+
+
+def load_cub(data_dir, *, check_counts=True, progress=None):
+    """Reads CUB-200-2011: classes 1-100 train, 101-200 test, whatever its own split says.
+
+    `data_dir` holds one of, looked for in this order:
+    - the folder CUB_200_2011 (or is that folder itself);
+    - CUB_200_2011.tgz, which is extracted beside itself once;
+    - caltech_birds2011, prepared by tensorflow-datasets, whose images are written as files into
+      caltech_birds2011_images once. Nothing is downloaded.
+
+    Reference: Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset,
+    CNS-TR-2011-001 (2011).
+
+    Args:
+        data_dir: folder.
+        check_counts: refuse an archive, list or folder of images that is not the whole published
+            set. With False, what is there is used, and a warning tells what is missing.
+        progress: called with (bytes written, files written) while the archive is extracted.
+
+    Returns:
+        `ImageList` of 5,864 images of 100 training and 5,924 of 100 test classes.
+
+    Raises:
+        FileNotFoundError: files are missing; each is named, with the place where it goes.
+        ValueError: counts differ from the published, a list or an archive is damaged.
+
+    Example:
+
+    >>> birds = load_cub("downloads")   # doctest: +SKIP
+    """
+    lists = ("images.txt", "image_class_labels.txt", "classes.txt")
+    folder = find_folder(data_dir, ("CUB_200_2011", ""), "images.txt")
+    if folder is None:
+        folder = extracted(
+            Path(data_dir, "CUB_200_2011.tgz"), Path(data_dir, "CUB_200_2011"), "CUB_200_2011",
+            check_counts, progress, sha256=_SHA256,
+        )
+    if folder is None:
+        return load_prepared(
+            CUB, data_dir, "caltech_birds2011", "label", _LAST_TRAINING_CLASS, check_counts
+        )
+    missing = [folder / name for name in lists if not (folder / name).is_file()]
+    if missing:
+        raise CUB.missing(data_dir, missing)
+    numbers, paths = read_table(folder / lists[0], 2)
+    labelled, class_ids = read_table(folder / lists[1], 2)
+    if numbers != labelled:
+        raise ValueError(f"{lists[0]} and {lists[1]} in {folder} list different images")
+    class_numbers, class_names = read_table(folder / lists[2], 2)
+    if class_numbers != tuple(str(number) for number in range(1, len(class_names) + 1)):
+        raise ValueError(f"Expected classes numbered from 1 in {folder / lists[2]}")
+    class_ids = whole_numbers(class_ids, folder / lists[1])
+    return CUB.image_list(
+        data_dir, folder / "images", paths, class_ids - 1, class_names,
+        class_ids <= _LAST_TRAINING_CLASS, check_counts,
+    )

@@ -1,0 +1,85 @@
+"""Grocery Store: 5,421 photos of 81 kinds of fruit, vegetables and packages in shops."""
+
+import csv
+import io
+
+import numpy as np
+
+from keras_ms.data.sets.benchmarks import Benchmark, find_folder, whole_numbers
+from keras_ms.data.text_files import read_text
+
+GROCERY = Benchmark(
+    name="grocery",
+    title="Grocery Store",
+    # the set has no published class-disjoint split: this one is the project's own
+    counts={"train": (41, 3051), "test": (40, 2370)},
+    files=("train.txt, val.txt, test.txt, classes.csv and the folders train/, val/ and test/",),
+    source=(
+        "The authors distribute it at https://github.com/marcusklasson/GroceryStoreDataset, "
+        "folder dataset/ (MIT)"
+    ),
+)
+_NUM_TRAINING_CLASSES = 41
+_LISTS = ("train.txt", "val.txt", "test.txt")
+
+
+def load_grocery(data_dir, *, check_counts=True):
+    """Reads the Grocery Store set: class ids below 41 train, all others test.
+
+    The authors' own train, validation and test lists share all classes; they are taken together.
+
+    Reference: Klasson, Zhang, Kjellström, A Hierarchical Grocery Store Image Dataset with Visual
+    and Semantic Labels, WACV 2019.
+
+    Args:
+        data_dir: the set's folder dataset/, or a folder that holds it as dataset or grocery.
+        check_counts: refuse lists or folders of images that are not the whole published set. With
+            False, what is there is used, and a warning tells what is missing.
+
+    Returns:
+        `ImageList` of 41 training and 40 test classes, 5,421 images in all.
+
+    Raises:
+        FileNotFoundError: files are missing; each is named, with the place where it goes.
+        ValueError: counts differ from the published, or a list is damaged.
+
+    Example:
+
+    >>> groceries = load_grocery("downloads/grocery")   # doctest: +SKIP
+    """
+    folder = find_folder(data_dir, ("", "dataset", "grocery"), "classes.csv")
+    if folder is None:
+        raise GROCERY.missing(data_dir)
+    missing = [folder / name for name in _LISTS if not (folder / name).is_file()]
+    if missing:
+        raise GROCERY.missing(data_dir, missing)
+    class_names = _class_names(folder / "classes.csv")
+    paths, class_ids = [], []
+    for name in _LISTS:
+        rows = _rows(folder / name)
+        if any(len(row) != 3 for row in rows):
+            raise ValueError(
+                f"Expected 'path, class id, coarse class id' a line in {folder / name}"
+            )
+        paths += [row[0] for row in rows]
+        class_ids.append(whole_numbers([row[1] for row in rows], folder / name))
+    class_ids = np.concatenate(class_ids)
+    return GROCERY.image_list(
+        data_dir, folder, paths, class_ids, class_names,
+        class_ids < _NUM_TRAINING_CLASSES, check_counts,
+    )
+
+
+def _rows(path):
+    text = read_text(path, "a list of images", keep_bytes=True)
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    return [row for row in rows if any(value.strip() for value in row)]
+
+
+def _class_names(path):
+    """Names in the order of their ids, from classes.csv: name, id, and four columns more."""
+    rows = _rows(path)[1:]
+    ids = whole_numbers([row[1] for row in rows if len(row) > 1], path)
+    if not np.array_equal(np.sort(ids), np.arange(len(rows))):
+        raise ValueError(f"Expected each class id from 0 on once in {path}, second column")
+    return [rows[index][0] for index in np.argsort(ids)]

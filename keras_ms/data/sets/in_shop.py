@@ -1,0 +1,96 @@
+"""DeepFashion In-Shop: 52,712 photos of 7,982 clothes, queries and gallery apart."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.data.sets.benchmarks import Benchmark, extracted, find_folder, read_table
+from keras_ms.data.text_files import read_lines
+
+IN_SHOP = Benchmark(
+    name="in_shop",
+    title="DeepFashion In-Shop",
+    counts={"train": (3997, 25882), "test": (3985, 26830)},
+    queries=(14218, 12612),
+    files=("Eval/list_eval_partition.txt, and Img/img.zip or Img/img/ (the photos of 256 pixels)",),
+    source=(
+        "The authors give it, after an agreement, at "
+        "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html"
+    ),
+)
+_LIST = "list_eval_partition.txt"
+_HEADER = "image_name item_id evaluation_status"
+_STATUSES = ("train", "query", "gallery")
+
+
+def load_in_shop(data_dir, *, check_counts=True, progress=None):
+    """Reads DeepFashion In-Shop: its list says which images train, are queries or the gallery.
+
+    Test images are searched query → gallery only: `is_query` and `is_gallery` of the list say
+    which is which. Training images are both, for the classes held out of them for validation.
+
+    `data_dir` holds Eval/list_eval_partition.txt and Img/img, or Img/img.zip, which is extracted
+    beside itself once (both also without Eval/ and Img/). tensorflow-datasets has no builder.
+
+    Reference: Liu, Luo, Qiu, Wang, Tang, DeepFashion: Powering Robust Clothes Recognition and
+    Retrieval with Rich Annotations, CVPR 2016.
+
+    Args:
+        data_dir: folder.
+        check_counts: refuse a list or folder of images that is not the whole published set. With
+            False, what is there is used, and a warning tells what is missing.
+        progress: called with (bytes written, files written) while the archive is extracted.
+
+    Returns:
+        `ImageList` of 25,882 images of 3,997 training classes and of 3,985 test classes with
+        14,218 queries and 12,612 in the gallery.
+
+    Raises:
+        FileNotFoundError: files are missing; each is named, with the place where it goes.
+        ValueError: counts differ from the published, the list or the archive is damaged.
+
+    Example:
+
+    >>> clothes = load_in_shop("downloads")   # doctest: +SKIP
+    """
+    list_folder = find_folder(data_dir, ("Eval", ""), _LIST)
+    image_folder = find_folder(data_dir, ("Img",), "img")
+    if image_folder is None:
+        image_folder = find_folder(data_dir, ("Img", ""), "img.zip")
+    # where case does not count, Img would be found by the name img
+    if image_folder is None and "img" in os.listdir(data_dir):
+        image_folder = Path(data_dir)
+    missing = []
+    if list_folder is None:
+        missing.append(Path(data_dir, "Eval", _LIST))
+    if image_folder is None:
+        missing.append(Path(data_dir, "Img", "img.zip"))
+    if missing:
+        raise IN_SHOP.missing(data_dir, missing)
+    paths, items, statuses = _read_list(list_folder / _LIST)
+    extracted(image_folder / "img.zip", image_folder / "img", "img", check_counts, progress)
+    names, labels = np.unique(items, return_inverse=True)
+    train = statuses == "train"
+    return IN_SHOP.image_list(
+        data_dir, image_folder, paths, labels, names, train, check_counts,
+        is_query=train | (statuses == "query"), is_gallery=train | (statuses == "gallery"),
+    )
+
+
+def _read_list(path):
+    """(paths, item ids (N,) str, statuses (N,) str) of list_eval_partition.txt."""
+    lines = [*read_lines(path, "a list of images", keep_bytes=True), ""]
+    count, header = lines[0].strip(), lines[1].strip()
+    if header.split() != _HEADER.split():
+        raise ValueError(f"Expected {_HEADER!r} in the second line of {path}. Got: {header!r}")
+    paths, items, statuses = read_table(path, 3, skip_lines=2)
+    if count != str(len(paths)):
+        raise ValueError(
+            f"{path} lists {len(paths)} images, and its first line says {count[:20]!r}: it is cut "
+            "off or changed. Fetch it again"
+        )
+    unknown = sorted(set(statuses) - set(_STATUSES))
+    if unknown:
+        raise ValueError(f"Expected {', '.join(_STATUSES)} as status in {path}. Got: {unknown[:5]}")
+    return list(paths), np.array(items), np.array(statuses)

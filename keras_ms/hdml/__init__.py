@@ -1,0 +1,1 @@
+"""Hardness-aware deep metric learning: synthetic negatives made while the embedder trains."""

@@ -1,0 +1,1 @@
+"""Margins and batches that follow a hierarchy of the classes."""

@@ -1,0 +1,166 @@
+"""Which pairs: every miner takes Pairs and returns Pairs with smaller masks."""
+
+import keras
+from keras import ops
+
+from keras_ms.pairs.pairs import FAR, Pairs, masked_max, masked_min, row_wise
+from keras_ms.pairs.positives import visit_positives
+
+
+def _no_statistics(pairs):
+    return ()
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+@row_wise(_no_statistics)
+def mine_all(pairs):
+    """Keeps every pair."""
+    return pairs
+
+
+def _hardest_pairs(pairs):
+    least_positive = masked_min(pairs.similarity, pairs.positive, FAR)
+    most_negative = masked_max(pairs.similarity, pairs.negative, -FAR)
+    return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+@row_wise(_hardest_pairs)
+def mine_multi_similarity(pairs, least_positive, most_negative, epsilon=0.1):
+    """Keeps the pairs that are informative relative to the anchor's hardest opposite pair.
+
+    A negative is kept iff it is more similar than the anchor's least similar positive minus
+    epsilon; a positive iff it is less similar than the anchor's most similar negative plus
+    epsilon. For an anchor with at least one positive and one negative the two kept sets are empty
+    together or non-empty together, and the hardest positive and negative are always among them.
+
+    Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
+    Learning, CVPR 2019, Eqs 11 and 12.
+
+    Args:
+        pairs: Pairs.
+        least_positive, most_negative: filled in, from the pairs.
+        epsilon: margin in units of cosine similarity, >= 0.
+
+    Returns:
+        Pairs. Anchors without a positive or without a negative keep nothing: there is no
+        opposite pair to compare with. No gradient flows through the thresholds.
+    """
+    return Pairs(
+        pairs.similarity,
+        ops.logical_and(pairs.positive, pairs.similarity < most_negative + epsilon),
+        ops.logical_and(pairs.negative, pairs.similarity > least_positive - epsilon),
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def mine_hard(pairs):
+    """Keeps the hardest positive and the hardest negative of every anchor.
+
+    Reference: Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person
+    Re-Identification, 2017.
+
+    Args:
+        pairs: Pairs.
+
+    Returns:
+        Pairs with exactly one positive, the least similar, and one negative, the most similar,
+        for every anchor that has both; of equal ones that of the lowest index. Other anchors
+        keep nothing.
+    """
+    positives = ops.where(pairs.positive, -pairs.similarity, -_far(pairs))
+    negatives = ops.where(pairs.negative, pairs.similarity, -_far(pairs))
+    has_both = ops.logical_and(
+        ops.any(pairs.positive, axis=-1, keepdims=True),
+        ops.any(pairs.negative, axis=-1, keepdims=True),
+    )
+    return Pairs(
+        pairs.similarity,
+        ops.logical_and(has_both, _is_first_greatest(positives)),
+        ops.logical_and(has_both, _is_first_greatest(negatives)),
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def mine_semi_hard(pairs, margin=0.1):
+    """Keeps the pairs of the triplets that TensorFlow's semi-hard rule makes.
+
+    For each positive p of an anchor the rule picks one negative: the most similar of those less
+    similar than p, or if there is none the least similar of all. A positive is kept iff that
+    negative comes closer than the margin, S_an > S_ap - margin; a negative is kept iff a positive
+    that is kept picked it. Which positive picked which negative is not kept: a weighting after
+    this miner sees the two sets.
+
+    Reference: Schroff, Kalenichenko, Philbin: FaceNet: A Unified Embedding for Face Recognition
+    and Clustering, CVPR 2015, Section 3.2; the fallback is that of TensorFlow Addons.
+
+    Args:
+        pairs: Pairs.
+        margin: in units of cosine similarity, >= 0. Defaults to 0.1, as in
+            `keras_ms.TripletLoss`.
+
+    Returns:
+        Pairs. Of negatives of equal similarity that of the lowest index is picked. Anchors
+        without a positive or without a negative keep nothing.
+    """
+    similarity = ops.stop_gradient(pairs.similarity)
+    far = _far(pairs)
+    positives = ops.where(pairs.positive, similarity, far)
+    easiest = ops.where(pairs.negative, -similarity, -far)
+
+    def visit(current, positive, negative):
+        below = ops.logical_and(pairs.negative, similarity < current)
+        ranked = ops.where(
+            ops.any(below, axis=-1, keepdims=True), ops.where(below, similarity, -far), easiest
+        )
+        picked = ops.logical_and(pairs.negative, _is_first_greatest(ranked))
+        closer = ops.logical_and(picked, similarity - current + margin > 0)
+        is_current = ops.logical_and(pairs.positive, positives == current)
+        is_kept = ops.logical_and(ops.any(closer, axis=-1, keepdims=True), is_current)
+        return ops.logical_or(positive, is_kept), ops.logical_or(negative, closer)
+
+    nothing = ops.zeros_like(pairs.positive)
+    positive, negative = visit_positives(visit, positives, FAR, nothing, nothing)
+    return Pairs(pairs.similarity, positive, negative)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def mine_one_pair_per_class(pairs):
+    """Keeps one anchor and one positive of every class: its first two items.
+
+    The first item of a class is its anchor, the second its positive and the negative of the other
+    classes' anchors. All other items take part in no pair.
+
+    Reference: Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective,
+    NeurIPS 2016, Section 3.2.
+
+    Args:
+        pairs: Pairs of a batch with itself.
+
+    Returns:
+        Pairs. Of a class with one item its item is left out; with a single class of two items or
+        more the anchor has a positive and no negative.
+    """
+    index = ops.arange(ops.shape(pairs.positive)[0], dtype="int32")
+    before = ops.expand_dims(index, 0) < ops.expand_dims(index, 1)
+    earlier = ops.sum(ops.cast(ops.logical_and(pairs.positive, before), "int32"), axis=-1)
+    is_anchor = ops.logical_and(earlier == 0, ops.any(pairs.positive, axis=-1))
+    kept = ops.logical_and(ops.expand_dims(is_anchor, 1), ops.expand_dims(earlier == 1, 0))
+    return Pairs(
+        pairs.similarity,
+        ops.logical_and(pairs.positive, kept),
+        ops.logical_and(pairs.negative, kept),
+    )
+
+
+def _far(pairs):
+    return ops.full_like(pairs.similarity, FAR)
+
+
+def _is_first_greatest(values):
+    """Where a row has its maximum, for the first time; (anchors, candidates) bool."""
+    size = ops.shape(values)[1]
+    index = ops.arange(size, dtype="int32")
+    # not argmax, which in Keras takes -0 for less than 0
+    greatest = values == ops.max(values, axis=-1, keepdims=True)
+    return index == ops.min(ops.where(greatest, index, size), axis=-1, keepdims=True)

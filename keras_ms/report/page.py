@@ -1,0 +1,94 @@
+"""The page: its sections in order, its style and its script, in one file."""
+
+from keras_ms.files import whole_file
+from keras_ms.report import sections
+from keras_ms.report.choice_section import choice_section
+from keras_ms.report.document import document, packaged
+from keras_ms.report.gallery import Gallery
+from keras_ms.report.map_section import map_section
+from keras_ms.report.markup import tag
+
+_FRAMES = (
+    "A solid green frame and ✓ mark the same class, a dashed red one and ✗ another. The number is "
+    "the cosine similarity; a picture leads to its place on the map."
+)
+
+
+def write_report(report, path):
+    """Writes a report as one HTML file that needs no other and no network.
+
+    Args:
+        report: `Report`, of `collect_report`.
+        path: the HTML file; it appears whole or not at all.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        FileNotFoundError, ValueError: an image is gone or damaged.
+        OSError: the file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        # names of files may hold bytes that are no text
+        temporary.write_text(report_page(report), encoding="utf-8", errors="replace")
+        return temporary.stat().st_size
+
+
+def report_page(report):
+    """The HTML text of a report."""
+    gallery = Gallery(report)
+    parts = {
+        "summary": ("Summary", sections.summary(report)),
+        "training": ("Training", sections.curves(report)),
+        "choice": ("Choice", choice_section(report.choice)),
+        "retrieval": ("Retrieval", sections.retrieval(report)),
+        "similarities": ("Similarities", sections.similarities(report)),
+        "map": ("Map", map_section(report, gallery)),
+        "worst": ("Worst queries", _queries(
+            report.worst_queries, gallery, "worst", "Worst queries",
+            "Images of another class look more alike to the embedder than their own class does, by "
+            "the largest margin. One query a class.", "Every query finds its class first.")),
+        "best": ("Best queries", _queries(
+            report.best_queries, gallery, "best", "Best queries",
+            "Their own class is ahead by the largest margin. One query a class.",
+            "No query finds its class first.")),
+        "confusions": ("Confusions", _confusions(report, gallery)),
+        "classes": ("Classes", sections.classes(report, gallery)),
+        "settings": ("Settings", sections.settings(report)),
+    }
+    shown = {name: part for name, part in parts.items() if part[1] is not None}
+    links = [tag("li", tag("a", text, href=f"#{name}")) for name, (text, _) in shown.items()]
+    subtitle = f"What the embedder finds alike among {report.num_classes:,} classes" + (
+        " that it was never trained on." if report.unseen else "."
+    )
+    body = (
+        tag("a", "Skip to the content", href="#summary", class_="skip"),
+        tag("header", tag("h1", report.title),
+            tag("p", subtitle, class_="soft")),
+        tag("nav", tag("ul", *links), class_="top", aria_label="Sections"),
+        tag("main", *(section for _, section in shown.values())),
+    )
+    title = f"{report.title}: retrieval report"
+    return document(title, body, [gallery.style()], packaged("map.js"))
+
+
+def _queries(rows, gallery, name, title, words, none):
+    return tag(
+        "section",
+        tag("h2", title),
+        tag("p", f"{words} {_FRAMES}" if rows else none),
+        gallery.queries(rows) if rows else None,
+        id=name,
+    )
+
+
+def _confusions(report, gallery):
+    words = ("Pairs of classes whose images find each other first, with the queries and what they "
+             "found. Where the pictures look the same, the labels may be worth a look.")
+    return tag(
+        "section",
+        tag("h2", "Most confused classes"),
+        tag("p", words if report.confusions else "Every query finds its class first."),
+        gallery.confusions() if report.confusions else None,
+        id="confusions",
+    )

@@ -1,0 +1,221 @@
+"""What the files of a run say about it, for its report: facts, settings, history, recalls, choice.
+
+Files of every version are read: before there was a choice.json, baselines.json held the recalls on
+the test classes alone, and some of its names and of summary.json's were others.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.data.image_folder import image_fault
+from keras_ms.report.choice_section import Choice, ShownCandidate
+from keras_ms.report.markup import percent
+from keras_ms.run.closing import below_pooled_features
+from keras_ms.run.damaged_files import DamagedFile, finite_numbers
+
+# they name folders of one computer; the last part says enough
+_PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
+# of recalls, in earlier versions
+_RENAMED = {"before_training": "step_0", "best_on_validation": "chosen"}
+_IN_WORDS = {"pooled_features": "pooled features", "step_0": "before training"}
+_LARGEST_PICTURE = 3 * 2**20  # bytes
+
+
+def run_facts(run, settings, images, embedder, weights):
+    """What the run is, text by name.
+
+    Args:
+        run: `RunFolder`.
+        settings: its `Settings`.
+        images: its `ImageList` with all splits.
+        embedder: its model.
+        weights: which weights that has, in words.
+    """
+    # a choice by folds may be still to come
+    rate = "to be chosen" if settings.learning_rate is None else f"{settings.learning_rate:g}"
+    facts = {
+        "Data": f"{images.name}: " + ", ".join(
+            f"{split} {classes:,} classes ({count:,} images)"
+            for split, (classes, count) in images.counts().items()
+        ),
+        "Embedder": f"{settings.backbone} at {settings.image_size} px, {embedder.output_shape[-1]} "
+        f"dimensions, {embedder.count_params():,} parameters"
+        + (", backbone frozen" if settings.freeze_backbone else ""),
+        "Loss": settings.loss.replace("_", " ") + _in_brackets(settings.loss_options()),
+        "Training": f"{settings.steps:,} steps of {settings.classes_per_batch} classes × "
+        f"{settings.images_per_class} images, learning rate {rate} "
+        f"({settings.schedule}), seed {settings.seed}",
+        "Weights": weights,
+    }
+    if settings.hdml != "off":
+        facts["Hardness-aware"] = f"as in the {settings.hdml} form" + _in_brackets(
+            settings.hdml_options()
+        )
+    count = settings.neighbour_classes
+    batches = f"batches of groups of {count} near classes" if count > 1 else "random classes"
+    if run.class_tree.is_file():
+        facts["Class tree"] = (
+            f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every epoch; "
+            f"margins of the {settings.tree_margins} tree; {batches}"
+        )
+    elif count > 1:
+        facts["Near classes"] = f"{batches}, by the embeddings of every epoch"
+    if settings.framed_drawings:
+        facts["Drawings"] = "cut to a square around the ink"
+    if settings.curriculum:
+        facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"
+    known = [f"{percent(recall[1], 1)} {_IN_WORDS.get(name, name.replace('_', ' '))}"
+             for name, recall in run_baselines(run)["test"].items() if 1 in recall]
+    if known:
+        facts["Recall@1 for comparison"] = ", ".join(known)
+    environment = run.read_json(run.environment) or {}
+    with run.naming(run.environment):
+        versions = {"Python": environment.get("python"), **environment.get("packages", {})}
+    shown = ("Python", "keras_ms", "tensorflow", "keras")
+    known = [f"{name} {versions[name]}" for name in shown if versions.get(name)]
+    if known:
+        facts["Trained with"] = ", ".join(known)
+    return facts
+
+
+def run_baselines(run):
+    """Recalls of what needs no training.
+
+    Args:
+        run: `RunFolder`.
+
+    Returns:
+        Dict from "validation" and "test" to a dict from "raw_pixels", "pooled_features" and
+        "step_0", the network before training, to Recall@K by K. What is not known is left out.
+    """
+    found = run.read_json(run.baselines) or {}
+    with run.naming(run.baselines):
+        if not set(found) <= {"validation", "test"}:
+            found = {"test": found}
+        return {split: _recalls(found.get(split)) for split in ("validation", "test")}
+
+
+def run_test_recalls(run):
+    """Recall@K by K on the test classes of "raw_pixels", "step_0", "last", "chosen" and others.
+
+    None of them before the run is finished.
+    """
+    found = run.read_json(run.summary) or {}
+    with run.naming(run.summary):
+        return _recalls(found.get("test_recall"))
+
+
+def run_choice(run):
+    """The `Choice` of the run; None where it had none to make.
+
+    Raises:
+        ValueError: choice.json is not what a run writes.
+    """
+    file = run.choice
+    found = run.read_json(file)
+    if found is None:
+        return None
+    with run.naming(file):
+        candidates = [
+            ShownCandidate(
+                one["learning_rate"], one["steps"], one["alpha"], finite_numbers(one["recall"]),
+                one.get("start", ""),
+            )  # fmt: skip
+            for one in found["candidates"]
+        ]
+        return Choice(
+            found["by"], candidates, found["chosen"], finite_numbers(found.get("pooled_features")),
+            finite_numbers(found.get("step_0")),
+        )  # fmt: skip
+
+
+def run_levels(run, history):
+    """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
+
+    Args:
+        run: `RunFolder`.
+        history: of `run_history`; its curves are on the validation classes, or on the test
+            classes of a run without these.
+    """
+    on = "validation" if any(name.startswith("val_") for row in history for name in row) else "test"
+    found = run_baselines(run)[on]
+    return {words: found[name][1] for name, words in _IN_WORDS.items()
+            if 1 in found.get(name, {})}
+
+
+def run_remarks(run, history):
+    """What a user should know first: a list of sentences, most often none."""
+    choice, baselines, test = run_choice(run), run_baselines(run), run_test_recalls(run)
+    pairs = {}
+    if choice is not None:
+        best = choice.candidates[choice.chosen]
+        where = f"when it was chosen ({choice.by})"
+        pairs[where] = best.recall.get(1), choice.pooled_features.get(1)
+    else:
+        found = [row.get("val_recall@1", np.nan) for row in history]
+        best = np.nanmax(found) if np.isfinite(found).any() else None
+        pooled = baselines["validation"].get("pooled_features", {})
+        pairs["on the validation classes"] = best, pooled.get(1)
+    chosen = test.get("chosen", test.get("last", {}))
+    pooled = baselines["test"].get("pooled_features", {})
+    pairs["on the test classes"] = chosen.get(1), pooled.get(1)
+    sentence = below_pooled_features(pairs, show=lambda recall: percent(recall, 1))
+    return [sentence] if sentence else []
+
+
+def _recalls(found):
+    """{name: {K: recall}} by the names of this version, without those that diverged."""
+    return {
+        _RENAMED.get(name, name): finite_numbers(recall)
+        for name, recall in (found or {}).items() if recall
+    }
+
+
+def run_pictures(run):
+    """The PNG files of the run that the page shows, by title."""
+    # Of thousands of classes it is longer than anyone scrolls, and the page has a size to keep to.
+    drawn = run.tree_picture.is_file() and run.tree_picture.stat().st_size < _LARGEST_PICTURE
+    if drawn and image_fault(run.tree_picture):
+        logging.getLogger("keras_ms").warning(
+            "%s is damaged: the report leaves it out", run.tree_picture
+        )
+        drawn = False
+    return {"The class tree before the last epoch": run.tree_picture} if drawn else {}
+
+
+def _in_brackets(options):
+    words = ", ".join(f"{name} {value}" for name, value in options.items())
+    return f" ({words})" if words else ""
+
+
+def shown_settings(settings):
+    """The settings without the folders they name, a dict."""
+    values = dataclasses.asdict(settings)
+    return {name: Path(value).name if name in _PATHS and value else value
+            for name, value in values.items()}
+
+
+def run_history(run):
+    """The history, a list of dicts of numbers: that of the training state, and what followed it.
+
+    Empty before the first epoch.
+
+    Raises:
+        DamagedFile: history.csv, where nothing else has the rows.
+    """
+    try:
+        rows = (run.read_story() or {"rows": []})["rows"]
+    except DamagedFile:
+        rows = []
+    try:
+        written = run.read_history()
+    except DamagedFile:
+        if not rows:
+            raise
+        written = []
+    last = rows[-1]["step"] if rows else -np.inf
+    rows = rows + [row for row in written if not row.get("step", np.nan) <= last]
+    return [row for row in rows if np.isfinite(row.get("step", np.nan))]

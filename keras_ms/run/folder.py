@@ -1,0 +1,324 @@
+"""The folder of a run: settings, environment, history, training state. All written whole.
+
+A run that was interrupted at any moment continues from the state saved at its last complete
+epoch; batches and augmentation are functions of the seed and the step, so what follows is what
+would have followed, to the last bit where the machine and the number of threads are the same.
+"""
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from keras_ms.files import check_writable, whole_file
+from keras_ms.run.damaged_files import (
+    DamagedFile,
+    naming_file,
+    read_json,
+    read_numbers,
+)
+from keras_ms.run.origin import data_summary, environment
+from keras_ms.run.settings import Settings
+from keras_ms.run.training_state import read_story, restore_state, save_state
+from keras_ms.terminal.command_words import resume_command
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, mind not to resume a running run
+    fcntl = None
+
+# what each file holds, and what continuing the run does where it is missing
+_CONTENTS = {
+    "data.json": ("the counts of its images", "writes it again"),
+    "environment.json": ("the versions it was trained with", "writes it again"),
+    "baselines.json": ("recalls before training", "measures them again"),
+    "folds.json": ("recalls of heads in folds", "measures them again"),
+    "choice.json": ("by, candidates and chosen, as training writes", "chooses again"),
+    "summary.json": ("the recalls of a finished run", "writes it again"),
+    "history.csv": ("a row of numbers for each epoch", "writes it again"),
+    "state.npz": ("the state of a training", "begins again at the first step"),
+    "start.weights.h5": ("the weights before training", "writes them again"),
+    "chosen.weights.h5": ("the weights that were chosen", "chooses again"),
+    "class_tree.npz": ("a class tree", "leaves its picture out"),
+    # training goes on from them, so without them from nothing
+    "best.weights.h5": ("the best weights so far", "begins again at the first step"),
+    "first_class_tree.npz": ("a class tree", "begins again at the first step"),
+}
+_NEEDED_BY_STATE = ("best.weights.h5", "first_class_tree.npz")
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path):
+        # resolved, so that even "." has a name
+        self.path = Path(path).resolve()
+        self.settings = self.path / "settings.json"
+        self.environment = self.path / "environment.json"
+        self.data = self.path / "data.json"
+        self.state = self.path / "state.npz"
+        self.history = self.path / "history.csv"
+        self.curves = self.path / "curves.png"
+        self.baselines = self.path / "baselines.json"
+        self.summary = self.path / "summary.json"
+        self.model = self.path / "embedder.keras"
+        self.folds = self.path / "folds.json"
+        self.choice = self.path / "choice.json"
+        self.start_weights = self.path / "start.weights.h5"
+        self.best_weights = self.path / "best.weights.h5"
+        self.chosen_weights = self.path / "chosen.weights.h5"
+        self.last_weights = self.path / "last.weights.h5"
+        self.curriculum = self.path / "curriculum.csv"
+        self.class_tree = self.path / "class_tree.npz"
+        self.first_class_tree = self.path / "first_class_tree.npz"
+        self.tree_picture = self.path / "class_tree.png"
+        self.hardness = self.path / "hardness.png"
+
+    def check_new(self):
+        """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
+        try:
+            begun = self.settings.exists()
+        except OSError as error:
+            raise self._not_made(error) from error
+        if begun:
+            raise FileExistsError(
+                f"{self.path} holds a run already. Continue it with --resume {self.path}, or "
+                "choose another --run-name"
+            )
+        check_writable(self.path.parent)
+
+    @contextmanager
+    def claim(self):
+        """Makes the folder of a run that is to begin and keeps it for this process, as `lock`.
+
+        Of processes that begin a run of one name together one has the folder before any of them
+        writes into it. A folder that no run began in is removed again.
+
+        Raises:
+            FileExistsError: a run is there.
+            BlockingIOError: another process has the folder.
+            OSError: the folder cannot be made or written to.
+        """
+        self.check_new()
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._not_made(error) from error
+        with self.lock():
+            self.check_new()
+            try:
+                yield
+            finally:
+                # another process may make the lock anew meanwhile: then the folder is its own
+                with suppress(OSError):
+                    if is_new and [file.name for file in self.path.iterdir()] == [".lock"]:
+                        (self.path / ".lock").unlink()
+                        self.path.rmdir()
+
+    def _not_made(self, error):
+        return type(error)(
+            error.errno,
+            f"Cannot make the folder of the run, {self.path} ({error.strerror}). Choose another "
+            "--run-name or --runs-folder",
+        )
+
+    def create(self, settings, images=None):
+        """Makes the folder and writes settings.json, environment.json and data.json into it, and
+        a copy of the curriculum's table.
+
+        Args:
+            settings: `Settings`.
+            images: the run's `ImageList`. Defaults to None: no data.json.
+        """
+        if settings.curriculum:
+            # whatever becomes of the file, a resumed run goes on with the table that it began with
+            with whole_file(self.curriculum) as temporary:
+                temporary.write_bytes(Path(settings.curriculum).read_bytes())
+        # settings.json makes it a run: what a resumed run reads is there before
+        with whole_file(self.settings) as temporary:
+            temporary.write_text(settings.to_json(), encoding="utf-8")
+        self.complete(images)
+
+    def complete(self, images=None):
+        """Writes environment.json and data.json where they are missing.
+
+        Args:
+            images: as in `create`.
+        """
+        if not self.environment.is_file():
+            self.write_json(self.environment, environment())
+        if images is not None and not self.data.is_file():
+            self.write_json(self.data, data_summary(images))
+
+    @classmethod
+    def find(cls, path, runs_folder="runs"):
+        """The run to resume: `path`, or the newest unfinished run in `runs_folder` that no
+        process is working on, for "latest".
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if path == "latest":
+            unfinished = [
+                cls(settings.parent)
+                for settings in sorted(Path(runs_folder).glob("*/settings.json"),
+                                       key=lambda file: file.stat().st_mtime)
+                if not cls(settings.parent).summary.exists()
+                and cls(settings.parent)._is_free()
+            ]
+            if not unfinished:
+                raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
+            return unfinished[-1]
+        run = cls(path)
+        if not run.settings.is_file():
+            raise FileNotFoundError(
+                "Expected the folder of a run, with settings.json in it, to resume. "
+                f"Received: {path}"
+            )
+        return run
+
+    @contextmanager
+    def lock(self):
+        """Keeps a second process from working on the run; released when the process ends.
+
+        Raises:
+            BlockingIOError: the run is being worked on.
+        """
+        taken = BlockingIOError(
+            errno.EAGAIN,
+            f"{self.path} is being trained by another process. Wait for its end, or choose "
+            "another --run-name",
+        )
+        with open(self.path / ".lock", "w") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise taken from None
+                # whoever gave the run up has removed the file and locked nothing for others
+                if not self._is_lock(file):
+                    raise taken
+            yield
+
+    def _is_lock(self, file):
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self.path / ".lock"))
+        except FileNotFoundError:
+            return False
+
+    def _is_free(self):
+        try:
+            with self.lock():
+                return True
+        except OSError:
+            return False
+
+    def read_settings(self):
+        try:
+            settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
+        except ValueError as error:
+            raise DamagedFile(
+                f"{error}. {self.settings} is written once, as a run begins: mend it, or begin a "
+                "new run"
+            ) from error
+        saved = read_json(self.settings, "settings")
+        is_open = saved.get("backbone_learning_rate") is None
+        if "tune" not in saved and is_open and settings.backbone_learning_rate is not None:
+            # the run began when an open rate was that of the head
+            settings = dataclasses.replace(
+                settings, backbone_learning_rate=settings.learning_rate
+            )
+        if self.curriculum.is_file():
+            settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
+        return settings
+
+    def settled_settings(self):
+        """The settings, with what folds have chosen of what was left open."""
+        settings, choice = self.read_settings(), self.read_json(self.choice)
+        if choice is None or settings.tune != "folds":
+            return settings
+        with self.naming(self.choice):
+            chosen = choice["candidates"][choice["chosen"]]
+            return dataclasses.replace(
+                settings,
+                head_initializer=settings.head_initializer or chosen["start"],
+                learning_rate=settings.learning_rate or chosen["learning_rate"],
+            )
+
+    def write_json(self, path, content):
+        with whole_file(path) as temporary:
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+
+    def read_json(self, path):
+        """What `write_json` wrote, None without the file.
+
+        Raises:
+            DamagedFile: a ValueError that names the file and says what to do.
+        """
+        return read_json(path, *self._contents(path))
+
+    def naming(self, path):
+        """A context that turns errors about a file's content into a `DamagedFile` about it."""
+        return naming_file(path, *self._contents(path))
+
+    def remedy(self, path):
+        """What to do about a damaged file of the run, in words."""
+        return self._contents(path)[1]
+
+    def _contents(self, path):
+        expected, again = _CONTENTS[path.name]
+        what = "it and state.npz" if path.name in _NEEDED_BY_STATE else "it"
+        command = resume_command(self.path, ["train"])
+        return expected, f"Delete {what}; then this {again}: {command}"
+
+    def write_history(self, rows):
+        """Writes the rows of all epochs so far, one dict each, as history.csv."""
+        with whole_file(self.history) as temporary:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def read_history(self):
+        """The rows of history.csv, dicts of numbers; none without the file.
+
+        Raises:
+            DamagedFile: as `read_json`.
+        """
+        if not self.history.is_file():
+            return []
+        return read_numbers(self.history, *self._contents(self.history))
+
+    def save_state(self, model, epoch, rows, best):
+        """As `keras_ms.run.training_state.save_state`, into the folder."""
+        save_state(self.state, model, epoch, rows, best)
+
+    def read_story(self):
+        """The dict of "epoch", "rows" and "best" in the training state; None without a state.
+
+        Raises:
+            DamagedFile: as `read_json`.
+        """
+        if not self.state.is_file():
+            return None
+        return read_story(self.state, *self._contents(self.state))
+
+    def restore_state(self, model):
+        """As `keras_ms.run.training_state.restore_state`, from the folder.
+
+        Returns:
+            `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
+            complete epoch.
+        """
+        if not self.state.is_file():
+            return 0, [], {}
+        return restore_state(self.state, model, *self._contents(self.state))

@@ -1,0 +1,272 @@
+"""The report of a run, or of saved embeddings: find images and embeddings, write the page."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from keras_ms.data.damaged_images import naming_damaged
+from keras_ms.data.load_images import load_images
+from keras_ms.evaluation.saved_embeddings import read_embeddings
+from keras_ms.export.keras_file import load_keras_file
+from keras_ms.files import check_writable
+from keras_ms.models.embedding import split_embedder
+from keras_ms.report import collect_report, write_report
+from keras_ms.run.damaged_files import load_weights, naming_file
+from keras_ms.run.data import RunData
+from keras_ms.run.facts import (
+    run_choice,
+    run_facts,
+    run_history,
+    run_levels,
+    run_pictures,
+    run_remarks,
+    shown_settings,
+)
+from keras_ms.run.model import RunModel
+from keras_ms.run.origin import data_summary
+from keras_ms.run.settings import Settings
+from keras_ms.terminal.command_words import UnfinishedRun
+from keras_ms.terminal.progress import predict_progress, print_line
+
+
+def run_report(
+    run,
+    path,
+    *,
+    data_dir=None,
+    test_classes=None,
+    num_map_images=None,
+    verbose=2,
+    log=print_line,
+):
+    """Embeds the test images of a run once more and writes the page about them.
+
+    The embedder is embedder.keras of a finished run; of a run that still trains, the best weights
+    so far.
+
+    Args:
+        run: `RunFolder`.
+        path: the HTML file.
+        data_dir: where the images lie now. Defaults to None: where they lay during training.
+        test_classes: where the list of test classes lies now. Defaults to None: likewise.
+        num_map_images: most images on the map. Defaults to None: those of `collect_report`.
+        verbose: 1 shows bars, 2 tells a line every half minute, 0 nothing of what takes long.
+        log: function that takes a line of text for the user.
+
+    Returns:
+        Size of the page in bytes.
+
+    Raises:
+        FileNotFoundError: no weights yet, or the images are gone.
+        ValueError: images that are not those of the run, or that cannot be read.
+    """
+    settings = run.read_settings()
+    settings = dataclasses.replace(
+        settings,
+        # cached features lie beside the run, wherever that was moved to
+        runs_folder=str(run.path.parent),
+        data_dir=data_dir or settings.data_dir,
+        test_classes=test_classes or settings.test_classes,
+        # the table of a curriculum is for training
+        curriculum="",
+    )
+    _check_weights(run)
+    images = _images(settings, log)
+    _check_same(images, run)
+    choice = run_choice(run)
+    embedder, weights = _embedder(run, settings, images, choice)
+    test = images.subset("test")
+    with naming_damaged(test):
+        embeddings = _embeddings(embedder, settings, images, log, verbose)
+    history = run_history(run)
+    report = collect_report(
+        embeddings,
+        test,
+        settings.recall_ks(),
+        title=f"{images.name}: {settings.loss.replace('_', ' ')}",
+        unseen=True,
+        facts=run_facts(run, run.settled_settings(), images, embedder, weights),
+        settings=shown_settings(run.settled_settings()),
+        history=history,
+        pictures=run_pictures(run),
+        levels=run_levels(run, history),
+        choice=choice,
+        remarks=run_remarks(run, history),
+        log=log,
+        **_map_options(num_map_images),
+    )
+    return write_report(report, path)
+
+
+def embeddings_report(
+    file,
+    path,
+    *,
+    dataset=None,
+    data_dir=None,
+    num_map_images=None,
+    log=print_line,
+):
+    """Writes the page about saved embeddings of the images of a data set.
+
+    Args:
+        file: .npz file with `embeddings` (N, dimension) and `labels` (N,). Of which images they
+            are is read from it where `keras-ms evaluate` wrote it; else they are the test images.
+        path: the HTML file.
+        dataset, data_dir: the data set as in `Settings`. Defaults to None: what the file says,
+            else what is found in `data_dir`.
+        num_map_images: most images on the map. Defaults to None: those of `collect_report`.
+        log: function that takes a line of text for the user.
+
+    Returns:
+        Size of the page in bytes.
+
+    Raises:
+        FileNotFoundError: no such file, or no such data.
+        ValueError: a file of other content, of other images, or that does not say of which.
+    """
+    found = read_embeddings(file)
+    settings, split = _data_of(file, found["data"], dataset, data_dir)
+    images = _images(settings, log, needed=(split,)).subset(split)
+    _check_rows(file, found, images)
+    embeddings = found["embeddings"]
+    report = collect_report(
+        embeddings,
+        images,
+        facts={"Data": f"{images.name}, {split} images", "Embeddings": Path(file).name,
+               "Dimensions": f"{embeddings.shape[1]:,}"},
+        log=log,
+        **_map_options(num_map_images),
+    )
+    return write_report(report, path)
+
+
+def _data_of(file, data, dataset, data_dir):
+    """(`Settings` of the images, their split): as saved, and as given."""
+    if data is None and not dataset and not data_dir:
+        raise ValueError(
+            f"The page shows the images: give --data-dir or --dataset, {file} names none"
+        )
+    # all classes that do not test may stay together: nothing is trained
+    data = {"validation_fraction": 0.0} | (data or {})
+    split = data.pop("split", "test")
+    given = {"dataset": dataset, "data_dir": data_dir}
+    known = Settings.__dataclass_fields__
+    if not set(data) <= set(known):
+        raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(set(data) - set(known)))}")
+    given = {name: value for name, value in given.items() if value}
+    with naming_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
+        return Settings(**(data | given)), split
+
+
+def _check_rows(file, found, images):
+    """Raises ValueError unless the saved rows are those of the images, in their order."""
+    labels = found["labels"].reshape(-1)
+    if not np.array_equal(labels, images.labels):
+        raise ValueError(
+            f"Expected in {file} the labels of the {len(images)} images of {images.name}, in "
+            f"their order. Received: {len(labels)} labels"
+            + (" in another order or of other classes" if len(labels) == len(images) else "")
+        )
+    if found["paths"] is None:
+        return
+    # folders may have moved
+    pairs = [(Path(a).name, Path(b).name) for a, b in zip(found["paths"], images.paths)]
+    other = [row for row, (a, b) in enumerate(pairs) if a != b]
+    if other:
+        saved, here = pairs[other[0]]
+        raise ValueError(
+            f"Expected in {file} embeddings of the images of {images.name}, in their order. "
+            f"{len(other)} of {len(pairs)} are of files of another name, the first is row "
+            f"{other[0]}: {saved}, here {here}"
+        )
+
+
+def _images(settings, log, needed=None):
+    try:
+        return load_images(settings, log, needed)
+    except FileNotFoundError as error:
+        more = ", and --test-classes, their list" if settings.test_classes else ""
+        raise FileNotFoundError(
+            f"{error}. Give --data-dir, where the images lie now{more}"
+        ) from error
+
+
+def _embeddings(embedder, settings, images, log, verbose):
+    """Embeddings of the run's test images, of cached features where the backbone is frozen."""
+    folder = Path(settings.runs_folder) / "features"
+    if settings.freeze_backbone:
+        try:
+            check_writable(folder)
+        except OSError as error:
+            log(f"{error}. The features are computed once more and not kept")
+            settings = dataclasses.replace(
+                settings, freeze_backbone=False, feature_views=1, tune="off", interpolate=False
+            )
+    features_model, head = split_embedder(embedder)
+    data = RunData(settings, images, features_model, log, verbose)
+    count = int((images.split == "test").sum())
+    log(f"Embedding {count:,} test images")
+    model = head if settings.freeze_backbone else embedder
+    batches = data.evaluation("test").map(lambda item, label: item)
+    return model.predict(batches, **predict_progress("embedding", count, verbose, log))
+
+
+def _map_options(num_map_images):
+    return {} if num_map_images is None else {"num_map_images": num_map_images}
+
+
+def _check_weights(run):
+    if not run.model.is_file() and not run.best_weights.is_file():
+        raise UnfinishedRun(
+            f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
+            f"its end, or {run.best_weights.name}, which runs with validation classes get as they "
+            "begin to train",
+            run.path,
+        )
+
+
+def _embedder(run, settings, images, choice):
+    """(embedder, which weights it has in words)."""
+    if run.model.is_file():
+        summary = run.read_json(run.summary) or {}
+        with run.naming(run.summary):
+            best = summary.get("best_step")
+            words = "the last ones"
+            if best:
+                words = f"of step {best:,}, the best on the validation classes"
+        if choice is not None:
+            words = f"chosen among {len(choice.candidates):,}, see What was chosen"
+        return load_keras_file(run.model), words
+    if settings.weights and not settings.freeze_backbone:
+        # the best weights are those of the whole embedder: what it started from may be gone
+        # given weights freeze the statistics unless the settings say otherwise
+        frozen = settings.frozen_batch_norm is not False
+        settings = dataclasses.replace(
+            settings, weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
+        )
+    models = RunModel(dataclasses.replace(settings, devices=1))
+    models.build(images.subset("train").labels)
+    load_weights(models.model, run.best_weights, run.remedy(run.best_weights))
+    return models.embedder, "the best so far on the validation classes; the run is not finished"
+
+
+def _check_same(images, run):
+    found = data_summary(images)
+    trained = run.read_json(run.data)
+    if trained is None:
+        # of a run of an earlier version the counts alone, once it is finished
+        summary = run.read_json(run.summary) or {}
+        with run.naming(run.summary):
+            trained = {**found, "counts": summary.get("data", found["counts"])}
+    with run.naming(run.data):
+        trained["counts"], trained["test_classes"]
+    if found != trained:
+        same = found["counts"] == trained["counts"]
+        raise ValueError(
+            f"Expected the images of the run, (classes, images) in each split: {trained['counts']}"
+            f". Received: {'as many, of other test classes' if same else found['counts']}. Recall "
+            "on classes that were trained on would mean nothing: give the data of the run "
+            "(--data-dir, --test-classes)"
+        )

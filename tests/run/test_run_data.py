@@ -1,0 +1,66 @@
+"""What a run trains on, as its settings say."""
+
+import numpy as np
+import pytest
+
+from keras_ms.data.image_list import ImageList
+from keras_ms.run.data import RunData
+from keras_ms.run.settings import Settings
+
+
+@pytest.fixture
+def squares():
+    """Two classes of eight equal grey pictures with a dark square, and two to test."""
+    images = np.full((32, 24, 24, 1), 255, np.uint8)
+    images[:, 8:16, 8:16] = 0
+    return ImageList(
+        paths=[str(number) for number in range(32)],
+        labels=np.arange(32) // 8,
+        class_names=["a", "b", "c", "d"],
+        split=["train"] * 16 + ["test"] * 16,
+        images=images,
+    )
+
+
+def mean_change(squares, tmp_path, **settings):
+    """How far the pictures of a batch are from the drawn ones, on average."""
+    given = Settings(
+        image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
+        augmentation="distort", **settings,
+    )  # fmt: skip
+    data = RunData(given, squares, None, print, 0)
+    batch, _ = next(iter(data.training(start_step=0)))
+    return np.abs(batch.numpy() - squares.images[:16].astype(float)).mean()
+
+
+def test_distortion_has_a_strength(squares, tmp_path):
+    none, usual, strong = (mean_change(squares, tmp_path, distortion=s) for s in (0.0, 1.0, 2.5))
+    assert none < 1e-3
+    assert 1 < usual < 0.75 * strong
+    assert usual == mean_change(squares, tmp_path)
+
+
+def test_strength_is_refused_where_nothing_is_distorted():
+    with pytest.raises(ValueError, match="distortion.*unset with augmentation=crop"):
+        Settings(augmentation="crop", distortion=2.0)
+    with pytest.raises(ValueError, match="distortion.*at most 5"):
+        Settings(distortion=6.0)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_head_is_trained_on_views_of_features(squares, tmp_path, monkeypatch, views):
+    given = Settings(
+        image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
+        augmentation="distort", freeze_backbone=True, feature_views=views, tune="off",
+    )  # fmt: skip
+    data = RunData(given, squares, None, print, 0)
+    # as many views as images would fit a guess by the shape
+    features = np.arange(16.0)[:, None] + 100 * np.arange(16)[:, None, None]
+    monkeypatch.setattr(data, "features", lambda split, view=0: features[view])
+    labels = squares.subset("train").labels
+    for batches in (data.training(start_step=0), data.head_batches(features[:views], labels)):
+        rows, drawn = next(iter(batches))
+        view, item = np.divmod(rows.numpy()[:, 0].astype(int), 100)
+        assert set(view) == set(range(views)) and (labels[item] == drawn.numpy()).all()
+    rows, _ = next(iter(data.head_batches(features[0], labels)))
+    assert rows.shape == (16, 1) and rows.numpy().max() < 100

@@ -1,0 +1,130 @@
+"""The folder of a run belongs to one process from its first moment on."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from keras_ms.run import training
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.settings import Settings
+
+
+def test_of_those_that_begin_together_one_has_the_folder(tmp_path):
+    for number in range(50):
+        barrier, results = threading.Barrier(4), []
+
+        def begin(seed, number=number, barrier=barrier, results=results):
+            run = RunFolder(tmp_path / f"runs {number}" / "run")
+            barrier.wait()
+            try:
+                with run.claim():
+                    run.create(Settings(seed=seed))
+                    results.append(seed)
+                    barrier.wait()
+            except (FileExistsError, BlockingIOError) as error:
+                assert str(run.path) in str(error) and "--run-name" in str(error)
+                results.append(None)
+                barrier.wait()
+
+        threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winners = [seed for seed in results if seed is not None]
+        assert len(results) == 4 and len(winners) == 1
+        run = RunFolder(tmp_path / f"runs {number}" / "run")
+        assert run.read_settings().seed == winners[0]
+
+
+_TWO_PROCESSES = """
+import multiprocessing, sys
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.settings import Settings
+
+def begin(folder, seed, barrier, results):
+    run = RunFolder(folder)
+    barrier.wait()
+    try:
+        with run.claim():
+            run.create(Settings(seed=seed))
+            results.put(seed)
+            barrier.wait()
+    except (FileExistsError, BlockingIOError):
+        results.put(None)
+        barrier.wait()
+
+system = multiprocessing.get_context("fork")
+for number in range(20):
+    barrier, results = system.Barrier(2), system.Queue()
+    folder = sys.argv[1] + f"/{number}"
+    both = [system.Process(target=begin, args=(folder, s, barrier, results)) for s in (1, 2)]
+    [process.start() for process in both]
+    found = sorted((results.get() for _ in both), key=bool)
+    [process.join() for process in both]
+    assert found[0] is None and found[1] == RunFolder(folder).read_settings().seed, found
+print("one each time")
+"""
+
+
+def test_two_processes_that_begin_together(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_PROCESSES, str(tmp_path)],
+        capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.stdout == "one each time\n", done.stderr
+
+
+def test_a_folder_that_no_run_began_in_is_removed_unless_it_was_there(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError), run.claim():
+        assert run.path.is_dir()
+        raise ValueError
+    assert not run.path.exists()
+    run.path.mkdir()
+    (run.path / "notes.txt").write_text("mine")
+    with run.claim(), pytest.raises(BlockingIOError, match="another process"):
+        with run.claim():
+            pass
+    assert (run.path / "notes.txt").is_file()
+
+
+def test_a_lock_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    flock = RunFolder.lock.__wrapped__.__globals__["fcntl"].flock
+
+    def removed(file, kind):
+        flock(file, kind)
+        (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr("keras_ms.run.folder.fcntl.flock", removed)
+    with pytest.raises(BlockingIOError, match="another process"):
+        with run.lock():
+            pass
+
+
+def test_runs_without_a_name_that_begin_in_one_second_have_names_of_their_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "_run_name", lambda settings: "birds")
+    settings = Settings(runs_folder=str(tmp_path))
+    with training.contextlib.ExitStack() as first, training.contextlib.ExitStack() as second:
+        names = [training._claimed_run(settings, held).path.name for held in (first, second)]
+    assert names == ["birds", "birds-2"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])
+def test_the_longest_names_are_taken_and_longer_ones_refused(tmp_path, name):
+    with RunFolder(tmp_path / name).claim():
+        RunFolder(tmp_path / name).create(Settings())
+    with pytest.raises(OSError, match="Choose another --run-name"):
+        with RunFolder(tmp_path / (name + "nn")).claim():
+            pass
+
+
+def test_a_name_with_a_zero_byte_is_refused_in_its_file(tmp_path):
+    (tmp_path / "a.json").write_text('{"run_name": "a\\u0000b"}')
+    with pytest.raises(ValueError, match="run_name. Expected no zero byte.*a.json"):
+        Settings.read(tmp_path / "a.json")

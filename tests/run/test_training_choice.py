@@ -1,0 +1,321 @@
+"""What a run chooses, end to end: by folds with a frozen backbone, else by held-out classes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import assert_same_state, history, train_words
+
+from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.cli.main import main
+from keras_ms.models.backbones import build_backbone
+from keras_ms.models.embedding import embedder_of, split_embedder
+from keras_ms.run.choice import Choice, best_of
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.head_folds import ALPHAS, RATES
+from keras_ms.run.training_state import SaveRun
+
+
+def write_colours(root, classes):
+    """Classes of 5 images: a colour, and noise in which it nearly drowns."""
+    rng = np.random.default_rng(0)
+    for number in range(classes):
+        folder = root / f"class_{number:02d}"
+        folder.mkdir(parents=True)
+        colour = rng.uniform(90, 160, 3)
+        for image in range(5):
+            tint = rng.normal(0, 14, 3)
+            pixels = colour + tint + rng.normal(0, 60, (32, 32, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype("uint8")).save(folder / f"{image}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_colours(tmp_path_factory.mktemp("data") / "colours", 20)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of a network, as a pretrained one has them in a file."""
+    path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
+    build_backbone("small", input_shape=(32, 32, 3)).layers[-1].save_weights(path)
+    return path
+
+
+class Finished:
+    """A run folder, read."""
+
+    def __init__(self, out):
+        self.run = RunFolder(out / "runs" / "run")
+        self.summary = json.loads(self.run.summary.read_text())
+        self.choice = self.summary["choice"] and Choice.from_json(self.summary["choice"])
+        self.settings = self.run.read_settings()
+        self.embedder = keras.saving.load_model(self.run.model, compile=False)
+        self.exports = out / "exports" / "run"
+
+    def layer(self):
+        return self.embedder.get_layer("embedding").get_weights()
+
+
+def ran(folder, out, *more):
+    assert main(train_words(folder, out, *more)) == 0
+    return Finished(out)
+
+
+def assert_exported_as_chosen(finished):
+    test = finished.summary["test_recall"]
+    assert test["exported"] == pytest.approx(test["chosen"], abs=1e-3)
+
+
+# --- a head, by folds ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def head(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("head")
+    return ran(folder, out, "--freeze-backbone", "--steps", "8", "--export", "onnx")
+
+
+def test_folds_try_every_start_rate_and_share_and_take_the_best(head):
+    assert head.settings.tune == "folds"
+    # what is not given stays open in the run's settings: the choice says what was taken
+    assert head.settings.head_initializer is None and head.settings.learning_rate is None
+    choice = head.choice
+    assert choice.by == "3 folds over 10 training classes"
+    tried = {(c.start, c.learning_rate, c.alpha) for c in choice.candidates}
+    assert tried == {(s, r, a) for s in ("pca", "whitened") for r in RATES for a in ALPHAS}
+    assert choice.chosen == best_of(choice.candidates)
+    assert choice.chosen.recall[1] >= choice.at_start().recall[1]
+    assert json.loads(head.run.choice.read_text()) == head.summary["choice"]
+    assert head.summary["data"].keys() == {"train", "test"}  # no class is left out of training
+
+
+def test_the_summary_has_every_stage(head):
+    summary = head.summary
+    stages = ["pooled_features", "step_0", "last", "chosen"]
+    assert list(summary["validation_recall"]) == stages
+    assert list(summary["test_recall"]) == [*stages, "exported"]
+    found = {name: recall["1"] for name, recall in summary["validation_recall"].items()}
+    assert found == {
+        "pooled_features": head.choice.pooled_features[1],
+        "step_0": head.choice.at_start().recall[1],
+        "last": head.choice.last(8).recall[1],
+        "chosen": head.choice.chosen.recall[1],
+    }
+    assert_exported_as_chosen(head)
+
+
+def test_the_head_is_that_share_between_its_start_and_the_last_weights(head):
+    _, model = split_embedder(embedder_of(head.settings))
+    model.load_weights(head.run.start_weights)
+    start = model.get_weights()
+    model.load_weights(head.run.last_weights)
+    for s, e, found in zip(start, model.get_weights(), head.layer()):
+        assert not np.array_equal(s, e)
+        np.testing.assert_array_equal(found, between(s, e, head.choice.chosen.alpha))
+
+
+def test_what_is_given_is_not_chosen(folder, tmp_path):
+    words = ("--freeze-backbone", "--steps", "4", "--export", "", "--learning-rate", "0.02",
+             "--head-initializer", "orthogonal", "--no-interpolate")  # fmt: skip
+    candidates = ran(folder, tmp_path, *words).choice.candidates
+    tried = [(c.start, c.learning_rate, c.alpha) for c in candidates]
+    # the start can be kept without weights in between
+    assert tried == [("orthogonal", 0.02, 0.0), ("orthogonal", 0.02, 1.0)]
+
+
+@pytest.mark.parametrize("wait_for", ["folds.json", "state.npz"])
+def test_kill_9_then_resume_gives_the_same_choice_and_weights(
+    folder, tmp_path, long_head, wait_for
+):
+    words, whole = long_head
+    run = tmp_path / "runs" / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_ms.cli", *train_words(folder, tmp_path, *words)]
+    )
+    while not (run / wait_for).exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (run / "summary.json").exists()
+    assert main(["train", "--resume", str(run)]) == 0
+    resumed = Finished(tmp_path)
+    assert resumed.summary["choice"] == whole.summary["choice"]
+    assert_same_state(run, whole.run.path)
+    for value, expected in zip(resumed.layer(), whole.layer()):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.fixture(scope="module")
+def long_head(folder, tmp_path_factory):
+    words = ("--freeze-backbone", "--export", "", "--steps", "200", "--steps-per-epoch", "10",
+             "--head-initializer", "whitened")  # fmt: skip
+    return words, ran(folder, tmp_path_factory.mktemp("long"), *words)
+
+
+@pytest.mark.parametrize("start", ["whitened", "orthogonal"])
+def test_with_too_few_classes_for_folds_a_head_stays_at_a_start_that_loses_nothing(
+    start, tmp_path, capsys
+):
+    few = write_colours(tmp_path / "few", 6)
+    words = ("--freeze-backbone", "--steps", "4", "--export", "", "--classes-per-batch", "3")
+    finished = ran(few, tmp_path, *words, "--head-initializer", start)
+    said, recall = capsys.readouterr().out, finished.summary["test_recall"]
+    assert "Fewer than 4 training classes of 2 images" in said
+    assert finished.choice is None and finished.summary["best_step"] is None
+    if start == "whitened":
+        assert "the head stays at its start" in said
+        assert recall["chosen"] == recall["step_0"]
+    else:
+        assert "the last weights count" in said
+        assert "chosen" not in recall
+
+
+# --- by held-out classes -------------------------------------------------------------------------
+
+
+def assert_chosen_among_steps_and_shares(finished, last, steps):
+    choice, alphas = finished.choice, (0.0, 0.25, 0.5, 0.75, 1.0)
+    found = {(c.steps, c.alpha) for c in choice.candidates}
+    assert found == {*((step, 1.0) for step in steps), *((last, alpha) for alpha in alphas)}
+    assert choice.chosen.recall[1] == max(c.recall[1] for c in choice.candidates)
+    validation = finished.summary["validation_recall"]
+    assert choice.at_start().recall[1] == pytest.approx(validation["step_0"]["1"], abs=1e-9)
+    assert validation["chosen"]["1"] == choice.chosen.recall[1]
+    assert finished.summary["best_step"] == choice.chosen.step
+
+
+def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
+    words = ("--freeze-backbone", "--tune", "off", "--steps", "6", "--steps-per-epoch", "2",
+             "--export", "")  # fmt: skip
+    finished = ran(folder, tmp_path, *words)
+    assert finished.settings.head_initializer == "whitened"
+    assert finished.settings.interpolate is True
+    assert finished.choice.by == "3 held-out classes"  # a third of 10
+    assert_chosen_among_steps_and_shares(finished, 6, (2, 4))
+    assert not finished.run.folds.exists()
+
+
+_FINETUNE = ("--steps", "6", "--steps-per-epoch", "2", "--learning-rate", "0.003")
+
+
+@pytest.fixture(scope="module")
+def finetuned(folder, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finetuned")
+    return ran(folder, out, "--weights", str(weights), *_FINETUNE, "--export", "onnx")
+
+
+def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
+    assert (finetuned.settings.tune, finetuned.settings.interpolate) == ("off", True)
+    assert finetuned.settings.backbone_learning_rate == pytest.approx(0.0003)
+    assert_chosen_among_steps_and_shares(finetuned, 6, (2, 4))
+    assert_exported_as_chosen(finetuned)
+    model = embedder_of(finetuned.settings)
+    model.load_weights(finetuned.run.chosen_weights)
+    for value, expected in zip(model.get_weights(), finetuned.embedder.get_weights()):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_an_interrupted_finetuning_chooses_as_the_whole_one(
+    folder, weights, finetuned, tmp_path, monkeypatch
+):
+    def interrupt(self, batch, logs=None):
+        if len(self.rows) == 1 and batch == 1:
+            raise KeyboardInterrupt
+
+    words = ("--weights", str(weights), *_FINETUNE, "--export", "")
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveRun, "on_train_batch_end", interrupt)
+        assert main(train_words(folder, tmp_path, *words)) == 130
+    run = tmp_path / "runs" / "run"
+    assert len(history(run)) == 1
+    assert main(["train", "--resume", str(run)]) == 0
+    resumed = Finished(tmp_path)
+    assert resumed.summary["choice"] == finetuned.summary["choice"]
+    for value, expected in zip(resumed.embedder.get_weights(), finetuned.embedder.get_weights()):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_a_run_folder_of_the_version_before_resumes_as_it_began(
+    folder, weights, tmp_path, monkeypatch
+):
+    words = ("--weights", str(weights), *_FINETUNE, "--export", "", "--no-interpolate",
+             "--backbone-learning-rate", "0.003", "--head-initializer", "orthogonal",
+             "--validation-fraction", "0.3")  # fmt: skip
+    whole = ran(folder, tmp_path / "whole", *words)
+
+    def interrupt(self, batch, logs=None):
+        if len(self.rows) == 1 and batch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveRun, "on_train_batch_end", interrupt)
+        assert main(train_words(folder, tmp_path / "old", *words)) == 130
+    run = RunFolder(tmp_path / "old" / "runs" / "run")
+    # as it was written: no choice of weights, one rate for all unless given, baselines unsplit
+    values = json.loads(run.settings.read_text())
+    for name in ("tune", "interpolate", "raw_pixels"):
+        del values[name]
+    run.write_json(run.settings, {**values, "backbone_learning_rate": None})
+    run.write_json(run.baselines, {"before_training": {"1": 0.5, "2": 0.6}})
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert_same_state(run.path, whole.run.path)
+    resumed = Finished(tmp_path / "old")
+    assert resumed.summary["choice"] == whole.summary["choice"]
+    assert {c.alpha for c in resumed.choice.candidates if c.steps} == {1.0}
+
+
+def test_a_rate_for_a_frozen_backbone_is_refused_with_both_ways_out(folder, tmp_path, capsys):
+    words = ("--freeze-backbone", "--backbone-learning-rate", "0.1")
+    assert main(train_words(folder, tmp_path, *words)) == 1
+    error = capsys.readouterr().err
+    assert "--freeze-backbone" in error and "--backbone-learning-rate" in error
+    assert not (tmp_path / "runs").exists()
+
+
+# --- what comes after ----------------------------------------------------------------------------
+
+
+def test_a_run_chosen_by_folds_is_reported_with_what_was_chosen(head, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["report", str(head.run.path), "--to", str(page)]) == 0
+    text = page.read_text()
+    assert f"learning rate {head.choice.chosen.learning_rate:g}" in text
+    assert "16 dimensions" in text and "None dimensions" not in text
+
+
+@pytest.mark.parametrize("kind", ["head", "finetuned"])
+def test_its_settings_serve_to_evaluate_it(kind, request, folder, tmp_path, weights):
+    if kind == "head":
+        run = request.getfixturevalue("head").run
+    else:
+        words = ("--weights", str(weights), "--steps", "4", "--export", "")
+        run = ran(folder, tmp_path, *words).run
+    reached = json.loads(run.summary.read_text())["test_recall"]["chosen"]["1"]
+    result = tmp_path / "result.json"
+    words = [str(run.model), "--config", str(run.settings), "--metrics", "recall",
+             "--bootstrap", "0", "--to", str(result)]  # fmt: skip
+    assert main(["evaluate", *words]) == 0
+    assert json.loads(result.read_text())["values"]["recall@1"] == pytest.approx(reached, abs=0.05)
+
+
+def test_folds_train_in_float16_as_well(folder, tmp_path):
+    words = ("--freeze-backbone", "--steps", "4", "--export", "", "--precision", "mixed_float16")
+    for candidate in ran(folder, tmp_path, *words).choice.candidates:
+        assert np.isfinite(candidate.recall[1])
+
+
+def test_a_start_that_the_features_do_not_allow_is_left_out(folder, tmp_path, capsys):
+    # 128 features: their axes are no more
+    words = ("--freeze-backbone", "--steps", "4", "--export", "", "--embedding-size", "200")
+    assert {c.start for c in ran(folder, tmp_path, *words).choice.candidates} == {"orthogonal"}
+    more = ("--tune", "off", "--run-name", "untuned")
+    assert main(train_words(folder, tmp_path, *words, *more)) == 0
+    assert "cannot start whitened on these features (128 of an image)" in capsys.readouterr().out

@@ -1,0 +1,233 @@
+"""The systems around a loss in a training run: class tree, HDML, curriculum."""
+
+import json
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from small_runs import (
+    assert_same_state,
+    history,
+    kill_9_in_an_epoch,
+    train_words,
+    write_gradients,
+)
+
+from keras_ms.cli.main import main
+from keras_ms.curriculum.subsets import CurriculumSubsets
+from keras_ms.curriculum.table import write_curriculum
+from keras_ms.data.image_list import ImageList
+from keras_ms.htl.class_tree import ClassTree
+from keras_ms.run.settings import Settings
+from keras_ms.run.training_state import SaveRun
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_gradients(tmp_path_factory.mktemp("data") / "gradients")
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    """Of each class 4 clean images, 2 noisy and 2 highly noisy ones."""
+    images = ImageList.from_folder(folder)
+    number = len(images)
+    subset = np.tile([0, 0, 0, 0, 1, 1, 2, 2], number // 8).astype(np.int8)
+    density = np.tile(np.arange(8.0)[::-1], number // 8)
+    found = CurriculumSubsets(subset, density, np.ones(number), np.tile(np.arange(8) == 0, 16))
+    path = folder.parent / "subsets.csv"
+    write_curriculum(path, found, images)
+    return path
+
+
+def words_of(system, table):
+    return {
+        "hierarchical triplet": ("--loss", "hierarchical_triplet", "--neighbour-classes", "2"),
+        "hdml": ("--loss", "n_pair", "--hdml", "paper", "--hdml-settings", "alpha=20,beta=1e3",
+                 "--images-per-class", "2"),
+        "official hdml": ("--loss", "multi_similarity", "--hdml", "official"),
+        "curriculum": ("--curriculum", str(table), "--images-per-class", "2"),
+        "neighbours": ("--neighbour-classes", "2"),
+        "first margins": ("--loss", "hierarchical_triplet", "--tree-margins", "first",
+                          "--neighbour-classes", "2"),
+        "n-pair neighbours": ("--loss", "n_pair", "--neighbour-classes", "2"),
+    }[system]  # fmt: skip
+
+
+SYSTEMS = ("hierarchical triplet", "hdml", "curriculum", "official hdml")
+_FEW = ("--steps", "6", "--steps-per-epoch", "2")
+
+
+@pytest.mark.parametrize("system", SYSTEMS[:3])
+def test_a_run_exports_the_plain_embedder(folder, table, tmp_path, system):
+    assert main(train_words(folder, tmp_path, *words_of(system, table))) == 0
+    run = tmp_path / "runs" / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    for name in ("saved_model", "onnx"):
+        assert summary["exports"][name]["max_difference"] <= 1e-5
+    embedder = keras.saving.load_model(run / "embedder.keras", compile=False)
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))
+    norms = np.linalg.norm(embedder.predict(images, verbose=0), axis=1)
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+    names = [layer.name for layer in embedder.layers]
+    assert names == ["image", "backbone", "pool", "embedding", "l2"]
+    assert all(np.isfinite(float(row["loss"])) for row in history(run))
+
+
+def test_a_hierarchical_triplet_run_keeps_its_tree(folder, tmp_path):
+    words = ("--loss", "hierarchical_triplet", "--tree-levels", "4", "--tree-linkage", "single")
+    assert main(train_words(folder, tmp_path, *words, "--export", "")) == 0
+    run = tmp_path / "runs" / "run"
+    tree = ClassTree.load(run / "class_tree.npz")
+    summary = json.loads((run / "summary.json").read_text())
+    assert tree.nodes.shape == (summary["data"]["train"][0], 5)
+    assert (run / "class_tree.png").stat().st_size > 10_000
+
+
+def test_an_hdml_run_logs_and_draws_the_hardness(folder, table, tmp_path):
+    words = words_of("hdml", table)
+    assert main(train_words(folder, tmp_path, *words, "--export", "")) == 0
+    rows = history(tmp_path / "runs" / "run")
+    shares = [float(row["lambda"]) for row in rows]
+    assert shares[0] > 0.99 and shares[-1] < shares[0]
+    assert (tmp_path / "runs" / "run" / "hardness.png").stat().st_size > 10_000
+
+
+def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, table, tmp_path):
+    from keras_ms.run.data import RunData
+    from keras_ms.run.model import RunModel
+
+    settings = Settings(
+        data_dir=str(folder), curriculum=str(table), steps=6, steps_per_epoch=2, image_size=16,
+        classes_per_batch=3, images_per_class=2, runs_folder=str(tmp_path), validation_fraction=0.0,
+        learning_rate=0.1,
+    )  # fmt: skip
+    images = ImageList.from_folder(folder)
+    models = RunModel(settings)
+    models.build(images.subset("train").labels)
+    data = RunData(settings, images, models.features_model, print, 0)
+    assert data.stages == 3
+    weights = [batch[2].numpy() for batch in data.training(start_step=0).take(6)]
+    assert all((step == 1).all() for step in weights[:2])
+    assert set(np.unique(np.concatenate(weights[2:]))) == {0.5, 1}
+    models.compile(data.stages)
+    rates = [float(models.model.optimizer._learning_rate(step)) for step in range(6)]
+    assert rates == pytest.approx([0.1, 0.05] * 3)
+
+
+@pytest.mark.parametrize(
+    "system, words",
+    [
+        ("hierarchical triplet", ["Class tree", "The class tree before the last epoch"]),
+        ("neighbours", ["Near classes", "batches of groups of 2 near classes"]),
+        ("hdml", ["Hardness-aware", "synthetic share"]),
+        ("curriculum", ["Curriculum", "in stages, by curriculum.csv"]),
+    ],
+)
+def test_the_report_tells_of_it_and_works_before_the_end(folder, table, tmp_path, system, words):
+    more = (*words_of(system, table), "--export", "", "--image-size", "16")
+    assert main(train_words(folder, tmp_path, *more)) == 0
+    run, page = tmp_path / "runs" / "run", tmp_path / "page.html"
+    (run / "embedder.keras").unlink()
+    assert main(["report", str(run), "--to", str(page)]) == 0
+    text = page.read_text()
+    assert all(word in text for word in words)
+    assert "the run is not finished" in text
+
+
+@pytest.mark.parametrize(
+    "system, frozen",
+    [
+        *((system, "--freeze-backbone") for system in SYSTEMS),
+        ("hierarchical triplet", "--no-freeze-backbone"),
+        ("neighbours", "--freeze-backbone"),
+        ("first margins", "--freeze-backbone"),
+        ("n-pair neighbours", "--no-freeze-backbone"),
+        ("hdml", "--no-freeze-backbone"),
+    ],
+)
+def test_an_interrupted_run_resumes(folder, table, tmp_path, monkeypatch, system, frozen):
+    more = (*words_of(system, table), frozen, *_FEW, "--image-size", "16", "--export", "")
+    assert main(train_words(folder, tmp_path / "whole", *more)) == 0
+
+    def interrupt_the_second_epoch(self, batch, logs=None):
+        if len(self.rows) == 1 and batch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveRun, "on_train_batch_end", interrupt_the_second_epoch)
+        assert main(train_words(folder, tmp_path / "cut", *more)) == 130
+    run = tmp_path / "cut" / "runs" / "run"
+    assert len(history(run)) == 1
+    assert main(["train", "--resume", str(run)]) == 0
+    assert_same_state(run, tmp_path / "whole" / "runs" / "run")
+
+
+def test_a_curriculum_resumes_in_every_stage_with_the_table_it_began_with(
+    folder, table, tmp_path, monkeypatch
+):
+    own = tmp_path / "table.csv"
+    shutil.copy(table, own)
+    more = ("--curriculum", str(own), "--images-per-class", "2", "--freeze-backbone",
+            "--export", "", "--steps", "12", "--steps-per-epoch", "2", "--schedule", "step",
+            "--decay-steps", "3")  # fmt: skip
+    assert main(train_words(folder, tmp_path / "whole", *more)) == 0
+    run = tmp_path / "cut" / "runs" / "run"
+    for stage in range(3):
+
+        def interrupt(self, batch, logs=None, epochs=2 * stage + 1):
+            if len(self.rows) == epochs and batch == 0:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SaveRun, "on_train_batch_end", interrupt)
+            words = ["train", "--resume", str(run)]
+            words = words if stage else train_words(folder, tmp_path / "cut", *more)
+            assert main(words) == 130
+        assert len(history(run)) == 2 * stage + 1
+        own.write_text("something else")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert_same_state(run, tmp_path / "whole" / "runs" / "run")
+
+
+@pytest.mark.parametrize("system", ["hierarchical triplet", "hdml", "curriculum"])
+def test_a_killed_run_resumes(folder, table, tmp_path, system):
+    more = (*words_of(system, table), "--export", "", "--steps", "60", "--steps-per-epoch", "10",
+            "--image-size", "16", "--freeze-backbone")  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(train_words(folder, whole, *more)) == 0
+    run = killed / "runs" / "run"
+    kill_9_in_an_epoch(train_words(folder, killed, *more), run)
+    assert main(["train", "--resume", "--runs-folder", str(run.parent)]) == 0
+    assert_same_state(run, whole / "runs" / "run")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--tree-levels", "4"), "tree_levels.*hierarchical_triplet"),
+        (("--hdml", "paper", "--neighbour-classes", "2"), "neighbour_classes=2 and hdml=paper"),
+        (("--loss", "hierarchical_triplet", "--neighbour-classes", "3"), "divisor"),
+        (("--hdml-settings", "alpha=2"), "hdml_settings.*empty with hdml=off"),
+        (("--hdml", "paper", "--loss", "hierarchical_triplet"), "one of loss=hierarchical_triplet"),
+        (("--hdml", "paper", "--hdml-settings", "gamma=2"), "gamma"),
+        (("--hdml", "paper", "--devices", "2"), "devices.*1 with hdml"),
+        (("--hdml", "paper", "--loss", "n_pair"), "images_per_class.*2 with hdml and n_pair"),
+        (("--hdml", "paper", "--hdml-settings", "generator_learning_rate=-1"),
+         "generator_learning_rate.*above 0"),
+        (("--hdml", "paper", "--hdml-settings", "alpha=abc"), "alpha.*number"),
+        (("--curriculum", "nowhere.csv"), "nowhere.csv"),
+        (("--curriculum", "TABLE", "--neighbour-classes", "2"), "neighbour_classes=2 and a curric"),
+        (("--curriculum", "TABLE", "--steps", "2", "--steps-per-epoch", "1"), "at least 3 steps"),
+        (("--curriculum", "TABLE", "--schedule", "step", "--decay-steps", "7"),
+         "between 0 and 4, the steps of a stage"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused(folder, table, tmp_path, capsys, words, message):
+    words = [str(table) if word == "TABLE" else word for word in words]
+    assert main(train_words(folder, tmp_path, *words)) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert not (tmp_path / "runs" / "run" / "settings.json").exists()
