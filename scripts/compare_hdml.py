@@ -152,9 +152,7 @@ class Comparison:
         )
 
     def final(self, name, setting, hardness, seed):
-        return self._run(
-            ("final", name, setting, hardness, seed), self.train_set, self.test_set
-        )
+        return self._run(("final", name, setting, hardness, seed), self.train_set, self.test_set)
 
     def chosen(self, name):
         """(loss setting, its mean validation Recall@1, HDML setting, its mean)."""
@@ -242,9 +240,7 @@ def main():
         parser.error(f"expected some of {', '.join(LOSSES)} in --only: {', '.join(unknown)}")
     features, labels = read_features(parser, arguments.features)
     digest = hashlib.sha256(Path(arguments.features).read_bytes()).hexdigest()
-    comparison = Comparison(
-        features, labels, arguments.to, arguments.steps, arguments.mode, digest
-    )
+    comparison = Comparison(features, labels, arguments.to, arguments.steps, arguments.mode, digest)
     text = table(comparison, names, arguments.trials_only)
     print(text)
     (comparison.folder / "table.md").write_text(text + "\n")

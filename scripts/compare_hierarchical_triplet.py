@@ -84,15 +84,21 @@ TRIALS = {
     # the margins of the untrained head's tree cannot run away; batches follow the latest tree
     "hierarchical, margins of the first tree": [
         {
-            **HIERARCHICAL, "levels": 64, "margins": "of the first tree",
-            "anchor_classes": anchors, "beta": beta,
+            **HIERARCHICAL,
+            "levels": 64,
+            "margins": "of the first tree",
+            "anchor_classes": anchors,
+            "beta": beta,
         }
         for anchors in ANCHOR_CLASSES
         for beta in (-0.2, -0.1, 0.0, 0.1)
     ],
     "hierarchical, margins of the first tree, random classes": [
         {
-            **HIERARCHICAL, "levels": 64, "margins": "of the first tree", "anchor_classes": 16,
+            **HIERARCHICAL,
+            "levels": 64,
+            "margins": "of the first tree",
+            "anchor_classes": 16,
             "beta": beta,
         }
         for beta in (-0.2, -0.1, 0.0, 0.1)

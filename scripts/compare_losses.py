@@ -130,9 +130,7 @@ def build_loss(name, setting):
     return named_loss(name.split(",")[0], **setting)
 
 
-def train(
-    features, labels, name, setting, seed, memory_size=0, embedding_size=EMBEDDING_SIZE
-):
+def train(features, labels, name, setting, seed, memory_size=0, embedding_size=EMBEDDING_SIZE):
     """Trains a head and returns it with the statistics of its pairs."""
     keras.utils.set_random_seed(seed)
     head = linear_head(features.shape[1], embedding_size, seed)
@@ -269,8 +267,7 @@ def tables(comparison, names):
             for options in ({}, {"memory_size": MEMORY_SIZE})
         )
         lines.append(
-            f"| {name.replace('_', ' ')} | {recall_of(without)} "
-            f"| {recall_of(with_memory)} |"
+            f"| {name.replace('_', ' ')} | {recall_of(without)} | {recall_of(with_memory)} |"
         )
     sizes = sorted((EMBEDDING_SIZE, *OTHER_SIZES))
     lines += ["", "| embedding size | " + " | ".join(map(str, sizes)) + " |"]

@@ -40,14 +40,20 @@ def grocery_features(arguments):
     """(features, class ids, name of the authors' list) of all images."""
     images = load_grocery(arguments.data_dir)
     embedder = build_embedder(
-        "inception_v3", weights=arguments.weights, output_layer="mixed8", image_size=224,
-        freeze_backbone=True, seed=0,
+        "inception_v3",
+        weights=arguments.weights,
+        output_layer="mixed8",
+        image_size=224,
+        freeze_backbone=True,
+        seed=0,
     )
     model, _ = split_embedder(embedder)
     parts = [images.subset(split) for split in ("train", "test")]
     features = [
         pooled_features(
-            model, part, {"plain": [224, 224]},
+            model,
+            part,
+            {"plain": [224, 224]},
             lambda: evaluation_batches(part, 224, resize_to=224, cache=False).map(
                 lambda image, label: image
             ),
@@ -132,8 +138,11 @@ class Experiment:
         shared = {"steps_per_stage": stage_steps, "seed": seed}
         if self.task == "embedder":
             return curriculum_balanced_batches(
-                labels, subset, classes_per_batch=CLASSES_PER_BATCH,
-                images_per_class=IMAGES_PER_CLASS, **shared,
+                labels,
+                subset,
+                classes_per_batch=CLASSES_PER_BATCH,
+                images_per_class=IMAGES_PER_CLASS,
+                **shared,
             )
         return curriculum_batches(labels, subset, batch_size=BATCH_SIZE, **shared)
 

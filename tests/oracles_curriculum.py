@@ -27,11 +27,13 @@ def count_density(distance, near):
 
 def gaussian_density(distance):
     n, largest = len(distance), distance.max() or 1.0
-    return np.array([
-        sum(math.exp(-((distance[i, j] / largest) ** 2) / 2) for j in range(n))
-        / math.sqrt(2 * math.pi)
-        for i in range(n)
-    ])
+    return np.array(
+        [
+            sum(math.exp(-((distance[i, j] / largest) ** 2) / 2) for j in range(n))
+            / math.sqrt(2 * math.pi)
+            for i in range(n)
+        ]
+    )
 
 
 def delta(distance, density, tolerance=0.0):

@@ -96,7 +96,11 @@ def nasty_page(fast_map):
     names = [NASTY, "\u2028line", "a" * 80, "'quotes\"", "日本語", "ordinary"]
     embeddings, images = drawn_set(names=names, spread=0.9)
     report = collect_report(
-        embeddings, images, facts={"Data": NASTY}, settings={"name": NASTY}, history=HISTORY,
+        embeddings,
+        images,
+        facts={"Data": NASTY},
+        settings={"name": NASTY},
+        history=HISTORY,
         title=NASTY,
     )
     return report, report_page(report)

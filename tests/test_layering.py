@@ -35,7 +35,7 @@ def imported_names(source, module):
             base = parent + (node.module.split(".") if node.module else [])
             found = [".".join(base + [alias.name]) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            # `from keras_ms import pairs` imports a module, `from keras_ms.pairs.pairs import x` too
+            # `from keras_ms import pairs` imports a module, as `import keras_ms.pairs` does
             found = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue

@@ -35,7 +35,8 @@ def add_parser(commands):
     )
     parser.set_defaults(command=_curriculum)
     parser.add_argument(
-        "model", metavar="MODEL_OR_FEATURES",
+        "model",
+        metavar="MODEL_OR_FEATURES",
         help="a .keras file, a SavedModel folder, an .onnx file; or an .npz file with `embeddings` "
         "or `features` (N, dimension) and `labels` (N,), such as keras-ms evaluate "
         "--save-embeddings writes. The network should not have learned the wrong labels by heart",
@@ -45,7 +46,8 @@ def add_parser(commands):
     )
     add_image_options(parser, {})
     parser.add_argument(
-        "--split", choices=("train", "validation", "test"),
+        "--split",
+        choices=("train", "validation", "test"),
         help="default: train, or that of the .npz file",
     )
     parser.add_argument(
@@ -54,35 +56,52 @@ def add_parser(commands):
     # see keras_ms/curriculum/subsets.py for the reasons of the defaults
     parser.add_argument("--subsets", type=int, default=3, help="of each class (default: 3)")
     parser.add_argument(
-        "--method", default="k-means", choices=METHODS,
+        "--method",
+        default="k-means",
+        choices=METHODS,
         help="divide the densities, or the distances to the densest image (default: k-means)",
     )
     parser.add_argument(
-        "--density", default="count", choices=DENSITIES,
+        "--density",
+        default="count",
+        choices=DENSITIES,
         help="number of images nearer than a cut-off, or a smooth sum (default: count)",
     )
     parser.add_argument(
-        "--distance-quantile", type=float, default=0.6, metavar="SHARE",
+        "--distance-quantile",
+        type=float,
+        default=0.6,
+        metavar="SHARE",
         help="share of the distances of a class that are below its cut-off (default: 0.6)",
     )
     parser.add_argument(
-        "--max-dimension", type=int, default=256, metavar="N",
+        "--max-dimension",
+        type=int,
+        default=256,
+        metavar="N",
         help="features are reduced to it by a principal component analysis of each class with "
         "more images than that; 0: never (default: 256)",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers",
+        type=int,
+        metavar="N",
         help="classes at the same time (default: one for each processor core, at most 8)",
     )
     parser.add_argument(
-        "--to", default="curriculum.csv", metavar="FILE",
+        "--to",
+        default="curriculum.csv",
+        metavar="FILE",
         help="the table to write (default: curriculum.csv)",
     )
     parser.add_argument(
         "--page", metavar="FILE", help="the page to write (default: the table's name with .html)"
     )
     parser.add_argument(
-        "--page-classes", type=int, default=100, metavar="N",
+        "--page-classes",
+        type=int,
+        default=100,
+        metavar="N",
         help="most classes on the page, those with the fewest clean images (default: 100; 0: no "
         "page)",
     )
@@ -210,7 +229,8 @@ def _saved(options):
         raise ValueError(
             f"Expected in {path} the labels of the {len(images)} {split} images of "
             f"{images.name}, in their order. Received: {len(labels)} labels"
-            + " of other classes or in another order" * (len(labels) == len(images))
+            + " of other classes or in another order"
+            * (len(labels) == len(images))
         )
     return features, images, True
 

@@ -41,11 +41,14 @@ def add_parser(commands):
     )
     parser.set_defaults(command=_evaluate)
     parser.add_argument(
-        "model", metavar="MODEL_OR_EMBEDDINGS",
+        "model",
+        metavar="MODEL_OR_EMBEDDINGS",
         help=f"a .keras file, a SavedModel folder, an .onnx file; or a {EXPECTED}",
     )
     parser.add_argument(
-        "data", nargs="?", metavar="DATASET",
+        "data",
+        nargs="?",
+        metavar="DATASET",
         help="name of a data set, or the folder or CSV file: short for --dataset or --data-dir",
     )
     parser.add_argument(
@@ -55,21 +58,26 @@ def add_parser(commands):
     parser.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="default: test"
     )
+    parser.add_argument("--ks", help="the K of Recall@K (default: those of --config, else 1,2,4,8)")
     parser.add_argument(
-        "--ks", help="the K of Recall@K (default: those of --config, else 1,2,4,8)"
-    )
-    parser.add_argument(
-        "--metrics", default="recall,r_precision,map_at_r", metavar="NAMES",
+        "--metrics",
+        default="recall,r_precision,map_at_r",
+        metavar="NAMES",
         help=f"of {_METRICS}, or all (default: recall,r_precision,map_at_r). nmi, ami and f1 take "
         "a k-means with a cluster for each class: long for many classes",
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N",
+        "--batch-size",
+        type=int,
+        metavar="N",
         help="images embedded at a time (default: 64; a model of a fixed batch takes its own)",
     )
     parser.add_argument(
         # see keras_ms/evaluation/class_bootstrap.py
-        "--bootstrap", type=int, default=1000, metavar="N",
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
         help="times that classes are drawn for the intervals (default: 1000; 0: no intervals)",
     )
     parser.add_argument("--save-embeddings", metavar="FILE", help="write them into an .npz file")

@@ -7,10 +7,20 @@ from keras_ms.run.settings import Settings
 
 # the others belong to a training
 IMAGE_SETTINGS = (
-    "dataset", "data_dir", "check_counts", "test_fraction", "test_classes", "class_depth",
-    "validation_fraction", "framed_drawings", "skip_unreadable", "skip_small_classes",
+    "dataset",
+    "data_dir",
+    "check_counts",
+    "test_fraction",
+    "test_classes",
+    "class_depth",
+    "validation_fraction",
+    "framed_drawings",
+    "skip_unreadable",
+    "skip_small_classes",
     "apply_exif_orientation",
-    "image_size", "resize_to", "seed",
+    "image_size",
+    "resize_to",
+    "seed",
 )
 
 

@@ -122,9 +122,9 @@ def _export(options):
         options["to"],
         formats,
         metadata=metadata,
-        preprocessing=None if shorter is None else Preprocessing(
-            resize_to=shorter, exif_orientation=options["apply_exif_orientation"]
-        ),
+        preprocessing=None
+        if shorter is None
+        else Preprocessing(resize_to=shorter, exif_orientation=options["apply_exif_orientation"]),
     )
 
 
@@ -171,7 +171,10 @@ def _parser():
     train.set_defaults(command=_train)
     train.add_argument("--config", metavar="FILE", help="settings.json to start from")
     train.add_argument(
-        "--resume", nargs="?", const="latest", metavar="RUN_FOLDER",
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN_FOLDER",
         help="continue an interrupted run; without a folder, the newest unfinished one",
     )
     for option in dataclasses.fields(Settings):
@@ -183,11 +186,15 @@ def _parser():
     export.add_argument("--to", required=True, metavar="FOLDER", help="folder to export into")
     export.add_argument("--formats", default="saved_model,onnx", help="saved_model, onnx or both")
     export.add_argument(
-        "--resize-to", type=int, metavar="PIXELS",
+        "--resize-to",
+        type=int,
+        metavar="PIXELS",
         help="shorter side of a photo before its centre is cut out, recorded in the files",
     )
     export.add_argument(
-        "--apply-exif-orientation", action=argparse.BooleanOptionalAction, default=True,
+        "--apply-exif-orientation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
         help="with --resize-to: whether the model was trained on photos turned as their EXIF "
         "orientation says, recorded in the files too",
     )
@@ -202,7 +209,8 @@ def _parser():
     weights.add_argument("--table", metavar="FILE", help="Markdown file for the table")
     weights.add_argument("--losses", default="", help="names with commas between; empty: all")
     weights.add_argument(
-        "--embeddings", metavar="FILE",
+        "--embeddings",
+        metavar="FILE",
         help=".npz file with one batch, `embeddings` (batch, dimension) and `labels`; without it, "
         "80 drawn embeddings as midway in training",
     )

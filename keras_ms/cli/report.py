@@ -14,30 +14,37 @@ def add_parser(commands):
     parser.set_defaults(command=_report)
     parser.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="folder that train wrote")
     parser.add_argument(
-        "--embeddings", metavar="FILE",
+        "--embeddings",
+        metavar="FILE",
         help="instead of a run: .npz file that keras-ms evaluate --save-embeddings wrote, or one "
         "with `embeddings` (N, dimension) and `labels` (N,) of the test images of --data-dir",
     )
     parser.add_argument(
-        "--to", metavar="FILE",
+        "--to",
+        metavar="FILE",
         help="the page to write (default: report.html in the run's folder or, with --embeddings, "
         "here)",
     )
     parser.add_argument(
-        "--data-dir", metavar="FOLDER",
+        "--data-dir",
+        metavar="FOLDER",
         help="where the images lie, if not where the run or the embeddings found them",
     )
     parser.add_argument(
-        "--test-classes", metavar="FILE",
+        "--test-classes",
+        metavar="FILE",
         help="of a run: the list of its test classes, if that lies elsewhere than in training",
     )
     parser.add_argument(
-        "--dataset", metavar="NAME",
+        "--dataset",
+        metavar="NAME",
         help="with --embeddings: the data set, as in train (default: what the file says, else what "
         "is found in --data-dir)",
     )
     parser.add_argument(
-        "--map-images", type=int, metavar="COUNT",
+        "--map-images",
+        type=int,
+        metavar="COUNT",
         help="most images on the map (default: 4000, a page of about ten megabytes)",
     )
 
@@ -54,9 +61,7 @@ def _report(options):
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file name such as report.html. Received: {path}")
     if options["map_images"] is not None and options["map_images"] < 1:
-        raise ValueError(
-            f"Expected --map-images of at least 1. Received: {options['map_images']}"
-        )
+        raise ValueError(f"Expected --map-images of at least 1. Received: {options['map_images']}")
     check_writable(path.parent)
     check_map_library()
 

@@ -29,7 +29,14 @@ _SHUFFLING = 4
 _MOST_SEED = 2**63 - 1
 # how images are shown: as balanced_batches does, unless said otherwise
 _OPTIONS = (
-    "views", "image_size", "crop_scale", "crop_ratio", "flip", "distort", "shard", "cache",
+    "views",
+    "image_size",
+    "crop_scale",
+    "crop_ratio",
+    "flip",
+    "distort",
+    "shard",
+    "cache",
     "prefetch",
 )
 _DEFAULTS = {
@@ -101,7 +108,8 @@ def curriculum_balanced_batches(
         except ValueError as error:
             raise ValueError(f"Stage {number} with {len(stage.rows):,} images: {error}") from error
     shape = {
-        "classes_per_batch": int(classes_per_batch), "images_per_class": int(images_per_class),
+        "classes_per_batch": int(classes_per_batch),
+        "images_per_class": int(images_per_class),
     }
 
     def draw(number, start):
@@ -289,6 +297,4 @@ def _weighted(source, labels, each, numbered_batches, options):
     # the same batches once more, as rows: they tell the weights
     of_rows = {name: options[name] for name in options if name not in _OPTIONS or name == "shard"}
     rows = endless(loaded_batches(labels, numbered_batches, **{**_DEFAULTS, **of_rows}))
-    return tf.data.Dataset.zip(items, rows).map(
-        lambda item, row: (*item, tf.gather(each, row[0]))
-    )
+    return tf.data.Dataset.zip(items, rows).map(lambda item, row: (*item, tf.gather(each, row[0])))

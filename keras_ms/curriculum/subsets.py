@@ -148,9 +148,7 @@ def curriculum_subsets(
     return found
 
 
-def check_curriculum_options(
-    subsets, method, density, distance_quantile, max_dimension, workers
-):
+def check_curriculum_options(subsets, method, density, distance_quantile, max_dimension, workers):
     """Checks the options of `curriculum_subsets`, before the features are made, say.
 
     Raises:

@@ -108,10 +108,12 @@ def read_curriculum(path, images, *, allow_more=False):
             "share one: the ends of their paths do not tell them apart"
         )
     kinds = (np.int8, np.float64, np.float64, bool)
-    return CurriculumSubsets(*(
-        np.array([lines[row][name] for row in rows], kind)
-        for name, kind in zip(_COLUMNS[2:], kinds)
-    ))
+    return CurriculumSubsets(
+        *(
+            np.array([lines[row][name] for row in rows], kind)
+            for name, kind in zip(_COLUMNS[2:], kinds)
+        )
+    )
 
 
 def table_names(images):

@@ -61,7 +61,7 @@ class ArraySource:
 
     @property
     def row_shape(self):
-        return tuple(self._array.shape[1 + self.views:])
+        return tuple(self._array.shape[1 + self.views :])
 
     @property
     def dtype(self):

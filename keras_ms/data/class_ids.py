@@ -20,9 +20,7 @@ def class_ids(labels):
     expected = "Expected labels as integers of shape (N,) or (N, 1), one class id per image. "
     received = f"Received: {array.dtype} of shape {array.shape}"
     if array.ndim == 2 and array.shape[1] > 1 and _is_one_hot(array):
-        raise ValueError(
-            f"{expected}{received}, one-hot rows: pass numpy.argmax(labels, axis=1)"
-        )
+        raise ValueError(f"{expected}{received}, one-hot rows: pass numpy.argmax(labels, axis=1)")
     if array.dtype.kind in "USO":
         raise ValueError(f"{expected}{received}, no numbers: number the names by {_NUMBER_THEM}")
     if array.dtype.kind == "f":

@@ -216,8 +216,13 @@ def _refuse_deeper(root, starts, parents, suffixes, class_depth):
     """
     level = [folder for _, parent in parents for folder in parent.folders]
     start, holding = next(
-        ((start, folder) for start, (_, parent) in zip(starts, parents)
-         for folder in parent.folders if folder.num_images), (None, None),
+        (
+            (start, folder)
+            for start, (_, parent) in zip(starts, parents)
+            for folder in parent.folders
+            if folder.num_images
+        ),
+        (None, None),
     )
     where = shown_name(root.path)
     if holding is None:

@@ -205,7 +205,7 @@ def _is_hidden(name):
 
 def _suffix(name):
     # of ".jpg" too, whose stem is empty
-    return name[name.rfind("."):].lower() if "." in name else ""
+    return name[name.rfind(".") :].lower() if "." in name else ""
 
 
 def _kind(entry):

@@ -82,9 +82,12 @@ def read_image_folder(
         serious = any(map(may_be_images, passed_over))
         logger.log(
             logging.WARNING if serious else logging.INFO,
-            "%s: %s%s", shown, tally_line(sum(sizes), passed_over),
+            "%s: %s%s",
+            shown,
+            tally_line(sum(sizes), passed_over),
             ". class_depth=1 (--class-depth 1) takes the images in subfolders"
-            if passed_over[DEEPER] else "",
+            if passed_over[DEEPER]
+            else "",
         )
     return {
         "paths": np.array([file for one in classes for file in one.files]),
@@ -195,8 +198,7 @@ def _readable(classes, skip_unreadable, progress, passed_over):
     separator = "\n  "
     named = [f"{shown_name(path)} ({fault})" for path, fault in damaged.items()]
     message = (
-        f"{len(damaged)} of {total} images cannot be read:"
-        f"{separator}{some_names(named, separator)}"
+        f"{len(damaged)} of {total} images cannot be read:{separator}{some_names(named, separator)}"
     )
     if not skip_unreadable:
         raise ValueError(

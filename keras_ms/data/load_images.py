@@ -27,17 +27,30 @@ _LISTS = (".csv", ".tsv", ".txt")
 # data set → files of which any marks a folder as holding it; none is what a class folder is called
 _MARKS = {
     "cub": (
-        "CUB_200_2011", "CUB_200_2011.tgz", "image_class_labels.txt",
-        "caltech_birds2011", "caltech_birds2011_images/images.csv",
+        "CUB_200_2011",
+        "CUB_200_2011.tgz",
+        "image_class_labels.txt",
+        "caltech_birds2011",
+        "caltech_birds2011_images/images.csv",
     ),
     "cars": (
-        "cars_annos.mat", "car_ims", "car_ims.tgz", "car_devkit.tgz", "devkit/cars_meta.mat",
-        "cars_train.tgz", "cars_test.tgz", "cars_test_annos_withlabels.mat",
-        "cars196/*/dataset_info.json", "cars196_images/images.csv",
+        "cars_annos.mat",
+        "car_ims",
+        "car_ims.tgz",
+        "car_devkit.tgz",
+        "devkit/cars_meta.mat",
+        "cars_train.tgz",
+        "cars_test.tgz",
+        "cars_test_annos_withlabels.mat",
+        "cars196/*/dataset_info.json",
+        "cars196_images/images.csv",
     ),
     "sop": (
-        "Stanford_Online_Products", "Stanford_Online_Products.zip", "Ebay_train.txt",
-        "stanford_online_products", "stanford_online_products_images/images.csv",
+        "Stanford_Online_Products",
+        "Stanford_Online_Products.zip",
+        "Ebay_train.txt",
+        "stanford_online_products",
+        "stanford_online_products_images/images.csv",
     ),
     "in_shop": ("list_eval_partition.txt", "Eval/list_eval_partition.txt", "Img/img.zip"),
     "grocery": ("iconic-images-and-descriptions", "*/iconic-images-and-descriptions"),
@@ -131,7 +144,10 @@ def _check_read(settings, dataset):
     for names, readers, reason in (
         (
             (
-                "test_classes", "test_fraction", "class_depth", "skip_unreadable",
+                "test_classes",
+                "test_fraction",
+                "class_depth",
+                "skip_unreadable",
                 "skip_small_classes",
             ),
             ("folder",),

@@ -109,7 +109,7 @@ def read_csv(path, what="a CSV file", *, needed=(), keep_bytes=False, exact=Fals
     text = read_text(path, what, keep_bytes=keep_bytes)
     told = re.match(r"sep=(.)\r?\n", text)  # the first line of some spreadsheets
     delimiters, skipped = (told[1], 1) if told else (",;\t", 0)
-    text = text[told.end():] if told else text
+    text = text[told.end() :] if told else text
     # the first with everything needed, else the one that cuts the line most
     first = {mark: _first_row(text, mark) for mark in delimiters}
     whole = [mark for mark in delimiters if set(needed) <= set(first[mark])]
@@ -130,7 +130,7 @@ def read_csv(path, what="a CSV file", *, needed=(), keep_bytes=False, exact=Fals
     rows = []
     for number, values in _parsed(text, chosen, path, what, skipped, exact):
         where = f"line {number} of {shown_name(path)}"
-        if any(values[len(columns):]):
+        if any(values[len(columns) :]):
             raise ValueError(
                 f"Expected {len(columns)} values in {where}. Received: {len(values)}. Quote a "
                 f'value that holds a {_WORDS.get(chosen, "delimiter")}: "a{chosen}b"'
@@ -144,9 +144,7 @@ _WORDS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 def _first_row(text, delimiter):
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
-    )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         rows = ([value.strip().lower() for value in row] for row in reader)
         return next((row for row in rows if any(row)), [])

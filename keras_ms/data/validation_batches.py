@@ -48,8 +48,7 @@ def validation_batches(
     is_images = isinstance(source, ImageList)
     if not is_images and not (isinstance(source, tuple) and len(source) == 2):
         raise ValueError(
-            "Expected an ImageList or a pair (array, labels). Received: "
-            f"{type(source).__name__}"
+            f"Expected an ImageList or a pair (array, labels). Received: {type(source).__name__}"
         )
     if not is_images and (image_size, resize_to, cache) != (None, None, "auto"):
         raise ValueError(

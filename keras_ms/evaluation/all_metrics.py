@@ -58,8 +58,11 @@ class Evaluation:
         lines = [
             f"{self.num_queries:,} queries in {self.num_items:,} items, {self.num_classes:,} "
             "classes"
-            + ("" if self.num_skipped is None else
-               f"; {self.num_skipped:,} queries skipped (no other item of their class)"),
+            + (
+                ""
+                if self.num_skipped is None
+                else f"; {self.num_skipped:,} queries skipped (no other item of their class)"
+            ),
             "",
             "| metric | value | 95 % interval |",
             "|---|---|---|",

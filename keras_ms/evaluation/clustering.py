@@ -50,9 +50,9 @@ def cluster_scores(labels, clusters):
     clusters = np.asarray(clusters).reshape(-1)
     labels = checked_ids(labels, len(clusters), "labels", "clusters")
     clusters = checked_ids(clusters, len(clusters), "clusters", "clusters")
-    (_, false_positives), (false_negatives, true_positives) = (
-        metrics.cluster.pair_confusion_matrix(labels, clusters).tolist()
-    )
+    (_, false_positives), (false_negatives, true_positives) = metrics.cluster.pair_confusion_matrix(
+        labels, clusters
+    ).tolist()
     wrong = false_positives + false_negatives
     return ClusterScores(
         # rounding may leave -1e-16 or 1 + 1e-16

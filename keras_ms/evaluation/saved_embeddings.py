@@ -64,9 +64,7 @@ def read_embeddings(path, *, also_called=None):
     found = _read(path, also_called)
     missing = [name for name in ("embeddings", "labels") if found[name] is None]
     if missing:
-        raise ValueError(
-            f"Expected {path} to be an {EXPECTED}. Missing: {' and '.join(missing)}"
-        )
+        raise ValueError(f"Expected {path} to be an {EXPECTED}. Missing: {' and '.join(missing)}")
     try:
         found["embeddings"] = checked_embeddings(found["embeddings"], "embeddings")
         count = len(found["embeddings"])

@@ -58,7 +58,7 @@ def count_tile(a, b, a_labels, b_labels, a_low, a_high, b_low, b_high):
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(kernel):
     """The kernel under XLA, which fuses the counting into one sweep over the product."""
     if keras.backend.backend() == "tensorflow":

@@ -114,9 +114,7 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
             output that is not one row an image, or NaN or infinity in it; the first such image is
             named.
     """
-    image_size, resize_to = view_sizes(
-        embedder, images, image_size=image_size, resize_to=resize_to
-    )
+    image_size, resize_to = view_sizes(embedder, images, image_size=image_size, resize_to=resize_to)
     if embedder.preprocessing and embedder.preprocessing.exif_orientation is not None:
         rule = embedder.preprocessing.exif_orientation
         images = replace(images, apply_exif_orientation=rule)
@@ -228,8 +226,8 @@ def _saved_model(path):
             f"{sorted(loaded.signatures)}"
         )
     signature = loaded.signatures["serving_default"]
-    (name, spec), = _single(signature.structured_input_signature[1], "input", path).items()
-    (output, _), = _single(signature.structured_outputs, "output", path).items()
+    ((name, spec),) = _single(signature.structured_input_signature[1], "input", path).items()
+    ((output, _),) = _single(signature.structured_outputs, "output", path).items()
 
     def run(images):
         # closes over `loaded`: its variables must stay alive while a signature is called
@@ -245,8 +243,8 @@ def _onnx_model(path):
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
-    (name, taken), = _single(inputs, "input", path).items()
-    (output, _), = _single(outputs, "output", path).items()
+    ((name, taken),) = _single(inputs, "input", path).items()
+    ((output, _),) = _single(outputs, "output", path).items()
     dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(taken.type)
     if dtype is None:
         raise _WrongModel(f"Expected float32 or uint8 images. {path.name} takes {taken.type}")

@@ -73,9 +73,7 @@ def export_onnx(
     path = Path(path)
     checked_tolerance(tolerance)
     if opset not in OPSETS:
-        raise ValueError(
-            f"Expected `opset` to be one of {list(OPSETS)}. Received: opset={opset!r}"
-        )
+        raise ValueError(f"Expected `opset` to be one of {list(OPSETS)}. Received: opset={opset!r}")
     onnx = import_onnx_package("onnx")
     import_onnx_package("onnxruntime")
     wrapped = inference_model(model, image_size)

@@ -141,9 +141,7 @@ def compare(wrapped, run, *, images=None, batch_sizes=BATCH_SIZES):
         try:
             received = np.asarray(run(batch))
         except Exception as error:
-            raise _CannotRun(
-                f"The exported file fails on {batch_size} images: {error}"
-            ) from error
+            raise _CannotRun(f"The exported file fails on {batch_size} images: {error}") from error
         if not np.isfinite(expected).all():
             raise ExportMismatchError(
                 f"The model {wrapped.model.name!r} returns values that are not finite, so no file "

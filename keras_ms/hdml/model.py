@@ -175,9 +175,7 @@ class HDML(EmbedderTraining):
         super().compile(_optimizer("optimizer", optimizer), None, *args, **options)
         self.generator_optimizer = _optimizer("generator_optimizer", generator_optimizer)
         self.classifier_optimizer = _optimizer("classifier_optimizer", classifier_optimizer)
-        for trained, part in zip(
-            self.optimizers, (self.embedder, self.generator, self.classifier)
-        ):
+        for trained, part in zip(self.optimizers, (self.embedder, self.generator, self.classifier)):
             if not trained.built:
                 trained.build(part.trainable_variables)
 
@@ -198,9 +196,7 @@ class HDML(EmbedderTraining):
         inputs, labels = images_and_labels(data)
         check_strategy(tf.distribute.get_strategy())
         parts = self.embedder, self.generator, self.classifier
-        statistics = [
-            [tf.identity(v.value) for v in part.non_trainable_weights] for part in parts
-        ]
+        statistics = [[tf.identity(v.value) for v in part.non_trainable_weights] for part in parts]
         with tf.GradientTape(persistent=True) as tape:
             embeddings, step = self._forward(inputs, labels)
             losses = self.optimizer.scale_loss(step.metric), step.generator, step.classifier

@@ -99,15 +99,11 @@ def step_losses(
     reconstructed, synthetic = generated[:size], generated[size:]
     # a gradient of 0 times what is not finite would still break the weights of `embed`
     usable = ops.logical_or(counts, ops.isfinite(generated))
-    embedded_again = gate(
-        networks.embed(ops.where(usable, generated, ops.zeros_like(generated)))
-    )
+    embedded_again = gate(networks.embed(ops.where(usable, generated, ops.zeros_like(generated))))
     batch_again, synthetic_again = embedded_again[:size], embedded_again[size:]
 
     real_loss = tuples.metric_loss(labels, embeddings)
-    synthetic_loss = tuples.synthetic_loss(
-        labels, batch_again, synthetic_again, triplets, official
-    )
+    synthetic_loss = tuples.synthetic_loss(labels, batch_again, synthetic_again, triplets, official)
     label_loss = _label_loss(
         cross_entropy(networks.classify(reconstructed), own),
         cross_entropy(networks.classify(synthetic), ops.take(own, triplets.negative, axis=0)),

@@ -230,9 +230,7 @@ class PairTuples:
         def losses_and_gradient(similarity):
             pairs = mined(similarity)
             losses = pairwise.pair_loss(pairs)
-            return losses, lambda upstream: (
-                ops.expand_dims(upstream, 1) * pairwise.weighting(pairs)
-            )
+            return losses, lambda upstream: ops.expand_dims(upstream, 1) * pairwise.weighting(pairs)
 
         def gradient_again(similarity, upstream):
             return ops.expand_dims(upstream, 1) * pairwise.weights_again(mined(similarity))

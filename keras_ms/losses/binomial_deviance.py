@@ -75,9 +75,7 @@ class BinomialDevianceLoss(PairLoss):
     9.758986
     """
 
-    def __init__(
-        self, alpha=2.0, beta=50.0, threshold=0.5, name="binomial_deviance", **options
-    ):
+    def __init__(self, alpha=2.0, beta=50.0, threshold=0.5, name="binomial_deviance", **options):
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"Expected `{argument}` > 0. Received: {argument}={value}")

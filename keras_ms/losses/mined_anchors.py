@@ -76,9 +76,7 @@ class MinedAnchors(keras.metrics.Metric):
 
         if replicas.num_replicas() > 1:
             batch = replicas.gather(unit, keys)
-            has_pair = self._pairwise.losses(
-                unit, keys, batch.embeddings, batch.keys, batch.offset
-            )
+            has_pair = self._pairwise.losses(unit, keys, batch.embeddings, batch.keys, batch.offset)
         elif unit.shape[0] is not None and unit.shape[0] >= BLOCKS_FROM:
             has_pair = self._pairwise.block_losses(unit, keys)
         else:

@@ -94,9 +94,7 @@ class NPairLoss(PairLoss):
     `model.compile(optimizer, loss=keras_ms.NPairLoss())`
     """
 
-    def __init__(
-        self, regularization=0.002, one_pair_per_class=False, name="n_pair", **options
-    ):
+    def __init__(self, regularization=0.002, one_pair_per_class=False, name="n_pair", **options):
         if one_pair_per_class not in (True, False):
             raise ValueError(
                 "Expected `one_pair_per_class` to be True or False. Received: "

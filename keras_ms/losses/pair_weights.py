@@ -181,8 +181,7 @@ class PairStatistics(keras.callbacks.Callback):
         for batch in self.batches:
             if not isinstance(batch, (tuple, list)) or len(batch) < 2:
                 raise ValueError(
-                    "Expected `batches` to give (images, labels). Received: "
-                    f"{type(batch).__name__}"
+                    f"Expected `batches` to give (images, labels). Received: {type(batch).__name__}"
                 )
             embeddings = ops.convert_to_numpy(self.model(batch[0], training=False))
             labels = ops.convert_to_numpy(batch[1]).reshape(-1)

@@ -123,8 +123,7 @@ class TripletLoss(PairLoss):
     def __init__(self, margin=0.1, mining="semi_hard", name="triplet", **options):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(
-                "Expected `margin` >= 0, in units of cosine similarity. Received: "
-                f"margin={margin}"
+                f"Expected `margin` >= 0, in units of cosine similarity. Received: margin={margin}"
             )
         if mining not in MININGS:
             raise ValueError(

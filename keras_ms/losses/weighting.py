@@ -183,9 +183,7 @@ def _circle_exponents(pairs, margin, gamma, alpha_as=lambda alpha: alpha):
 
 def _circle_totals_over_slope(pairs, margin, gamma):
     # not `circle_totals`: the derivative of these weights takes in that of alpha
-    positive_total, negative_total = log_sums_exp(
-        _circle_exponents(pairs, margin, gamma)[1], pairs
-    )
+    positive_total, negative_total = log_sums_exp(_circle_exponents(pairs, margin, gamma)[1], pairs)
     # sigmoid(Z) = e^{-softplus(-Z)} is taken into the exponents: one exponential a pair
     minus_log_slope = ops.softplus(-(positive_total + negative_total))
     return positive_total + minus_log_slope, negative_total + minus_log_slope

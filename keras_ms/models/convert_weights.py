@@ -96,14 +96,10 @@ def keras_values(tensors, network):
         ],
     }
     if not any(faults.values()):
-        faults["not finite numbers"] = [
-            name for name in expected if not _is_finite(tensors[name])
-        ]
+        faults["not finite numbers"] = [name for name in expected if not _is_finite(tensors[name])]
         # a variance below 0 has no square root
         faults["below 0"] = [
-            name
-            for name in expected
-            if name.endswith(".running_var") and np.any(tensors[name] < 0)
+            name for name in expected if name.endswith(".running_var") and np.any(tensors[name] < 0)
         ]
     if any(faults.values()):
         raise ValueError(

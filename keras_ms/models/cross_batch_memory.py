@@ -70,9 +70,7 @@ class CrossBatchMemory(EmbedderTraining):
     32
     """
 
-    def __init__(
-        self, embedder, loss, memory_size, warm_up_steps=0, name="cross_batch_memory"
-    ):
+    def __init__(self, embedder, loss, memory_size, warm_up_steps=0, name="cross_batch_memory"):
         dimension = _embedding_size(embedder)
         _check_loss(loss)
         memory_size = whole_number("memory_size", memory_size)
@@ -91,7 +89,11 @@ class CrossBatchMemory(EmbedderTraining):
         self.steps = self.add_weight(
             # the backend's own integer: TensorFlow keeps int32 variables off the GPU, where XLA
             # could not read them
-            name="steps", shape=(), dtype="int", initializer="zeros", trainable=False
+            name="steps",
+            shape=(),
+            dtype="int",
+            initializer="zeros",
+            trainable=False,
         )
         self.built = True
 

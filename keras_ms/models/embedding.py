@@ -104,7 +104,8 @@ def build_embedder(
         images = keras.Input((height, width, 3), name="image")
         pooled = _pool(network(images), pooling)
         linear = layers.Dense(
-            min(_MOST_DIMENSIONS, pooled.shape[-1]) if embedding_size is None
+            min(_MOST_DIMENSIONS, pooled.shape[-1])
+            if embedding_size is None
             else int(embedding_size),
             kernel_initializer=_kernel_initializer(head_initializer),
             bias_initializer="zeros",

@@ -80,8 +80,10 @@ def _convolution(x, channels, side, stride=1):
 def _check_input_shape(input_shape):
     shape = tuple(input_shape)
     sides = shape[:2]
-    if len(shape) != 3 or not shape[2] or any(
-        side is not None and side < _SMALLEST_SIDE for side in sides
+    if (
+        len(shape) != 3
+        or not shape[2]
+        or any(side is not None and side < _SMALLEST_SIDE for side in sides)
     ):
         raise ValueError(
             "Invalid value for `input_shape`. Expected (height, width, channels) with sides of at "

@@ -124,7 +124,12 @@ def _read_safetensors(path):
             name: _tensor(name, contents, 8 + length, *entry) for name, entry in entries.items()
         }
     except (
-        ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
     ) as error:
         raise ValueError(f"Cannot read {path}, a damaged .safetensors file: {error}") from error
 

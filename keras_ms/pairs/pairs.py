@@ -199,9 +199,7 @@ def pair_masks(label_keys, valid=None, candidate_keys=None, candidate_valid=None
     positive = ops.logical_and(same, other_index)
     negative = ops.logical_not(same)
     if valid is not None:
-        both_valid = ops.logical_and(
-            ops.expand_dims(valid, 1), ops.expand_dims(candidate_valid, 0)
-        )
+        both_valid = ops.logical_and(ops.expand_dims(valid, 1), ops.expand_dims(candidate_valid, 0))
         positive = ops.logical_and(positive, both_valid)
         negative = ops.logical_and(negative, both_valid)
     return positive, negative

@@ -234,9 +234,7 @@ class Pairwise:
 
         def losses_and_gradient(unit):
             losses = self.program(self.block_losses, unit, keys)
-            return losses, lambda upstream: self.program(
-                self._block_gradient, unit, keys, upstream
-            )
+            return losses, lambda upstream: self.program(self._block_gradient, unit, keys, upstream)
 
         def gradient_again(unit, upstream):
             if keras.backend.backend() != "jax":

@@ -76,16 +76,22 @@ def line_chart(label, lines, x_name, y_range=None, *, levels=None, mark=None):
         path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points)
         drawn.append(tag("polyline", points=path, class_=f"line c{number % NUM_COLOURS}"))
         drawn += [
-            tag("circle", cx=f"{axes.x(x):.1f}", cy=f"{axes.y(y):.1f}", r=2.5,
-                class_=f"dot c{number % NUM_COLOURS}")
+            tag(
+                "circle",
+                cx=f"{axes.x(x):.1f}",
+                cy=f"{axes.y(y):.1f}",
+                r=2.5,
+                class_=f"dot c{number % NUM_COLOURS}",
+            )
             # more would run together to a thick line
             for x, y in (points if len(points) <= 40 else points[-1:])
         ]
     keys = [(f"c{number % NUM_COLOURS}", name) for number, name in enumerate(lines)] + keys
     if mark is not None:
         name, x, y = mark
-        drawn.append(tag("circle", cx=f"{axes.x(x):.1f}", cy=f"{axes.y(y):.1f}", r=8,
-                         class_="ring"))
+        drawn.append(
+            tag("circle", cx=f"{axes.x(x):.1f}", cy=f"{axes.y(y):.1f}", r=8, class_="ring")
+        )
         keys.append(("ring", name))
     return _figure(label, join(drawn), axes, x_name, keys)
 
@@ -115,9 +121,13 @@ def histogram_chart(label, edges, densities, x_name):
 
 def _figure(label, drawn, axes, x_name, keys, percent=False):
     chart = tag(
-        "svg", axes.grid(percent), drawn,
+        "svg",
+        axes.grid(percent),
+        drawn,
         tag("text", x_name, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle"),
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        aria_label=label,
     )
     keys = [tag("li", tag("span", class_=f"key {kind}"), name) for kind, name in keys]
     return tag("figure", chart, tag("ul", *keys, class_="legend") if len(keys) > 1 else None)

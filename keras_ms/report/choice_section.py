@@ -86,8 +86,12 @@ def choice_section(choice):
         )
     note = None
     if chart is not None and left_out:
-        note = tag("p", f"Of {len(curves) + left_out} trainings, the chosen one and those that "
-                   "reached most are drawn; the table has all.", class_="note")
+        note = tag(
+            "p",
+            f"Of {len(curves) + left_out} trainings, the chosen one and those that "
+            "reached most are drawn; the table has all.",
+            class_="note",
+        )
     return tag(
         "section",
         tag("h2", "What was chosen"),
@@ -158,8 +162,13 @@ def _table(choice):
                   f"{candidate.learning_rate:g}", f"{candidate.steps:,}", f"{candidate.alpha:g}",
                   *(percent(candidate.recall[k], 1) if k in candidate.recall else "–" for k in ks),
                   "chosen" if chosen else "")  # fmt: skip
-        rows.append(tag("tr", *(tag("td", value, class_="number") for value in values),
-                        class_="chosen" if chosen else None))
+        rows.append(
+            tag(
+                "tr",
+                *(tag("td", value, class_="number") for value in values),
+                class_="chosen" if chosen else None,
+            )
+        )
     table = tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll")
     if len(rows) <= _ROWS_TO_SHOW:
         return table

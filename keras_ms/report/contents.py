@@ -259,8 +259,14 @@ def _confusions(sweep, ranks, labels):
         from_first = sum(int(labels[i]) == first for i in members)
         share = len(members) / (queries.get(first, 0) + queries.get(second, 0))
         found.append(
-            Confusion(first, second, from_first, len(members) - from_first, share,
-                      _different(members, sweep.neighbours[:, 0]))
+            Confusion(
+                first,
+                second,
+                from_first,
+                len(members) - from_first,
+                share,
+                _different(members, sweep.neighbours[:, 0]),
+            )
         )
     found.sort(key=lambda pair: (-pair.first_to_second - pair.second_to_first, -pair.share))
     return found[:_NUM_CONFUSIONS]

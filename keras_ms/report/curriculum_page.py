@@ -83,14 +83,31 @@ def _page(found, images, facts, num_classes):
     if len(shown) < len(members):
         words += f" Shown: {len(shown):,} of {len(members):,} classes."
     body = (
-        tag("header", tag("h1", f"{images.name}: curriculum"),
-            tag("p", "Each class divided by density, from clean to highly noisy images.",
-                class_="soft")),
-        tag("main",
+        tag(
+            "header",
+            tag("h1", f"{images.name}: curriculum"),
+            tag(
+                "p",
+                "Each class divided by density, from clean to highly noisy images.",
+                class_="soft",
+            ),
+        ),
+        tag(
+            "main",
             _summary(found, members, facts),
-            tag("section", tag("h2", "Classes"), tag("p", words), _legend(found.subset),
-                tag("div", *(_class(found, images, members[label]) for label in shown),
-                    class_="classes"), id="classes")),
+            tag(
+                "section",
+                tag("h2", "Classes"),
+                tag("p", words),
+                _legend(found.subset),
+                tag(
+                    "div",
+                    *(_class(found, images, members[label]) for label in shown),
+                    class_="classes",
+                ),
+                id="classes",
+            ),
+        ),
     )
     return document(f"{images.name}: curriculum", body, [_STYLE])
 
@@ -106,11 +123,19 @@ def _summary(found, members, facts):
     return tag(
         "section",
         tag("h2", "Summary"),
-        tag("div", *(
-            tag("div", tag("div", name, class_="name"), tag("div", f"{count:,}", class_="value"),
-                tag("div", share, class_="range"))
-            for name, count, share in cards
-        ), class_="cards"),
+        tag(
+            "div",
+            *(
+                tag(
+                    "div",
+                    tag("div", name, class_="name"),
+                    tag("div", f"{count:,}", class_="value"),
+                    tag("div", share, class_="range"),
+                )
+                for name, count, share in cards
+            ),
+            class_="cards",
+        ),
         tag("dl", *facts, class_="facts") if facts else None,
         id="summary",
     )
@@ -119,8 +144,11 @@ def _summary(found, members, facts):
 def _legend(subset):
     frames = ("solid green frame", "dashed orange frame", "dotted red frame")
     items = [
-        tag("li", tag("span", class_=f"key b{_colour(number)}"),
-            f"{subset_name(number)}: {frames[_colour(number)]}")
+        tag(
+            "li",
+            tag("span", class_=f"key b{_colour(number)}"),
+            f"{subset_name(number)}: {frames[_colour(number)]}",
+        )
         for number in range(int(subset.max()) + 1)
     ]
     return tag("ul", *items, class_="legend", style="margin-bottom:1rem")
@@ -131,7 +159,8 @@ def _class(found, images, rows):
     words = ", ".join(f"{count:,} {subset_name(n)}" for n, count in enumerate(counts) if count)
     bar = [
         tag("span", class_=f"b{_colour(n)}", style=f"flex:{count}")
-        for n, count in enumerate(counts) if count
+        for n, count in enumerate(counts)
+        if count
     ]
     groups = (
         (name, group)
@@ -143,11 +172,18 @@ def _class(found, images, rows):
         tag("h4", breakable(images.class_names[images.labels[rows[0]]])),
         tag("p", f"{len(rows):,} images: {words}", class_="note", style="margin-bottom:.4rem"),
         tag("div", *bar, class_="share", role="img", aria_label=words),
-        tag("div", *(
-            tag("div", tag("h5", name),
-                tag("div", *(_shot(found, images, row) for row in group), class_="four"))
-            for name, group in groups
-        ), class_="thirds"),
+        tag(
+            "div",
+            *(
+                tag(
+                    "div",
+                    tag("h5", name),
+                    tag("div", *(_shot(found, images, row) for row in group), class_="four"),
+                )
+                for name, group in groups
+            ),
+            class_="thirds",
+        ),
         class_="query",
     )
 

@@ -35,8 +35,11 @@ def document(title, body, styles=(), script=None):
         tag("link", rel="icon", href="data:,"),
         *(tag("style", style) for style in (packaged("page.css"), *styles)),
     )
-    footer = tag("footer", f"Written by keras_ms {__version__}. The page holds all its pictures: "
-                 "it can be kept, sent and opened offline.")
+    footer = tag(
+        "footer",
+        f"Written by keras_ms {__version__}. The page holds all its pictures: "
+        "it can be kept, sent and opened offline.",
+    )
     whole = tag("body", *body, footer, None if script is None else tag("script", script))
     return join([Markup("<!DOCTYPE html>\n"), tag("html", head, whole, lang="en")]) + "\n"
 

@@ -33,10 +33,13 @@ class Gallery:
     def style(self):
         """CSS with the data of all pictures shown so far."""
         images = self.report.images
-        return Markup("".join(
-            f".p{image}{{background-image:url({data_uri(picture(images, image, _PICTURE_SIZE))})}}"
-            for image in sorted(self._used)
-        ))
+        return Markup(
+            "".join(
+                f".p{image}{{background-image:"
+                f"url({data_uri(picture(images, image, _PICTURE_SIZE))})}}"
+                for image in sorted(self._used)
+            )
+        )
 
     def queries(self, rows):
         return tag("div", *(self._query(row) for row in rows), class_="queries")
@@ -50,8 +53,10 @@ class Gallery:
     def _query(self, row):
         sweep, labels = self.report.sweep, self.report.images.labels
         label = labels[row.image]
-        found = "finds its class first" if row.rank == 1 else (
-            f"its class comes first at rank {row.rank:,}"
+        found = (
+            "finds its class first"
+            if row.rank == 1
+            else (f"its class comes first at rank {row.rank:,}")
         )
         shots = [
             self._neighbour(image, similarity, label)
@@ -62,10 +67,14 @@ class Gallery:
         return tag(
             "article",
             tag("h4", self.class_link(label)),
-            tag("p", f"{self.image_name(row.image)}: {found}; margin {row.margin:+.2f}",
-                class_="note"),
+            tag(
+                "p",
+                f"{self.image_name(row.image)}: {found}; margin {row.margin:+.2f}",
+                class_="note",
+            ),
             tag("div", self._shot(row.image, "", "query", "query"), *shots, class_="row"),
-            class_="query", id=f"query-{row.image}",
+            class_="query",
+            id=f"query-{row.image}",
         )
 
     def _neighbour(self, image, similarity, label):
@@ -79,15 +88,22 @@ class Gallery:
     def _pair(self, pair):
         first, second = self.class_name(pair.first), self.class_name(pair.second)
         couples = [
-            tag("div", *(self._shot(image, "", "mistaken for each other") for image in example),
-                class_="couple")
+            tag(
+                "div",
+                *(self._shot(image, "", "mistaken for each other") for image in example),
+                class_="couple",
+            )
             for example in pair.examples
         ]
         return tag(
             "article",
             tag("h4", self.class_link(pair.first), " and ", self.class_link(pair.second)),
-            tag("p", f"{percent(pair.share)} of their queries: {pair.first_to_second} of {first} "
-                f"find {second} first, {pair.second_to_first} the other way round", class_="note"),
+            tag(
+                "p",
+                f"{percent(pair.share)} of their queries: {pair.first_to_second} of {first} "
+                f"find {second} first, {pair.second_to_first} the other way round",
+                class_="note",
+            ),
             tag("div", *couples, class_="row"),
             class_="query",
         )
@@ -101,6 +117,8 @@ class Gallery:
             "a",
             tag("span", role="img", aria_label=spoken, class_=f"pic p{image}"),
             caption and tag("span", caption, class_="caption", aria_hidden="true"),
-            href="#map", data_image=self._map_place[int(image)], title=spoken,
+            href="#map",
+            data_image=self._map_place[int(image)],
+            title=spoken,
             class_=f"shot {kind}".strip(),
         )

@@ -29,14 +29,16 @@ def map_section(report, gallery):
     return tag(
         "section",
         tag("h2", "Map"),
-        tag("p", f"Here lie {shown} images, each near those that the embedder finds alike. "
+        tag(
+            "p",
+            f"Here lie {shown} images, each near those that the embedder finds alike. "
             "A green frame means that the most similar image is of the same class, a red one that "
             "it is not. Neighbourhoods mean something; distances between far groups, and how wide "
-            "a group is, do not (PCA, then t-SNE)."),
+            "a group is, do not (PCA, then t-SNE).",
+        ),
         tag(
             "div",
-            tag("label", "Class ",
-                tag("select", tag("option", "all", value=""), id="map-class")),
+            tag("label", "Class ", tag("select", tag("option", "all", value=""), id="map-class")),
             tag("button", "+", id="map-in", type="button", aria_label="Zoom in"),
             tag("button", "−", id="map-out", type="button", aria_label="Zoom out"),
             tag("button", "Show all", id="map-all", type="button"),
@@ -45,15 +47,20 @@ def map_section(report, gallery):
         tag("noscript", tag("p", "The map needs JavaScript; nothing is loaded for it.")),
         tag(
             "div",
-            tag("canvas", id="map-canvas", class_="place", tabindex="0", role="img",
+            tag(
+                "canvas",
+                id="map-canvas",
+                class_="place",
+                tabindex="0",
+                role="img",
                 aria_label=f"Map of {count:,} images by similarity. The choice of a class "
-                "above lists its images beside the map."),
+                "above lists its images beside the map.",
+            ),
             tag("div", id="map-panel", class_="panel", aria_live="polite"),
             class_="map",
         ),
         tag("div", *(tag("img", src=uri, alt="") for uri in uris), id="map-sheets", hidden=True),
-        tag("script", _json(_data(report, gallery, size)), type="application/json",
-            id="map-data"),
+        tag("script", _json(_data(report, gallery, size)), type="application/json", id="map-data"),
         id="map",
     )
 
@@ -67,7 +74,10 @@ def _fitting_sheets(report):
     else:
         logger.warning(
             "The map's %s pictures take %.1f MB even at %d pixels: the page will be larger than "
-            "15 MB. Show fewer with --map-images", f"{len(report.map_images):,}", taken / 1e6, size
+            "15 MB. Show fewer with --map-images",
+            f"{len(report.map_images):,}",
+            taken / 1e6,
+            size,
         )
     return size, uris
 

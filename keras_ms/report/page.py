@@ -44,14 +44,29 @@ def report_page(report):
         "retrieval": ("Retrieval", sections.retrieval(report)),
         "similarities": ("Similarities", sections.similarities(report)),
         "map": ("Map", map_section(report, gallery)),
-        "worst": ("Worst queries", _queries(
-            report.worst_queries, gallery, "worst", "Worst queries",
-            "Images of another class look more alike to the embedder than their own class does, by "
-            "the largest margin. One query a class.", "Every query finds its class first.")),
-        "best": ("Best queries", _queries(
-            report.best_queries, gallery, "best", "Best queries",
-            "Their own class is ahead by the largest margin. One query a class.",
-            "No query finds its class first.")),
+        "worst": (
+            "Worst queries",
+            _queries(
+                report.worst_queries,
+                gallery,
+                "worst",
+                "Worst queries",
+                "Images of another class look more alike to the embedder than their own class "
+                "does, by the largest margin. One query a class.",
+                "Every query finds its class first.",
+            ),
+        ),
+        "best": (
+            "Best queries",
+            _queries(
+                report.best_queries,
+                gallery,
+                "best",
+                "Best queries",
+                "Their own class is ahead by the largest margin. One query a class.",
+                "No query finds its class first.",
+            ),
+        ),
         "confusions": ("Confusions", _confusions(report, gallery)),
         "classes": ("Classes", sections.classes(report, gallery)),
         "settings": ("Settings", sections.settings(report)),
@@ -63,8 +78,7 @@ def report_page(report):
     )
     body = (
         tag("a", "Skip to the content", href="#summary", class_="skip"),
-        tag("header", tag("h1", report.title),
-            tag("p", subtitle, class_="soft")),
+        tag("header", tag("h1", report.title), tag("p", subtitle, class_="soft")),
         tag("nav", tag("ul", *links), class_="top", aria_label="Sections"),
         tag("main", *(section for _, section in shown.values())),
     )
@@ -83,8 +97,10 @@ def _queries(rows, gallery, name, title, words, none):
 
 
 def _confusions(report, gallery):
-    words = ("Pairs of classes whose images find each other first, with the queries and what they "
-             "found. Where the pictures look the same, the labels may be worth a look.")
+    words = (
+        "Pairs of classes whose images find each other first, with the queries and what they "
+        "found. Where the pictures look the same, the labels may be worth a look."
+    )
     return tag(
         "section",
         tag("h2", "Most confused classes"),

@@ -107,7 +107,13 @@ def sweep_pairs(
     edges, counts = _occurring_range(counts)
     means = [s / c.sum() if c.sum() else float("nan") for s, c in zip(sums, counts)]
     return PairSweep(
-        neighbours, similarity_of, best_positive, best_negative, edges, *counts, *means,
+        neighbours,
+        similarity_of,
+        best_positive,
+        best_negative,
+        edges,
+        *counts,
+        *means,
         int(sampled.sum()),
     )
 

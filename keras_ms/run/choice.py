@@ -58,8 +58,11 @@ class Choice(NamedTuple):
 
     def _of_same_kind(self, alpha, steps=None):
         kind = self.chosen.start, self.chosen.learning_rate, alpha
-        return next(c for c in self.candidates
-                    if (c.start, c.learning_rate, c.alpha) == kind and steps in (None, c.steps))
+        return next(
+            c
+            for c in self.candidates
+            if (c.start, c.learning_rate, c.alpha) == kind and steps in (None, c.steps)
+        )
 
     def series(self):
         """{training in words: [(alpha, Recall@1)]} of the trainings measured between their ends."""

@@ -37,7 +37,8 @@ def run_facts(run, settings, images, embedder, weights):
     # a choice by folds may be still to come
     rate = "to be chosen" if settings.learning_rate is None else f"{settings.learning_rate:g}"
     facts = {
-        "Data": f"{images.name}: " + ", ".join(
+        "Data": f"{images.name}: "
+        + ", ".join(
             f"{split} {classes:,} classes ({count:,} images)"
             for split, (classes, count) in images.counts().items()
         ),
@@ -67,8 +68,11 @@ def run_facts(run, settings, images, embedder, weights):
         facts["Drawings"] = "cut to a square around the ink"
     if settings.curriculum:
         facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"
-    known = [f"{percent(recall[1], 1)} {_IN_WORDS.get(name, name.replace('_', ' '))}"
-             for name, recall in run_baselines(run)["test"].items() if 1 in recall]
+    known = [
+        f"{percent(recall[1], 1)} {_IN_WORDS.get(name, name.replace('_', ' '))}"
+        for name, recall in run_baselines(run)["test"].items()
+        if 1 in recall
+    ]
     if known:
         facts["Recall@1 for comparison"] = ", ".join(known)
     environment = run.read_json(run.environment) or {}
@@ -121,7 +125,10 @@ def run_choice(run):
     with run.naming(file):
         candidates = [
             ShownCandidate(
-                one["learning_rate"], one["steps"], one["alpha"], finite_numbers(one["recall"]),
+                one["learning_rate"],
+                one["steps"],
+                one["alpha"],
+                finite_numbers(one["recall"]),
                 one.get("start", ""),
             )  # fmt: skip
             for one in found["candidates"]
@@ -142,8 +149,7 @@ def run_levels(run, history):
     """
     on = "validation" if any(name.startswith("val_") for row in history for name in row) else "test"
     found = run_baselines(run)[on]
-    return {words: found[name][1] for name, words in _IN_WORDS.items()
-            if 1 in found.get(name, {})}
+    return {words: found[name][1] for name, words in _IN_WORDS.items() if 1 in found.get(name, {})}
 
 
 def run_remarks(run, history):
@@ -170,7 +176,8 @@ def _recalls(found):
     """{name: {K: recall}} by the names of this version, without those that diverged."""
     return {
         _RENAMED.get(name, name): finite_numbers(recall)
-        for name, recall in (found or {}).items() if recall
+        for name, recall in (found or {}).items()
+        if recall
     }
 
 
@@ -194,8 +201,10 @@ def _in_brackets(options):
 def shown_settings(settings):
     """The settings without the folders they name, a dict."""
     values = dataclasses.asdict(settings)
-    return {name: Path(value).name if name in _PATHS and value else value
-            for name, value in values.items()}
+    return {
+        name: Path(value).name if name in _PATHS and value else value
+        for name, value in values.items()
+    }
 
 
 def run_history(run):

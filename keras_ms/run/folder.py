@@ -169,10 +169,10 @@ class RunFolder:
         if path == "latest":
             unfinished = [
                 cls(settings.parent)
-                for settings in sorted(Path(runs_folder).glob("*/settings.json"),
-                                       key=lambda file: file.stat().st_mtime)
-                if not cls(settings.parent).summary.exists()
-                and cls(settings.parent)._is_free()
+                for settings in sorted(
+                    Path(runs_folder).glob("*/settings.json"), key=lambda file: file.stat().st_mtime
+                )
+                if not cls(settings.parent).summary.exists() and cls(settings.parent)._is_free()
             ]
             if not unfinished:
                 raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
@@ -233,9 +233,7 @@ class RunFolder:
         is_open = saved.get("backbone_learning_rate") is None
         if "tune" not in saved and is_open and settings.backbone_learning_rate is not None:
             # the run began when an open rate was that of the head
-            settings = dataclasses.replace(
-                settings, backbone_learning_rate=settings.learning_rate
-            )
+            settings = dataclasses.replace(settings, backbone_learning_rate=settings.learning_rate)
         if self.curriculum.is_file():
             settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
         return settings

@@ -90,8 +90,12 @@ class HeadFolds:
 
     def trainings(self):
         """(fold, start, rate) of every training, in the order in which they are done."""
-        return [(fold, start, rate) for fold in range(len(self.folds))
-                for start in self.starts for rate in self.rates]
+        return [
+            (fold, start, rate)
+            for fold in range(len(self.folds))
+            for start in self.starts
+            for rate in self.rates
+        ]
 
     def pooled_features(self):
         """Recall@K of the features themselves, by K."""

@@ -8,8 +8,17 @@ from importlib import metadata
 import keras
 import numpy as np
 
-_PACKAGES = ("keras_ms", "tensorflow", "keras", "numpy", "pillow", "matplotlib", "onnx", "tf2onnx",
-             "onnxruntime")
+_PACKAGES = (
+    "keras_ms",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "onnx",
+    "tf2onnx",
+    "onnxruntime",
+)
 
 
 def data_summary(images):

@@ -134,8 +134,11 @@ def embeddings_report(
     report = collect_report(
         embeddings,
         images,
-        facts={"Data": f"{images.name}, {split} images", "Embeddings": Path(file).name,
-               "Dimensions": f"{embeddings.shape[1]:,}"},
+        facts={
+            "Data": f"{images.name}, {split} images",
+            "Embeddings": Path(file).name,
+            "Dimensions": f"{embeddings.shape[1]:,}",
+        },
         log=log,
         **_map_options(num_map_images),
     )

@@ -35,26 +35,50 @@ def check_settings(settings):
     Args:
         settings: `Settings`, complete: what is None is left to the data or to `tune`.
     """
-    for name in ("image_size", "embedding_size", "feature_views", "steps", "steps_per_epoch",
-                 "evaluation_batch_size", "devices", "class_depth"):
+    for name in (
+        "image_size",
+        "embedding_size",
+        "feature_views",
+        "steps",
+        "steps_per_epoch",
+        "evaluation_batch_size",
+        "devices",
+        "class_depth",
+    ):
         _check(name, getattr(settings, name), lambda v: v >= 1, "at least 1")
     for name in ("classes_per_batch", "images_per_class"):
         _check(name, getattr(settings, name), lambda v: v >= 2, "at least 2, to have pairs")
     for name in ("learning_rate", "alpha", "beta"):
         _check(name, getattr(settings, name), lambda v: v > 0, "above 0")
-    for name in ("alpha", "beta", "threshold", "epsilon", "learning_rate", "coupled_l2",
-                 "backbone_learning_rate"):
+    for name in (
+        "alpha",
+        "beta",
+        "threshold",
+        "epsilon",
+        "learning_rate",
+        "coupled_l2",
+        "backbone_learning_rate",
+    ):
         _check(name, getattr(settings, name), math.isfinite, "a finite number")
     for name in ("coupled_l2", "epsilon", "resize_to", "seed", "distortion"):
         _check(name, getattr(settings, name), lambda v: v >= 0, "0 or above")
-    _check("backbone_learning_rate", settings.backbone_learning_rate, lambda v: v >= 0,
-           "0 or above")
+    _check(
+        "backbone_learning_rate", settings.backbone_learning_rate, lambda v: v >= 0, "0 or above"
+    )
     for name in ("test_fraction", "crop_scale"):
         _check(name, getattr(settings, name), lambda v: 0 < v <= 1, "above 0 and at most 1")
-    _check("validation_fraction", settings.validation_fraction, lambda v: 0 <= v < 1,
-           "at least 0 and below 1")
-    _check("resize_to", settings.resize_to, lambda v: v == 0 or v >= settings.image_size,
-           f"0 or at least image_size={settings.image_size}")
+    _check(
+        "validation_fraction",
+        settings.validation_fraction,
+        lambda v: 0 <= v < 1,
+        "at least 0 and below 1",
+    )
+    _check(
+        "resize_to",
+        settings.resize_to,
+        lambda v: v == 0 or v >= settings.image_size,
+        f"0 or at least image_size={settings.image_size}",
+    )
     # a setting that would not be read is refused rather than dropped
     if settings.freeze_backbone:
         if settings.backbone_learning_rate is not None:
@@ -65,43 +89,80 @@ def check_settings(settings):
                 "backbone_learning_rate="
                 f"{settings.backbone_learning_rate}"
             )
-        _check("frozen_batch_norm", settings.frozen_batch_norm, lambda v: v is not False,
-               "unset or true with freeze_backbone")
+        _check(
+            "frozen_batch_norm",
+            settings.frozen_batch_norm,
+            lambda v: v is not False,
+            "unset or true with freeze_backbone",
+        )
     else:
-        _check("feature_views", settings.feature_views, lambda v: v == 1,
-               "1 without freeze_backbone")
+        _check(
+            "feature_views", settings.feature_views, lambda v: v == 1, "1 without freeze_backbone"
+        )
     if settings.test_classes:
         default = _default(settings, "test_fraction")
-        _check("test_fraction", settings.test_fraction, lambda v: v == default,
-               "unset with test_classes")
+        _check(
+            "test_fraction",
+            settings.test_fraction,
+            lambda v: v == default,
+            "unset with test_classes",
+        )
     if settings.augmentation in ("distort", "none"):
         # 0.16 was the only default once, and stands in files of settings
         defaults = {DEFAULTS[situation(settings)]["crop_scale"], 0.16}
-        _check("crop_scale", settings.crop_scale, lambda v: v in defaults,
-               f"unset with augmentation={settings.augmentation}")
+        _check(
+            "crop_scale",
+            settings.crop_scale,
+            lambda v: v in defaults,
+            f"unset with augmentation={settings.augmentation}",
+        )
     if settings.augmentation in ("crop", "none"):
-        _check("distortion", settings.distortion, lambda v: v == _default(settings, "distortion"),
-               f"unset with augmentation={settings.augmentation}")
+        _check(
+            "distortion",
+            settings.distortion,
+            lambda v: v == _default(settings, "distortion"),
+            f"unset with augmentation={settings.augmentation}",
+        )
     # beyond, characters are turned upside down or leave their picture
     _check("distortion", settings.distortion, lambda v: v <= 5, "at most 5")
-    _check("steps", settings.steps, lambda v: v % settings.steps_per_epoch == 0,
-           f"a multiple of steps_per_epoch={settings.steps_per_epoch}")
+    _check(
+        "steps",
+        settings.steps,
+        lambda v: v % settings.steps_per_epoch == 0,
+        f"a multiple of steps_per_epoch={settings.steps_per_epoch}",
+    )
     # Keras cannot start on a batch of uneven parts
     if settings.classes_per_batch is not None:
         batch = settings.classes_per_batch * settings.images_per_class
-        _check("devices", settings.devices, lambda v: batch % v == 0,
-               f"a divisor of the batch, classes_per_batch * images_per_class = {batch}")
+        _check(
+            "devices",
+            settings.devices,
+            lambda v: batch % v == 0,
+            f"a divisor of the batch, classes_per_batch * images_per_class = {batch}",
+        )
     for name in MULTI_SIMILARITY:
         default = _default(settings, name)
         if settings.loss != "multi_similarity":
-            _check(name, getattr(settings, name), lambda v, default=default: v == default,
-                   f"unset with loss={settings.loss}, whose settings go into loss_settings")
+            _check(
+                name,
+                getattr(settings, name),
+                lambda v, default=default: v == default,
+                f"unset with loss={settings.loss}, whose settings go into loss_settings",
+            )
         elif name in _given_loss_settings(settings):
-            _check(name, getattr(settings, name), lambda v, default=default: v == default,
-                   f"once: there is {name} in loss_settings too")
+            _check(
+                name,
+                getattr(settings, name),
+                lambda v, default=default: v == default,
+                f"once: there is {name} in loss_settings too",
+            )
     if settings.decay_steps:
-        _check("decay_steps", settings.decay_steps, lambda _: settings.schedule == "step",
-               f"empty with schedule={settings.schedule}")
+        _check(
+            "decay_steps",
+            settings.decay_steps,
+            lambda _: settings.schedule == "step",
+            f"empty with schedule={settings.schedule}",
+        )
     _check_choice(settings)
     _check_systems(settings)
     parsed_decay_steps(settings, settings.steps)
@@ -134,12 +195,20 @@ def _check_systems(settings):
     if not is_hierarchical:
         for name in _HIERARCHICAL_TRIPLET:
             default = _default(settings, name)
-            _check(name, getattr(settings, name), lambda v, default=default: v == default,
-                   f"unset with loss={settings.loss}: it belongs to hierarchical_triplet")
+            _check(
+                name,
+                getattr(settings, name),
+                lambda v, default=default: v == default,
+                f"unset with loss={settings.loss}: it belongs to hierarchical_triplet",
+            )
     classes = settings.classes_per_batch
     if classes is not None:
-        _check("neighbour_classes", settings.neighbour_classes, lambda v: classes % v == 0,
-               f"a divisor of classes_per_batch={classes}")
+        _check(
+            "neighbour_classes",
+            settings.neighbour_classes,
+            lambda v: classes % v == 0,
+            f"a divisor of classes_per_batch={classes}",
+        )
     has_hdml = settings.hdml != "off"
     if not has_hdml:
         _check("hdml_settings", settings.hdml_settings, lambda v: not v, "empty with hdml=off")
@@ -165,8 +234,12 @@ def _check_systems(settings):
         _check("devices", settings.devices, lambda v: v == 1, "1 with hdml")
     if has_hdml and settings.loss == "n_pair":
         # its pairs are the first two images of each class: the others would not be learned from
-        _check("images_per_class", settings.images_per_class, lambda v: v == 2,
-               "2 with hdml and n_pair")
+        _check(
+            "images_per_class",
+            settings.images_per_class,
+            lambda v: v == 2,
+            "2 with hdml and n_pair",
+        )
 
 
 def parsed_ks(settings):
@@ -193,17 +266,24 @@ def parsed_decay_steps(settings, steps):
     except ValueError:
         boundaries = (0,)
     end = f"steps={steps}" if steps == settings.steps else f"{steps}, the steps of a stage"
-    _check("decay_steps", settings.decay_steps,
-           lambda _: list(boundaries) == sorted({0, steps, *boundaries})[1:-1],
-           f"ascending whole numbers between 0 and {end}, such as 1200,2400")
+    _check(
+        "decay_steps",
+        settings.decay_steps,
+        lambda _: list(boundaries) == sorted({0, steps, *boundaries})[1:-1],
+        f"ascending whole numbers between 0 and {end}, such as 1200,2400",
+    )
     return boundaries
 
 
 def parsed_exports(settings):
     """The formats to export, a tuple of "saved_model" and "onnx"."""
     formats = tuple(part.strip() for part in settings.export.split(",") if part.strip())
-    _check("export", settings.export, lambda _: set(formats) <= {"saved_model", "onnx"},
-           "saved_model, onnx, both with a comma, or nothing")
+    _check(
+        "export",
+        settings.export,
+        lambda _: set(formats) <= {"saved_model", "onnx"},
+        "saved_model, onnx, both with a comma, or nothing",
+    )
     return formats
 
 
@@ -220,8 +300,12 @@ def parsed_hdml_options(settings):
     options = _named_values("hdml_settings", settings.hdml_settings)
     for name, value in options.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _check(f"hdml_settings {name}", value,
-               lambda v, ok=is_number: ok and math.isfinite(v), "a finite number")
+        _check(
+            f"hdml_settings {name}",
+            value,
+            lambda v, ok=is_number: ok and math.isfinite(v),
+            "a finite number",
+        )
         if name.endswith("_learning_rate"):
             _check(f"hdml_settings {name}", value, lambda v: v > 0, "above 0")
             options[name] = float(value)
@@ -237,10 +321,18 @@ def _named_values(setting, text):
     values = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        _check(setting, text, lambda _: name and equals and value,
-               "name=value with commas between, such as margin=0.2,mining=hard")
-        _check(setting, text, lambda _: name not in values,
-               f"each setting once, and {name} is there twice")
+        _check(
+            setting,
+            text,
+            lambda _: name and equals and value,
+            "name=value with commas between, such as margin=0.2,mining=hard",
+        )
+        _check(
+            setting,
+            text,
+            lambda _: name not in values,
+            f"each setting once, and {name} is there twice",
+        )
         try:
             values[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -52,7 +52,7 @@ LEAST_VALIDATION_CLASSES = 10
 
 
 def situation(settings):
-    """"scratch", "frozen" or "finetuned", a key of DEFAULTS."""
+    """ "scratch", "frozen" or "finetuned", a key of DEFAULTS."""
     if settings.freeze_backbone:
         return "frozen"
     return "finetuned" if settings.weights else "scratch"

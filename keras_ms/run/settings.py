@@ -1,7 +1,7 @@
 """Every setting of a training run: its default, its unit and where the default comes from.
 
-The command line (`keras_ms/cli/main.py`) is generated from the fields of `Settings`, and a run folder
-holds them as settings.json, which `--config` reads back.
+The command line (`keras_ms/cli/main.py`) is generated from the fields of `Settings`, and a run
+folder holds them as settings.json, which `--config` reads back.
 """
 
 import dataclasses
@@ -59,14 +59,23 @@ class Settings:
         "cars, sop, in_shop, grocery, omniglot (as their authors ship them) or csv (the file "
         "itself); auto: by what is in --data-dir, glyphs without it",
         (
-            "auto", "glyphs", "folder", "cub", "cars", "sop", "in_shop", "grocery", "omniglot",
+            "auto",
+            "glyphs",
+            "folder",
+            "cub",
+            "cars",
+            "sop",
+            "in_shop",
+            "grocery",
+            "omniglot",
             "csv",
         ),
     )
     data_dir: str = _setting("", "folder with the images or archives, or a CSV file")
     check_counts: bool = _setting(
         # with images missing, figures do not compare with published ones
-        True, "stop where a published data set is not whole, rather than use what is there"
+        True,
+        "stop where a published data set is not whole, rather than use what is there",
     )
     # first half trains, second half tests: the convention of CUB-200 and Cars-196
     test_fraction: float = _setting(
@@ -278,7 +287,8 @@ class Settings:
     )
     coupled_l2: float = _setting(
         # the official recipe's 5e-4 is for fine-tuning ImageNet weights
-        0.0, "added to the gradient times the parameter (not decoupled), biases included"
+        0.0,
+        "added to the gradient times the parameter (not decoupled), biases included",
     )
     schedule: str = _setting(
         "cosine",

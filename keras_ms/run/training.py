@@ -63,7 +63,8 @@ def train(settings, resume=None, log=print_line):
     Raises:
         ValueError, OSError: bad data, settings or folders, or a training that diverged; the
             message says what to do.
-        KeyboardInterrupt: as `keras_ms.terminal.command_words.RunInterrupted`, which names the run folder.
+        KeyboardInterrupt: as `keras_ms.terminal.command_words.RunInterrupted`, which names the run
+            folder.
     """
     with lasting_output(), contextlib.ExitStack() as held:
         if resume:
@@ -483,8 +484,9 @@ class _Training:
             candidates = {(step, alpha): x for step, (alpha, x) in measured.items()}
             if between:
                 del candidates[0, 0.0]  # the same as alpha 0 of the last weights
-                candidates |= {(last, c.alpha): c.recalls for c in between.candidates
-                               if c.step == last}
+                candidates |= {
+                    (last, c.alpha): c.recalls for c in between.candidates if c.step == last
+                }
             candidates = {
                 key: MeasuredWeights(*key, {k: float(x[k]) for k in self.ks}, *kind)
                 for key, x in sorted(candidates.items())
@@ -507,7 +509,8 @@ class _Training:
         run, settings = self.run, self.settings
         lines = {
             classes: {
-                name.replace("_", " "): found["1"] for name, found in results[classes].items()
+                name.replace("_", " "): found["1"]
+                for name, found in results[classes].items()
                 if name in ("pooled_features", "step_0") and found
             }
             for classes in ("validation", "test")
@@ -556,7 +559,9 @@ class _Training:
             deployed = self.models.save_deployed(temporary)
         data, test = self.data, results["test"]
         counted = test.get("chosen") or test["last"]
-        drawings = "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
+        drawings = (
+            "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
+        )
         exports = export_formats(
             deployed,
             self._export_folder(),

@@ -19,8 +19,10 @@ def save_state(path, model, epoch, rows, best):
         rows: history so far, a list of dicts.
         best: dict of what is known of the best weights so far.
     """
-    arrays = {f"variable_{i:05d}": keras.ops.convert_to_numpy(v)
-              for i, v in enumerate(_state_variables(model))}
+    arrays = {
+        f"variable_{i:05d}": keras.ops.convert_to_numpy(v)
+        for i, v in enumerate(_state_variables(model))
+    }
     story = json.dumps({"epoch": epoch, "rows": rows, "best": best})
     with whole_file(path) as temporary:
         with open(temporary, "wb") as file:

@@ -31,9 +31,10 @@ for line in sys.stdin.buffer:
 def is_command():
     """Whether this process is `keras-ms` or `python -m keras_ms.cli`, not a user's own program."""
     arguments = sys.orig_argv
-    by_module = any(
-        pair == ("-m", "keras_ms.cli") for pair in zip(arguments[1:], arguments[2:])
-    ) and sys.argv[0] == "-m"
+    by_module = (
+        any(pair == ("-m", "keras_ms.cli") for pair in zip(arguments[1:], arguments[2:]))
+        and sys.argv[0] == "-m"
+    )
     return by_module or Path(sys.argv[0]).stem == "keras-ms"
 
 

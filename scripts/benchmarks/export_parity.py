@@ -94,9 +94,7 @@ def in_node(folder, images, arguments):
     command = ["node", "run.js", "model.onnx", str(images.shape[1]), ".", *map(str, BATCH_SIZES)]
     modules = str(Path(arguments.node_modules).resolve())
     subprocess.run(command, cwd=folder, env={**os.environ, "NODE_PATH": modules}, check=True)
-    return [
-        np.fromfile(folder / f"node{n}.bin", "float32").reshape(n, -1) for n in BATCH_SIZES
-    ]
+    return [np.fromfile(folder / f"node{n}.bin", "float32").reshape(n, -1) for n in BATCH_SIZES]
 
 
 def in_bare_tensorflow(folder, images, arguments):
@@ -233,7 +231,9 @@ def main():
     parser.add_argument("--bn-inception-weights", help="the same of BN-Inception")
     parser.add_argument("--node-modules", help="folder in which npm installed onnxruntime-node")
     parser.add_argument(
-        "--pixels", type=int, metavar="N",
+        "--pixels",
+        type=int,
+        metavar="N",
         help="compare the pixels of N photos of --images, and no model",
     )
     parser.add_argument("--output", help="file to write the table to as well")

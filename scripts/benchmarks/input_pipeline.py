@@ -185,9 +185,7 @@ def main():
         images = ImageList.from_folder(folder, test_fraction=0)
         width, height = Image.open(images.paths[0]).size
         print(f"{len(images)} files, the first {width}x{height}; {os.cpu_count()} cores")
-        measure(
-            images, args.image_size, args.rounds, args.images_per_round, args.peer_python
-        )
+        measure(images, args.image_size, args.rounds, args.images_per_round, args.peer_python)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ XLA, GRAPH, NO_XLA = "keras_ms, step under XLA", "keras_ms, default in a graph",
 _FAILURES = (RuntimeError, MemoryError, ValueError, TypeError, AssertionError, ImportError)
 PEER, SIMILARITY = "pytorch-metric-learning", "TensorFlow Similarity"
 
-# row of the table -> name in keras_ms.run.named_losses.PAIR_LOSSES and settings. Binomial deviance has
-# no counterpart in pytorch-metric-learning 2.9.
+# row of the table -> name in keras_ms.run.named_losses.PAIR_LOSSES and settings. Binomial deviance
+# has no counterpart in pytorch-metric-learning 2.9.
 OURS = {
     "multi_similarity": ("multi_similarity", {}),
     "contrastive": ("contrastive", {"threshold": 0.5}),

@@ -157,9 +157,7 @@ def measure(arguments):
         for worker in workers:
             for _ in range(arguments.warm_up):
                 worker.step()
-        times = np.array(
-            [[worker.step() for worker in workers] for _ in range(arguments.rounds)]
-        )
+        times = np.array([[worker.step() for worker in workers] for _ in range(arguments.rounds)])
     finally:
         for worker in workers:
             worker.close()
@@ -194,7 +192,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument(
-        "--batch-norm", choices=("frozen", "batch"), default="frozen",
+        "--batch-norm",
+        choices=("frozen", "batch"),
+        default="frozen",
         help="whether batch normalisation uses its running statistics, as the official recipe does",
     )
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision too")

@@ -48,8 +48,9 @@ def cases(place, seed, short):
     for kind in ("size=1m", "size=4m", "nr_inodes=4", "nr_inodes=9", "nr_inodes=14", "ro"):
         if short and kind != "nr_inodes=9":
             continue
-        yield f"disk of {kind}", lambda kind=kind: _mounted(
-            pictures, place / "mounted", kind, expected, seed
+        yield (
+            f"disk of {kind}",
+            lambda kind=kind: _mounted(pictures, place / "mounted", kind, expected, seed),
         )
 
 
@@ -94,9 +95,7 @@ def _mounted(pictures, out, kind, expected, seed):
     try:
         words = [*train_words(pictures, out), "--seed", seed]
         done = command(words, out.parent)
-        subprocess.run(
-            ["mount", "-o", "remount,rw,size=64m,nr_inodes=999", str(out)], check=True
-        )
+        subprocess.run(["mount", "-o", "remount,rw,size=64m,nr_inodes=999", str(out)], check=True)
         return 1, _after(done, words, out, expected)
     finally:
         with contextlib.suppress(OSError):

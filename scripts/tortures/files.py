@@ -68,8 +68,12 @@ def _case(kind, file, content, pictures):
 
 def _commands(kind, file, pictures):
     if kind == ".npz":
-        return [["evaluate", file, "--bootstrap", "0"], ["report", "--embeddings", file],
-                ["weights", "--embeddings", file], ["curriculum", file, "--page-classes", "0"]]
+        return [
+            ["evaluate", file, "--bootstrap", "0"],
+            ["report", "--embeddings", file],
+            ["weights", "--embeddings", file],
+            ["curriculum", file, "--page-classes", "0"],
+        ]
     if kind == ".keras":
         return [["evaluate", file, pictures], ["export", file, "--to", file.parent / "exported"]]
     if kind == ".onnx":
@@ -79,8 +83,21 @@ def _commands(kind, file, pictures):
     if kind == ".txt":
         return [["train", "--data-dir", pictures, "--test-classes", file, "--image-size", "16"]]
     if kind == ".table.csv":
-        return [["train", "--data-dir", pictures, "--curriculum", file, "--image-size", "16",
-                 "--classes-per-batch", "4", "--images-per-class", "2"]]
+        return [
+            [
+                "train",
+                "--data-dir",
+                pictures,
+                "--curriculum",
+                file,
+                "--image-size",
+                "16",
+                "--classes-per-batch",
+                "4",
+                "--images-per-class",
+                "2",
+            ]
+        ]
     if kind == ".csv":
         return [["train", "--data-dir", file]]
     if kind == ".weights.h5":

@@ -47,9 +47,10 @@ def cases(place, seed, short):
     if short:
         every = random.Random(seed).sample(every, 3)
     for kind, file, damage, what, run, expected in every:
-        yield f"{kind}: {file} {damage}, {what}", lambda a=(
-            pictures, run, file, damage, what, expected
-        ): (1, _case(*a))
+        yield (
+            f"{kind}: {file} {damage}, {what}",
+            lambda a=(pictures, run, file, damage, what, expected): (1, _case(*a)),
+        )
 
 
 def _own(kind):

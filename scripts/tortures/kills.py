@@ -36,9 +36,13 @@ def cases(place, seed, short):
         for number in range(count):
             # after the end too: nothing may be lost then
             after = moments.uniform(0.0, 1.05) * seconds[name]
-            yield f"{name} after {after:.2f} s", lambda a=(
-                name, pictures, whole, place / "killed", after, expected[name]
-            ): (1, _case(*a))
+            yield (
+                f"{name} after {after:.2f} s",
+                lambda a=(name, pictures, whole, place / "killed", after, expected[name]): (
+                    1,
+                    _case(*a),
+                ),
+            )
 
 
 def _words(name, pictures, out):

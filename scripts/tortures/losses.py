@@ -27,13 +27,15 @@ def cases(place, seed, short):
     warnings.filterwarnings("ignore", category=UserWarning)  # of a loss of 0, as is expected here
     count, size = (500, 500) if short else (10_000, 1000)
     for first in range(0, count, size):
-        yield f"batches {first:,} to {first + size:,}", lambda first=first: apart(
-            _group, size, seed, first
+        yield (
+            f"batches {first:,} to {first + size:,}",
+            lambda first=first: apart(_group, size, seed, first),
         )
     for name in ("ProxyNCALoss", "ProxyAnchorLoss"):
         number = 10 if short else 100
-        yield name, lambda name=name, number=number: apart(
-            _proxies, getattr(keras_ms, name), number, seed
+        yield (
+            name,
+            lambda name=name, number=number: apart(_proxies, getattr(keras_ms, name), number, seed),
         )
 
 

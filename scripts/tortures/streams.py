@@ -10,7 +10,24 @@ from pathlib import Path
 
 from tortures.processes import Process, command, train_words, write_pictures
 
-NAMES = ("Vögel", "日本", "α β", "<b>", "a'b", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o")
+NAMES = (
+    "Vögel",
+    "日本",
+    "α β",
+    "<b>",
+    "a'b",
+    "e",
+    "f",
+    "g",
+    "h",
+    "i",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "o",
+)
 _ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -47,9 +47,7 @@ def pull_together(y_true, y_pred):
 
 def embedder(seed=1, **compile_options):
     keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [keras.Input((24,)), keras.layers.Dropout(0.5), keras.layers.Dense(6)]
-    )
+    model = keras.Sequential([keras.Input((24,)), keras.layers.Dropout(0.5), keras.layers.Dense(6)])
     compile_options.setdefault("optimizer", keras.optimizers.Adam(0.02))
     model.compile(loss=pull_together, **compile_options)
     return model
@@ -272,7 +270,9 @@ def test_verbose_prints_one_line_for_each_measurement(capsys):
     fit(model, [RecallAtK((IMAGES, LABELS), ks=(1,), verbose=1)], epochs=2)
     lines = capsys.readouterr().out.split("\n")
     assert [line[:18] for line in lines if line] == [
-        "step 10: recall@1 ", "step 15: recall@1 ", "step 20: recall@1 "
+        "step 10: recall@1 ",
+        "step 15: recall@1 ",
+        "step 20: recall@1 ",
     ]
 
 

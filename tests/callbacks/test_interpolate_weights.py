@@ -156,15 +156,15 @@ def test_a_step_on_the_way_can_be_the_best(tmp_path, to_file):
     recall = RecallAtK(HELD_OUT, ks=(1,), weights_path=path, keep_best_weights=not to_file)
     # constant weights see nothing: the step before is better than all that lies between
     spoil = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: epoch and model.set_weights(
-            [np.zeros_like(w) for w in model.get_weights()]
+        on_epoch_end=lambda epoch, logs: (
+            epoch and model.set_weights([np.zeros_like(w) for w in model.get_weights()])
         )
     )
     model = compiled(keras.Sequential([keras.Input((10,)), layers.Dense(4)]))
     model.set_weights([np.zeros_like(w) for w in model.get_weights()])
     lift = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: epoch or model.set_weights(
-            [np.eye(10, 4, dtype="float32"), np.zeros(4, "float32")]
+        on_epoch_end=lambda epoch, logs: (
+            epoch or model.set_weights([np.eye(10, 4, dtype="float32"), np.zeros(4, "float32")])
         )
     )
     chooser = InterpolateWeights(recall)
@@ -322,9 +322,7 @@ def test_statistics_that_move_are_refused_after_the_first_epoch():
 def test_frozen_statistics_go_with_interpolation():
     images = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 3)).astype("float32")
     labels = np.arange(16) % 4
-    model = build_embedder(
-        "small", image_size=32, embedding_size=4, frozen_batch_norm=True, seed=0
-    )
+    model = build_embedder("small", image_size=32, embedding_size=4, frozen_batch_norm=True, seed=0)
     assert any("moving_mean" in v.path for v in model.non_trainable_variables)
     compiled(model)
     recall, remember = RecallAtK((images, labels), ks=(1,)), Remember()

@@ -43,8 +43,8 @@ def started(monkeypatch):
          "python birds.py --resume"),
         ([PYTHON, "-m", "keras_ms.cli", "train"], ["/x/keras_ms/cli/main.py", "train"], None,
          f"{PYTHON} -m keras_ms.cli train --resume"),
-        (["python", "-m", "keras_ms.cli", "report", "r"], ["/x/keras_ms/cli/main.py", "report", "r"],
-         None, "python -m keras_ms.cli train --resume"),
+        (["python", "-m", "keras_ms.cli", "report", "r"],
+         ["/x/keras_ms/cli/main.py", "report", "r"], None, "python -m keras_ms.cli train --resume"),
         ([PYTHON, "/no/path/bin/keras-ms", "train"], ["/no/path/bin/keras-ms", "train"], None,
          "/no/path/bin/keras-ms train --resume"),
         # not typed: other code called the command line, or changed the words
@@ -124,10 +124,11 @@ def test_words_of_a_real_start(tmp_path):
 
 
 def test_words_of_a_program_that_is_code_in_quotes():
-    code = "from keras_ms.terminal.command_words import resume_command; print(resume_command('runs/a'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    code = (
+        "from keras_ms.terminal.command_words import resume_command; "
+        "print(resume_command('runs/a'))"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "keras-ms train --resume runs/a\n", done.stderr
 
 

@@ -47,7 +47,10 @@ def train_images(photos):
     names = sorted(path.name for path in (photos / "train").iterdir())
     return ImageList(
         [str(photos / "train" / name / f"{n:02d}.png") for name in names for n in range(IMAGES)],
-        np.arange(CLASSES * IMAGES) // IMAGES, names, ["train"] * (CLASSES * IMAGES), name="photos",
+        np.arange(CLASSES * IMAGES) // IMAGES,
+        names,
+        ["train"] * (CLASSES * IMAGES),
+        name="photos",
     )
 
 
@@ -71,9 +74,24 @@ def test_a_model_and_a_folder_give_a_table_and_a_page(photos, model, tmp_path, c
 def test_saved_embeddings_are_divided_alike(photos, model, tmp_path):
     saved, table, other = (tmp_path / name for name in ("f.npz", "table.csv", "other.csv"))
     options = ["--data-dir", str(photos)]
-    assert main(["evaluate", str(model), *options, "--split", "train", "--validation-fraction",
-                 "0", "--bootstrap", "0",
-                 "--save-embeddings", str(saved)]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(model),
+                *options,
+                "--split",
+                "train",
+                "--validation-fraction",
+                "0",
+                "--bootstrap",
+                "0",
+                "--save-embeddings",
+                str(saved),
+            ]
+        )
+        == 0
+    )
     again = ["curriculum", str(saved), "--to", str(table), "--page-classes", "1"]
     assert main(again) == 0
     assert main([*again, "--split", "train"]) == 0
@@ -89,12 +107,29 @@ def test_features_without_images_give_a_table_alone(tmp_path, capsys):
     labels = np.arange(40) % 3
     np.savez(tmp_path / "f.npz", features=features, labels=labels)
     table = tmp_path / "t.csv"
-    options = ["--method", "distance", "--density", "gaussian", "--subsets", "2",
-               "--distance-quantile", "0.5", "--max-dimension", "0", "--workers", "1"]
+    options = [
+        "--method",
+        "distance",
+        "--density",
+        "gaussian",
+        "--subsets",
+        "2",
+        "--distance-quantile",
+        "0.5",
+        "--max-dimension",
+        "0",
+        "--workers",
+        "1",
+    ]
     assert main(["curriculum", str(tmp_path / "f.npz"), "--to", str(table), *options]) == 0
     assert "No page" in capsys.readouterr().out and not table.with_suffix(".html").exists()
     expected = curriculum_subsets(
-        features, labels, 2, method="distance", density="gaussian", distance_quantile=0.5,
+        features,
+        labels,
+        2,
+        method="distance",
+        density="gaussian",
+        distance_quantile=0.5,
         max_dimension=None,
     )
     lines = [line.split(",") for line in table.read_text().splitlines()[1:]]
@@ -115,7 +150,9 @@ def test_names_and_any_class_ids_of_a_file_are_kept(tmp_path):
     np.savez(saved, features=np.eye(3), labels=np.array([5, 5, 3 * 10**15]))
     assert main(["curriculum", str(saved), "--to", str(table)]) == 0
     assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == [
-        "5", "5", str(3 * 10**15)
+        "5",
+        "5",
+        str(3 * 10**15),
     ]
 
 
@@ -161,8 +198,12 @@ def test_what_is_wrong_is_said(arguments, message, photos, model, tmp_path, monk
 
 def test_the_page_shows_every_image_of_small_classes_once(tmp_path):
     images = ImageList(
-        ["one", "two", "three"], [0, 1, 1], ["a", "b"], ["train"] * 3,
-        images=np.zeros((3, 20, 20, 1), np.uint8), name="small",
+        ["one", "two", "three"],
+        [0, 1, 1],
+        ["a", "b"],
+        ["train"] * 3,
+        images=np.zeros((3, 20, 20, 1), np.uint8),
+        name="small",
     )
     found = curriculum_subsets(np.eye(3), images.labels)
     size = write_curriculum_page(found, images, tmp_path / "page.html", facts={"From": "a < b"})

@@ -116,8 +116,15 @@ def test_settings_of_a_run_and_another_split(data, models, tmp_path):
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({"data_dir": str(data), "test_fraction": 0.34, "image_size": 16}))
     found = evaluated(
-        [models / "model.keras", "--config", config, "--split", "train",
-         "--validation-fraction", "0"],
+        [
+            models / "model.keras",
+            "--config",
+            config,
+            "--split",
+            "train",
+            "--validation-fraction",
+            "0",
+        ],
         tmp_path / "train.json",
     )
     assert found["num_classes"] == 4

@@ -30,10 +30,10 @@ def run(tmp_path_factory):
             pixels = np.clip(own + rng.integers(-60, 60, (20, 26, 3)), 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{n}.png")
     arguments = (
-        "train --data-dir {0}/data --image-size 16 --resize-to 16 --embedding-size 8 --steps 4 "
-        "--steps-per-epoch 2 --classes-per-batch 2 --images-per-class 2 --runs-folder {0}/runs "
-        "--run-name run --validation-fraction 0.5"
-    ).format(out).split()
+        f"train --data-dir {out}/data --image-size 16 --resize-to 16 --embedding-size 8 "
+        f"--steps 4 --steps-per-epoch 2 --classes-per-batch 2 --images-per-class 2 "
+        f"--runs-folder {out}/runs --run-name run --validation-fraction 0.5"
+    ).split()
     assert main([*arguments, "--export", ""]) == 0
     return out / "runs" / "run"
 
@@ -199,10 +199,10 @@ def test_a_damaged_image_and_features_that_cannot_be_kept(tmp_path, capsys):
         lines.append(f"{n}.jpg,{n // 2},{'train' if n < 8 else 'test'}")
     (tmp_path / "list.csv").write_text("\n".join(lines))
     arguments = (
-        "train --data-dir {0}/list.csv --image-size 32 --embedding-size 8 --steps 1 "
-        "--steps-per-epoch 1 --classes-per-batch 2 --images-per-class 2 --runs-folder {0}/runs "
-        "--run-name run --validation-fraction 0 --freeze-backbone --export"
-    ).format(tmp_path).split()
+        f"train --data-dir {tmp_path}/list.csv --image-size 32 --embedding-size 8 --steps 1 "
+        f"--steps-per-epoch 1 --classes-per-batch 2 --images-per-class 2 "
+        f"--runs-folder {tmp_path}/runs --run-name run --validation-fraction 0 --freeze-backbone --export"
+    ).split()
     whole = files[9].read_bytes()
     # the first and the last bytes of a JPEG, and nothing that can be decoded between them
     files[9].write_bytes(b"\xff\xd8\xff" + b"nothing" * 9 + b"\xff\xd9")

@@ -173,7 +173,8 @@ def test_principal_components_keep_the_distances_they_can():
     points = drawn(40, 12)
     np.testing.assert_allclose(
         oracles.distances(principal_components(points.astype(float), 12)),
-        oracles.distances(points), atol=1e-6,
+        oracles.distances(points),
+        atol=1e-6,
     )
     # fewer images than dimensions, and more: the same subspace
     for features in (drawn(20, 30), drawn(30, 20)):
@@ -292,7 +293,7 @@ def test_stages_add_a_subset_each():
         (([1, 2],), "subset 0"),
         (([0.0, 1.0],), "whole numbers"),
         (([-1, 0],), "least -1"),
-        (([], ), "whole numbers"),
+        (([],), "whole numbers"),
         (([0, 1], 0), "at least 1"),
         (([0, 1], 2, [-1.0]), "at least 0"),
     ],

@@ -93,7 +93,8 @@ def test_all_sources_draw_the_same():
             np.testing.assert_array_equal(its_label, label)
             np.testing.assert_array_equal(its_weight, weight)
     for source, options in (
-        ((features, LABELS), {}), (image_list, {"crop_scale": None, "flip": False}),
+        ((features, LABELS), {}),
+        (image_list, {"crop_scale": None, "flip": False}),
     ):
         found = taken(
             curriculum_batches(source, SUBSET, batch_size=5, steps_per_stage=4, **options), 9
@@ -194,10 +195,14 @@ def test_wrong_arguments_of_a_classifier_are_named(change, message):
 def test_whole_floats_are_whole_numbers():
     sizes = {name: float(size) for name, size in SIZES.items()}
     for found, expected in (
-        (curriculum_balanced_batches(LABELS, SUBSET, start_step=2.0, **sizes),
-         curriculum_balanced_batches(LABELS, SUBSET, start_step=2, **SIZES)),
-        (curriculum_batches(LABELS, SUBSET, batch_size=4.0, steps_per_stage=6 / 3),
-         curriculum_batches(LABELS, SUBSET, batch_size=4, steps_per_stage=2)),
+        (
+            curriculum_balanced_batches(LABELS, SUBSET, start_step=2.0, **sizes),
+            curriculum_balanced_batches(LABELS, SUBSET, start_step=2, **SIZES),
+        ),
+        (
+            curriculum_batches(LABELS, SUBSET, batch_size=4.0, steps_per_stage=6 / 3),
+            curriculum_batches(LABELS, SUBSET, batch_size=4, steps_per_stage=2),
+        ),
     ):
         for (rows, *_), (others, *_) in zip(taken(found, 6), taken(expected, 6), strict=True):
             np.testing.assert_array_equal(rows, others)
@@ -269,7 +274,10 @@ def test_a_table_is_read_back_wherever_the_images_moved(tmp_path):
 
 def test_names_of_images_in_memory_are_kept(tmp_path):
     images = ImageList(
-        ["Greek/alpha 1", "Greek/alpha 2"], [0, 0], ["Greek/alpha"], ["train"] * 2,
+        ["Greek/alpha 1", "Greek/alpha 2"],
+        [0, 0],
+        ["Greek/alpha"],
+        ["train"] * 2,
         images=np.zeros((2, 3, 3, 1), np.uint8),
     )
     write_curriculum(tmp_path / "table.csv", found_for(images), images)

@@ -20,9 +20,7 @@ SIZES = {"classes_per_batch": 3, "images_per_class": 2}
 
 def drawn(source, number=4, **options):
     dataset = balanced_batches(source, **SIZES, **options)
-    return [
-        (rows.numpy(), labels.numpy()) for rows, labels in itertools.islice(dataset, number)
-    ]
+    return [(rows.numpy(), labels.numpy()) for rows, labels in itertools.islice(dataset, number)]
 
 
 def assert_same(source, expected, **options):

@@ -54,8 +54,13 @@ def test_any_order_of_columns_a_byte_order_mark_and_no_flags(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_as_spreadsheets_write_it(tmp_path, mark, end, encoding):
     lines = [
-        "Path,Label , split", "", '"a b.jpg",café,train', " c.jpg , owl ,Train,", ",,",
-        f'd.jpg,"big{mark} old{mark} owl",TEST', "",
+        "Path,Label , split",
+        "",
+        '"a b.jpg",café,train',
+        " c.jpg , owl ,Train,",
+        ",,",
+        f'd.jpg,"big{mark} old{mark} owl",TEST',
+        "",
     ]
     lines = [line if "big" in line else line.replace(",", mark) for line in lines]
     lines[5] = f'd.jpg{mark}"big{mark} old{mark} owl"{mark}TEST'
@@ -93,8 +98,7 @@ def test_accents_written_in_two_ways_and_folders_of_windows(tmp_path):
     (tmp_path / "cafe\u0301" / "u\u0308.jpg").touch()
     path = tmp_path / "list.csv"
     path.write_text(
-        "path,label,split\ncaf\u00e9\\1.jpg,caf\u00e9,test\n"
-        "caf\u00e9/\u00fc.jpg,cafe\u0301,test\n",
+        "path,label,split\ncaf\u00e9\\1.jpg,caf\u00e9,test\ncaf\u00e9/\u00fc.jpg,cafe\u0301,test\n",
         encoding="utf-8",
     )
     images = load_csv(path)

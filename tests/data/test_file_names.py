@@ -203,6 +203,4 @@ print(json.dumps([*found, listed.class_names]))
         capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == [
-        ["a", "b", r"caf\xe9", NFC], "données", ["éa", "éb"]
-    ]
+    assert json.loads(done.stdout) == [["a", "b", r"caf\xe9", NFC], "données", ["éa", "éb"]]

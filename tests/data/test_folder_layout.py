@@ -96,7 +96,8 @@ def test_what_is_left_out_on_request_is_counted_too(tmp_path):
         tmp_path, test_fraction=0, skip_unreadable=True, skip_small_classes=True
     )
     assert images.passed_over == {
-        "images that cannot be read": 2, "images of classes that are too small": 1
+        "images that cannot be read": 2,
+        "images of classes that are too small": 1,
     }
 
 
@@ -146,7 +147,10 @@ def test_a_folder_that_wraps_the_classes_is_gone_into(tmp_path, wrapper, caplog)
     assert splits(images) == {"train": ["a", "b"], "test": ["c", "d"]}
     assert f"its classes are the folders of {tmp_path / wrapper}" in caplog.text
     assert images.passed_over == {
-        "images beside the class folders": 1, ".md": 1, "hidden files": 1, "hidden folders": 1
+        "images beside the class folders": 1,
+        ".md": 1,
+        "hidden files": 1,
+        "hidden folders": 1,
     }
 
 

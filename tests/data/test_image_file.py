@@ -291,7 +291,7 @@ def test_every_way_to_a_photo_turns_it_or_leaves_it(tmp_path):
     upright = np.asarray(photo().transpose(Image.Transpose.ROTATE_270))
     assert upright.shape == (61, 43, 3)
     square = upright[9 : 9 + 43]
-    (evaluated, _), = evaluation_batches(images, 43, resize_to=43)
+    ((evaluated, _),) = evaluation_batches(images, 43, resize_to=43)
     assert (evaluated[0].numpy() == square).all()
     whole = {"image_size": 43, "crop_scale": None, "flip": False, "classes_per_batch": 2}
     for cache in (False, True):
@@ -301,7 +301,7 @@ def test_every_way_to_a_photo_turns_it_or_leaves_it(tmp_path):
     stored = np.asarray(photo())[:, 9 : 9 + 43]
     leave = {"apply_exif_orientation": False}
     images = replace(images, **leave)
-    (evaluated, _), = evaluation_batches(images, 43, resize_to=43)
+    ((evaluated, _),) = evaluation_batches(images, 43, resize_to=43)
     assert (evaluated[0].numpy() == stored).all()
     assert (np.asarray(picture(images, 0, 43)) == stored).all()
     assert (decoded_images([path], True, **leave)(0).numpy() == np.asarray(photo())).all()
@@ -401,9 +401,7 @@ def test_a_file_damaged_after_the_check_is_named_while_training(tmp_path, kind):
 def test_files_opened_together_are_those_opened_alone(tmp_path):
     """More than are opened at a time, of mixed kinds, in order."""
     kinds = ["JPEG", "PNG", "GIF"]
-    paths = [
-        written(tmp_path, f"{n}", saved(photo(20 + n, 15), kinds[n % 3])) for n in range(21)
-    ]
+    paths = [written(tmp_path, f"{n}", saved(photo(20 + n, 15), kinds[n % 3])) for n in range(21)]
     dataset = opened(tf.data.Dataset.from_tensor_slices((paths, np.arange(21))))
     found = [(file.path.numpy().decode(), int(n), file.structure.numpy()) for file, n in dataset]
     assert [(path, n) for path, n, _ in found] == list(zip(paths, range(21)))

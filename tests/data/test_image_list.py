@@ -85,8 +85,12 @@ def test_queries_and_gallery():
     lines = str(images).splitlines()
     assert lines[1].endswith("2 images") and lines[2].endswith("(1 queries, 2 in the gallery)")
     held = ImageList(
-        range(10), np.repeat(range(5), 2), range(5), ["train"] * 8 + ["test"] * 2,
-        is_query=[True] * 9 + [False], is_gallery=[True] * 8 + [False, True],
+        range(10),
+        np.repeat(range(5), 2),
+        range(5),
+        ["train"] * 8 + ["test"] * 2,
+        is_query=[True] * 9 + [False],
+        is_gallery=[True] * 8 + [False, True],
     ).hold_out_validation(0.5)
     assert not held.subset("validation").has_gallery() and held.subset("test").has_gallery()
 
@@ -97,8 +101,10 @@ def test_queries_and_gallery():
         ({"is_query": [1, 1, 1, 1]}, "`is_query` as True or False"),
         ({"is_gallery": [True] * 3}, "`is_gallery`.*shape \\(4,\\)"),
         ({"is_query": [True, True, False, False]}, "test images.*0 queries, 2 in the gallery"),
-        ({"is_query": [True, True, False, False], "is_gallery": [True, True, False, False]},
-         "test images.*0 queries, 0 in the gallery"),
+        (
+            {"is_query": [True, True, False, False], "is_gallery": [True, True, False, False]},
+            "test images.*0 queries, 0 in the gallery",
+        ),
         ({"is_gallery": [False, False, True, True]}, "train images.*2 queries, 0 in the gallery"),
     ],
 )

@@ -165,11 +165,11 @@ def test_photos_lose_their_border_by_default_and_characters_do_not(tmp_path):
     assert [default_resize_to(photos, side) for side in (160, 224, 227)] == [180, 253, 256]
     assert default_resize_to(characters, 160) == 160
     for images, size in ((photos, 32), (characters, 16)):
-        (default, _), = evaluation_batches(images, size)
+        ((default, _),) = evaluation_batches(images, size)
         resize_to = default_resize_to(images, size)
-        (expected, _), = evaluation_batches(images, size, resize_to=resize_to)
+        ((expected, _),) = evaluation_batches(images, size, resize_to=resize_to)
         assert (default.numpy() == expected.numpy()).all()
-    (whole, _), = evaluation_batches(photos, 32, resize_to=32)
+    ((whole, _),) = evaluation_batches(photos, 32, resize_to=32)
     assert np.abs(whole - evaluation_batches(photos, 32).get_single_element()[0]).max() > 5
 
 

@@ -147,7 +147,10 @@ def test_only_the_needed_splits_have_to_be_there(tmp_path):
 
 def test_retrieval_arguments():
     images = ImageList(
-        list("abcdef"), [0, 0, 0, 1, 1, 1], "xy", ["test"] * 6,
+        list("abcdef"),
+        [0, 0, 0, 1, 1, 1],
+        "xy",
+        ["test"] * 6,
         is_query=[True, True, False, True, False, False],
         is_gallery=[False, True, True, False, True, True],
     )
@@ -179,9 +182,18 @@ def trained(tmp_path_factory):
     rows += [f"{name},test,{query},{1 - query}" for name in "ef" for query in (1, 0, 0)]
     settings = Settings(
         data_dir=str(write_csv(folder, rows)),
-        validation_fraction=0.0, image_size=32, embedding_size=8, classes_per_batch=2,
-        images_per_class=2, steps=2, steps_per_epoch=2, export="", run_name="run",
-        runs_folder=str(folder / "runs"), export_folder=str(folder / "exports"), ks="1,2",
+        validation_fraction=0.0,
+        image_size=32,
+        embedding_size=8,
+        classes_per_batch=2,
+        images_per_class=2,
+        steps=2,
+        steps_per_epoch=2,
+        export="",
+        run_name="run",
+        runs_folder=str(folder / "runs"),
+        export_folder=str(folder / "exports"),
+        ks="1,2",
     )
     return train(settings, log=lambda line: None), settings, folder / "runs" / "run"
 
@@ -207,8 +219,12 @@ def test_the_callback_searches_the_gallery():
 
     points = np.array([[1.0, 0], [0, 1], [0.9, 0.1], [0.8, 0.2], [0.1, 1], [0.2, 1]], "float32")
     images = ImageList(
-        list("abcdef"), [0, 1, 1, 0, 1, 1], "xy", ["test"] * 6,
-        is_query=[True, True] + [False] * 4, is_gallery=[False, False] + [True] * 4,
+        list("abcdef"),
+        [0, 1, 1, 0, 1, 1],
+        "xy",
+        ["test"] * 6,
+        is_query=[True, True] + [False] * 4,
+        is_gallery=[False, False] + [True] * 4,
     )
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))

@@ -48,7 +48,13 @@ def test_everything_at_once_equals_the_oracles():
     recalls, skipped = recall_at_k_oracle(embeddings, labels, (5, 1))
     r_precision, average_precision = precision_at_r_oracle(embeddings, labels)
     assert list(found.values) == [
-        "recall@5", "recall@1", "r_precision", "map_at_r", "nmi", "ami", "f1",
+        "recall@5",
+        "recall@1",
+        "r_precision",
+        "map_at_r",
+        "nmi",
+        "ami",
+        "f1",
     ]
     assert found.values["recall@5"] == pytest.approx(recalls[5])
     assert found.values["r_precision"] == pytest.approx(np.nanmean(r_precision))

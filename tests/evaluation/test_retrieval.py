@@ -209,9 +209,7 @@ def test_gallery_without_the_query_is_the_self_form(seed):
     ranks = best_positive_ranks(embeddings, labels)
     for i in range(0, 30, 7):
         rest = np.arange(30) != i
-        one = best_positive_ranks(
-            embeddings[[i]], labels[[i]], embeddings[rest], labels[rest]
-        )
+        one = best_positive_ranks(embeddings[[i]], labels[[i]], embeddings[rest], labels[rest])
         assert one[0] == ranks[i]
 
 

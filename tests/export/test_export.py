@@ -49,9 +49,7 @@ def small_embedder(size=16, input_dtype="float32", batch_size=None, **backbone_c
         branches.append(layers.ReLU()(layers.BatchNormalization()(branch)))
     backbone = keras.Model(features, layers.Concatenate()(branches), name="backbone")
 
-    image = layers.Input(
-        (size, size, 3), name="image", dtype=input_dtype, batch_size=batch_size
-    )
+    image = layers.Input((size, size, 3), name="image", dtype=input_dtype, batch_size=batch_size)
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
     x = layers.RandomFlip()(layers.CenterCrop(8, 8)(layers.Resizing(12, 12)(x)))
     x = layers.GlobalAveragePooling2D()(backbone(x, **backbone_call))
@@ -59,8 +57,9 @@ def small_embedder(size=16, input_dtype="float32", batch_size=None, **backbone_c
     model = keras.Model(image, layers.UnitNormalization(dtype="float32")(x))
     # statistics and scales far from 1 and 0, so that training mode gives other outputs
     random = np.random.default_rng(1)
-    model.set_weights([random.uniform(0.3, 2.0, w.shape) - 0.5 * (w.ndim > 1) for w in
-                       model.get_weights()])
+    model.set_weights(
+        [random.uniform(0.3, 2.0, w.shape) - 0.5 * (w.ndim > 1) for w in model.get_weights()]
+    )
     return model
 
 
@@ -172,8 +171,11 @@ for name in ("serve", "serving_default"):
     np.save(f"{sys.argv[1]}/{name}.npy", signature(image=images)["embedding"].numpy())
 """
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True,
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""},
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ""},
     )
     assert run.returncode == 0, run.stderr
     expected = np.asarray(model(images, training=False))
@@ -188,8 +190,9 @@ for name in ("serve", "serving_default"):
 
 
 def _sequential_called_and_trained():
-    model = keras.Sequential([layers.Conv2D(3, 3), layers.BatchNormalization(),
-                              layers.GlobalMaxPooling2D()])
+    model = keras.Sequential(
+        [layers.Conv2D(3, 3), layers.BatchNormalization(), layers.GlobalMaxPooling2D()]
+    )
     model(np.zeros((2, 8, 8, 3), "float32"))
     model.compile("adam", "mse")
     model.fit(check_images(4, (8, 8, 3), 0) / 255, np.zeros((4, 3)), verbose=0)
@@ -228,10 +231,24 @@ def _adapted_normalization():
 @pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 @pytest.mark.parametrize(
     "build",
-    [_sequential_called_and_trained, _subclassed, _features, _sequences, _open_sizes,
-     _adapted_normalization, lambda: small_embedder(batch_size=4)],
-    ids=["sequential", "subclassed", "features", "sequences", "open sizes", "normalization",
-         "fixed batch"],
+    [
+        _sequential_called_and_trained,
+        _subclassed,
+        _features,
+        _sequences,
+        _open_sizes,
+        _adapted_normalization,
+        lambda: small_embedder(batch_size=4),
+    ],
+    ids=[
+        "sequential",
+        "subclassed",
+        "features",
+        "sequences",
+        "open sizes",
+        "normalization",
+        "fixed batch",
+    ],
 )
 @pytest.mark.parametrize("name", WRITERS)
 def test_takes_any_model(build, name, tmp_path):

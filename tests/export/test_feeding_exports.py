@@ -160,7 +160,7 @@ def test_every_kind_of_picture_is_seen_as_evaluation_sees_it(tmp_path):
     rule = keras_ms.Preprocessing(32, default_resize_to(images, 32))
     export_onnx(small_model(32), tmp_path / "embedder.onnx", preprocessing=rule)
     views, _ = embedded_by_the_page(tmp_path, paths)
-    (expected, _), = evaluation_batches(images, 32)
+    ((expected, _),) = evaluation_batches(images, 32)
     for name, view, ours in zip(pictures, views, expected.numpy()):
         # Pillow rounds after each of the two axes
         assert np.abs(view - ours).max() <= 2, name
@@ -192,13 +192,16 @@ def test_the_pages_javascript_sees_the_same(tmp_path):
         small_model(32), tmp_path / "model", preprocessing=keras_ms.Preprocessing(32, 36)
     )
     facts = tmp_path / "model" / "assets.extra" / "keras_ms.json"
-    program = code_of_page("node-view") + """
+    program = (
+        code_of_page("node-view")
+        + """
 const fs = require('fs');
 const [facts, height, width] = process.argv.slice(1);
 const rule = JSON.parse(fs.readFileSync(facts)).preprocessing_rule;
 const image = view(fs.readFileSync('pixels.bin'), +height, +width, rule);
 fs.writeFileSync('view.bin', Buffer.from(image.buffer));
 """
+    )
     random = np.random.default_rng(0)
     for height, width in ((60, 91), (24, 35), (37, 24), (36, 50), (20, 31)):
         pixels = random.integers(0, 256, (height, width, 3), np.uint8)

@@ -201,9 +201,7 @@ def test_one_step_is_the_literal_one(kind, mode, labels):
     model.averages.metric.assign(1.5)
     model.averages.generator.assign(120.0)
     before = parameters_of(model)
-    history = model.fit(
-        features, labels, batch_size=len(labels), shuffle=False, verbose=0
-    ).history
+    history = model.fit(features, labels, batch_size=len(labels), shuffle=False, verbose=0).history
 
     weight, share = np.exp(-2.0 / 1.5), np.exp(-50.0 / 120.0)
     settings = features, labels.tolist(), kind, mode, weight, share, 0.3, TUPLES[kind][1]
@@ -233,9 +231,7 @@ def test_steps_are_the_same_compiled_or_not(kind, mode):
     features, labels = data_of([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3])
     ends = []
     for jit_compile in (True, False):
-        model = model_of(
-            kind, mode, "float64", average_steps=2, rate=1e-3, jit_compile=jit_compile
-        )
+        model = model_of(kind, mode, "float64", average_steps=2, rate=1e-3, jit_compile=jit_compile)
         history = model.fit(
             features, labels.astype("uint8"), batch_size=8, shuffle=False, verbose=0, epochs=3
         ).history
@@ -292,9 +288,7 @@ def test_n_pair_is_that_of_the_library():
 def test_averages_are_renewed_after_a_window_and_used_from_then_on():
     features, labels = data(2)
     model = model_of(average_steps=3, alpha=5.0)
-    history = model.fit(
-        features, labels, batch_size=8, shuffle=False, verbose=0, epochs=7
-    ).history
+    history = model.fit(features, labels, batch_size=8, shuffle=False, verbose=0, epochs=7).history
     weights = np.array(history["lambda"])
     np.testing.assert_allclose(weights[:3], np.exp(-5.0 / 1e6), rtol=1e-6)
     for start in (0, 3):
@@ -417,9 +411,7 @@ def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path):
 
 
 def test_a_frozen_backbone_stays_and_its_head_alone_is_enough():
-    frozen = keras_ms.build_embedder(
-        image_size=32, embedding_size=6, freeze_backbone=True, seed=0
-    )
+    frozen = keras_ms.build_embedder(image_size=32, embedding_size=6, freeze_backbone=True, seed=0)
     features_model, split_head = keras_ms.models.embedding.split_embedder(frozen)
     rng = np.random.default_rng(0)
     images, labels = rng.uniform(0, 255, (8, 32, 32, 3)).astype("float32"), np.repeat(range(4), 2)

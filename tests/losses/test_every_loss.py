@@ -190,9 +190,9 @@ def test_order_does_not_matter(name):
     order = np.random.default_rng(3).permutation(30)
     if name == "n_pair one_pair_per_class":  # takes the first two of a class: they stay the first
         first = order[labels[order].argsort(kind="stable")]
-        order[labels[order].argsort(kind="stable")] = np.sort(
-            first.astype("int64") + 100 * labels[first]
-        ) % 100
+        order[labels[order].argsort(kind="stable")] = (
+            np.sort(first.astype("int64") + 100 * labels[first]) % 100
+        )
     loss = build(name, **FLOAT64)
     value, gradient = value_and_gradient(loss, labels, embeddings)
     moved, moved_gradient = value_and_gradient(loss, labels[order], embeddings[order])

@@ -182,9 +182,7 @@ def test_n_pairs(peer, name):
     assert_agrees(function, case, f"{peer}/{name}")
     if peer == "n_pairs_dot":
         settings = {"one_pair_per_class": True, "regularization": 0.0}
-        assert_agrees(
-            total(NPairLoss, settings, case, 1 / len(anchors)), case, f"{peer}/{name}"
-        )
+        assert_agrees(total(NPairLoss, settings, case, 1 / len(anchors)), case, f"{peer}/{name}")
 
 
 @pytest.mark.parametrize("name", ["balanced", "pairs"])

@@ -243,9 +243,7 @@ def test_block_by_block_is_the_same(name, block_size):
     weights = rng.uniform(0.1, 2, size=20)
     results = [
         value_and_gradient(
-            CLASSES[name](
-                **DEFAULTS[name], block_size=size, jit_compile=False, dtype="float64"
-            ),
+            CLASSES[name](**DEFAULTS[name], block_size=size, jit_compile=False, dtype="float64"),
             labels,
             embeddings,
             weights,

@@ -106,9 +106,7 @@ def test_under_xla_and_as_a_jacobian(name):
     np.testing.assert_allclose(
         tf.tensordot(hessian, weights, 2), expected, atol=1e-6 * largest
     )  # these are symmetric
-    np.testing.assert_allclose(
-        compiled(function, given, weights), expected, atol=1e-6 * largest
-    )
+    np.testing.assert_allclose(compiled(function, given, weights), expected, atol=1e-6 * largest)
 
 
 def test_a_gradient_penalty_trains_as_its_slope_says():

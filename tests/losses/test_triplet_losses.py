@@ -29,7 +29,7 @@ def distance_to_a_jump(embeddings, labels, mining, margin):
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cube, exists = oracles.plain_cube(unit @ unit.T, *oracles.masks(labels))
     at = [0, -margin] if mining == "semi_hard" else [-margin]
-    return min((np.abs(cube - jump)[exists].min(initial=np.inf) for jump in at))
+    return min(np.abs(cube - jump)[exists].min(initial=np.inf) for jump in at)
 
 
 @minings

@@ -118,9 +118,7 @@ def test_pair_weights_of_a_composite_add_up():
     embeddings, labels = batch()
     parts = keras_ms.MultiSimilarityLoss(), keras_ms.ContrastiveLoss()
     first, second = (keras_ms.pair_weights(part, embeddings, labels) for part in parts)
-    found = keras_ms.pair_weights(
-        keras_ms.CompositeLoss(parts, [2.0, 0.5]), embeddings, labels
-    )
+    found = keras_ms.pair_weights(keras_ms.CompositeLoss(parts, [2.0, 0.5]), embeddings, labels)
     np.testing.assert_allclose(found.weights, 2 * first.weights + 0.5 * second.weights)
     np.testing.assert_array_equal(found.positive, first.positive | second.positive)
     with pytest.raises(ValueError, match="do not add up"):

@@ -330,9 +330,7 @@ def test_one_pair_per_class():
         embeddings = rng.normal(size=(size, 4))
         expected = literal_one_pair_per_class(embeddings, labels, 0.3)
         for jit_compile in (False, True):
-            loss = NPairLoss(
-                0.3, True, reduction=None, dtype="float64", jit_compile=jit_compile
-            )
+            loss = NPairLoss(0.3, True, reduction=None, dtype="float64", jit_compile=jit_compile)
             np.testing.assert_allclose(loss(labels, embeddings), expected, rtol=1e-12)
 
 

@@ -269,9 +269,7 @@ def test_without_dropout_drops_nothing():
     np.testing.assert_array_equal(copy(values, training=True), expected)
 
 
-def test_statistics_are_frozen_where_weights_are_given_unless_told_otherwise(
-    tmp_path, monkeypatch
-):
+def test_statistics_are_frozen_where_weights_are_given_unless_told_otherwise(tmp_path, monkeypatch):
     recipe = backbones.Backbone(lambda input_shape, weights: little_network(), None)
     monkeypatch.setitem(BACKBONES, "little", recipe)
     weights = tmp_path / "little.weights.h5"

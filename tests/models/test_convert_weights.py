@@ -104,9 +104,7 @@ def test_a_safetensors_file_needs_no_pytorch(tensors, tmp_path, monkeypatch, cap
     )
     inner = next(layer for layer in backbone.layers if layer.name == "bn_inception")
     kernel = inner.get_layer("inception_3c_3x3").kernel.numpy()
-    np.testing.assert_array_equal(
-        kernel, tensors["inception_3c_3x3.weight"].transpose(2, 3, 1, 0)
-    )
+    np.testing.assert_array_equal(kernel, tensors["inception_3c_3x3.weight"].transpose(2, 3, 1, 0))
     norm = inner.get_layer("inception_5b_pool_proj_bn")
     for name, variable in zip(
         ("weight", "bias", "running_mean", "running_var"),

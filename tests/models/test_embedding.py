@@ -53,8 +53,7 @@ def statistics(embedder):
     norm = embedder.get_layer("backbone").layers[-1].get_layer("norm")
     # a folded one holds the convolution's weights behind its own
     return [
-        weight.numpy()
-        for weight in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        weight.numpy() for weight in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     ]
 
 

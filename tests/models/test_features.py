@@ -33,9 +33,7 @@ def _file(model, folder, images=None, view=VIEW):
     """The file that `pooled_features` made or read, by name."""
     images = images or _images(model.inputs[0].shape[1])
     lines, before = [], set(folder.iterdir()) if folder.is_dir() else set()
-    pooled_features(
-        model, images, view, lambda: images.images, folder, log=lines.append, verbose=0
-    )
+    pooled_features(model, images, view, lambda: images.images, folder, log=lines.append, verbose=0)
     made = set(folder.iterdir()) - before
     return made.pop().name if made else lines[-1].rpartition("/")[2]
 

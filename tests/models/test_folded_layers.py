@@ -150,7 +150,7 @@ def test_mixed_precision(policy):
     finally:
         keras.config.set_dtype_policy("float32")
     outputs = folded(images, training=True)
-    assert keras.backend.standardize_dtype(outputs.dtype) == policy[len("mixed_"):]
+    assert keras.backend.standardize_dtype(outputs.dtype) == policy[len("mixed_") :]
     error = np.abs(keras.ops.cast(outputs, "float32") - expected).max()
     assert error < 0.03 * np.abs(expected).max()
     assert {w.dtype for w in folded.trainable_weights} == {"float32"}

@@ -126,9 +126,7 @@ def test_the_documented_loop_on_two_workers_equals_one(tmp_path):
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(16)])
     start = model.get_weights()[0]
     model.compile(keras.optimizers.Adam(0.01), keras_ms.MultiSimilarityLoss())
-    batches = keras_ms.balanced_batches(
-        (features, labels), classes_per_batch=8, images_per_class=4
-    )
+    batches = keras_ms.balanced_batches((features, labels), classes_per_batch=8, images_per_class=4)
     losses = model.fit(batches, steps_per_epoch=1, epochs=20, shuffle=False, verbose=0)
     one = model.get_weights()
     model.load_weights(tmp_path / "last.weights.h5")

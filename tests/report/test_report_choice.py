@@ -67,11 +67,15 @@ def run(tmp_path):
 def test_baselines_of_every_version(run):
     new = run_facts.run_baselines(run(NEW))
     old = run_facts.run_baselines(run(OLD))
-    assert new["test"] == old["test"] == {
-        "raw_pixels": {1: 0.12, 2: 0.2},
-        "pooled_features": {1: 0.511, 2: 0.6},
-        "step_0": {1: 0.493, 2: 0.59},
-    }
+    assert (
+        new["test"]
+        == old["test"]
+        == {
+            "raw_pixels": {1: 0.12, 2: 0.2},
+            "pooled_features": {1: 0.511, 2: 0.6},
+            "step_0": {1: 0.493, 2: 0.59},
+        }
+    )
     assert new["validation"] == {"pooled_features": {1: 0.4}, "step_0": {1: 0.39}}
     assert old["validation"] == {}
     assert run_facts.run_baselines(run()) == {"validation": {}, "test": {}}
@@ -223,7 +227,7 @@ def test_candidates_that_diverged_have_no_figure(run):
     candidates[2]["recall"] = None
     candidates[5]["recall"] = {"1": float("nan"), "2": None}
     text = str(choice_section(_read(run, candidates=candidates)))
-    assert text.count("<td class=\"number\">–</td>") == 4 and "nan" not in text
+    assert text.count('<td class="number">–</td>') == 4 and "nan" not in text
     nothing = [{**one, "recall": None} for one in candidates]
     page = Page(str(choice_section(_read(run, candidates=nothing, step_0=None))))
     assert not page.all("svg") and len(page.all("tr")) == 13

@@ -128,8 +128,13 @@ def test_best_and_worst_queries_and_confusions_of_hand_made_embeddings():
     # angles on a circle: classes 0 and 1 lie mixed, class 2 far away
     angles = np.deg2rad([0, 12, 10, 22.5, 120, 121, 240])
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    images = ImageList([f"{n}" for n in range(7)], [0, 0, 1, 1, 2, 2, 3], "abcd", ["test"] * 7,
-                       images=np.zeros((7, 16, 16, 3), np.uint8))
+    images = ImageList(
+        [f"{n}" for n in range(7)],
+        [0, 0, 1, 1, 2, 2, 3],
+        "abcd",
+        ["test"] * 7,
+        images=np.zeros((7, 16, 16, 3), np.uint8),
+    )
     report = collect_report(embeddings, images, ks=(1, 2))
     assert [row.image for row in report.best_queries] == [5]  # one a class; 4 is nearer to 3
     assert {row.image for row in report.worst_queries} == {1, 2}  # 0 and 3 have smaller margins

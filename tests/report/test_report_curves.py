@@ -44,9 +44,7 @@ def charts(monkeypatch, tmp_path):
 
 
 def _curves(chart):
-    return {
-        line.get_label(): np.stack(line.get_data(), axis=1).tolist() for line in chart.lines
-    }
+    return {line.get_label(): np.stack(line.get_data(), axis=1).tolist() for line in chart.lines}
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,16 @@ _FRAME = """<!DOCTYPE html><iframe src="probed.html" width="{width}" height="900
 
 
 def _browse(path, tmp_path, width):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome",
-                                                   "google-chrome-stable"))), None)
+    browser = next(
+        filter(
+            None,
+            map(
+                shutil.which,
+                ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+            ),
+        ),
+        None,
+    )
     if browser is None:
         pytest.skip("needs Chromium or Chrome in the path")
     probed = tmp_path / "probed.html"
@@ -103,13 +111,25 @@ def _browse(path, tmp_path, width):
     framed.write_text(_FRAME.format(width=width))
     done = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars",
-            "--window-size=1600,1000", "--virtual-time-budget=10000", "--dump-dom",
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--hide-scrollbars",
+            "--window-size=1600,1000",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
             framed.as_uri(),
         ],
-        capture_output=True, text=True, timeout=1800,
+        capture_output=True,
+        text=True,
+        timeout=1800,
     )
     found = re.search(r'data-found="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]

@@ -51,9 +51,7 @@ def test_wrong_inputs(tmp_path, capsys):
 
 def test_axes_say_what_similarity_is(tmp_path, monkeypatch):
     labels = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.set_xlabel", lambda axes, text: labels.append(text)
-    )
+    monkeypatch.setattr("matplotlib.axes.Axes.set_xlabel", lambda axes, text: labels.append(text))
     composite = keras_ms.CompositeLoss([keras_ms.MultiSimilarityLoss()])
     losses = {"n pair": keras_ms.NPairLoss(), "composite": composite}
     write_weight_picture(losses, *example_batch(), tmp_path / "weights.png")

@@ -216,8 +216,11 @@ def test_views_are_trained_on_and_the_plain_one_is_measured():
     def batches(features, labels):
         seen.append(features)
         return balanced_batches(
-            (features, labels), views=features.ndim == 3,
-            classes_per_batch=4, images_per_class=3, seed=0,
+            (features, labels),
+            views=features.ndim == 3,
+            classes_per_batch=4,
+            images_per_class=3,
+            seed=0,
         )
 
     one = heads(views, batches=batches, starts=("pca",), rates=(1e-3,))

@@ -158,8 +158,17 @@ def test_a_network_from_scratch_with_frozen_statistics_may_be_interpolated():
 
 @pytest.mark.parametrize(
     "steps, expected",
-    [(600, 100), (300, 100), (250, 50), (77, 77), (12, 12), (130, 65), (1, 1), (202, 202),
-     (601, 601)],
+    [
+        (600, 100),
+        (300, 100),
+        (250, 50),
+        (77, 77),
+        (12, 12),
+        (130, 65),
+        (1, 1),
+        (202, 202),
+        (601, 601),
+    ],
 )
 def test_steps_per_epoch_divide_the_steps(steps, expected):
     assert Settings(steps=steps).steps_per_epoch == expected

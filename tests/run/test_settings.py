@@ -75,7 +75,10 @@ def test_every_loss_can_be_chosen_with_its_settings():
     options = Settings(loss="triplet", loss_settings=text).loss_options()
     assert options == {"margin": 0.2, "mining": "hard", "jit_compile": False}
     assert Settings(beta=50.0).loss_options() == {
-        "alpha": 2.0, "beta": 50.0, "threshold": 0.5, "epsilon": 0.1
+        "alpha": 2.0,
+        "beta": 50.0,
+        "threshold": 0.5,
+        "epsilon": 0.1,
     }
     assert Settings(loss_settings="epsilon=None").loss_options()["epsilon"] is None
 

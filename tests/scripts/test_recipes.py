@@ -98,8 +98,11 @@ def test_the_independent_recipes_are_those_of_the_table():
             given = runpy.run_path(str(FOLDER / f"{name}_ms_independent.py"))["SETTINGS"]
             settings = Settings(**given)
             found = (
-                settings.learning_rate, settings.backbone_learning_rate,
-                settings.decay_boundaries(), settings.steps, settings.coupled_l2,
+                settings.learning_rate,
+                settings.backbone_learning_rate,
+                settings.decay_boundaries(),
+                settings.steps,
+                settings.coupled_l2,
             )
             assert found == row
     finally:
@@ -109,7 +112,9 @@ def test_the_independent_recipes_are_those_of_the_table():
 def test_a_recipe_runs_with_options_over_its_settings(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     seen = []
-    monkeypatch.setattr("keras_ms.run.training.train", lambda settings, resume: seen.append(settings))
+    monkeypatch.setattr(
+        "keras_ms.run.training.train", lambda settings, resume: seen.append(settings)
+    )
     monkeypatch.setattr(sys, "argv", ["omniglot.py", "--data-dir", "there", "--steps", "1200"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(FOLDER / "omniglot.py"), run_name="__main__")

@@ -22,8 +22,15 @@ MAX_BYTES = 8 * 2**30
 
 # what the readers of the standard library raise on damaged bytes, as fuzzing shows
 _DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, struct.error, EOFError,
-    UnicodeDecodeError, OverflowError, NotImplementedError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    UnicodeDecodeError,
+    OverflowError,
+    NotImplementedError,
     RecursionError,  # tarfile follows a chain of headers for long names that way
 )
 

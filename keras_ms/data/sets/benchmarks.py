@@ -79,12 +79,17 @@ class Benchmark:
                 raise self.missing(data_dir, lost)
             logger.warning(
                 "%s: %d of %d images are missing and left out: %s",
-                self.title, len(lost), len(present), some_names(lost),
+                self.title,
+                len(lost),
+                len(present),
+                some_names(lost),
             )
             columns = {name: column[present] for name, column in columns.items()}
         images = ImageList(
-            class_names=tuple(class_names), name=self.name,
-            passed_over={"missing images": len(lost)} if len(lost) else {}, **columns,
+            class_names=tuple(class_names),
+            name=self.name,
+            passed_over={"missing images": len(lost)} if len(lost) else {},
+            **columns,
         )
         self.check(images, check_counts)
         return images
@@ -152,7 +157,10 @@ def extracted(archive, folder, prefix, check_counts, progress=None, **check_sum)
             return None
         logger.info("Extracting %s into %s, once", archive, folder)
         extract_archive(
-            archive, folder, prefix=prefix, progress=progress,
+            archive,
+            folder,
+            prefix=prefix,
+            progress=progress,
             **(check_sum if check_counts else {}),
         )
     return folder

@@ -30,9 +30,7 @@ CARS = Benchmark(
 # of the authors' archives
 _CHECK_SUMS = {
     "car_ims": {"md5": "d5c8f0aa497503f355e17dc7886c3f14"},
-    "cars_train": {
-        "sha256": "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"
-    },
+    "cars_train": {"sha256": "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"},
     "cars_test": {"sha256": "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"},
 }
 _LAST_TRAINING_CLASS = 98
@@ -95,12 +93,21 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
         raise CARS.missing(data_dir, missing)
     for name in image_folders:
         extracted(
-            data_dir / f"{name}.tgz", data_dir / name, name, check_counts, progress,
+            data_dir / f"{name}.tgz",
+            data_dir / name,
+            name,
+            check_counts,
+            progress,
             **_CHECK_SUMS[name],
         )
     return CARS.image_list(
-        data_dir, data_dir, paths, class_ids - 1, class_names,
-        class_ids <= _LAST_TRAINING_CLASS, check_counts,
+        data_dir,
+        data_dir,
+        paths,
+        class_ids - 1,
+        class_names,
+        class_ids <= _LAST_TRAINING_CLASS,
+        check_counts,
     )
 
 
@@ -121,9 +128,7 @@ def _text_lists(data_dir):
 
 
 def _halves(data_dir, progress):
-    devkit = extracted(
-        data_dir / "car_devkit.tgz", data_dir / "devkit", "devkit", False, progress
-    )
+    devkit = extracted(data_dir / "car_devkit.tgz", data_dir / "devkit", "devkit", False, progress)
     test = data_dir / _TEST_ANNOTATIONS
     test = test if test.is_file() else devkit / _TEST_ANNOTATIONS
     files = [devkit / "cars_train_annos.mat", test, devkit / "cars_meta.mat"]

@@ -59,8 +59,12 @@ def load_cub(data_dir, *, check_counts=True, progress=None):
     folder = find_folder(data_dir, ("CUB_200_2011", ""), "images.txt")
     if folder is None:
         folder = extracted(
-            Path(data_dir, "CUB_200_2011.tgz"), Path(data_dir, "CUB_200_2011"), "CUB_200_2011",
-            check_counts, progress, sha256=_SHA256,
+            Path(data_dir, "CUB_200_2011.tgz"),
+            Path(data_dir, "CUB_200_2011"),
+            "CUB_200_2011",
+            check_counts,
+            progress,
+            sha256=_SHA256,
         )
     if folder is None:
         return load_prepared(
@@ -78,6 +82,11 @@ def load_cub(data_dir, *, check_counts=True, progress=None):
         raise ValueError(f"Expected classes numbered from 1 in {folder / lists[2]}")
     class_ids = whole_numbers(class_ids, folder / lists[1])
     return CUB.image_list(
-        data_dir, folder / "images", paths, class_ids - 1, class_names,
-        class_ids <= _LAST_TRAINING_CLASS, check_counts,
+        data_dir,
+        folder / "images",
+        paths,
+        class_ids - 1,
+        class_names,
+        class_ids <= _LAST_TRAINING_CLASS,
+        check_counts,
     )

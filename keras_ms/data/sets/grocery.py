@@ -65,8 +65,13 @@ def load_grocery(data_dir, *, check_counts=True):
         class_ids.append(whole_numbers([row[1] for row in rows], folder / name))
     class_ids = np.concatenate(class_ids)
     return GROCERY.image_list(
-        data_dir, folder, paths, class_ids, class_names,
-        class_ids < _NUM_TRAINING_CLASSES, check_counts,
+        data_dir,
+        folder,
+        paths,
+        class_ids,
+        class_names,
+        class_ids < _NUM_TRAINING_CLASSES,
+        check_counts,
     )
 
 

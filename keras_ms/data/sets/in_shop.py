@@ -73,8 +73,15 @@ def load_in_shop(data_dir, *, check_counts=True, progress=None):
     names, labels = np.unique(items, return_inverse=True)
     train = statuses == "train"
     return IN_SHOP.image_list(
-        data_dir, image_folder, paths, labels, names, train, check_counts,
-        is_query=train | (statuses == "query"), is_gallery=train | (statuses == "gallery"),
+        data_dir,
+        image_folder,
+        paths,
+        labels,
+        names,
+        train,
+        check_counts,
+        is_query=train | (statuses == "query"),
+        is_gallery=train | (statuses == "gallery"),
     )
 
 

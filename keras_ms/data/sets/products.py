@@ -65,12 +65,20 @@ def load_sop(data_dir, *, check_counts=True, progress=None):
     if folder is None:
         name = "Stanford_Online_Products"
         folder = extracted(
-            Path(data_dir, f"{name}.zip"), Path(data_dir, name), name,
-            check_counts, progress, sha256=_SHA256,
+            Path(data_dir, f"{name}.zip"),
+            Path(data_dir, name),
+            name,
+            check_counts,
+            progress,
+            sha256=_SHA256,
         )
     if folder is None:
         return load_prepared(
-            SOP, data_dir, "stanford_online_products", "class_id", _LAST_TRAINING_CLASS,
+            SOP,
+            data_dir,
+            "stanford_online_products",
+            "class_id",
+            _LAST_TRAINING_CLASS,
             check_counts,
         )
     lists = [folder / "Ebay_train.txt", folder / "Ebay_test.txt"]

@@ -65,6 +65,4 @@ def rotated_classes(images):
     }
     masks = zip(*(part.queries_and_gallery() for part in parts))
     is_query, is_gallery = map(np.concatenate, masks)
-    return replace(
-        images, class_names=names, is_query=is_query, is_gallery=is_gallery, **joined
-    )
+    return replace(images, class_names=names, is_query=is_query, is_gallery=is_gallery, **joined)

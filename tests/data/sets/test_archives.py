@@ -190,27 +190,45 @@ def refused_archives():
             {},
         ),
         "pipe in a zip": (
-            "x.zip", zip_bytes(FILES, (zip_member("c", 0o010644), "")), "no plain file", {}
+            "x.zip",
+            zip_bytes(FILES, (zip_member("c", 0o010644), "")),
+            "no plain file",
+            {},
         ),
         "encrypted": ("x.zip", bytes(encrypted), "encrypted", {}),
         "unusual compression": (
-            "x.zip", zip_bytes(compression=zipfile.ZIP_LZMA), "unusual method", {}
+            "x.zip",
+            zip_bytes(compression=zipfile.ZIP_LZMA),
+            "unusual method",
+            {},
         ),
         "a name in no alphabet": (
-            "x.zip", zip_bytes({"ü": b"x"}).replace("ü".encode(), b"\xc3\xc3"), damaged, {}
+            "x.zip",
+            zip_bytes({"ü": b"x"}).replace("ü".encode(), b"\xc3\xc3"),
+            damaged,
+            {},
         ),
         "a member before the file": ("x.zip", zip_bytes()[60:], damaged, {}),
         "twice": (
-            "x.tar", tar_bytes(FILES, (member("birds/b/2.jpg", 1), b"x")), "occurs twice", {}
+            "x.tar",
+            tar_bytes(FILES, (member("birds/b/2.jpg", 1), b"x")),
+            "occurs twice",
+            {},
         ),
         "file and folder": (
-            "x.tar", tar_bytes(FILES, (member("birds/b/2.jpg/c", 1), b"x")), "both a file", {}
+            "x.tar",
+            tar_bytes(FILES, (member("birds/b/2.jpg/c", 1), b"x")),
+            "both a file",
+            {},
         ),
         "bomb in a tgz": ("x.tgz", tar_bytes({"a": b"\0" * 100_001}), bomb, {}),
         "bomb of many": ("x.tgz", tar_bytes({"a": b"\0" * 60_000, "b": b"\0" * 60_000}), bomb, {}),
         "bomb in a zip": ("x.zip", zip_bytes({"a": b"\0" * 100_001}), bomb, {}),
         "bomb beside the prefix": (
-            "x.zip", zip_bytes({**FILES, "a": b"\0" * 100_001}), bomb, {"prefix": "birds"}
+            "x.zip",
+            zip_bytes({**FILES, "a": b"\0" * 100_001}),
+            bomb,
+            {"prefix": "birds"},
         ),
         "bomb after the end": ("x.tgz", tar_bytes() + b"\0" * 200_000, "end mark", {}),
         "a zip that lies about its size": ("x.zip", bytes(lying), damaged, {}),
@@ -222,7 +240,9 @@ def refused_archives():
         "another kind": ("x.rar", b"", "Expected an archive ending in", {}),
     }
     for kind, label in (
-        (tarfile.FIFOTYPE, "pipe"), (tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "block device")
+        (tarfile.FIFOTYPE, "pipe"),
+        (tarfile.CHRTYPE, "device"),
+        (tarfile.BLKTYPE, "block device"),
     ):
         extra = (member("birds/c", kind=kind), b"")
         cases[label] = ("x.tgz", tar_bytes(FILES, extra), "no plain file", {})

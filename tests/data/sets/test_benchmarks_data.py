@@ -451,8 +451,11 @@ def test_in_shop_recall_from_query_to_gallery(tmp_path):
     embeddings = np.array([points[path.removeprefix(f"{tmp_path}/Img/")] for path in test.paths])
     queries, gallery = test.is_query, test.is_gallery
     recalls = recall_at_k(
-        embeddings[queries], test.labels[queries], (1, 2, 3),
-        embeddings[gallery], test.labels[gallery],
+        embeddings[queries],
+        test.labels[queries],
+        (1, 2, 3),
+        embeddings[gallery],
+        test.labels[gallery],
     )
     # a1: a3 0.96 first. a2: b2 0.96, a3 0.28: second. b1: b2 first. c1: a3 0.8, b2 0.6, c2 -0.6
     assert recalls == {1: 2 / 4, 2: 3 / 4, 3: 1.0}
