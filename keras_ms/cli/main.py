@@ -25,6 +25,7 @@ from keras_ms.terminal.streams import (
     OutputLost,
     command_output,
     ending_on_signals,
+    lasting_output,
 )
 
 # what bad data, settings, folders and files raise; anything else is a bug and keeps its traceback
@@ -47,7 +48,7 @@ def main(arguments=None):
     except OutputClosed:
         return BROKEN_PIPE_CODE
     except OutputLost as error:
-        with command_output():
+        with lasting_output():
             print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -69,6 +69,8 @@ def command_output():
         finally:
             # what is still held back is found out here, and not as the interpreter ends
             output.flush()
+            if output.lost:  # argparse drops what its help meets
+                raise output.lost
 
 
 @contextlib.contextmanager
@@ -111,6 +113,7 @@ class _Stream:
 
     def __init__(self, stream, *, lasts):
         self._stream, self._lasts = stream, lasts
+        self.lost = None  # the error of a stream that does not last
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
@@ -155,6 +158,5 @@ class _Stream:
         if self._lasts:
             return
         kind = OutputClosed if error.errno == errno.EPIPE else OutputLost
-        raise kind(
-            error.errno, f"The standard output cannot be written ({error.strerror})"
-        ) from error
+        self.lost = kind(error.errno, f"The standard output cannot be written ({error.strerror})")
+        raise self.lost from error

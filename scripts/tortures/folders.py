@@ -93,7 +93,9 @@ def _case(pictures, whole, file, damage, what, expected):
         fault = done.fault()
     ended = done.code == 0 and what == "resume" or "Delete it" in done.output
     if not fault and ended:
-        found = contents(run)
-        found.pop("report.html", None)
-        fault = difference(found, expected)
+        left = contents(run)
+        left.pop("report.html", None)
+        if file == "class_tree.npz":  # of the last epoch: a run that has ended goes without it
+            left = {file: ""} | left
+        fault = difference(left, expected)
     return fault or ", ".join(left_over(run))

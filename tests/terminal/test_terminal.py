@@ -30,7 +30,7 @@ class Failing(io.StringIO):
         super().__init__()
         self.number = number
 
-    def write(self, text):
+    def write(self, text=""):
         raise OSError(self.number, os.strerror(self.number))
 
     flush = write
@@ -55,6 +55,13 @@ def test_output_that_is_lost_ends_other_commands(monkeypatch, number, kind):
         with command_output():
             print("to nobody")
     assert raised.value.errno == number
+
+
+@pytest.mark.parametrize("number, code", [(28, 1), (32, 141)])
+def test_help_that_nobody_can_read_is_no_success(monkeypatch, number, code):
+    # argparse itself drops the error
+    monkeypatch.setattr(sys, "stdout", Failing(number))
+    assert main(["train", "--help"]) == code
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
