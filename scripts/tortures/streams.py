@@ -137,12 +137,14 @@ def _case(name, words, state, place):
 
 
 def _signalled(words, place, out, name):
-    process = Process(words, place)
+    number = getattr(signal, name)
+    # under nohup, or in the background of a shell, a process begins deaf to some
+    usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    process = Process(words, place, before=lambda: signal.signal(number, usual))
     state = out / "runs" / "run" / "state.npz"
     ends = time.monotonic() + 300
     while not state.exists() and time.monotonic() < ends:
         time.sleep(0.05)
-    number = getattr(signal, name)
     done = process.kill(0, number)
     return done.fault((128 + number,), "Interrupted. Continue with:", "--resume")
 
