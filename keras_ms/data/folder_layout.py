@@ -188,8 +188,7 @@ def _refuse_query_and_gallery(root):
         raise ValueError(
             f"{_EXPECTED}. {shown_name(root.path)} has {some_names(found)}: queries and a gallery "
             "share their classes. List the images in a CSV file with the columns path, label, "
-            "split, is_query and is_gallery, and read that (keras_ms.load_csv, --data-dir "
-            "list.csv; docs/data.md)"
+            "split, is_query and is_gallery, and read that (keras_ms.load_csv; docs/data.md)"
         )
 
 
@@ -201,7 +200,7 @@ def _refuse_images_alone(root, parents):
                 f"{_EXPECTED}. {shown_name(folder.path)} has no subfolder of images but "
                 f"{len(folder.images):,} images, such as {shown_name(folder.images[0])}: put them "
                 "into class folders, or list them with their classes in a CSV file "
-                "(keras_ms.load_csv, --data-dir list.csv)"
+                "(keras_ms.load_csv)"
             )
     if not any(folder.folders for _, folder in parents):
         raise ValueError(f"{_EXPECTED}. {shown_name(root.path)} has no subfolder of images")
@@ -243,7 +242,7 @@ def _refuse_deeper(root, starts, parents, suffixes, class_depth):
         )
     raise ValueError(
         f"{_EXPECTED}. Here {lie}, and which of the folders is the class is not clear: "
-        f"class_depth={found} (--class-depth {found}) makes each folder {found} levels down a "
+        f"class_depth={found} makes each folder {found} levels down a "
         f"class, class_depth={first} gives all images below {shown_name(holding.name)} to one class"
     )
 

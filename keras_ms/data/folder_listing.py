@@ -88,7 +88,7 @@ class Folder:
             left += reversed(folder.folders)
 
 
-def list_folder(path, suffixes, listed=None):
+def list_folder(path, suffixes, progress=None):
     """Lists a folder and everything below it; links are followed.
 
     A link to a folder above itself, or to one that its part of the tree holds already, is
@@ -97,7 +97,7 @@ def list_folder(path, suffixes, listed=None):
     Args:
         path: the folder.
         suffixes: endings of image files, lower case.
-        listed: called with the number of images found so far, after each folder.
+        progress: called with (images found so far, None) after each folder.
 
     Returns:
         `Folder`.
@@ -106,7 +106,7 @@ def list_folder(path, suffixes, listed=None):
         OSError: a folder that cannot be listed; the message names it.
     """
     root = Folder(os.fspath(path))
-    order, found = [], 0
+    order, num_images = [], 0
     stat = os.stat(root.path)
     # (folder, its depth, the folders of its part of the tree)
     left = [(root, 0, {(stat.st_dev, stat.st_ino)})]
@@ -118,9 +118,9 @@ def list_folder(path, suffixes, listed=None):
             # each part of the root is on its own: links may repeat it in another
             part = known if depth else known | {_identity(inner.path)}
             left.append((inner, depth + 1, part))
-        found += len(folder.images)
-        if listed is not None:
-            listed(found)
+        num_images += len(folder.images)
+        if progress is not None:
+            progress(num_images, None)
     for folder in reversed(order):
         folder.num_images = len(folder.images) + sum(f.num_images for f in folder.folders)
         folder.maybe_images = (

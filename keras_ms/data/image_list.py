@@ -298,7 +298,6 @@ class ImageList:
         check_images=True,
         progress=None,
         class_depth=None,
-        listed=None,
         apply_exif_orientation=True,
     ):
         """Reads a folder with one subfolder of images per class.
@@ -334,12 +333,12 @@ class ImageList:
                 it has no match and is skipped, in the gallery it is a distractor.
             check_images: ask the readers about every image once, so that damaged files show now
                 rather than hours into the training.
-            progress: called with (images checked, images in all) after each image.
+            progress: called with (images found so far, None) after each folder that is listed, then
+                with (images checked, images in all) after each image.
             class_depth: how many levels down the class folders lie, below train/ and test/ where
                 there are these; all images below one are its own. 2 reads genus/species/1.jpg as
                 an image of the class "genus/species"; 1 as one of "genus". Defaults to `None`: one
                 level, images directly in the class folders.
-            listed: called with the number of images found so far, after each folder.
             apply_exif_orientation: as in `ImageList`.
 
         Raises:
@@ -363,7 +362,6 @@ class ImageList:
             skip_small_classes=skip_small_classes,
             check_images=check_images,
             progress=progress,
-            listed=listed,
         )
         name = Path(file_path(folder)).resolve().name
         return cls(**columns, name=name, apply_exif_orientation=apply_exif_orientation)
