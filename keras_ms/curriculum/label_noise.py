@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.data.class_ids import class_ids
+from keras_ms.arguments import class_ids
 from keras_ms.data.image_list import ImageList
 
 KINDS = ("symmetric", "pairs")

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import class_ids, whole_number
 from keras_ms.curriculum.density import check_density_options, class_density, split_values
-from keras_ms.data.class_ids import class_ids
 
 METHODS = ("k-means", "distance")
 # each works on some 100 MB of its own

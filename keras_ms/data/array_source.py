@@ -5,7 +5,7 @@ Nothing is guessed: what the axes mean is said by name.
 
 import numpy as np
 
-from keras_ms.data.class_ids import shown_type
+from keras_ms.arguments import type_in_words
 from keras_ms.data.file_names import all_file_bytes
 
 _TAKEN = (
@@ -114,12 +114,12 @@ def _as_array(array):
         found = numpy_array(array)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
-            f"Expected an array of numbers in (array, labels). Received {shown_type(array)}, which "
-            f"does not become one ({error})"
+            f"Expected an array of numbers in (array, labels). Received "
+            f"{type_in_words(array)}, which does not become one ({error})"
         ) from None
     if found is None:
         raise ValueError(
-            f"Expected the array of (array, labels) as {_TAKEN}. Received {shown_type(array)}: "
+            f"Expected the array of (array, labels) as {_TAKEN}. Received {type_in_words(array)}: "
             "convert it with numpy.asarray, or read it into an array first"
         )
     return found

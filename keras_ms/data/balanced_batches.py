@@ -9,9 +9,9 @@ import logging
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.arguments import class_ids
 from keras_ms.data.array_source import ArraySource
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
-from keras_ms.data.class_ids import class_ids
 from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.image_cache import decoded_images
 from keras_ms.data.image_list import ImageList
@@ -220,7 +220,7 @@ def source_labels(source):
         return source.labels
     if isinstance(source, tuple) and len(source) != 2:
         raise ValueError(f"Expected a pair (array, labels). Received: a tuple of {len(source)}")
-    return class_ids(source[1] if isinstance(source, tuple) else source).astype(np.int64)
+    return class_ids(source[1] if isinstance(source, tuple) else source)
 
 
 def _columns(source, views):

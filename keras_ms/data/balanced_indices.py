@@ -9,7 +9,7 @@ from itertools import count
 
 import numpy as np
 
-from keras_ms.data.class_ids import class_ids
+from keras_ms.arguments import class_ids
 
 # keep the kinds of random numbers of one seed apart
 CLASSES, IMAGES, VIEWS, FILLING = range(4)
@@ -134,7 +134,7 @@ def random_numbers(seed, number, stream, purpose):
 
 def checked_labels(labels, classes_per_batch, images_per_class, seed, start_step):
     """The labels as int64 (N,), once every setting is known to be usable with them."""
-    labels = class_ids(labels).astype(np.int64)
+    labels = class_ids(labels)
     for name, value, reason in (
         ("classes_per_batch", classes_per_batch, "negatives need a second class"),
         ("images_per_class", images_per_class, "positives need a second image"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ms.arguments import unmasked
+from keras_ms.arguments import class_ids
 from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_folder import read_image_folder
@@ -65,15 +65,9 @@ class ImageList:
     apply_exif_orientation: bool = True
 
     def __post_init__(self):
-        labels = np.asarray(unmasked(self.labels))
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise ValueError(
-                "Expected `labels` to be class ids, integers of shape (N,). "
-                f"Received: dtype {labels.dtype}, shape {labels.shape}"
-            )
         for name, value in (
             ("paths", _as_paths(self.paths)),
-            ("labels", labels.astype(np.int64)),
+            ("labels", class_ids(self.labels)),
             ("split", np.asarray(self.split, dtype=str)),
             # pages and tables show them
             ("class_names", tuple(shown_name(name) for name in self.class_names)),
@@ -93,8 +87,6 @@ class ImageList:
 
     def _check_lengths(self):
         count = len(self.labels)
-        if count == 0:
-            raise ValueError("Expected at least one image. Received an empty list")
         for name, value in (("paths", self.paths), ("split", self.split)):
             if value.shape != (count,):
                 raise ValueError(

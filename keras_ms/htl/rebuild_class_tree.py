@@ -5,9 +5,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import class_ids, whole_number
 from keras_ms.htl.class_tree import ClassTree
-from keras_ms.htl.hierarchy import LEVELS, checked_class_ids, checked_levels
+from keras_ms.htl.hierarchy import LEVELS, checked_levels
 from keras_ms.htl.loss import HierarchicalTripletLoss
 
 MARGINS = ("latest", "first")
@@ -120,7 +120,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         self.loss = loss
         self.margins = margins
         self.images = images
-        self.labels = checked_class_ids(labels)
+        self.labels = class_ids(labels)
         self.order = order
         self.levels = _levels_of(loss, levels, linkage)
         self.linkage = linkage

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_ms
 from keras_ms.data.balanced_batches import balanced_batches
-from keras_ms.data.class_ids import class_ids
+from keras_ms.arguments import class_ids
 from keras_ms.htl.neighbour_batches import neighbour_batches
 from keras_ms.htl.neighbour_indices import NeighbourIndices
 

@@ -43,7 +43,7 @@ def test_columns_become_plain_arrays():
     "changes, message",
     [
         ({"labels": [0.0, 0.0, 1.0, 1.0]}, "integers"),
-        ({"labels": [[0], [0], [1], [1]]}, "shape"),
+        ({"labels": [[0, 0], [0, 1], [1, 0], [1, 1]]}, "shape"),
         ({"labels": [0, 0, 1, 2]}, "from 0 to 2"),
         ({"labels": [-1, 0, 1, 1]}, "from -1"),
         ({"paths": ["a"]}, "`paths`"),

@@ -239,7 +239,7 @@ def test_picture(tmp_path, num_classes):
         ([[1.0, 0], [0.0, 0]], [0, 0], {}, "no direction"),
         ([[1.0, 0], [0.0, 1]], [0, 1], {}, "two or more images"),
         ([[1.0, 0], [0.0, 1]], [0], {}, "N labels"),
-        ([], [], {}, "N at least 1"),
+        ([], [], {}, "at least one"),
         ([[1.0, 0], [0.0, 1]], [0.0, 0.0], {}, "integer class ids"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"linkage": "ward"}, "linkage='ward'"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": 0}, "`levels` of at least 1.*: 0"),
