@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.data.balanced_batches import CROP_RATIO, CROP_SCALE
 from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize
 from keras_ms.data.read_images import crop_of, opened
@@ -12,8 +13,8 @@ def augmented_batches(
     image_list,
     image_size,
     *,
-    crop_scale=(0.16, 1.0),  # the official recipe, as crop_ratio and the flip
-    crop_ratio=(3 / 4, 4 / 3),
+    crop_scale=CROP_SCALE,
+    crop_ratio=CROP_RATIO,
     flip=True,
     distort=None,
     seed=0,

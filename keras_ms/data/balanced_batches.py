@@ -26,6 +26,10 @@ from keras_ms.data.read_images import crop, crop_of, opened
 
 logger = logging.getLogger(__name__)
 
+# a random crop: the official Multi-Similarity recipe
+CROP_SCALE = (0.16, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+
 
 def balanced_batches(
     source,
@@ -34,8 +38,8 @@ def balanced_batches(
     classes_per_batch=16,  # 16 x 5 = 80: the official Multi-Similarity recipe
     images_per_class=5,
     image_size=None,
-    crop_scale=(0.16, 1.0),  # the official recipe, as crop_ratio and the flip
-    crop_ratio=(3 / 4, 4 / 3),
+    crop_scale=CROP_SCALE,
+    crop_ratio=CROP_RATIO,
     flip=True,
     distort=None,
     seed=0,
@@ -135,18 +139,18 @@ def loaded_batches(
     source,
     numbered_batches,
     *,
-    views,
     classes_per_batch,
     images_per_class,
-    image_size,
-    crop_scale,
-    crop_ratio,
-    flip,
-    distort,
     seed,
-    shard,
-    cache,
-    prefetch,
+    views=False,
+    image_size=None,
+    crop_scale=CROP_SCALE,
+    crop_ratio=CROP_RATIO,
+    flip=True,
+    distort=None,
+    shard=(0, 1),
+    cache="auto",
+    prefetch=tf.data.AUTOTUNE,
 ):
     """Batches of indices as batches of images or rows.
 
