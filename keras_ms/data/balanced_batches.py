@@ -13,12 +13,12 @@ from keras_ms.arguments import class_ids
 from keras_ms.data.array_source import ArraySource
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
 from keras_ms.data.file_names import all_file_bytes
-from keras_ms.data.image_cache import decoded_images
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import (
     NUM_UNIFORM,
     as_rgb,
     batch_views,
+    decoded_images,
     flip_and_resize,
     side_for,
 )

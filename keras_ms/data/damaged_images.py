@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_ms.data.file_names import file_path, shown_name
-from keras_ms.data.image_folder import image_fault
+from keras_ms.data.image_file import image_fault
 
 
 @contextmanager

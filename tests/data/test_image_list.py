@@ -277,7 +277,7 @@ def test_progress_reaches_the_number_of_images(tmp_path):
     ],
 )
 def test_check_agrees_with_tensorflow(tmp_path, name, mode, change, readable):
-    from keras_ms.data.images import decode
+    from keras_ms.data.read_images import decode
 
     path = tmp_path / name
     write_image(path, mode=mode)
