@@ -47,8 +47,8 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = No
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    is_whole = number is not None and number == value and not isinstance(value, bool)
-    if not is_whole or number < least or (most is not None and number > most):
+    is_whole = number == value and not isinstance(value, bool)
+    if number is None or not is_whole or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"Expected `{name}` {bounds}, a whole number. Received: {value!r}")
     return number

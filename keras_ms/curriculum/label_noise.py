@@ -139,7 +139,7 @@ def mix_in_outliers(
         "labels": (images.labels, images.labels[like]),
         "split": (images.split, images.split[like]),
     }
-    if images.images is not None:
+    if images.images is not None and others.images is not None:
         columns["images"] = images.images, others.images[drawn]
     masks = {"is_query": images.is_query, "is_gallery": images.is_gallery}
     columns |= {name: (mask, mask[like]) for name, mask in masks.items() if mask is not None}

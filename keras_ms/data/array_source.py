@@ -3,6 +3,8 @@
 Nothing is guessed: what the axes mean is said by name.
 """
 
+from typing import Any
+
 import numpy as np
 
 from keras_ms.arguments import type_in_words
@@ -27,7 +29,7 @@ class ArraySource:
         ValueError: another type, an array without numbers, or one whose shape does not fit.
     """
 
-    def __init__(self, array, num_items, views=False):
+    def __init__(self, array: Any, num_items: int, *, views: bool = False) -> None:
         self.views = views
         self._on_disk = _is_hdf5(array)
         self._array = array if self._on_disk else _as_array(array)
@@ -56,20 +58,20 @@ class ArraySource:
         )
 
     @property
-    def num_views(self):
+    def num_views(self) -> int:
         return self._array.shape[0] if self.views else 1
 
     @property
-    def row_shape(self):
+    def row_shape(self) -> tuple[int, ...]:
         return tuple(self._array.shape[1 + self.views :])
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """NumPy's; `object` for text, whose rows are bytes, TensorFlow's strings."""
         dtype = np.dtype(self._array.dtype)
         return np.dtype(object) if dtype.kind in "US" else dtype
 
-    def rows(self, indices, uniform):
+    def rows(self, indices: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """The items at `indices`, an array of them.
 
         Args:
@@ -125,7 +127,7 @@ def _as_array(array):
     return found
 
 
-def numpy_array(values):
+def numpy_array(values: Any) -> np.ndarray | None:
     """Values as a NumPy array; None where they are of a kind that is no array.
 
     Raises:

@@ -5,6 +5,8 @@ images or rows (`loaded_batches`). There is never one dataset per class.
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,22 +34,22 @@ CROP_RATIO = (3 / 4, 4 / 3)
 
 
 def balanced_batches(
-    source,
+    source: Any,
     *,
-    views=False,
-    classes_per_batch=16,  # 16 x 5 = 80: the official Multi-Similarity recipe
-    images_per_class=5,
-    image_size=None,
-    crop_scale=CROP_SCALE,
-    crop_ratio=CROP_RATIO,
-    flip=True,
-    distort=None,
-    seed=0,
-    start_step=0,
-    shard=(0, 1),
-    cache="auto",
-    prefetch=tf.data.AUTOTUNE,
-):
+    views: bool = False,
+    classes_per_batch: int = 16,  # 16 x 5 = 80: the official Multi-Similarity recipe
+    images_per_class: int = 5,
+    image_size: int | None = None,
+    crop_scale: tuple[float, float] | None = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip: bool = True,
+    distort: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    cache: bool | str = "auto",
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """Endless balanced batches of `classes_per_batch` classes × `images_per_class` items.
 
     The rule by which classes and images are drawn is that of `balanced_indices`. The stream is a
@@ -130,28 +132,28 @@ def balanced_batches(
     return endless(dataset)
 
 
-def endless(dataset):
+def endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The dataset, known to have no end: whoever needs one that ends can tell it at once."""
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def loaded_batches(
-    source,
-    numbered_batches,
+    source: Any,
+    numbered_batches: Callable[[], Iterator[tuple[int, np.ndarray]]],
     *,
-    classes_per_batch,
-    images_per_class,
-    seed,
-    views=False,
-    image_size=None,
-    crop_scale=CROP_SCALE,
-    crop_ratio=CROP_RATIO,
-    flip=True,
-    distort=None,
-    shard=(0, 1),
-    cache="auto",
-    prefetch=tf.data.AUTOTUNE,
-):
+    classes_per_batch: int,
+    images_per_class: int,
+    seed: int,
+    views: bool = False,
+    image_size: int | None = None,
+    crop_scale: tuple[float, float] | None = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip: bool = True,
+    distort: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    cache: bool | str = "auto",
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """Batches of indices as batches of images or rows.
 
     Args:
@@ -188,11 +190,12 @@ def loaded_batches(
             rows = indices if array is None else array.rows(indices, uniform[:, 0])
             yield rows, uniform, labels[indices], np.full(batch, step)
 
-    row_shape, dtype = ((), np.int64) if array is None else (array.row_shape, array.dtype)
+    row_shape = () if array is None else array.row_shape
+    dtype = tf.as_dtype(np.dtype(np.int64) if array is None else array.dtype)
     dataset = tf.data.Dataset.from_generator(
         batches,
         output_signature=(
-            tf.TensorSpec((batch, *row_shape), tf.as_dtype(dtype)),
+            tf.TensorSpec((batch, *row_shape), dtype),
             tf.TensorSpec((batch, NUM_UNIFORM), tf.float32),
             tf.TensorSpec((batch,), tf.int64),
             tf.TensorSpec((batch,), tf.int64),
@@ -218,7 +221,7 @@ def loaded_batches(
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(prefetch)
 
 
-def source_labels(source):
+def source_labels(source: Any) -> np.ndarray:
     """The class ids of a source of `balanced_batches`, one for each item."""
     if isinstance(source, ImageList):
         return source.labels
@@ -237,7 +240,7 @@ def _columns(source, views):
             "none. Leave it out"
         )
     if is_pair:
-        return ArraySource(source[0], len(labels), views), labels
+        return ArraySource(source[0], len(labels), views=views), labels
     if isinstance(source, ImageList) and source.images is not None:
         return ArraySource(source.images, len(labels)), labels
     return None, labels

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from keras_ms.data.file_names import same_name, shown_name
@@ -88,7 +89,11 @@ class Folder:
             left += reversed(folder.folders)
 
 
-def list_folder(path, suffixes, progress=None):
+def list_folder(
+    path: str | os.PathLike,
+    suffixes: tuple[str, ...],
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Folder:
     """Lists a folder and everything below it; links are followed.
 
     A link to a folder above itself, or to one that its part of the tree holds already, is
@@ -227,12 +232,12 @@ def _kind(entry):
         return UNNAMED
 
 
-def may_be_images(reason):
+def may_be_images(reason: str) -> bool:
     """Whether what was passed over for this reason may be images that someone wants."""
     return reason in _PICTURES if reason.startswith(".") else reason not in _SAFE
 
 
-def tally_line(used, passed_over):
+def tally_line(used: int, passed_over: dict[str, int]) -> str:
     """How many files are used and passed over, by reason: a line for a log."""
     files = used + sum(n for reason, n in passed_over.items() if reason not in _FOLDERS)
     line = f"{used:,} of {files:,} files used"

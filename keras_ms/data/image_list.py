@@ -1,6 +1,7 @@
 """ImageList: which images there are, the class of each, and the split each class belongs to."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -57,10 +58,10 @@ class ImageList:
     labels: np.ndarray
     class_names: tuple
     split: np.ndarray
-    images: np.ndarray = None
+    images: np.ndarray | None = None
     name: str = "images"
-    is_query: np.ndarray = None
-    is_gallery: np.ndarray = None
+    is_query: np.ndarray | None = None
+    is_gallery: np.ndarray | None = None
     passed_over: dict = field(default_factory=dict)
     apply_exif_orientation: bool = True
 
@@ -166,19 +167,20 @@ class ImageList:
                     )
         return "\n".join(lines)
 
-    def has_gallery(self):
+    def has_gallery(self) -> bool:
         """Whether some image is not both query and gallery, so that evaluation tells them apart."""
         queries, gallery = self.queries_and_gallery()
         return not (queries & gallery).all()
 
-    def queries_and_gallery(self):
+    def queries_and_gallery(self) -> tuple[np.ndarray, np.ndarray]:
         """(is_query, is_gallery), each bool (N,): True for all where the list does not say."""
-        return tuple(
-            np.ones(len(self), bool) if mask is None else mask
-            for mask in (self.is_query, self.is_gallery)
+        every = np.ones(len(self), bool)
+        return (
+            every if self.is_query is None else self.is_query,
+            every.copy() if self.is_gallery is None else self.is_gallery,
         )
 
-    def retrieval_arguments(self, embeddings):
+    def retrieval_arguments(self, embeddings: np.ndarray) -> dict[str, np.ndarray]:
         """What `keras_ms.recall_at_k` takes to search these images' queries in their gallery.
 
         Args:
@@ -212,12 +214,12 @@ class ImageList:
             arguments["query_positions"] = positions[queries]
         return arguments
 
-    def counts(self):
+    def counts(self) -> dict[str, tuple[int, int]]:
         """{split: (number of classes, number of images)} of the splits that have images."""
         labels = {name: self.labels[self.split == name] for name in SPLITS}
         return {name: (len(np.unique(ids)), len(ids)) for name, ids in labels.items() if len(ids)}
 
-    def subset(self, split_name):
+    def subset(self, split_name: str) -> "ImageList":
         """The images of one split, in order; class ids and `class_names` stay as they are."""
         if split_name not in SPLITS:
             raise ValueError(f"Expected a split of {SPLITS}. Received: {split_name!r}")
@@ -231,7 +233,9 @@ class ImageList:
         kept = {name: column[chosen] for name, column in columns.items() if column is not None}
         return replace(self, **kept)
 
-    def hold_out_validation(self, fraction, seed=0, whole_groups=False):
+    def hold_out_validation(
+        self, fraction: float, seed: int = 0, *, whole_groups: bool = False
+    ) -> "ImageList":
         """Moves a random fraction of the training classes to the split "validation".
 
         Settings and weights are then chosen on classes that are neither trained on nor reported.
@@ -281,17 +285,17 @@ class ImageList:
     @classmethod
     def from_folder(
         cls,
-        folder,
+        folder: str | os.PathLike,
         *,
-        test_fraction=0.5,  # the field's convention: CUB 1-100 train, 101-200 test
-        test_classes=None,
-        skip_unreadable=False,
-        skip_small_classes=False,
-        check_images=True,
-        progress=None,
-        class_depth=None,
-        apply_exif_orientation=True,
-    ):
+        test_fraction: float = 0.5,  # the field's convention: CUB 1-100 train, 101-200 test
+        test_classes: Sequence[str] | None = None,
+        skip_unreadable: bool = False,
+        skip_small_classes: bool = False,
+        check_images: bool = True,
+        progress: Callable[[int, int | None], None] | None = None,
+        class_depth: int | None = None,
+        apply_exif_orientation: bool = True,
+    ) -> "ImageList":
         """Reads a folder with one subfolder of images per class.
 
         Which classes test, in this order of precedence:

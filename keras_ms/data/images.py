@@ -1,6 +1,7 @@
 """From image files and arrays to float tensors: views that are trained on and evaluated."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +44,8 @@ def batch_views(
         uint8. Windows are sampled from their first to their last pixel centre, so a window of
         the target size is copied exactly.
     """
-    height, width = images.shape[1:3]
+    sides: Any = images.shape[1:3]
+    height, width = sides
     if scale is not None or (height, width) != (image_size, image_size):
         top, left, crop_height, crop_width = (
             tf.cast(value, tf.float32) + tf.zeros_like(uniform[:, 0])
@@ -151,7 +153,8 @@ def evaluation_batches(
         )
     channels = 3 if image_list.images is None else image_list.images.shape[-1]
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
-    if image_list.images is None:
+    pictures = image_list.images
+    if pictures is None:
         exif = {"apply_exif_orientation": image_list.apply_exif_orientation}
         names = all_file_bytes(image_list.paths)
         dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
@@ -161,10 +164,10 @@ def evaluation_batches(
         )
     else:
         dataset = tf.data.Dataset.from_generator(
-            lambda: iter(image_list.images),
-            output_signature=tf.TensorSpec(image_list.images.shape[1:], tf.uint8),
+            lambda: iter(pictures),
+            output_signature=tf.TensorSpec(pictures.shape[1:], tf.uint8),
         )
-        if image_list.images.shape[1:3] != (resize_to, resize_to) or resize_to != image_size:
+        if pictures.shape[1:3] != (resize_to, resize_to) or resize_to != image_size:
             dataset = dataset.map(
                 lambda image: centre_view(image, image_size, resize_to),
                 num_parallel_calls=tf.data.AUTOTUNE,
@@ -240,7 +243,7 @@ def decoded_images(
     files = opened(tf.data.Dataset.from_tensor_slices((all_file_bytes(paths),)), **exif)
     files = files.map(lambda file: image_of(file, **exif), num_parallel_calls=tf.data.AUTOTUNE)
     with tf.device("CPU"):
-        decoded = list(files)
+        decoded: list[Any] = list(files)
         shapes = tf.constant([image.shape for image in decoded], tf.int64)
         pixels = tf.concat([tf.reshape(image, [-1]) for image in decoded], axis=0)
         starts = tf.cumsum(tf.reduce_prod(shapes, axis=1), exclusive=True)

@@ -65,7 +65,7 @@ def neighbour_indices(
                 # Decks from the step's number on: fewer decks than steps are used, so the next
                 # epoch, which starts at a later step, never deals one of them again.
                 image_hands[label] = deal_hands(
-                    sizes[label], images_per_class, seed, IMAGES, label, first_block=start_step
+                    int(sizes[label]), images_per_class, seed, IMAGES, label, first_block=start_step
                 )
             parts.append(starts[label] + next(image_hands[label]))
         yield order[np.concatenate(parts)]

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, cast
 
 from keras_ms.data.file_names import file_path
 from keras_ms.files import whole_folder
@@ -220,7 +221,8 @@ def _read_tar(archive, writer):
     with opener(archive, "rb") as file:
         stream = _BoundedStream(file, writer)
         # one pass in the archive's order: a .tgz can be read forwards only
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=cast(Any, stream), mode="r:") as opened:
+            tar: Any = opened
             while (member := tar.next()) is not None:
                 # tarfile keeps every header it has read
                 tar.members.clear()

@@ -113,7 +113,8 @@ class Benchmark:
         received, expected = images.counts(), dict(self.counts)
         if self.queries is not None and "test" in received:
             test = images.subset("test")
-            received["queries, gallery"] = tuple(map(np.count_nonzero, test.queries_and_gallery()))
+            queries, gallery = map(np.count_nonzero, test.queries_and_gallery())
+            received["queries, gallery"] = int(queries), int(gallery)
             expected["queries, gallery"] = self.queries
         if received == expected:
             return

@@ -148,6 +148,8 @@ def _halves(data_dir, progress):
         check_counts=False,
         progress=progress,
     )
+    if devkit is None:
+        raise CARS.missing(data_dir, [data_dir / "car_devkit.tgz"])
     test = data_dir / _TEST_ANNOTATIONS
     test = test if test.is_file() else devkit / _TEST_ANNOTATIONS
     files = [devkit / "cars_train_annos.mat", test, devkit / "cars_meta.mat"]

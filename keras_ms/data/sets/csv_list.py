@@ -88,7 +88,12 @@ def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
         if name in rows[0]
     }
     return ImageList(
-        files, [ids[label] for label in labels], names, split, name=name or path.stem, **masks
+        np.array(files),
+        np.array([ids[label] for label in labels]),
+        tuple(names),
+        split,
+        name=name or path.stem,
+        **masks,
     )
 
 

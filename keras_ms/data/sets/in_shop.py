@@ -91,7 +91,7 @@ def load_in_shop(
         image_folder,
         paths=paths,
         class_ids=labels,
-        class_names=names,
+        class_names=names.tolist(),
         train=train,
         check_counts=check_counts,
         is_query=train | (statuses == "query"),

@@ -219,7 +219,7 @@ def frame_drawing(drawing: Image.Image | np.ndarray, image_size: int) -> np.ndar
         drawing = Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing)
     grey = drawing.convert("L")
     longer = max(grey.size)
-    ink = grey.point(lambda value: 255 * (value < 128)).getbbox()
+    ink = grey.point([255 * (value < 128) for value in range(256)]).getbbox()
     left, top, right, bottom = ink or (0, 0, *grey.size)
     half = longer / 2
     if ink:

@@ -80,7 +80,7 @@ def _prepared_folder(benchmark, data_dir, builder):
 def _examples(folder, label_key):
     """(encoded image, class id) of all examples of all splits, in their files' order."""
     try:
-        import tensorflow_datasets as tfds
+        import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             f"{folder} is read with tensorflow-datasets, which cannot be imported ({error}). "
