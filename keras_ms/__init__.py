@@ -27,7 +27,7 @@ from keras_ms.htl.class_tree import ClassTree as ClassTree
 from keras_ms.htl.loss import (
     HierarchicalTripletLoss as HierarchicalTripletLoss,
 )
-from keras_ms.htl.rebuild_class_tree import RebuildClassTree as RebuildClassTree
+from keras_ms.htl.callback import RebuildClassTree as RebuildClassTree
 from keras_ms.losses.angular import AngularLoss as AngularLoss
 from keras_ms.losses.binomial_deviance import BinomialDevianceLoss as BinomialDevianceLoss
 from keras_ms.losses.circle import CircleLoss as CircleLoss
@@ -60,7 +60,7 @@ from keras_ms.optimizers import StageSchedule as StageSchedule
 
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
-    "NeighbourIndices": "keras_ms.htl.neighbour_indices",
+    "NeighbourIndices": "keras_ms.htl.batches",
     "Preprocessing": "keras_ms.export",
     "balanced_batches": "keras_ms.data.balanced_batches",
     "collect_report": "keras_ms.report",
@@ -72,13 +72,13 @@ _ON_FIRST_USE = {
     "export_onnx": "keras_ms.export",
     "export_saved_model": "keras_ms.export",
     "load_cars": "keras_ms.data.sets.cars",
-    "load_csv": "keras_ms.data.csv_list",
+    "load_csv": "keras_ms.data.sets.csv_list",
     "load_cub": "keras_ms.data.sets.cub",
     "load_grocery": "keras_ms.data.sets.grocery",
     "load_in_shop": "keras_ms.data.sets.in_shop",
     "load_omniglot": "keras_ms.data.sets.omniglot",
-    "load_sop": "keras_ms.data.sets.products",
-    "neighbour_batches": "keras_ms.htl.neighbour_batches",
+    "load_sop": "keras_ms.data.sets.sop",
+    "neighbour_batches": "keras_ms.htl.batches",
     "read_curriculum": "keras_ms.curriculum.table",
     "validation_batches": "keras_ms.data.validation_batches",
     "write_curriculum": "keras_ms.curriculum.table",

@@ -1,9 +1,13 @@
 """Checks of what users give."""
 
+from typing import Any
+
 import numpy as np
 
+_NUMBER_THEM = "numpy.unique(labels, return_inverse=True)[1]"
 
-def unmasked(values, what="labels"):
+
+def unmasked(values: Any, what: str = "labels") -> Any:
     """`values` as they are; a ValueError where some are masked, and mean nothing.
 
     Args:
@@ -19,7 +23,7 @@ def unmasked(values, what="labels"):
     return values
 
 
-def whole_number(name, value, least=1, most=None):
+def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """A count as int: 200.0 is one; 200.5, NaN, True and "200" are none.
 
     Args:
@@ -43,8 +47,98 @@ def whole_number(name, value, least=1, most=None):
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    is_whole = number is not None and number == value and not isinstance(value, bool)
-    if not is_whole or number < least or (most is not None and number > most):
+    is_whole = number == value and not isinstance(value, bool)
+    if number is None or not is_whole or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"Expected `{name}` {bounds}, a whole number. Received: {value!r}")
     return number
+
+
+def class_ids(
+    labels: Any, name: str = "labels", *, rows: int | None = None, rows_of: str = "embeddings"
+) -> np.ndarray:
+    """Labels as int64 (N,), one class id for each item.
+
+    Args:
+        labels: integers (N,) or (N, 1): an array, a tensor of any backend, a list, an HDF5 data
+            set or a pandas column.
+        name: of the argument, for the error.
+        rows: N, where it is known. Defaults to None: any number from 1 on.
+        rows_of: of what argument these are the rows, for the error.
+
+    Returns:
+        int64 (N,).
+
+    Raises:
+        ValueError: another dtype, shape, length or type, masked labels, or ids beyond int64; the
+            message says what to do.
+
+    Example:
+
+    >>> class_ids([[7], [9]])
+    array([7, 9])
+    """
+    array = _label_array(labels, name)
+    each = "item" if rows is None else f"row of `{rows_of}`"
+    count = "N" if rows is None else rows
+    expected = (
+        f"Expected integer class ids in `{name}`, one for each {each}: integers of shape "
+        f"({count},) or ({count}, 1). "
+    )
+    received = f"Received: {array.dtype} of shape {array.shape}"
+    if not array.size:
+        raise ValueError(f"{expected}{received}; at least one is needed")
+    if array.ndim == 2 and array.shape[1] > 1 and _is_one_hot(array):
+        raise ValueError(f"{expected}{received}, one-hot rows: pass numpy.argmax(labels, axis=1)")
+    if array.dtype.kind in "USO":
+        raise ValueError(f"{expected}{received}, no numbers: number the names by {_NUMBER_THEM}")
+    if array.dtype.kind == "f":
+        missing = np.count_nonzero(np.isnan(array))
+        if missing:
+            raise ValueError(
+                f"{expected}{received}, {missing:,} of them NaN: leave these items out, then "
+                "convert the labels by labels.astype('int64')"
+            )
+        raise ValueError(
+            f"{expected}{received}: floats merge large ids. Convert whole numbers by "
+            f"labels.astype('int64'), others by {_NUMBER_THEM}"
+        )
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{expected}{received}. Number the classes by {_NUMBER_THEM}")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or rows not in (None, len(array)):
+        raise ValueError(f"{expected}{received}")
+    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"Expected class ids in `{name}` that fit int64. Received: {array.max()}")
+    return array.astype(np.int64)
+
+
+def type_in_words(value: Any) -> str:
+    """The type of a value, with the package that it comes from."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _label_array(labels: Any, name: str) -> np.ndarray:
+    unmasked(labels, f"`{name}`")
+    detached = labels.detach().cpu() if hasattr(labels, "detach") else labels
+    is_sequence = isinstance(detached, (list, tuple, range))
+    if not is_sequence and not (hasattr(detached, "__array__") and hasattr(detached, "shape")):
+        raise ValueError(
+            f"Expected `{name}` as an array, a tensor, a list or a pandas column of integers. "
+            f"Received {type_in_words(labels)}"
+        )
+    try:
+        return np.asarray(detached)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected `{name}` as integers of shape (N,), one class id for each item. Received "
+            f"{type_in_words(labels)}, which does not become an array ({error})"
+        ) from None
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    if array.dtype.kind not in "biuf" or not array.size:
+        return False
+    return bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())

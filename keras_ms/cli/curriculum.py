@@ -183,15 +183,15 @@ def _checked_page(options):
 def _embedded(options):
     """(features, images, True) of a model and a data set."""
     from keras_ms.curriculum.table import table_names
-    from keras_ms.data.load_images import load_images
     from keras_ms.export.embedder import embed_images, load_embedder
+    from keras_ms.run.images import load_run_images
 
     embedder, split = load_embedder(options["model"]), options["split"] or "train"
     given = with_image_size(
         given_settings(options), options, embedder.image_size, embedder.preprocessing
     )
     settings = _settings(options, {}, given)
-    images = load_images(settings, needed=(split,)).subset(split)
+    images = load_run_images(settings, needed=(split,)).subset(split)
     table_names(images)  # what the table cannot hold
     features = embed_images(
         embedder,
@@ -206,8 +206,8 @@ def _embedded(options):
 def _saved(options):
     """(features, images, whether their pictures are known) of an .npz file."""
     from keras_ms.curriculum.table import table_names
-    from keras_ms.data.load_images import load_images
     from keras_ms.evaluation.saved_embeddings import read_embeddings
+    from keras_ms.run.images import load_run_images
 
     path = options["model"]
     _refuse(options, _OF_EMBEDDING, f"{path} holds features already")
@@ -223,7 +223,7 @@ def _saved(options):
         table_names(images)
         return features, images, False
     split = options["split"] or saved_split
-    images = load_images(_settings(options, data, given), needed=(split,)).subset(split)
+    images = load_run_images(_settings(options, data, given), needed=(split,)).subset(split)
     table_names(images)
     if not np.array_equal(labels, images.labels):
         raise ValueError(

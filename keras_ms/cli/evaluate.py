@@ -166,9 +166,9 @@ def _saved(options):
 
 
 def _embedded(options):
-    from keras_ms.data.load_images import load_images
     from keras_ms.evaluation.saved_embeddings import write_embeddings
     from keras_ms.export.embedder import embed_images, load_embedder, view_sizes
+    from keras_ms.run.images import load_run_images
 
     embedder, split = load_embedder(options["model"]), options["split"]
     settings = _settings(options, embedder)
@@ -181,7 +181,7 @@ def _embedded(options):
                 + ", as its file records. Leave --apply-exif-orientation out"
             )
         settings = dataclasses.replace(settings, apply_exif_orientation=rule.exif_orientation)
-    every = load_images(settings, needed=(split,))
+    every = load_run_images(settings, needed=(split,))
     images = every.subset(split)
     size, resize_to = view_sizes(
         embedder,

@@ -4,7 +4,6 @@ Stage k draws from the subsets 0 to k of `curriculum_subsets`; each batch brings
 images, which `fit` hands to the loss. One dataset, one `fit`: each stage continues from the last.
 """
 
-import inspect
 import logging
 from itertools import count
 
@@ -13,12 +12,7 @@ import tensorflow as tf
 
 from keras_ms.arguments import whole_number
 from keras_ms.curriculum.subsets import STAGE_WEIGHTS, Stage, curriculum_stages
-from keras_ms.data.balanced_batches import (
-    balanced_batches,
-    endless,
-    loaded_batches,
-    source_labels,
-)
+from keras_ms.data.balanced_batches import endless, loaded_batches, source_labels
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, random_numbers
 from keras_ms.data.image_list import ImageList
 
@@ -27,8 +21,8 @@ logger = logging.getLogger(__name__)
 # the kinds of random numbers of balanced_indices are 0 to 3
 _SHUFFLING = 4
 _MOST_SEED = 2**63 - 1
-# how images are shown: as balanced_batches does, unless said otherwise
-_OPTIONS = (
+# how images are shown, as in balanced_batches
+_VIEW_OPTIONS = (
     "views",
     "image_size",
     "crop_scale",
@@ -39,9 +33,6 @@ _OPTIONS = (
     "cache",
     "prefetch",
 )
-_DEFAULTS = {
-    name: inspect.signature(balanced_batches).parameters[name].default for name in _OPTIONS
-}
 
 
 def curriculum_balanced_batches(
@@ -96,7 +87,7 @@ def curriculum_balanced_batches(
     >>> model.fit(batches, steps_per_epoch=100, epochs=3)   # doctest: +SKIP
     """
     _check_names("curriculum_balanced_batches", options)
-    labels, seed = _labels(source), _checked_seed(seed)
+    labels, seed = source_labels(source), _checked_seed(seed)
     steps_per_stage, start_step = _checked_steps(steps_per_stage, start_step)
     every, each = _checked_stages(labels, subset, stages, weights)
     every = [_with_a_pair(stage, labels, number) for number, stage in enumerate(every, 1)]
@@ -169,8 +160,8 @@ def curriculum_batches(
     """
     _check_names("curriculum_batches", options)
     batch_size = whole_number("batch_size", batch_size)
-    _check_shard(options.get("shard", _DEFAULTS["shard"]), batch_size)
-    labels, seed = _labels(source), _checked_seed(seed)
+    _check_shard(options.get("shard", (0, 1)), batch_size)
+    labels, seed = source_labels(source), _checked_seed(seed)
     steps_per_stage, start_step = _checked_steps(steps_per_stage, start_step)
     every, each = _checked_stages(labels, subset, stages, weights)
 
@@ -216,16 +207,12 @@ def _stage_seed(seed, number):
     return int(words[0]) & _MOST_SEED
 
 
-def _labels(source):
-    return source_labels(source)
-
-
 def _check_names(function, options):
-    unknown = sorted(set(options) - set(_OPTIONS))
+    unknown = sorted(set(options) - set(_VIEW_OPTIONS))
     if unknown:
         raise TypeError(
             f"{function}() has no argument {', '.join(unknown)}. Images are shown as told by: "
-            f"{', '.join(_OPTIONS)}"
+            f"{', '.join(_VIEW_OPTIONS)}"
         )
 
 
@@ -290,11 +277,12 @@ def _numbered_batches(every, steps_per_stage, start_step, draw):
 
 
 def _weighted(source, labels, each, numbered_batches, options):
-    items = endless(loaded_batches(source, numbered_batches, **{**_DEFAULTS, **options}))
+    items = endless(loaded_batches(source, numbered_batches, **options))
     each = tf.constant(each)
     if not isinstance(source, (ImageList, tuple)):
         return items.map(lambda rows, label: (rows, label, tf.gather(each, rows)))
     # the same batches once more, as rows: they tell the weights
-    of_rows = {name: options[name] for name in options if name not in _OPTIONS or name == "shard"}
-    rows = endless(loaded_batches(labels, numbered_batches, **{**_DEFAULTS, **of_rows}))
+    unread = set(_VIEW_OPTIONS) - {"shard"}
+    of_rows = {name: value for name, value in options.items() if name not in unread}
+    rows = endless(loaded_batches(labels, numbered_batches, **of_rows))
     return tf.data.Dataset.zip(items, rows).map(lambda item, row: (*item, tf.gather(each, row[0])))

@@ -1,7 +1,7 @@
 """How densely the images of one class lie, in memory that does not grow with its square.
 
 Everything here is about one class: features (n, dimension) in, a number for each image out. The n²
-distances are made in square tiles, as often as they are needed, and never kept together.
+distances are made in square blocks, as often as they are needed, and never kept together.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ DENSITIES = ("count", "gaussian")
 # this, rounding decided how many of equally far points are "nearer than the cut-off".
 _SAME_POINT = 1e-12  # of the squared norms
 _EQUAL = 1e-9
-_BLOCK = 1024  # rows and columns of a tile, 8 MiB; a few are alive at a time
-_MOST_KEPT = 2 * _BLOCK**2  # distances that are sorted at once, 16 MiB; no fewer than a tile has
+_BLOCK = 1024  # rows and columns of a block, 8 MiB; a few are alive at a time
+_MOST_KEPT = 2 * _BLOCK**2  # distances that are sorted at once, 16 MiB; no fewer than a block has
 _BITS = 20  # of a number that one round of counting tells: 8 MiB of counters
 
 
@@ -40,11 +40,12 @@ class ClassDensity(NamedTuple):
 
 
 def class_density(
-    features,
-    density="count",
-    distance_quantile=0.6,  # the published one; 0.5 to 0.7 are said to make no difference
-    max_dimension=256,  # as in the official code
-):
+    features: np.ndarray,
+    density: str = "count",
+    *,
+    distance_quantile: float = 0.6,  # the published one; 0.5 to 0.7 are said to make no difference
+    max_dimension: int | None = 256,  # as in the official code
+) -> ClassDensity:
     """Density of each image of one class, and its distance to the nearest denser one.
 
     Reference: Guo et al.: CurriculumNet, ECCV 2018, after Rodriguez, Laio: Clustering
@@ -81,25 +82,29 @@ def class_density(
     """
     check_density_options(density, distance_quantile, max_dimension)
     points = principal_components(np.asarray(features, np.float64), max_dimension)
-    tiles, n = _Tiles(points), len(points)
+    blocks, n = _DistanceBlocks(points), len(points)
     cutoff = np.nan
     if density == "count":
-        cutoff = _order_statistic(tiles, int(distance_quantile * n**2))
+        cutoff = _order_statistic(blocks, int(distance_quantile * n**2))
         # of the points that coincide where d_c = 0, and of those that are nearer where it is not
         near = cutoff * (1 - _EQUAL) if cutoff else np.finfo(np.float64).tiny
         # a point is not its own neighbour
-        found = tiles.row_sums(lambda squared: squared < near) - 1
+        densities = blocks.row_sums(lambda squared: squared < near) - 1
     else:
-        largest = tiles.largest() or 1.0
+        largest = blocks.largest() or 1.0
         # a mean of at most 1, so that 9 decimals are the same share of it for every n
-        found = tiles.row_sums(lambda squared: np.exp(squared / (-2 * largest))) / n
-        found = np.round(found, 9) * n / np.sqrt(2 * np.pi)
-    centre = int(np.argmax(found))
-    to_centre = np.sqrt(tiles.from_row(centre))
-    return ClassDensity(found, _delta(tiles, found), centre, to_centre, float(np.sqrt(cutoff)))
+        densities = blocks.row_sums(lambda squared: np.exp(squared / (-2 * largest))) / n
+        densities = np.round(densities, 9) * n / np.sqrt(2 * np.pi)
+    centre = int(np.argmax(densities))
+    to_centre = np.sqrt(blocks.from_row(centre))
+    return ClassDensity(
+        densities, _delta(blocks, densities), centre, to_centre, float(np.sqrt(cutoff))
+    )
 
 
-def check_density_options(density, distance_quantile, max_dimension):
+def check_density_options(
+    density: str, distance_quantile: float, max_dimension: int | None
+) -> None:
     """Raises a ValueError that names an unknown density or a number out of its range."""
     if density not in DENSITIES:
         raise ValueError(f"Expected `density` as one of {DENSITIES}. Received: {density!r}")
@@ -111,7 +116,7 @@ def check_density_options(density, distance_quantile, max_dimension):
         whole_number("max_dimension", max_dimension)
 
 
-def principal_components(points, max_dimension):
+def principal_components(points: np.ndarray, max_dimension: int | None) -> np.ndarray:
     """The rows about their mean, in at most `max_dimension` dimensions: those of most variance."""
     points = points - points.mean(axis=0)
     n, dimension = points.shape
@@ -126,7 +131,7 @@ def principal_components(points, max_dimension):
     return vectors[:, -max_dimension:] * np.sqrt(np.maximum(values[-max_dimension:], 0))
 
 
-def split_values(values, parts):
+def split_values(values: np.ndarray, parts: int) -> np.ndarray:
     """Divides numbers into `parts` groups with the least squared distance to the groups' means.
 
     This is k-means of scalars, solved exactly: in sorted order the best groups are runs, and the
@@ -168,7 +173,7 @@ def split_values(values, parts):
 
 def _one_more_group(best, cost, groups, size):
     """(least cost of `groups` groups by number of values, start of the last one there)."""
-    found, starts = np.full(size + 1, np.inf), np.zeros(size + 1, np.int64)
+    least_costs, starts = np.full(size + 1, np.inf), np.zeros(size + 1, np.int64)
     # ends from low to high, and the range in which the last group of each starts
     todo = [(groups, size, groups - 1, size - 1)]
     while todo:
@@ -177,18 +182,18 @@ def _one_more_group(best, cost, groups, size):
         tried = np.arange(least, min(most, end - 1) + 1)
         costs = best[tried] + cost(tried, end)
         choice = int(np.argmin(costs))
-        found[end], starts[end] = costs[choice], tried[choice]
+        least_costs[end], starts[end] = costs[choice], tried[choice]
         if low < end:
             todo.append((low, end - 1, least, starts[end]))
         if end < high:
             todo.append((end + 1, high, starts[end], most))
-    return found, starts
+    return least_costs, starts
 
 
-class _Tiles:
-    """The squared distances of points, in tiles (rows, columns, values) on and above the diagonal.
+class _DistanceBlocks:
+    """The squared distances of points, in blocks (rows, columns, values) on and above the diagonal.
 
-    A tile stands for its transpose as well, so no distance is on both sides of a bound.
+    A block stands for its transpose as well, so no distance is on both sides of a bound.
     """
 
     def __init__(self, points):
@@ -201,7 +206,7 @@ class _Tiles:
             for column in starts
             if column >= row
         ]
-        # a single tile is kept, others are made again
+        # a single block is kept, others are made again
         self._only = self._squared(*self._places[0]) if len(self._places) == 1 else None
 
     def __len__(self):
@@ -245,18 +250,18 @@ class _Tiles:
         return sums
 
 
-def _order_statistic(tiles, rank):
+def _order_statistic(blocks, rank):
     """The value at place `rank`, from 0, of all n² squared distances in order; exact.
 
     Floats from 0 on are ordered like their bits read as integers. Their leading bits are counted,
     then the next ones of those that share the right leading bits, until few enough are left.
     """
-    number, known, unknown = len(tiles) ** 2, 0, 63  # of 64 bits, the sign is 0
+    number, known, unknown = len(blocks) ** 2, 0, 63  # of 64 bits, the sign is 0
     while number > _MOST_KEPT and unknown:
         bits = min(_BITS, unknown)
         counts = np.zeros(2**bits, np.int64)
-        for keys, times in _keys(tiles, known, unknown):
-            following = (keys >> (unknown - bits)) & (2**bits - 1)
+        for patterns, times in _bit_patterns(blocks, known, unknown):
+            following = (patterns >> (unknown - bits)) & (2**bits - 1)
             counts += times * np.bincount(following, minlength=2**bits)
         chosen = int(np.searchsorted(np.cumsum(counts), rank, side="right"))
         rank -= int(counts[:chosen].sum())
@@ -264,28 +269,28 @@ def _order_statistic(tiles, rank):
         known, unknown = (known << bits) | chosen, unknown - bits
     if not unknown:
         return np.int64(known).view(np.float64)  # more equal distances than can be kept
-    kept = [np.repeat(keys, times) for keys, times in _keys(tiles, known, unknown)]
+    kept = [np.repeat(patterns, times) for patterns, times in _bit_patterns(blocks, known, unknown)]
     return np.partition(np.concatenate(kept), rank)[rank].view(np.float64)
 
 
-def _keys(tiles, known, unknown):
+def _bit_patterns(blocks, known, unknown):
     """(bits of the squared distances whose leading ones are `known`, how often each counts)."""
-    for rows, columns, squared in tiles:
-        keys = squared.view(np.int64).ravel()
+    for rows, columns, squared in blocks:
+        patterns = squared.view(np.int64).ravel()
         if unknown < 63:
-            keys = keys[keys >> unknown == known]
-        yield keys, 1 if rows == columns else 2
+            patterns = patterns[patterns >> unknown == known]
+        yield patterns, 1 if rows == columns else 2
 
 
-def _delta(tiles, density):
-    nearest, farthest = np.full(len(tiles), np.inf), np.zeros(len(tiles))
-    for rows, columns, squared in tiles:
-        # the tile, then its transpose, in which rows and columns change places
+def _delta(blocks, density):
+    nearest, farthest = np.full(len(blocks), np.inf), np.zeros(len(blocks))
+    for rows, columns, squared in blocks:
+        # the block, then its transpose, in which rows and columns change places
         for here, there, axis in ((rows, columns, 1), (columns, rows, 0)):
             if axis == 0 and rows == columns:
                 continue
             denser = np.expand_dims(density[there], 1 - axis) > np.expand_dims(density[here], axis)
-            found = squared.min(axis=axis, where=denser, initial=np.inf)
-            nearest[here] = np.minimum(nearest[here], found)
+            to_denser = squared.min(axis=axis, where=denser, initial=np.inf)
+            nearest[here] = np.minimum(nearest[here], to_denser)
             farthest[here] = np.maximum(farthest[here], squared.max(axis=axis))
     return np.sqrt(np.where(np.isinf(nearest), farthest, nearest))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.data.class_ids import class_ids
+from keras_ms.arguments import class_ids
 from keras_ms.data.image_list import ImageList
 
 KINDS = ("symmetric", "pairs")
@@ -35,7 +35,14 @@ class MixedImages(NamedTuple):
     outlier: np.ndarray
 
 
-def corrupt_labels(labels, fraction, kind="symmetric", *, similarity=None, seed=0):
+def corrupt_labels(
+    labels: np.ndarray,
+    fraction: float,
+    kind: str = "symmetric",
+    *,
+    similarity: np.ndarray | None = None,
+    seed: int = 0,
+) -> NoisyLabels:
     """Gives a share of the images of each class the label of another class.
 
     - "symmetric": any other class, each as likely;
@@ -84,7 +91,7 @@ def corrupt_labels(labels, fraction, kind="symmetric", *, similarity=None, seed=
     return NoisyLabels(classes[noisy].astype(np.int64), noisy != where)
 
 
-def class_similarity(features, labels):
+def class_similarity(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cosine between the mean features of each two classes, float64 (C, C).
 
     Args:
@@ -102,7 +109,9 @@ def class_similarity(features, labels):
     return sums @ sums.T
 
 
-def mix_in_outliers(images, others, fraction, *, seed=0):
+def mix_in_outliers(
+    images: ImageList, others: ImageList, fraction: float, *, seed: int = 0
+) -> MixedImages:
     """Adds images of another set, each under a class of this one.
 
     Args:
@@ -130,7 +139,7 @@ def mix_in_outliers(images, others, fraction, *, seed=0):
         "labels": (images.labels, images.labels[like]),
         "split": (images.split, images.split[like]),
     }
-    if images.images is not None:
+    if images.images is not None and others.images is not None:
         columns["images"] = images.images, others.images[drawn]
     masks = {"is_query": images.is_query, "is_gallery": images.is_gallery}
     columns |= {name: (mask, mask[like]) for name, mask in masks.items() if mask is not None}
@@ -139,7 +148,9 @@ def mix_in_outliers(images, others, fraction, *, seed=0):
     return MixedImages(replace(images, **joined), outlier)
 
 
-def outlier_rows(num_images, num_others, fraction, *, seed=0):
+def outlier_rows(
+    num_images: int, num_others: int, fraction: float, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """What `mix_in_outliers` draws: for features, say, that stand for images.
 
     Args:

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import class_ids, whole_number
 from keras_ms.curriculum.density import check_density_options, class_density, split_values
-from keras_ms.data.class_ids import class_ids
 
 METHODS = ("k-means", "distance")
 # each works on some 100 MB of its own
@@ -47,17 +47,17 @@ class Stage(NamedTuple):
 
 
 def curriculum_subsets(
-    features,
-    labels,
-    subsets=3,  # the published number: better than 2 there
+    features: np.ndarray,
+    labels: np.ndarray,
+    subsets: int = 3,  # the published number: better than 2 there
     *,
-    method="k-means",  # as in the official code; the paper clusters distances to the centre
-    density="count",
-    distance_quantile=0.6,
-    max_dimension=256,
-    workers=None,
-    progress=None,
-):
+    method: str = "k-means",  # as in the official code; the paper clusters distances to the centre
+    density: str = "count",
+    distance_quantile: float = 0.6,
+    max_dimension: int | None = 256,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CurriculumSubsets:
     """Divides the images of each class into clean, noisy and highly noisy ones by their density.
 
     Images with a right label look alike, so they lie close together in the feature space of a
@@ -76,7 +76,7 @@ def curriculum_subsets(
       equal, or there is one, all are clean.
 
     Nothing is drawn: the same features give the same subsets. Memory grows with the features of
-    the largest classes, not with their squares: n² distances are made in tiles, three to six
+    the largest classes, not with their squares: n² distances are made in blocks, three to six
     times.
 
     Args:
@@ -111,12 +111,19 @@ def curriculum_subsets(
     array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2], dtype=int8)
     """
     features, labels = _checked_arrays(features, labels)
-    check_curriculum_options(subsets, method, density, distance_quantile, max_dimension, workers)
+    check_curriculum_options(
+        subsets=subsets,
+        method=method,
+        density=density,
+        distance_quantile=distance_quantile,
+        max_dimension=max_dimension,
+        workers=workers,
+    )
     subsets = int(subsets)
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)
     members = np.split(order, starts[1:])
-    found = CurriculumSubsets(
+    divided = CurriculumSubsets(
         np.zeros(len(labels), np.int8),
         np.zeros(len(labels)),
         np.zeros(len(labels)),
@@ -128,10 +135,12 @@ def curriculum_subsets(
         if not np.isfinite(part).all():
             row = rows[np.argmin(np.isfinite(part).all(axis=1))]
             raise ValueError(f"Expected finite features. Row {row} has NaN or infinity")
-        one = class_density(part, density, distance_quantile, max_dimension)
-        found.subset[rows] = _subset(one, subsets, method)
-        found.density[rows], found.delta[rows] = one.density, one.delta
-        found.centre[rows[one.centre]] = True
+        one = class_density(
+            part, density, distance_quantile=distance_quantile, max_dimension=max_dimension
+        )
+        divided.subset[rows] = _subset(one, subsets, method)
+        divided.density[rows], divided.delta[rows] = one.density, one.delta
+        divided.centre[rows[one.centre]] = True
 
     number = min(int(workers or 0) or min(os.cpu_count() or 1, _MOST_WORKERS), len(classes))
     with _blas_threads(max(1, (os.cpu_count() or 1) // number)), ThreadPoolExecutor(number) as pool:
@@ -145,10 +154,18 @@ def curriculum_subsets(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return found
+    return divided
 
 
-def check_curriculum_options(subsets, method, density, distance_quantile, max_dimension, workers):
+def check_curriculum_options(
+    *,
+    subsets: int,
+    method: str,
+    density: str,
+    distance_quantile: float,
+    max_dimension: int | None,
+    workers: int | None,
+) -> None:
     """Checks the options of `curriculum_subsets`, before the features are made, say.
 
     Raises:
@@ -180,16 +197,18 @@ def _subset(one, subsets, method):
     if method == "k-means":
         groups = split_values(one.density, subsets)
         return groups.max() - groups
-    found = np.zeros(len(one.density), np.int64)
-    others = np.arange(len(found)) != one.centre
+    subset = np.zeros(len(one.density), np.int64)
+    others = np.arange(len(subset)) != one.centre
     if others.any():
         # rounded, so that images equally far from the centre stay together
         farthest = one.to_centre.max() or 1.0
-        found[others] = split_values(np.round(one.to_centre[others] / farthest, 9), subsets)
-    return found
+        subset[others] = split_values(np.round(one.to_centre[others] / farthest, 9), subsets)
+    return subset
 
 
-def curriculum_stages(subset, stages=None, weights=STAGE_WEIGHTS):
+def curriculum_stages(
+    subset: np.ndarray, stages: int | None = None, weights: Sequence[float] = STAGE_WEIGHTS
+) -> list[Stage]:
     """The images and their weights in each stage of a training: stage k has the subsets 0 to k.
 
     Args:
@@ -220,14 +239,18 @@ def curriculum_stages(subset, stages=None, weights=STAGE_WEIGHTS):
         )
     if not (subset == 0).any():
         raise ValueError("Expected images of subset 0, which the first stage trains on. None is")
-    stages = int(subset.max()) + 1 if stages is None else whole_number("stages", stages)
-    weights = np.asarray(weights, np.float32)
-    if weights.ndim != 1 or not weights.size or not np.isfinite(weights).all() or weights.min() < 0:
+    number = int(subset.max()) + 1 if stages is None else whole_number("stages", stages)
+    by_subset = np.asarray(weights, np.float32)
+    if (
+        by_subset.ndim != 1
+        or not by_subset.size
+        or not (np.isfinite(by_subset) & (by_subset >= 0)).all()
+    ):
         raise ValueError(
             f"Expected `weights` as numbers of at least 0, one for each subset. Got: {weights}"
         )
-    each = weights[np.minimum(subset, len(weights) - 1)]
-    chosen = (np.flatnonzero(subset <= stage) for stage in range(stages))
+    each = by_subset[np.minimum(subset, len(by_subset) - 1)]
+    chosen = (np.flatnonzero(subset <= stage) for stage in range(number))
     return [Stage(rows, each[rows]) for rows in chosen]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_ms.curriculum.subsets import CurriculumSubsets
 from keras_ms.data.file_names import same_name, shown_name, some_names
+from keras_ms.data.image_list import ImageList
 from keras_ms.data.text_files import read_csv
 from keras_ms.files import whole_file
 
@@ -17,7 +18,7 @@ _COLUMNS = ("path", "label", "subset", "density", "delta", "centre")
 _FLAGS = {"0": False, "1": True}
 
 
-def write_curriculum(path, found, images):
+def write_curriculum(path: str | Path, subsets: CurriculumSubsets, images: ImageList) -> None:
     """Writes the subsets of images as a CSV file, a line for each image.
 
     Columns: path, label (the class's name), subset (0 clean, 1 noisy, 2 highly noisy), density,
@@ -26,26 +27,28 @@ def write_curriculum(path, found, images):
 
     Args:
         path: the CSV file; it appears whole or not at all.
-        found: `CurriculumSubsets`.
+        subsets: `CurriculumSubsets`.
         images: the `ImageList` that it is about.
 
     Raises:
         ValueError: another number of images, or an image twice.
     """
-    check_subsets(found, images)
+    check_subsets(subsets, images)
     names = table_names(images)
     with whole_file(path) as temporary:
         # names of files may hold bytes that are no text
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
-            for name, label, *values, centre in zip(names, images.labels, *found):
+            for name, label, *values, centre in zip(names, images.labels, *subsets):
                 # repr of a float is read back as the same number
                 numbers = [value.item() for value in values]
                 writer.writerow([name, images.class_names[label], *numbers, int(centre)])
 
 
-def read_curriculum(path, images, *, allow_more=False):
+def read_curriculum(
+    path: str | Path, images: ImageList, *, allow_more: bool = False
+) -> CurriculumSubsets:
     """Reads the table of `write_curriculum` for a list of images, in the list's order.
 
     An image is found by the end of its path, however long: folders may have moved.
@@ -77,7 +80,7 @@ def read_curriculum(path, images, *, allow_more=False):
         )
     lines = _lines(path)
     respelled = {same_name(name): name for name in reversed(lines)}
-    rows = [_found(lines, respelled, name) for name in images.paths]
+    rows = [_line_of(lines, respelled, name) for name in images.paths]
     missing = [name for name, row in zip(images.paths, rows) if row is None]
     if missing:
         raise ValueError(
@@ -116,7 +119,7 @@ def read_curriculum(path, images, *, allow_more=False):
     )
 
 
-def table_names(images):
+def table_names(images: ImageList) -> list[str]:
     """What the table calls the images: each is checked to be there once, also before any work.
 
     Args:
@@ -139,12 +142,12 @@ def table_names(images):
     return names
 
 
-def check_subsets(found, images):
+def check_subsets(subsets: CurriculumSubsets, images: ImageList) -> None:
     """Raises a ValueError where subsets are of another number of images than the list has."""
-    if len(found.subset) != len(images):
+    if len(subsets.subset) != len(images):
         raise ValueError(
             f"Expected subsets of the {len(images)} images of {images.name}. Received: "
-            f"{len(found.subset)}"
+            f"{len(subsets.subset)}"
         )
 
 
@@ -159,7 +162,7 @@ def _relative(images):
     return [PurePath(path).as_posix() for path in relative]
 
 
-def _found(lines, respelled, path):
+def _line_of(lines, respelled, path):
     """The name of the line about an image: the longest end of its path that has one.
 
     Where none has, the longest end whose accents are written otherwise, in `respelled`.
@@ -169,11 +172,11 @@ def _found(lines, respelled, path):
         return path
     parts = PurePath(path).as_posix().split("/")
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
-    found = next((end for end in ends if end in lines), None)
-    if found is None:
+    name = next((end for end in ends if end in lines), None)
+    if name is None:
         ends = map(same_name, ends)
-        found = next((respelled[end] for end in ends if end in respelled), None)
-    return found
+        name = next((respelled[end] for end in ends if end in respelled), None)
+    return name
 
 
 def _lines(path):

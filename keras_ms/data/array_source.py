@@ -3,9 +3,11 @@
 Nothing is guessed: what the axes mean is said by name.
 """
 
+from typing import Any
+
 import numpy as np
 
-from keras_ms.data.class_ids import shown_type
+from keras_ms.arguments import type_in_words
 from keras_ms.data.file_names import all_file_bytes
 
 _TAKEN = (
@@ -27,7 +29,7 @@ class ArraySource:
         ValueError: another type, an array without numbers, or one whose shape does not fit.
     """
 
-    def __init__(self, array, num_items, views=False):
+    def __init__(self, array: Any, num_items: int, *, views: bool = False) -> None:
         self.views = views
         self._on_disk = _is_hdf5(array)
         self._array = array if self._on_disk else _as_array(array)
@@ -56,20 +58,20 @@ class ArraySource:
         )
 
     @property
-    def num_views(self):
+    def num_views(self) -> int:
         return self._array.shape[0] if self.views else 1
 
     @property
-    def row_shape(self):
+    def row_shape(self) -> tuple[int, ...]:
         return tuple(self._array.shape[1 + self.views :])
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """NumPy's; `object` for text, whose rows are bytes, TensorFlow's strings."""
         dtype = np.dtype(self._array.dtype)
         return np.dtype(object) if dtype.kind in "US" else dtype
 
-    def rows(self, indices, uniform):
+    def rows(self, indices: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """The items at `indices`, an array of them.
 
         Args:
@@ -114,18 +116,18 @@ def _as_array(array):
         found = numpy_array(array)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
-            f"Expected an array of numbers in (array, labels). Received {shown_type(array)}, which "
-            f"does not become one ({error})"
+            f"Expected an array of numbers in (array, labels). Received "
+            f"{type_in_words(array)}, which does not become one ({error})"
         ) from None
     if found is None:
         raise ValueError(
-            f"Expected the array of (array, labels) as {_TAKEN}. Received {shown_type(array)}: "
+            f"Expected the array of (array, labels) as {_TAKEN}. Received {type_in_words(array)}: "
             "convert it with numpy.asarray, or read it into an array first"
         )
     return found
 
 
-def numpy_array(values):
+def numpy_array(values: Any) -> np.ndarray | None:
     """Values as a NumPy array; None where they are of a kind that is no array.
 
     Raises:

@@ -1,24 +1,28 @@
 """Each image of a list once, in order, in a random training view: for features kept on disk."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.data.balanced_batches import CROP_RATIO, CROP_SCALE
 from keras_ms.data.file_names import all_file_bytes
+from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import NUM_UNIFORM, as_rgb, batch_views, flip_and_resize
 from keras_ms.data.read_images import crop_of, opened
 
 
 def augmented_batches(
-    image_list,
-    image_size,
+    image_list: ImageList,
+    image_size: int,
     *,
-    crop_scale=(0.16, 1.0),  # the official recipe, as crop_ratio and the flip
-    crop_ratio=(3 / 4, 4 / 3),
-    flip=True,
-    distort=None,
-    seed=0,
-    batch_size=64,
-):
+    crop_scale: tuple[float, float] | None = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip: bool = True,
+    distort: Callable | None = None,
+    seed: int | tuple[int, ...] = 0,
+    batch_size: int = 64,
+) -> tf.data.Dataset:
     """Random training views of all images once, in the list's order.
 
     Args:
@@ -50,7 +54,12 @@ def augmented_batches(
         dataset = tf.data.Dataset.from_tensor_slices((image_list.images, uniform))
         dataset = dataset.batch(batch_size).map(
             lambda images, uniform: batch_views(
-                images, uniform, image_size, crop_scale, crop_ratio, flip
+                images,
+                uniform,
+                image_size=image_size,
+                scale=crop_scale,
+                ratio=crop_ratio,
+                flip=flip,
             )
         )
     if distort is not None:

@@ -5,20 +5,22 @@ images or rows (`loaded_batches`). There is never one dataset per class.
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.arguments import class_ids
 from keras_ms.data.array_source import ArraySource
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
-from keras_ms.data.class_ids import class_ids
 from keras_ms.data.file_names import all_file_bytes
-from keras_ms.data.image_cache import decoded_images
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import (
     NUM_UNIFORM,
     as_rgb,
     batch_views,
+    decoded_images,
     flip_and_resize,
     side_for,
 )
@@ -26,24 +28,28 @@ from keras_ms.data.read_images import crop, crop_of, opened
 
 logger = logging.getLogger(__name__)
 
+# a random crop: the official Multi-Similarity recipe
+CROP_SCALE = (0.16, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+
 
 def balanced_batches(
-    source,
+    source: Any,
     *,
-    views=False,
-    classes_per_batch=16,  # 16 x 5 = 80: the official Multi-Similarity recipe
-    images_per_class=5,
-    image_size=None,
-    crop_scale=(0.16, 1.0),  # the official recipe, as crop_ratio and the flip
-    crop_ratio=(3 / 4, 4 / 3),
-    flip=True,
-    distort=None,
-    seed=0,
-    start_step=0,
-    shard=(0, 1),
-    cache="auto",
-    prefetch=tf.data.AUTOTUNE,
-):
+    views: bool = False,
+    classes_per_batch: int = 16,  # 16 x 5 = 80: the official Multi-Similarity recipe
+    images_per_class: int = 5,
+    image_size: int | None = None,
+    crop_scale: tuple[float, float] | None = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip: bool = True,
+    distort: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    cache: bool | str = "auto",
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """Endless balanced batches of `classes_per_batch` classes × `images_per_class` items.
 
     The rule by which classes and images are drawn is that of `balanced_indices`. The stream is a
@@ -126,28 +132,28 @@ def balanced_batches(
     return endless(dataset)
 
 
-def endless(dataset):
+def endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The dataset, known to have no end: whoever needs one that ends can tell it at once."""
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def loaded_batches(
-    source,
-    numbered_batches,
+    source: Any,
+    numbered_batches: Callable[[], Iterator[tuple[int, np.ndarray]]],
     *,
-    views,
-    classes_per_batch,
-    images_per_class,
-    image_size,
-    crop_scale,
-    crop_ratio,
-    flip,
-    distort,
-    seed,
-    shard,
-    cache,
-    prefetch,
-):
+    classes_per_batch: int,
+    images_per_class: int,
+    seed: int,
+    views: bool = False,
+    image_size: int | None = None,
+    crop_scale: tuple[float, float] | None = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip: bool = True,
+    distort: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    cache: bool | str = "auto",
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """Batches of indices as batches of images or rows.
 
     Args:
@@ -184,11 +190,12 @@ def loaded_batches(
             rows = indices if array is None else array.rows(indices, uniform[:, 0])
             yield rows, uniform, labels[indices], np.full(batch, step)
 
-    row_shape, dtype = ((), np.int64) if array is None else (array.row_shape, array.dtype)
+    row_shape = () if array is None else array.row_shape
+    dtype = tf.as_dtype(np.dtype(np.int64) if array is None else array.dtype)
     dataset = tf.data.Dataset.from_generator(
         batches,
         output_signature=(
-            tf.TensorSpec((batch, *row_shape), tf.as_dtype(dtype)),
+            tf.TensorSpec((batch, *row_shape), dtype),
             tf.TensorSpec((batch, NUM_UNIFORM), tf.float32),
             tf.TensorSpec((batch,), tf.int64),
             tf.TensorSpec((batch,), tf.int64),
@@ -214,13 +221,13 @@ def loaded_batches(
     return dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(prefetch)
 
 
-def source_labels(source):
+def source_labels(source: Any) -> np.ndarray:
     """The class ids of a source of `balanced_batches`, one for each item."""
     if isinstance(source, ImageList):
         return source.labels
     if isinstance(source, tuple) and len(source) != 2:
         raise ValueError(f"Expected a pair (array, labels). Received: a tuple of {len(source)}")
-    return class_ids(source[1] if isinstance(source, tuple) else source).astype(np.int64)
+    return class_ids(source[1] if isinstance(source, tuple) else source)
 
 
 def _columns(source, views):
@@ -233,7 +240,7 @@ def _columns(source, views):
             "none. Leave it out"
         )
     if is_pair:
-        return ArraySource(source[0], len(labels), views), labels
+        return ArraySource(source[0], len(labels), views=views), labels
     if isinstance(source, ImageList) and source.images is not None:
         return ArraySource(source.images, len(labels)), labels
     return None, labels

@@ -5,17 +5,26 @@ the stream can be reached without the steps before it.
 """
 
 import math
+from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import numpy as np
 
-from keras_ms.data.class_ids import class_ids
+from keras_ms.arguments import class_ids
 
 # keep the kinds of random numbers of one seed apart
 CLASSES, IMAGES, VIEWS, FILLING = range(4)
 
 
-def balanced_indices(labels, classes_per_batch, images_per_class, *, seed=0, start_step=0):
+def balanced_indices(
+    labels: Any,
+    classes_per_batch: int,
+    images_per_class: int,
+    *,
+    seed: int = 0,
+    start_step: int = 0,
+) -> Iterator[np.ndarray]:
     """Endless batches of indices into `labels`: P different classes, K images of each.
 
     The rule, for classes as for the images of one class, is that of a deck of cards: shuffle all,
@@ -72,7 +81,7 @@ def _index_batches(labels, classes_per_batch, images_per_class, seed, start_step
         for label in classes.tolist():
             if label not in image_hands:
                 image_hands[label] = hands_from(
-                    visits[label], sizes[label], images_per_class, seed, IMAGES, label
+                    int(visits[label]), int(sizes[label]), images_per_class, seed, IMAGES, label
                 )
             parts.append(starts[label] + next(image_hands[label]))
         yield order[np.concatenate(parts)]
@@ -84,7 +93,9 @@ def _block(size, hand):
     return size // common, hand // common
 
 
-def hands_from(start, size, hand, seed, purpose, stream=0):
+def hands_from(
+    start: int, size: int, hand: int, seed: int, purpose: int, stream: int = 0
+) -> Iterator[np.ndarray]:
     """`deal_hands` from hand number `start` on, reached directly."""
     block, rest = divmod(int(start), _block(size, hand)[0])
     hands = deal_hands(size, hand, seed, purpose, stream, first_block=block)
@@ -93,7 +104,9 @@ def hands_from(start, size, hand, seed, purpose, stream=0):
     return hands
 
 
-def deal_hands(size, hand, seed, purpose, stream=0, first_block=0):
+def deal_hands(
+    size: int, hand: int, seed: int, purpose: int, stream: int = 0, first_block: int = 0
+) -> Iterator[np.ndarray]:
     """Hands of `hand` numbers below `size`, by the rule of `balanced_indices`, block by block."""
     for block in count(first_block):
         random = random_numbers(seed, block, stream, purpose)
@@ -120,21 +133,23 @@ def _deal(deck, number, held, size):
     return new, deck[~marked[deck]]
 
 
-def view_numbers(step, num_items, numbers_per_item, seed):
+def view_numbers(step: int, num_items: int, numbers_per_item: int, seed: int) -> np.ndarray:
     """float32 (num_items, numbers_per_item) in [0, 1): the random numbers of one batch's views."""
     random = random_numbers(seed, step, 0, VIEWS)
     return random.random((num_items, numbers_per_item), dtype=np.float32)
 
 
-def random_numbers(seed, number, stream, purpose):
+def random_numbers(seed: int, number: int, stream: int, purpose: int) -> np.random.Generator:
     """Independent random numbers per (seed, number, stream, purpose): Philox counts from there."""
     counter = np.array([0, number, stream, purpose], np.uint64)
     return np.random.Generator(np.random.Philox(key=seed, counter=counter))
 
 
-def checked_labels(labels, classes_per_batch, images_per_class, seed, start_step):
+def checked_labels(
+    labels: Any, classes_per_batch: int, images_per_class: int, seed: int, start_step: int
+) -> np.ndarray:
     """The labels as int64 (N,), once every setting is known to be usable with them."""
-    labels = class_ids(labels).astype(np.int64)
+    labels = class_ids(labels)
     for name, value, reason in (
         ("classes_per_batch", classes_per_batch, "negatives need a second class"),
         ("images_per_class", images_per_class, "positives need a second image"),

@@ -1,16 +1,18 @@
 """TensorFlow's errors about image files, told as errors about the user's data."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
 
 from keras_ms.data.file_names import file_path, shown_name
-from keras_ms.data.image_folder import image_fault
+from keras_ms.data.image_file import image_fault
+from keras_ms.data.image_list import ImageList
 
 
 @contextmanager
-def naming_damaged(images):
+def naming_damaged(images: ImageList) -> Iterator[None]:
     """Turns TensorFlow's error about an image that cannot be read into one that names the file.
 
     Class folders are checked when they are read; the files of lists are first read here. Every

@@ -135,7 +135,9 @@ def affine_transforms(
 
 
 def _relight(values, seed, brightness, contrast):
-    draws = tf.random.stateless_uniform((2, tf.shape(values)[0], 1, 1, 1), seed, -1.0, 1.0)
+    draws = tf.random.stateless_uniform(
+        tf.stack([2, tf.shape(values)[0], 1, 1, 1]), seed, -1.0, 1.0
+    )
     mean = tf.reduce_mean(values, axis=(1, 2, 3), keepdims=True)
     relit = (values - mean) * (1.0 + contrast * draws[0]) + mean + 255.0 * brightness * draws[1]
     return tf.clip_by_value(relit, 0.0, 255.0)
@@ -144,7 +146,7 @@ def _relight(values, seed, brightness, contrast):
 def _erase(values, seed, probability):
     shape = tf.shape(values)
     batch, height, width = shape[0], shape[1], shape[2]
-    draws = tf.random.stateless_uniform((5, batch, 1), seed)
+    draws = tf.random.stateless_uniform(tf.stack([5, batch, 1]), seed)
     area = 0.02 + 0.18 * draws[0]
     # sides a and b with a·b = area and a/b between 1/2 and 2, as fractions of the image's sides
     aspect = tf.exp((2.0 * draws[1] - 1.0) * math.log(2.0))

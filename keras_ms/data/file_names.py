@@ -6,6 +6,8 @@ surrogates; such text opens the file and can be written nowhere.
 
 import os
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ import numpy as np
 _MAX_NAMED = 10
 
 
-def shown_name(name):
+def shown_name(name: Any) -> str:
     r"""A name as text that every message, table and page can hold.
 
     Args:
@@ -35,12 +37,12 @@ def shown_name(name):
     return name.decode("utf-8", "backslashreplace")
 
 
-def same_name(name):
+def same_name(name: Any) -> str:
     """What two names share that people cannot tell apart: macOS writes é as e and an accent."""
     return unicodedata.normalize("NFC", shown_name(name))
 
 
-def file_path(name):
+def file_path(name: str | bytes | os.PathLike) -> str:
     """A path as text that opens the file, from text that was read or typed.
 
     Where the system's names are ASCII, as under LC_ALL=C, the two differ.
@@ -48,21 +50,21 @@ def file_path(name):
     return os.fsdecode(file_bytes(name))
 
 
-def file_bytes(name):
+def file_bytes(name: str | bytes | os.PathLike) -> bytes:
     """A path as the bytes that the system and TensorFlow call the file by."""
     try:
         return os.fsencode(name)
     except UnicodeEncodeError:
-        return os.fspath(name).encode("utf-8", "surrogateescape")
+        return str(name).encode("utf-8", "surrogateescape")
 
 
-def all_file_bytes(paths):
+def all_file_bytes(paths: Iterable) -> np.ndarray:
     """Paths as an array of bytes, which becomes a tensor whatever the names hold."""
     names = [path if isinstance(path, bytes) else str(path) for path in paths]
     return np.array([file_bytes(name) for name in names], dtype=object)
 
 
-def some_names(names, separator=", "):
+def some_names(names: Sequence, separator: str = ", ") -> str:
     """The first names in one text, and how many more there are."""
     shown = separator.join(shown_name(name) for name in names[:_MAX_NAMED])
     more = len(names) - _MAX_NAMED

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from keras_ms.data.file_names import same_name, shown_name, some_names
-from keras_ms.data.folder_listing import BESIDE, DEEPER
+from keras_ms.data.folder_listing import BESIDE, DEEPER, Folder
 
 SPLITS = ("train", "validation", "test")
 
@@ -28,7 +28,7 @@ class ClassFolder(NamedTuple):
     name: str
     path: str
     files: list
-    split: str = None
+    split: str | None = None
 
 
 class Layout(NamedTuple):
@@ -39,7 +39,9 @@ class Layout(NamedTuple):
     passed_over: Counter
 
 
-def folder_layout(root, suffixes, class_depth=None):
+def folder_layout(
+    root: Folder, suffixes: tuple[str, ...], class_depth: int | None = None
+) -> Layout:
     """The class folders of a listed folder.
 
     Understood are class folders directly in the folder; train/, test/ and validation/ (or a usual
@@ -61,8 +63,8 @@ def folder_layout(root, suffixes, class_depth=None):
     """
     passed_over, whole = Counter(), root
     splits = _split_folders(root)
-    while splits is None and _wrapped(root) is not None:
-        root = _gone_into(root, passed_over)
+    while splits is None and (inside := _wrapped(root)) is not None:
+        root = _gone_into(root, inside, passed_over)
         splits = _split_folders(root)
     if splits is None:
         _refuse_query_and_gallery(root)
@@ -121,16 +123,15 @@ def _wrapped(root):
     return inside[0] if holding else None
 
 
-def _gone_into(root, passed_over):
+def _gone_into(root, inside, passed_over):
     """The folder that `root` wraps; what lies beside it is counted."""
-    inside = _wrapped(root)
     _pass_beside(root, {id(inside)}, passed_over)
     return inside
 
 
 def _innermost(folder, passed_over):
-    while _wrapped(folder) is not None:
-        folder = _gone_into(folder, passed_over)
+    while (inside := _wrapped(folder)) is not None:
+        folder = _gone_into(folder, inside, passed_over)
     return folder
 
 
@@ -188,8 +189,7 @@ def _refuse_query_and_gallery(root):
         raise ValueError(
             f"{_EXPECTED}. {shown_name(root.path)} has {some_names(found)}: queries and a gallery "
             "share their classes. List the images in a CSV file with the columns path, label, "
-            "split, is_query and is_gallery, and read that (keras_ms.load_csv, --data-dir "
-            "list.csv; docs/data.md)"
+            "split, is_query and is_gallery, and read that (keras_ms.load_csv; docs/data.md)"
         )
 
 
@@ -201,7 +201,7 @@ def _refuse_images_alone(root, parents):
                 f"{_EXPECTED}. {shown_name(folder.path)} has no subfolder of images but "
                 f"{len(folder.images):,} images, such as {shown_name(folder.images[0])}: put them "
                 "into class folders, or list them with their classes in a CSV file "
-                "(keras_ms.load_csv, --data-dir list.csv)"
+                "(keras_ms.load_csv)"
             )
     if not any(folder.folders for _, folder in parents):
         raise ValueError(f"{_EXPECTED}. {shown_name(root.path)} has no subfolder of images")
@@ -225,7 +225,7 @@ def _refuse_deeper(root, starts, parents, suffixes, class_depth):
         (None, None),
     )
     where = shown_name(root.path)
-    if holding is None:
+    if start is None or holding is None:
         raise ValueError(
             f"No images in the class folders of {where}. Expected files ending in "
             f"{' '.join(suffixes)}. {_found(level)}"
@@ -243,7 +243,7 @@ def _refuse_deeper(root, starts, parents, suffixes, class_depth):
         )
     raise ValueError(
         f"{_EXPECTED}. Here {lie}, and which of the folders is the class is not clear: "
-        f"class_depth={found} (--class-depth {found}) makes each folder {found} levels down a "
+        f"class_depth={found} makes each folder {found} levels down a "
         f"class, class_depth={first} gives all images below {shown_name(holding.name)} to one class"
     )
 

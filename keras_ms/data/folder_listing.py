@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from keras_ms.data.file_names import same_name, shown_name
@@ -88,7 +89,11 @@ class Folder:
             left += reversed(folder.folders)
 
 
-def list_folder(path, suffixes, listed=None):
+def list_folder(
+    path: str | os.PathLike,
+    suffixes: tuple[str, ...],
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Folder:
     """Lists a folder and everything below it; links are followed.
 
     A link to a folder above itself, or to one that its part of the tree holds already, is
@@ -97,7 +102,7 @@ def list_folder(path, suffixes, listed=None):
     Args:
         path: the folder.
         suffixes: endings of image files, lower case.
-        listed: called with the number of images found so far, after each folder.
+        progress: called with (images found so far, None) after each folder.
 
     Returns:
         `Folder`.
@@ -106,7 +111,7 @@ def list_folder(path, suffixes, listed=None):
         OSError: a folder that cannot be listed; the message names it.
     """
     root = Folder(os.fspath(path))
-    order, found = [], 0
+    order, num_images = [], 0
     stat = os.stat(root.path)
     # (folder, its depth, the folders of its part of the tree)
     left = [(root, 0, {(stat.st_dev, stat.st_ino)})]
@@ -118,9 +123,9 @@ def list_folder(path, suffixes, listed=None):
             # each part of the root is on its own: links may repeat it in another
             part = known if depth else known | {_identity(inner.path)}
             left.append((inner, depth + 1, part))
-        found += len(folder.images)
-        if listed is not None:
-            listed(found)
+        num_images += len(folder.images)
+        if progress is not None:
+            progress(num_images, None)
     for folder in reversed(order):
         folder.num_images = len(folder.images) + sum(f.num_images for f in folder.folders)
         folder.maybe_images = (
@@ -227,12 +232,12 @@ def _kind(entry):
         return UNNAMED
 
 
-def may_be_images(reason):
+def may_be_images(reason: str) -> bool:
     """Whether what was passed over for this reason may be images that someone wants."""
     return reason in _PICTURES if reason.startswith(".") else reason not in _SAFE
 
 
-def tally_line(used, passed_over):
+def tally_line(used: int, passed_over: dict[str, int]) -> str:
     """How many files are used and passed over, by reason: a line for a log."""
     files = used + sum(n for reason, n in passed_over.items() if reason not in _FOLDERS)
     line = f"{used:,} of {files:,} files used"

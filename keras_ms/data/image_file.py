@@ -35,7 +35,7 @@ _SIGNATURES = {
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
-def image_fault(path):
+def image_fault(path: str | Path) -> str | None:
     """Why no reader reads the image file, in words; None if all do.
 
     A plain JPEG is judged by its structure, any other file is decoded.
@@ -51,7 +51,7 @@ def image_fault(path):
     return None
 
 
-def read_pixels(path, *, apply_exif_orientation=True):
+def read_pixels(path: str | Path, *, apply_exif_orientation: bool = True) -> np.ndarray:
     """The pixels of an image file as training and evaluation see them, before any resizing.
 
     Args:
@@ -81,7 +81,9 @@ def read_pixels(path, *, apply_exif_orientation=True):
     return turned(pixels, plain.orientation) if apply_exif_orientation else pixels
 
 
-def decoded(contents, path=None, *, apply_exif_orientation=True):
+def decoded(
+    contents: bytes, path: str | bytes | Path | None = None, *, apply_exif_orientation: bool = True
+) -> np.ndarray:
     """uint8 array (height, width, 3), RGB, that Pillow reads from the bytes of an image file.
 
     Args:
@@ -160,7 +162,7 @@ def _upper_byte(image):
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def num_pixels(path):
+def num_pixels(path: str | Path) -> int:
     """How many pixels an image file has, by its header; 0 where none can be told."""
     try:
         with Image.open(file_path(path)) as image:

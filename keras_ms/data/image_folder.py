@@ -20,11 +20,10 @@ from keras_ms.data.folder_listing import (
     tally_line,
 )
 from keras_ms.data.image_file import SUFFIXES, image_fault
-from keras_ms.terminal.progress import progress_lines
 
 logger = logging.getLogger(__name__)
 
-_LEAVE_OUT_SMALL = "leave them out with skip_small_classes (--skip-small-classes)"
+_LEAVE_OUT_SMALL = "leave them out with skip_small_classes"
 # files that are handed to the threads at a time: a task for each of 100,000 takes 100 MB
 _BLOCK = 2048
 
@@ -39,7 +38,6 @@ def read_image_folder(
     skip_small_classes,
     check_images,
     progress,
-    listed,
 ):
     """The columns of an ImageList read from a folder; `ImageList.from_folder` says the rules.
 
@@ -59,7 +57,7 @@ def read_image_folder(
         raise ValueError(f"Expected `test_fraction` from 0 to 1. Received: {test_fraction}")
     if class_depth is not None:
         class_depth = whole_number("class_depth", class_depth)
-    layout = folder_layout(list_folder(folder, SUFFIXES, listed), SUFFIXES, class_depth)
+    layout = folder_layout(list_folder(folder, SUFFIXES, progress), SUFFIXES, class_depth)
     if layout.where != str(folder):
         logger.info("%s: its classes are the folders of %s", shown, shown_name(layout.where))
     classes, passed_over = layout.classes, Counter(layout.passed_over)
@@ -85,9 +83,7 @@ def read_image_folder(
             "%s: %s%s",
             shown,
             tally_line(sum(sizes), passed_over),
-            ". class_depth=1 (--class-depth 1) takes the images in subfolders"
-            if passed_over[DEEPER]
-            else "",
+            ". class_depth=1 takes the images in subfolders" if passed_over[DEEPER] else "",
         )
     return {
         "paths": np.array([file for one in classes for file in one.files]),
@@ -106,7 +102,7 @@ def _check_disjoint(classes, shown):
         raise ValueError(
             f"Expected class folders in the train, validation and test subfolders of {shown}. Each "
             f"has one folder of images only, {twice[0]}: put the images into a folder for each "
-            "class, or list them with their classes in a CSV file (--data-dir list.csv)"
+            "class, or list them with their classes in a CSV file (keras_ms.load_csv)"
         )
     if twice:
         raise ValueError(
@@ -181,7 +177,6 @@ def _readable(classes, skip_unreadable, progress, passed_over):
     """The classes without damaged images, which raise unless they are to be skipped."""
     total = sum(len(one.files) for one in classes)
     damaged = {}
-    tell = progress_lines("checking", total, logger.info)
     done = 0
     # Pillow decodes outside the interpreter lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -192,7 +187,6 @@ def _readable(classes, skip_unreadable, progress, passed_over):
                     damaged[path] = fault
                 if progress is not None:
                     progress(done, total)
-            tell(done / total)
     if not damaged:
         return classes
     separator = "\n  "
@@ -202,8 +196,7 @@ def _readable(classes, skip_unreadable, progress, passed_over):
     )
     if not skip_unreadable:
         raise ValueError(
-            f"{message}\nRepair or remove them, or leave them out with skip_unreadable "
-            "(--skip-unreadable)"
+            f"{message}\nRepair or remove them, or leave them out with skip_unreadable"
         )
     logger.warning("%s\nLeft out.", message)
     passed_over[UNREADABLE] += len(damaged)

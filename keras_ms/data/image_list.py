@@ -1,12 +1,13 @@
 """ImageList: which images there are, the class of each, and the split each class belongs to."""
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from keras_ms.arguments import unmasked
+from keras_ms.arguments import class_ids
 from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_folder import read_image_folder
@@ -57,23 +58,17 @@ class ImageList:
     labels: np.ndarray
     class_names: tuple
     split: np.ndarray
-    images: np.ndarray = None
+    images: np.ndarray | None = None
     name: str = "images"
-    is_query: np.ndarray = None
-    is_gallery: np.ndarray = None
+    is_query: np.ndarray | None = None
+    is_gallery: np.ndarray | None = None
     passed_over: dict = field(default_factory=dict)
     apply_exif_orientation: bool = True
 
     def __post_init__(self):
-        labels = np.asarray(unmasked(self.labels))
-        if labels.dtype.kind not in "iu" or labels.ndim != 1:
-            raise ValueError(
-                "Expected `labels` to be class ids, integers of shape (N,). "
-                f"Received: dtype {labels.dtype}, shape {labels.shape}"
-            )
         for name, value in (
             ("paths", _as_paths(self.paths)),
-            ("labels", labels.astype(np.int64)),
+            ("labels", class_ids(self.labels)),
             ("split", np.asarray(self.split, dtype=str)),
             # pages and tables show them
             ("class_names", tuple(shown_name(name) for name in self.class_names)),
@@ -93,8 +88,6 @@ class ImageList:
 
     def _check_lengths(self):
         count = len(self.labels)
-        if count == 0:
-            raise ValueError("Expected at least one image. Received an empty list")
         for name, value in (("paths", self.paths), ("split", self.split)):
             if value.shape != (count,):
                 raise ValueError(
@@ -174,19 +167,20 @@ class ImageList:
                     )
         return "\n".join(lines)
 
-    def has_gallery(self):
+    def has_gallery(self) -> bool:
         """Whether some image is not both query and gallery, so that evaluation tells them apart."""
         queries, gallery = self.queries_and_gallery()
         return not (queries & gallery).all()
 
-    def queries_and_gallery(self):
+    def queries_and_gallery(self) -> tuple[np.ndarray, np.ndarray]:
         """(is_query, is_gallery), each bool (N,): True for all where the list does not say."""
-        return tuple(
-            np.ones(len(self), bool) if mask is None else mask
-            for mask in (self.is_query, self.is_gallery)
+        every = np.ones(len(self), bool)
+        return (
+            every if self.is_query is None else self.is_query,
+            every.copy() if self.is_gallery is None else self.is_gallery,
         )
 
-    def retrieval_arguments(self, embeddings):
+    def retrieval_arguments(self, embeddings: np.ndarray) -> dict[str, np.ndarray]:
         """What `keras_ms.recall_at_k` takes to search these images' queries in their gallery.
 
         Args:
@@ -220,12 +214,12 @@ class ImageList:
             arguments["query_positions"] = positions[queries]
         return arguments
 
-    def counts(self):
+    def counts(self) -> dict[str, tuple[int, int]]:
         """{split: (number of classes, number of images)} of the splits that have images."""
         labels = {name: self.labels[self.split == name] for name in SPLITS}
         return {name: (len(np.unique(ids)), len(ids)) for name, ids in labels.items() if len(ids)}
 
-    def subset(self, split_name):
+    def subset(self, split_name: str) -> "ImageList":
         """The images of one split, in order; class ids and `class_names` stay as they are."""
         if split_name not in SPLITS:
             raise ValueError(f"Expected a split of {SPLITS}. Received: {split_name!r}")
@@ -239,7 +233,9 @@ class ImageList:
         kept = {name: column[chosen] for name, column in columns.items() if column is not None}
         return replace(self, **kept)
 
-    def hold_out_validation(self, fraction, seed=0, whole_groups=False):
+    def hold_out_validation(
+        self, fraction: float, seed: int = 0, *, whole_groups: bool = False
+    ) -> "ImageList":
         """Moves a random fraction of the training classes to the split "validation".
 
         Settings and weights are then chosen on classes that are neither trained on nor reported.
@@ -289,18 +285,17 @@ class ImageList:
     @classmethod
     def from_folder(
         cls,
-        folder,
+        folder: str | os.PathLike,
         *,
-        test_fraction=0.5,  # the field's convention: CUB 1-100 train, 101-200 test
-        test_classes=None,
-        skip_unreadable=False,
-        skip_small_classes=False,
-        check_images=True,
-        progress=None,
-        class_depth=None,
-        listed=None,
-        apply_exif_orientation=True,
-    ):
+        test_fraction: float = 0.5,  # the field's convention: CUB 1-100 train, 101-200 test
+        test_classes: Sequence[str] | None = None,
+        skip_unreadable: bool = False,
+        skip_small_classes: bool = False,
+        check_images: bool = True,
+        progress: Callable[[int, int | None], None] | None = None,
+        class_depth: int | None = None,
+        apply_exif_orientation: bool = True,
+    ) -> "ImageList":
         """Reads a folder with one subfolder of images per class.
 
         Which classes test, in this order of precedence:
@@ -334,12 +329,12 @@ class ImageList:
                 it has no match and is skipped, in the gallery it is a distractor.
             check_images: ask the readers about every image once, so that damaged files show now
                 rather than hours into the training.
-            progress: called with (images checked, images in all) after each image.
+            progress: called with (images found so far, None) after each folder that is listed, then
+                with (images checked, images in all) after each image.
             class_depth: how many levels down the class folders lie, below train/ and test/ where
                 there are these; all images below one are its own. 2 reads genus/species/1.jpg as
                 an image of the class "genus/species"; 1 as one of "genus". Defaults to `None`: one
                 level, images directly in the class folders.
-            listed: called with the number of images found so far, after each folder.
             apply_exif_orientation: as in `ImageList`.
 
         Raises:
@@ -363,7 +358,6 @@ class ImageList:
             skip_small_classes=skip_small_classes,
             check_images=check_images,
             progress=progress,
-            listed=listed,
         )
         name = Path(file_path(folder)).resolve().name
         return cls(**columns, name=name, apply_exif_orientation=apply_exif_orientation)

@@ -1,26 +1,22 @@
 """From image files and arrays to float tensors: views that are trained on and evaluated."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from keras_ms.data.file_names import all_file_bytes
-
-# also found here: what reads a file and what makes views of it stood in one module once
-from keras_ms.data.read_images import (  # noqa: F401
-    crop,
-    crop_window,
-    decode,
-    image_of,
-    opened,
-    read_crop,
-    read_image,
-)
+from keras_ms.data.image_file import num_pixels
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.read_images import crop_window, image_of, opened
 
 NUM_UNIFORM = 5  # random numbers that one training view uses
 # one gigabyte: 6,600 evaluation images of 224 px; a laptop keeps room for the training
 CACHE_BYTES = 2**30
 
 
-def flip_and_resize(image, uniform, image_size, flip):
+def flip_and_resize(image: tf.Tensor, uniform: tf.Tensor, image_size: int, flip: bool) -> tf.Tensor:
     """float32 (image_size, image_size, 3) from a crop, mirrored in half of the cases if `flip`."""
     if flip:
         image = tf.cond(uniform[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
@@ -28,7 +24,15 @@ def flip_and_resize(image, uniform, image_size, flip):
     return tf.image.resize(image, (image_size, image_size))
 
 
-def batch_views(images, uniform, image_size, scale, ratio, flip):
+def batch_views(
+    images: tf.Tensor,
+    uniform: tf.Tensor,
+    *,
+    image_size: int,
+    scale: tuple[float, float] | None,
+    ratio: tuple[float, float],
+    flip: bool,
+) -> tf.Tensor:
     """The same views of a batch of equally large images at once.
 
     Args:
@@ -40,7 +44,8 @@ def batch_views(images, uniform, image_size, scale, ratio, flip):
         uint8. Windows are sampled from their first to their last pixel centre, so a window of
         the target size is copied exactly.
     """
-    height, width = images.shape[1:3]
+    sides: Any = images.shape[1:3]
+    height, width = sides
     if scale is not None or (height, width) != (image_size, image_size):
         top, left, crop_height, crop_width = (
             tf.cast(value, tf.float32) + tf.zeros_like(uniform[:, 0])
@@ -66,14 +71,14 @@ def batch_views(images, uniform, image_size, scale, ratio, flip):
     return images
 
 
-def as_rgb(images):
+def as_rgb(images: tf.Tensor) -> tf.Tensor:
     """float32 with three channels from grey or RGB images."""
     if images.shape[-1] == 1:
         images = tf.repeat(images, 3, axis=-1)
     return tf.cast(images, tf.float32)
 
 
-def centre_view(image, image_size, resize_to):
+def centre_view(image: tf.Tensor, image_size: int, resize_to: int) -> tf.Tensor:
     """uint8 (image_size, image_size, channels): shorter side to `resize_to`, then the centre.
 
     Antialiased, as Pillow's resize is, and rounded to whole values as in an image file.
@@ -106,7 +111,14 @@ def centre_view(image, image_size, resize_to):
     return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
 
 
-def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_size=64, cache="auto"):
+def evaluation_batches(
+    image_list: ImageList,
+    image_size: int | None = None,
+    *,
+    resize_to: int | None = None,
+    batch_size: int = 64,
+    cache: bool | str = "auto",
+) -> tf.data.Dataset:
     """All images of a list once, in order, as a model is evaluated on them.
 
     Args:
@@ -141,7 +153,8 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
         )
     channels = 3 if image_list.images is None else image_list.images.shape[-1]
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
-    if image_list.images is None:
+    pictures = image_list.images
+    if pictures is None:
         exif = {"apply_exif_orientation": image_list.apply_exif_orientation}
         names = all_file_bytes(image_list.paths)
         dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
@@ -151,10 +164,10 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
         )
     else:
         dataset = tf.data.Dataset.from_generator(
-            lambda: iter(image_list.images),
-            output_signature=tf.TensorSpec(image_list.images.shape[1:], tf.uint8),
+            lambda: iter(pictures),
+            output_signature=tf.TensorSpec(pictures.shape[1:], tf.uint8),
         )
-        if image_list.images.shape[1:3] != (resize_to, resize_to) or resize_to != image_size:
+        if pictures.shape[1:3] != (resize_to, resize_to) or resize_to != image_size:
             dataset = dataset.map(
                 lambda image: centre_view(image, image_size, resize_to),
                 num_parallel_calls=tf.data.AUTOTUNE,
@@ -169,7 +182,7 @@ def evaluation_batches(image_list, image_size=None, *, resize_to=None, batch_siz
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def default_resize_to(image_list, image_size):
+def default_resize_to(image_list: ImageList, image_size: int) -> int:
     """The shorter side, in pixels, that images are resized to before their centre is evaluated.
 
     Args:
@@ -189,7 +202,7 @@ def default_resize_to(image_list, image_size):
     return round(image_size * 256 / 227) if image_list.images is None else image_size
 
 
-def side_for(image_list, image_size):
+def side_for(image_list: ImageList, image_size: int | None) -> int:
     """`image_size`, or its default for this list."""
     if image_size is None:
         return 224 if image_list.images is None else image_list.images.shape[1]
@@ -198,8 +211,46 @@ def side_for(image_list, image_size):
     return int(image_size)
 
 
-def to_cache(cache, num_bytes):
+def to_cache(cache: bool | str, num_bytes: int) -> bool:
     """Whether `num_bytes` of decoded images are to be kept in memory."""
     if cache not in (True, False, "auto"):
         raise ValueError(f"Expected `cache` to be True, False or 'auto'. Received: {cache!r}")
     return cache is True or (cache == "auto" and num_bytes <= CACHE_BYTES)
+
+
+def decoded_images(
+    paths: np.ndarray, cache: bool | str, *, apply_exif_orientation: bool = True
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """Decodes all files into memory: a function index -> uint8 image, or None where not to cache.
+
+    The images keep their own sizes: they lie behind each other in one tensor, for random crops at
+    the speed of slicing.
+
+    Args:
+        paths: (N,) str.
+        cache: True, False or "auto", as in `balanced_batches`.
+        apply_exif_orientation: as in `read_image`.
+    """
+    if not to_cache(cache, 0):
+        return None
+    num_bytes = 0
+    for path in paths:
+        # only the header is decoded; stops as soon as the files are known not to fit
+        num_bytes += num_pixels(path) * 3
+        if not to_cache(cache, num_bytes):
+            return None
+    exif = {"apply_exif_orientation": apply_exif_orientation}
+    files = opened(tf.data.Dataset.from_tensor_slices((all_file_bytes(paths),)), **exif)
+    files = files.map(lambda file: image_of(file, **exif), num_parallel_calls=tf.data.AUTOTUNE)
+    with tf.device("CPU"):
+        decoded: list[Any] = list(files)
+        shapes = tf.constant([image.shape for image in decoded], tf.int64)
+        pixels = tf.concat([tf.reshape(image, [-1]) for image in decoded], axis=0)
+        starts = tf.cumsum(tf.reduce_prod(shapes, axis=1), exclusive=True)
+
+    def read(index):
+        size = tf.reduce_prod(shapes[index])
+        image = tf.reshape(tf.slice(pixels, [starts[index]], [size]), shapes[index])
+        return tf.ensure_shape(image, (None, None, 3))
+
+    return read

@@ -39,7 +39,7 @@ class PlainJpeg(NamedTuple):
     orientation: int
 
 
-def plain_jpeg(contents):
+def plain_jpeg(contents: bytes) -> PlainJpeg | None:
     """A `PlainJpeg` where TensorFlow decodes the bytes for certain; None for all others.
 
     That is a baseline JPEG, grey or of three colours in one scan, whose tables are there and

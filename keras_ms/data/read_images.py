@@ -28,7 +28,7 @@ class File(NamedTuple):
     structure: tf.Tensor
 
 
-def opened(dataset, *, apply_exif_orientation=True):
+def opened(dataset: tf.data.Dataset, *, apply_exif_orientation: bool = True) -> tf.data.Dataset:
     """A dataset of (path, …) with each path read to a `File`, in order.
 
     The same as `open_file` of each, with a call into Python for many files: one for each would
@@ -40,18 +40,19 @@ def opened(dataset, *, apply_exif_orientation=True):
     ).batch(_OPENED_TOGETHER)
 
     def with_structures(file, *rest):
-        return File(*file, _structures(file[1], apply_exif_orientation)), *rest
+        path, contents = file
+        return File(path, contents, _structures(contents, apply_exif_orientation)), *rest
 
     return dataset.map(with_structures, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
 
 
-def open_file(path, *, apply_exif_orientation=True):
+def open_file(path: tf.Tensor, *, apply_exif_orientation: bool = True) -> File:
     """The `File` of a path, a string tensor ()."""
     contents = tf.io.read_file(path)
     return File(path, contents, _structures(contents[None], apply_exif_orientation)[0])
 
 
-def read_image(path, *, apply_exif_orientation=True):
+def read_image(path: tf.Tensor, *, apply_exif_orientation: bool = True) -> tf.Tensor:
     """uint8 (height, width, 3) RGB from an image file; an error names a file that is damaged.
 
     Args:
@@ -68,14 +69,14 @@ def read_crop(path, uniform, scale, ratio, *, apply_exif_orientation=True):
     return crop_of(file, uniform, scale, ratio, apply_exif_orientation=apply_exif_orientation)
 
 
-def decode(contents, *, apply_exif_orientation=True):
+def decode(contents: bytes | tf.Tensor, *, apply_exif_orientation: bool = True) -> tf.Tensor:
     """`read_image` of bytes that are read already."""
     contents = tf.convert_to_tensor(contents)  # NumPy would cut zeros off the end of bytes
-    file = File("", contents, _structures(contents[None], apply_exif_orientation)[0])
+    file = File(tf.constant(""), contents, _structures(contents[None], apply_exif_orientation)[0])
     return image_of(file, apply_exif_orientation=apply_exif_orientation)
 
 
-def image_of(file, *, apply_exif_orientation=True):
+def image_of(file: File, *, apply_exif_orientation: bool = True) -> tf.Tensor:
     """The whole image of a `File`, uint8 (height, width, 3) RGB.
 
     Plain JPEGs are decoded by TensorFlow, all other files by Pillow, which `image_fault` asks too.

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_ms.data.file_names import file_path, shown_name
@@ -17,7 +18,7 @@ _MARKS = (
 )
 
 
-def read_text(path, what="text", *, keep_bytes=False):
+def read_text(path: str | Path, what: str = "text", *, keep_bytes: bool = False) -> str:
     r"""The text of a file, without its byte order mark.
 
     UTF-8 is read, and UTF-16 or UTF-32 that begin with their mark, as spreadsheets write them.
@@ -66,7 +67,7 @@ def read_text(path, what="text", *, keep_bytes=False):
         raise ValueError(_no_utf8(what, where, error.object[error.start])) from None
 
 
-def check_text(text, where, what="text"):
+def check_text(text: str, where: str, what: str = "text") -> None:
     """Raises the error of `read_text` where text that was read with `keep_bytes` holds no text."""
     strange = next((mark for mark in text if 0xDC80 <= ord(mark) <= 0xDCFF), None)
     if strange:
@@ -80,13 +81,20 @@ def _no_utf8(what, where, byte):
     )
 
 
-def read_lines(path, what="text", *, keep_bytes=False):
+def read_lines(path: str | Path, what: str = "text", *, keep_bytes: bool = False) -> list[str]:
     """The lines of a file without their ends, a list; arguments and errors as of `read_text`."""
     text = read_text(path, what, keep_bytes=keep_bytes)
     return io.StringIO(text, newline=None).read().split("\n")
 
 
-def read_csv(path, what="a CSV file", *, needed=(), keep_bytes=False, exact=False):
+def read_csv(
+    path: str | Path,
+    what: str = "a CSV file",
+    *,
+    needed: Sequence[str] = (),
+    keep_bytes: bool = False,
+    exact: bool = False,
+) -> tuple[list[str], list[tuple[str, dict]]]:
     """The rows of a file of comma-separated values, by the names in its first line.
 
     Semicolons and tabs are read too, as spreadsheets of many countries write them: the delimiter

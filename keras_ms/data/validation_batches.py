@@ -1,6 +1,7 @@
 """Batches on which a validation loss means something: P classes × K images, the same every time."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +14,15 @@ from keras_ms.data.images import evaluation_batches
 
 
 def validation_batches(
-    source, *, classes_per_batch=16, images_per_class=5, image_size=None, resize_to=None, seed=0,
-    cache="auto",
-):  # fmt: skip
+    source: Any,
+    *,
+    classes_per_batch: int = 16,
+    images_per_class: int = 5,
+    image_size: int | None = None,
+    resize_to: int | None = None,
+    seed: int = 0,
+    cache: bool | str = "auto",
+) -> tf.data.Dataset:
     """A finite dataset of balanced batches, to measure a loss on held-out classes.
 
     A loss on pairs needs classes with several images in one batch. `evaluation_batches` gives the

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_ms.arguments import class_ids
 from keras_ms.evaluation.average_precision import precision_at_r
 from keras_ms.evaluation.class_bootstrap import NUM_RESAMPLES, class_bootstrap
 from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, require_scikit_learn
-from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
+from keras_ms.evaluation.inputs import checked_embeddings
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
 from keras_ms.terminal.progress import is_terminal
@@ -122,7 +123,7 @@ def evaluate_embeddings(
     """
     ks, metrics = checked_ks(ks), checked_metrics(metrics)
     embeddings = checked_embeddings(embeddings, "embeddings")
-    labels = checked_ids(labels, len(embeddings), "labels", "embeddings")
+    labels = class_ids(labels, rows=len(embeddings))
     query_rows = _chosen(is_query, len(embeddings), "is_query")
     gallery_rows = _chosen(is_gallery, len(embeddings), "is_gallery")
     used = np.union1d(query_rows, gallery_rows)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.evaluation.inputs import checked_embeddings, checked_ids, unit_rows
+from keras_ms.arguments import class_ids
+from keras_ms.evaluation.inputs import checked_embeddings, unit_rows
 
 
 class ClusterScores(NamedTuple):
@@ -48,8 +49,8 @@ def cluster_scores(labels, clusters):
     """
     metrics = _scikit_learn("metrics")
     clusters = np.asarray(clusters).reshape(-1)
-    labels = checked_ids(labels, len(clusters), "labels", "clusters")
-    clusters = checked_ids(clusters, len(clusters), "clusters", "clusters")
+    labels = class_ids(labels, rows=len(clusters), rows_of="clusters")
+    clusters = class_ids(clusters, "clusters")
     (_, false_positives), (false_negatives, true_positives) = metrics.cluster.pair_confusion_matrix(
         labels, clusters
     ).tolist()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import unmasked
+from keras_ms.arguments import class_ids, unmasked
 
 # Numbers that are normalised at a time: their copies, not the whole set's, are held.
 _NUMBERS = 2**19
@@ -58,7 +58,7 @@ def retrieval_sets(
             f"Received only `{given}`"
         )
     queries = checked_embeddings(embeddings, "embeddings")
-    query_ids = checked_ids(labels, len(queries), "labels", "embeddings")
+    query_ids = class_ids(labels, rows=len(queries))
     if gallery_embeddings is None:
         if query_positions is not None:
             raise ValueError(
@@ -69,7 +69,9 @@ def retrieval_sets(
         same = _sorted_by_class(queries, classes, np.arange(len(queries)))
         return same, same
     gallery = checked_embeddings(gallery_embeddings, "gallery_embeddings")
-    gallery_ids = checked_ids(gallery_labels, len(gallery), "gallery_labels", "gallery_embeddings")
+    gallery_ids = class_ids(
+        gallery_labels, "gallery_labels", rows=len(gallery), rows_of="gallery_embeddings"
+    )
     if gallery.shape[1] != queries.shape[1]:
         raise ValueError(
             "Queries and gallery must have the same dimension. Received: "
@@ -156,24 +158,6 @@ def checked_embeddings(embeddings, name):
             "learning rate) or the model's output is not normalised safely."
         )
     return embeddings
-
-
-def checked_ids(labels, num_rows, name, rows_name):
-    """Class ids as int64 (num_rows,), else a ValueError that says what is wrong."""
-    labels = as_numpy(labels)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"Expected integer class ids in `{name}` (floats merge ids above 2**24; number the "
-            f"classes first if they are names). Received dtype: {labels.dtype}"
-        )
-    if labels.shape not in ((num_rows,), (num_rows, 1)):
-        raise ValueError(
-            f"Expected `{name}` of shape ({num_rows},) or ({num_rows}, 1): one class id for each "
-            f"row of `{rows_name}`. Received shape: {labels.shape}"
-        )
-    if labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"Class ids must fit int64. Received in `{name}`: {labels.max()}")
-    return labels.reshape(-1).astype(np.int64)
 
 
 def _checked_positions(positions, num_queries, num_items):

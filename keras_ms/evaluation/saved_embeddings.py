@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ms.evaluation.inputs import checked_embeddings, checked_ids
+from keras_ms.arguments import class_ids
+from keras_ms.evaluation.inputs import checked_embeddings
 from keras_ms.files import whole_file
 
 EXPECTED = (
@@ -68,7 +69,7 @@ def read_embeddings(path, *, also_called=None):
     try:
         found["embeddings"] = checked_embeddings(found["embeddings"], "embeddings")
         count = len(found["embeddings"])
-        ids = checked_ids(found["labels"], count, "labels", "embeddings")
+        ids = class_ids(found["labels"], rows=count)
         for name in ("is_query", "is_gallery"):
             _check_chosen(found[name], count, name)
         found["class_names"] = _checked_names(found["class_names"], ids)

@@ -1,6 +1,6 @@
 """ClassTree: classes merged into a hierarchy by how far apart their embeddings are.
 
-Built by class_hierarchy.py; here it is asked, saved, loaded and drawn.
+Built by hierarchy.py; here it is asked, saved, loaded and drawn.
 """
 
 import zipfile

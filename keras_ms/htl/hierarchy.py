@@ -7,7 +7,7 @@ the means over their classes. No pair of images is ever listed. Ge et al., ECCV 
 
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import class_ids, whole_number
 
 FARTHEST = 4.0  # the squared distance of opposite unit vectors
 LEVELS = 16  # as published
@@ -41,8 +41,8 @@ def class_means(embeddings, labels):
            [1. , 0. ]])
     """
     embeddings, labels = _checked(embeddings, labels)
-    class_ids, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(class_ids), embeddings.shape[1]))
+    ids, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(ids), embeddings.shape[1]))
     for start in range(0, len(labels), BLOCK):
         rows = np.asarray(embeddings[start : start + BLOCK], np.float64)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -55,7 +55,7 @@ def class_means(embeddings, labels):
                 f"{embeddings[start + row]}. The model has diverged or is broken"
             )
         np.add.at(sums, index[start : start + BLOCK], rows / norms)
-    return class_ids, sums / counts[:, None], counts
+    return ids, sums / counts[:, None], counts
 
 
 def class_distances(means, others=None):
@@ -196,27 +196,9 @@ def checked_levels(levels, linkage):
     return whole_number("levels", levels)
 
 
-def checked_class_ids(labels):
-    """The labels as int64 (N,), from integers (N,) or (N, 1).
-
-    Raises:
-        ValueError: other shapes or dtypes.
-    """
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or not len(labels):
-        raise ValueError(
-            f"Expected labels of shape (N,) or (N, 1), N at least 1. Received: shape {labels.shape}"
-        )
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"Expected integer class ids as labels. Received: dtype {labels.dtype}")
-    return labels.astype(np.int64)
-
-
 def _checked(embeddings, labels):
     embeddings = embeddings if hasattr(embeddings, "shape") else np.asarray(embeddings)
-    labels = checked_class_ids(labels)
+    labels = class_ids(labels)
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError(
             "Expected embeddings of shape (N, dimension) and N labels. Received: "

@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_ms.data.file_names import file_bytes, file_path
+from keras_ms.data.image_list import ImageList
 from keras_ms.files import whole_file
 from keras_ms.terminal.progress import predict_progress
 
@@ -19,7 +24,16 @@ _ENDINGS_WITHOUT_EFFECT = ("_initializer", "_regularizer", "_constraint")
 _CONNECTIONS = {"keras_history", "input_layers", "output_layers"}
 
 
-def pooled_features(features_model, images, view, batches, folder, *, log=print, verbose=2):
+def pooled_features(
+    features_model: keras.Model,
+    images: ImageList,
+    view: Any,
+    batches: Callable[[], tf.data.Dataset],
+    folder: str | Path,
+    *,
+    log: Callable[[str], Any] = print,
+    verbose: int = 2,
+) -> np.ndarray:
     """The features of one view of all images, in the list's order, computed at most once.
 
     The file's name is a digest of what the model computes and of its weights, of the images'
@@ -47,8 +61,8 @@ def pooled_features(features_model, images, view, batches, folder, *, log=print,
             log(f"Features of {len(images):,} images: read from {file}")
             return features
     log(f"Computing the features of {len(images):,} images once")
-    shown = predict_progress("features", len(images), verbose, log)
-    features = features_model.predict(batches(), **shown)
+    progress: dict[str, Any] = predict_progress("features", len(images), verbose, log)
+    features = features_model.predict(batches(), **progress)
     with whole_file(file) as temporary:
         np.save(temporary, features)
     return features
@@ -59,9 +73,9 @@ def _digest(model, images, view):
     for weights in model.get_weights():
         # without its shape, a matrix and its transpose of equal values would be the same
         digest.update(f"{weights.dtype}{weights.shape}".encode())
-        digest.update(np.ascontiguousarray(weights))
+        digest.update(np.ascontiguousarray(weights).data)
     if images.images is not None:
-        digest.update(np.ascontiguousarray(images.images))
+        digest.update(np.ascontiguousarray(images.images).data)
     else:
         for path in images.paths:
             stat = Path(path).stat()
@@ -70,7 +84,7 @@ def _digest(model, images, view):
     return digest.hexdigest()[:16]
 
 
-def computation(model):
+def computation(model: keras.Model) -> dict:
     """What a model computes from its input and its weights, in terms that JSON can hold.
 
     Equal for a model and a copy of it that was saved and loaded, whatever Keras named the layers;
@@ -85,7 +99,7 @@ def computation(model):
     return _canonical(model.get_config(), {})
 
 
-def _canonical(value, places):
+def _canonical(value: Any, places: dict) -> Any:
     """`value` in JSON's terms, without what has no effect; `places` of layers by their names."""
     if isinstance(value, dict):
         if value.get("class_name") == "DTypePolicy":

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.damaged_images import naming_damaged
-from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.saved_embeddings import read_embeddings
 from keras_ms.export.keras_file import load_keras_file
 from keras_ms.files import check_writable
@@ -23,6 +22,7 @@ from keras_ms.run.facts import (
     run_remarks,
     shown_settings,
 )
+from keras_ms.run.images import load_run_images
 from keras_ms.run.model import RunModel
 from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
@@ -188,7 +188,7 @@ def _check_rows(file, found, images):
 
 def _images(settings, log, needed=None):
     try:
-        return load_images(settings, log, needed)
+        return load_run_images(settings, log, needed)
     except FileNotFoundError as error:
         more = ", and --test-classes, their list" if settings.test_classes else ""
         raise FileNotFoundError(

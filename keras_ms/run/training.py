@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_ms.callbacks import ExplainZeroLoss, InterpolateWeights, RecallAtK
 from keras_ms.data.damaged_images import naming_damaged
-from keras_ms.data.load_images import load_images
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
@@ -22,7 +21,7 @@ from keras_ms.export.parity import import_onnx_package
 from keras_ms.files import check_writable, remove_unfinished, whole_file
 from keras_ms.hdml.picture import draw_hardness
 from keras_ms.htl.class_tree import ClassTree
-from keras_ms.htl.rebuild_class_tree import RebuildClassTree
+from keras_ms.htl.callback import RebuildClassTree
 from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
 from keras_ms.report.curves import write_curves
 from keras_ms.run.choice import Choice, MeasuredWeights, choice_table
@@ -31,6 +30,7 @@ from keras_ms.run.damaged_files import load_weights
 from keras_ms.run.data import RunData, shorter_side
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
+from keras_ms.run.images import load_run_images
 from keras_ms.run.model import RunModel
 from keras_ms.run.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.run.training_state import SaveRun
@@ -122,7 +122,7 @@ class _Training:
         self.run, self.log = run, log
         self.models = RunModel(settings)
         self.ks = settings.recall_ks()
-        images = load_images(settings, log)
+        images = load_run_images(settings, log)
         labels = images.subset("train").labels
         # from here on nothing is open but what folds choose, in settings.json too
         settings = dataclasses.replace(

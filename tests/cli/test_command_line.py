@@ -89,7 +89,7 @@ def test_an_interrupted_run_is_told_once_with_its_command(monkeypatch, capsys):
 
 
 def test_ctrl_c_before_there_is_a_run(monkeypatch, capsys):
-    monkeypatch.setattr(training, "load_images", _raising(KeyboardInterrupt()))
+    monkeypatch.setattr(training, "load_run_images", _raising(KeyboardInterrupt()))
     assert main(["train"]) == 130
     assert capsys.readouterr() == ("", "Interrupted\n")
 

@@ -250,7 +250,7 @@ def test_a_name_and_a_folder_together_and_a_folder_over_the_set_of_a_run(
     message = "Give the data set once: folder is short for --dataset folder"
     assert message in run([model, "folder", "--dataset", "folder"], capsys)[1]
     # a set by its own name, without its place
-    assert "needs --data-dir" in run([model, "cub"], capsys)[1]
+    assert "On the command line: --data-dir" in run([model, "cub"], capsys)[1]
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({"dataset": "cub", "data_dir": "cub", "ks": "3"}))
     found = evaluated([model, data, "--config", config], tmp_path / "a.json")
@@ -423,9 +423,9 @@ def test_embeddings_of_other_programs_are_measured(tmp_path, changes, capsys):
         ({"embeddings": ROWS[:, :0]}, "neither of them 0"),
         ({"embeddings": np.where(ROWS == ROWS[4, 1], np.inf, ROWS)}, "the first is row 4"),
         ({"labels": IDS.astype(float)}, "integer class ids in `labels`"),
-        ({"labels": IDS.astype(str)}, "number the classes first"),
-        ({"labels": IDS[:5]}, "`labels` of shape (6,)"),
-        ({"labels": np.stack([IDS, IDS], 1)}, "`labels` of shape (6,)"),
+        ({"labels": IDS.astype(str)}, "number the names by"),
+        ({"labels": IDS[:5]}, "row of `embeddings`: integers of shape (6,)"),
+        ({"labels": np.stack([IDS, IDS], 1)}, "row of `embeddings`: integers of shape (6,)"),
         ({"class_names": np.array(["a", "b"])}, "labels from 0 to 2"),
         ({"class_names": np.array(["a"]), "labels": IDS - 3}, "labels from -3 to -1"),
         ({"class_names": np.array(["a", "b", "c"], dtype=object)}, "`class_names`"),

@@ -8,10 +8,9 @@ import pytest
 import tensorflow as tf
 
 import keras_ms
+from keras_ms.arguments import class_ids
 from keras_ms.data.balanced_batches import balanced_batches
-from keras_ms.data.class_ids import class_ids
-from keras_ms.htl.neighbour_batches import neighbour_batches
-from keras_ms.htl.neighbour_indices import NeighbourIndices
+from keras_ms.htl.batches import NeighbourIndices, neighbour_batches
 
 LABELS = np.arange(24) % 6
 ROWS = np.random.default_rng(0).normal(size=(24, 5)).astype("float32")

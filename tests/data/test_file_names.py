@@ -18,8 +18,8 @@ from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.file_names import file_bytes, file_path, same_name, shown_name, some_names
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
-from keras_ms.data.load_images import load_images
 from keras_ms.data.text_files import read_csv, read_lines, read_text
+from keras_ms.run.images import load_run_images
 from keras_ms.run.settings import Settings
 
 LATIN = "caf\udce9"  # the byte 0xe9
@@ -116,7 +116,7 @@ def test_accents_written_in_two_ways_are_one_name(tmp_path):
     settings = Settings(
         data_dir=str(root), test_classes=str(names), validation_fraction=0.0, dataset="folder"
     )
-    images = load_images(settings, log=lambda line: None)
+    images = load_run_images(settings, log=lambda line: None)
     assert images.class_names == ("a", "b", NFC, "zo\u00eb")
     assert set(images.subset("test").labels) == {2, 3}
     assert all(os.path.isfile(path) for path in images.paths)
@@ -177,12 +177,12 @@ def test_names_are_read_where_the_system_says_ascii(tmp_path):
 import json, os, sys
 import numpy as np
 from keras_ms.data.balanced_batches import balanced_batches
-from keras_ms.data.load_images import load_images
+from keras_ms.run.images import load_run_images
 from keras_ms.run.settings import Settings
 assert sys.getfilesystemencoding() == "ascii"
 root, names, table = json.loads(sys.stdin.read())
 settings = Settings(data_dir=root, test_classes=names, validation_fraction=0.0)
-images = load_images(settings, log=lambda line: None)
+images = load_run_images(settings, log=lambda line: None)
 found = [images.class_names, images.name]
 for split in ("train", "test"):
     part = images.subset(split)
@@ -192,7 +192,7 @@ for split in ("train", "test"):
         images.class_names[n][0], 0) + 40 * (images.class_names[n][3:] == "\\\\xe9")
         for n in set(part.labels)}, split
 settings = Settings(data_dir=table, validation_fraction=0.0)
-listed = load_images(settings, lambda line: None, ("test",))
+listed = load_run_images(settings, lambda line: None, ("test",))
 assert all(os.path.isfile(path) for path in listed.paths)
 print(json.dumps([*found, listed.class_names]))
 """

@@ -69,7 +69,7 @@ def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
     # folders are no files
     assert f"{tmp_path}: 8 of 27 files used; passed over: 3 " in line.message
     assert "3 .jxl" in line.message and "2 links that lead nowhere" in line.message
-    assert line.message.endswith("class_depth=1 (--class-depth 1) takes the images in subfolders")
+    assert line.message.endswith("class_depth=1 takes the images in subfolders")
     assert line.message.index("hidden images") < line.message.index(".txt")
     # every list made from it knows
     held = ImageList.from_folder(tmp_path, test_fraction=0).hold_out_validation(0.5)
@@ -250,7 +250,9 @@ def test_a_deep_tree_ends(tmp_path):
 def test_the_listing_tells_how_far_it_is(tmp_path):
     add(tmp_path, *"abcd", per_folder=3)
     seen = []
-    ImageList.from_folder(tmp_path, listed=seen.append)
+    ImageList.from_folder(
+        tmp_path, progress=lambda done, total: seen.append(done) if total is None else None
+    )
     assert seen[-1] == 12 and seen == sorted(seen)
 
 

@@ -14,10 +14,9 @@ from PIL import Image, features
 
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.exif_orientation import turned, turned_back
-from keras_ms.data.image_cache import decoded_images
 from keras_ms.data.image_file import SUFFIXES, image_fault, num_pixels, read_pixels
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.images import evaluation_batches
+from keras_ms.data.images import decoded_images, evaluation_batches
 from keras_ms.data.plain_jpeg import plain_jpeg
 from keras_ms.data.read_images import crop, decode, opened, read_crop, read_image
 from keras_ms.report.pictures import picture

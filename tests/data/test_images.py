@@ -9,12 +9,10 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import (
     batch_views,
     centre_view,
-    crop_window,
-    decode,
     default_resize_to,
     evaluation_batches,
-    read_crop,
 )
+from keras_ms.data.read_images import crop_window, decode, read_crop
 
 SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
 
@@ -88,22 +86,28 @@ def test_crop_is_the_window_of_the_decoded_image(tmp_path, ending):
 def test_batch_views_of_whole_images_are_the_images():
     images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 1), dtype=np.uint8)
     uniform = tf.constant(np.random.default_rng(1).random((6, 5)), tf.float32)
-    plain = batch_views(tf.constant(images), uniform, 9, None, RATIO, False)
+    plain = batch_views(
+        tf.constant(images), uniform, image_size=9, scale=None, ratio=RATIO, flip=False
+    )
     assert plain.dtype == tf.uint8 and (plain.numpy() == images).all()
-    flipped = batch_views(tf.constant(images), uniform, 9, None, RATIO, True).numpy()
+    flipped = batch_views(
+        tf.constant(images), uniform, image_size=9, scale=None, ratio=RATIO, flip=True
+    ).numpy()
     mirror = uniform[:, 4].numpy() < 0.5
     assert mirror.any() and not mirror.all()
     assert (flipped[mirror] == images[mirror][:, :, ::-1]).all()
     assert (flipped[~mirror] == images[~mirror]).all()
     # a full window through the resampling is the image as well
-    full = batch_views(tf.constant(images), uniform, 9, (1.0, 1.0), (1.0, 1.0), False)
+    full = batch_views(
+        tf.constant(images), uniform, image_size=9, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False
+    )
     assert np.allclose(full, images, atol=1e-3)
 
 
 def test_batch_views_never_read_outside_the_image():
     images = tf.fill((200, 31, 45, 1), tf.constant(200, tf.uint8))
     uniform = tf.constant(np.random.default_rng(1).random((200, 5)), tf.float32)
-    views = batch_views(images, uniform, 64, SCALE, RATIO, True)
+    views = batch_views(images, uniform, image_size=64, scale=SCALE, ratio=RATIO, flip=True)
     assert views.shape == (200, 64, 64, 1) and np.allclose(views, 200)
 
 

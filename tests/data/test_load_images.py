@@ -1,44 +1,25 @@
-"""From settings to images: which data set lies in a folder, and training on one with a gallery."""
+"""Any data set by its name or its files: which one lies in a folder, and what it reads."""
 
-import dataclasses
 import functools
 import itertools
-import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from small_images import write_csv, write_image
 
 from keras_ms.callbacks import RecallAtK
+from keras_ms.data import sets
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.load_images import load_images
-from keras_ms.data.sets.omniglot import load_omniglot
+from keras_ms.data.sets import catalogue
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.run.settings import Settings
 from keras_ms.terminal.progress import progress_lines
 
 
-def load(folder, **options):
+def load(folder, dataset="auto", **options):
     lines = []
-    images = load_images(
-        Settings(data_dir=str(folder), validation_fraction=0.0, **options), lines.append
-    )
+    images = load_images(dataset, folder, log=lines.append, **options)
     return images, "\n".join(lines)
-
-
-def write_image(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((32, 32, 3), value, np.uint8)).save(path)
-
-
-def write_csv(folder, rows):
-    lines = ["path,label,split,is_query,is_gallery"]
-    for number, row in enumerate(rows):
-        write_image(folder / f"{number}.png", 10 * number)
-        lines.append(f"{number}.png,{row}")
-    path = folder / "list.csv"
-    path.write_text("\n".join(lines))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -72,7 +53,7 @@ def test_the_set_is_found_by_its_files(tmp_path, mark, title):
 def test_two_sets_in_one_folder(tmp_path):
     (tmp_path / "CUB_200_2011").mkdir()
     (tmp_path / "car_ims").mkdir()
-    with pytest.raises(ValueError, match="several data sets: cub, cars.*--dataset"):
+    with pytest.raises(ValueError, match="several data sets: cars, cub.*dataset='folder'"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match="cars_annos.mat"):
         load(tmp_path, dataset="cars")
@@ -88,7 +69,7 @@ def test_class_folders_and_real_sets(tmp_path, shared_data):
     assert images.name == "grocery" and "read as the data set 'grocery'" in said
 
 
-def test_settings_that_a_set_does_not_read(tmp_path):
+def test_options_that_a_set_does_not_read(tmp_path):
     path = write_csv(tmp_path, ["a,train,1,1"] * 2 + ["b,test,1,1"] * 2)
     images, said = load(path)
     assert images.name == "list" and "'csv'" in said
@@ -96,6 +77,18 @@ def test_settings_that_a_set_does_not_read(tmp_path):
         load(path, check_counts=False)
     with pytest.raises(ValueError, match="test_fraction is for image folders; 'csv'"):
         load(path, test_fraction=0.3)
+
+
+def test_names_and_folders_that_do_not_fit(tmp_path):
+    for arguments, message in (
+        (("birds",), "Expected `dataset` as auto or one of cars, csv.*'birds'"),
+        (("cub",), "'cub' needs data_dir"),
+        (("glyphs", tmp_path), "'glyphs' is drawn and reads no data_dir"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_images(*arguments)
+    with pytest.raises(TypeError, match="no argument 'colour'.*: .*class_depth"):
+        load(tmp_path, colour="red")
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".txt"])
@@ -110,14 +103,14 @@ def test_the_depth_of_class_folders_is_a_setting(tmp_path):
     for name in ("cat/lynx", "cat/puma", "dog/fox", "dog/wolf"):
         for number in range(2):
             write_image(tmp_path / "photos" / name / f"{number}.png", number)
-    with pytest.raises(ValueError, match="--class-depth 2"):
+    with pytest.raises(ValueError, match="class_depth=2 makes each folder"):
         load(tmp_path / "photos")
     images, _ = load(tmp_path / "photos", class_depth=2)
     assert images.class_names == ("cat/lynx", "cat/puma", "dog/fox", "dog/wolf")
     with pytest.raises(ValueError, match="class_depth is for image folders; 'csv'"):
         load(write_csv(tmp_path, ["a,train,1,1", "a,train,1,1", "b,test,1,1"]), class_depth=2)
     with pytest.raises(ValueError, match="class_depth.*at least 1"):
-        Settings(class_depth=0)
+        load(tmp_path / "photos", class_depth=0)
 
 
 def test_listing_and_checking_tell_how_far_they_are(tmp_path, monkeypatch):
@@ -134,15 +127,36 @@ def test_listing_and_checking_tell_how_far_they_are(tmp_path, monkeypatch):
     assert "checking: 2 of 8 images, about 2 min left" in said
 
 
-def test_only_the_needed_splits_have_to_be_there(tmp_path):
-    path = write_csv(tmp_path, ["a,test,1,1"] * 2 + ["b,test,1,1", "c,validation,1,1"])
-    settings = Settings(data_dir=str(path), validation_fraction=0.0)
-    images = load_images(settings, lambda line: None, needed=("test",))
-    assert images.counts()["test"] == (2, 3)
-    with pytest.raises(ValueError, match="no train classes"):
-        load_images(settings, lambda line: None)
-    with pytest.raises(ValueError, match="validation class with at least 2 images"):
-        load_images(settings, lambda line: None, needed=("validation",))
+def test_a_new_data_set_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "seeds.py").write_text(
+        """
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.declaration import DataSet, Option
+
+
+def load_seeds(data_dir, *, ripe=False):
+    names = ("ripe",) if ripe else ("raw",)
+    return ImageList(["a", "b"], [0, 0], names, ["test"] * 2, name="seeds")
+
+
+DATA_SET = DataSet(
+    name="seeds", load=load_seeds, marks=("seeds.txt",), options=(Option("ripe", False, "seeds"),)
+)
+"""
+    )
+    (tmp_path / "field").mkdir()
+    (tmp_path / "field" / "seeds.txt").touch()
+    monkeypatch.setattr(sets, "__path__", [*sets.__path__, str(tmp_path)])
+    catalogue.data_sets.cache_clear()
+    try:
+        assert "seeds" in catalogue.data_set_names()
+        images, said = load(tmp_path / "field", ripe=True)
+        assert images.class_names == ("ripe",) and "read as the data set 'seeds'" in said
+        assert load(tmp_path / "field", "seeds")[0].class_names == ("raw",)
+        with pytest.raises(catalogue.UnreadOption, match="ripe is for seeds; 'glyphs' does not"):
+            load_images("glyphs", ripe=True)
+    finally:
+        catalogue.data_sets.cache_clear()
 
 
 def test_retrieval_arguments():
@@ -172,48 +186,6 @@ def test_retrieval_arguments():
         images.retrieval_arguments(embeddings[:5])
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of two steps on a CSV file with queries and gallery, and its images."""
-    from keras_ms.run.training import train
-
-    folder = tmp_path_factory.mktemp("gallery")
-    rows = [f"{name},train,1,1" for name in "abcd" for _ in range(2)]
-    rows += [f"{name},test,{query},{1 - query}" for name in "ef" for query in (1, 0, 0)]
-    settings = Settings(
-        data_dir=str(write_csv(folder, rows)),
-        validation_fraction=0.0,
-        image_size=32,
-        embedding_size=8,
-        classes_per_batch=2,
-        images_per_class=2,
-        steps=2,
-        steps_per_epoch=2,
-        export="",
-        run_name="run",
-        runs_folder=str(folder / "runs"),
-        export_folder=str(folder / "exports"),
-        ks="1,2",
-    )
-    return train(settings, log=lambda line: None), settings, folder / "runs" / "run"
-
-
-def test_training_searches_queries_in_the_gallery(trained):
-    import keras
-
-    from keras_ms.data.images import evaluation_batches
-
-    summary, settings, run = trained
-    images = load_images(settings, lambda line: None).subset("test")
-    model = keras.models.load_model(run / "embedder.keras", compile=False)
-    batches = evaluation_batches(images, 32, resize_to=36)
-    embeddings = model.predict(batches.map(lambda image, label: image), verbose=0)
-    expected = recall_at_k(**images.retrieval_arguments(embeddings), ks=(1, 2))
-    assert expected.num_queries == 2
-    assert summary["test_recall"]["last"] == {str(k): value for k, value in expected.items()}
-    assert json.loads((run / "summary.json").read_text())["data"]["test"] == [2, 6]
-
-
 def test_the_callback_searches_the_gallery():
     import keras
 
@@ -239,26 +211,3 @@ def test_the_callback_searches_the_gallery():
     recall.set_model(model)
     with pytest.raises(ValueError, match="in their order"):
         recall.measure()
-
-
-def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
-    settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
-    plain = load_images(settings)
-    held = plain.labels[plain.split == "validation"]
-    alphabets = {plain.class_names[label].split("/")[0] for label in held}
-    trained = {plain.class_names[label].split("/")[0] for label in plain.subset("train").labels}
-    assert len(alphabets) == 9 and not alphabets & trained
-    turned = load_images(dataclasses.replace(settings, rotated_classes=True))
-    classes, images = plain.counts()["train"]
-    assert turned.counts() == {**plain.counts(), "train": (4 * classes, 4 * images)}
-    framed = load_images(dataclasses.replace(settings, framed_drawings=True))
-    assert framed.counts() == plain.counts()
-    wanted = load_omniglot(shared_data, image_size=settings.image_size, framed=True)
-    assert np.array_equal(framed.subset("test").images, wanted.subset("test").images)
-    assert not np.array_equal(framed.images, plain.images)
-
-
-@pytest.mark.parametrize("name", ["rotated_classes", "framed_drawings"])
-def test_glyphs_refuse_what_is_for_omniglot(name):
-    with pytest.raises(ValueError, match=f"{name}.*'glyphs'.*--no-{name.replace('_', '-')} after"):
-        load_images(Settings(**{name: True}))

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_ms
-from keras_ms.htl import class_tree, neighbour_batches, neighbour_indices, rebuild_class_tree
+from keras_ms.htl import batches, callback, class_tree
 from keras_ms.htl import loss as hierarchical_triplet
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.hierarchy import class_distances, class_means, class_spreads
@@ -128,8 +128,8 @@ def test_nearest_are_by_distance(monkeypatch):
     np.fill_diagonal(distances, np.inf)
     expected = tree.class_ids[np.argsort(distances, axis=1)[:, :7]]
     assert_array_equal(tree.nearest(7), expected)
-    for module in ("class_tree", "class_hierarchy"):
-        monkeypatch.setattr(f"keras_ms.{module}.BLOCK", 6)
+    for module in ("class_tree", "hierarchy"):
+        monkeypatch.setattr(f"keras_ms.htl.{module}.BLOCK", 6)
     assert_array_equal(tree.nearest(7), expected)
     again = ClassTree.build(embeddings, labels)
     assert_array_equal(again.nodes, tree.nodes)
@@ -183,7 +183,7 @@ def test_labels_in_a_column():
 EXAMPLES = [
     test
     for module in (
-        class_tree, rebuild_class_tree, neighbour_batches, neighbour_indices, hierarchical_triplet
+        class_tree, callback, batches, hierarchical_triplet
     )
     for test in doctest.DocTestFinder().find(
         module, extraglobs={"np": np, "keras": keras, "keras_ms": keras_ms}
@@ -239,7 +239,7 @@ def test_picture(tmp_path, num_classes):
         ([[1.0, 0], [0.0, 0]], [0, 0], {}, "no direction"),
         ([[1.0, 0], [0.0, 1]], [0, 1], {}, "two or more images"),
         ([[1.0, 0], [0.0, 1]], [0], {}, "N labels"),
-        ([], [], {}, "N at least 1"),
+        ([], [], {}, "at least one"),
         ([[1.0, 0], [0.0, 1]], [0.0, 0.0], {}, "integer class ids"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"linkage": "ward"}, "linkage='ward'"),
         ([[1.0, 0], [0.0, 1]], [0, 0], {"levels": 0}, "`levels` of at least 1.*: 0"),

@@ -10,11 +10,10 @@ from keras_ms.callbacks import RecallAtK
 from keras_ms.curriculum.batches import curriculum_balanced_batches
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.image_list import ImageList
+from keras_ms.htl.batches import NeighbourIndices, neighbour_batches, neighbour_indices
+from keras_ms.htl.callback import RebuildClassTree
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.loss import HierarchicalTripletLoss
-from keras_ms.htl.neighbour_batches import neighbour_batches
-from keras_ms.htl.neighbour_indices import NeighbourIndices, neighbour_indices
-from keras_ms.htl.rebuild_class_tree import RebuildClassTree
 
 
 def circle(classes=12, images=6, seed=0):

@@ -11,7 +11,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, cast
 
 from keras_ms.data.file_names import file_path
 from keras_ms.files import whole_folder
@@ -43,16 +45,16 @@ _REFUSED = "This is not how the data set's authors ship it: nothing was extracte
 
 
 def extract_archive(
-    archive,
-    folder,
+    archive: str | Path,
+    folder: str | Path,
     *,
-    prefix="",
-    sha256=None,
-    md5=None,
-    max_members=MAX_MEMBERS,
-    max_bytes=MAX_BYTES,
-    progress=None,
-):
+    prefix: str = "",
+    sha256: str | None = None,
+    md5: str | None = None,
+    max_members: int = MAX_MEMBERS,
+    max_bytes: int = MAX_BYTES,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> int:
     """Extracts an archive into a new folder, which appears whole or not at all.
 
     Refused, with nothing left behind: names that lead out of the folder (absolute, with `..`, a
@@ -72,7 +74,8 @@ def extract_archive(
         max_members: most files and folders. Defaults to 250,000, twice the largest benchmark's.
         max_bytes: most bytes of all members together, unpacked. Defaults to 8 GiB, more than
             twice the largest benchmark's.
-        progress: called with (bytes written, files written) after each file.
+        progress: called with (files written, files in all) after each file; of a .zip alone it is
+            known how many there are, else None.
 
     Returns:
         Number of files written.
@@ -135,7 +138,7 @@ class _Writer:
         self.archive, self.folder = archive, folder
         self.prefix = PurePosixPath(prefix)
         self.max_members, self.max_bytes = max_members, max_bytes
-        self.progress = progress
+        self.progress, self.total = progress, None
         self.num_files = self._members = self._declared = self._written = 0
 
     def refuse(self, reason):
@@ -186,7 +189,7 @@ class _Writer:
             raise EOFError(f"{path.name!r} ends {left:,} bytes early")
         self.num_files += 1
         if self.progress is not None:
-            self.progress(self._written, self.num_files)
+            self.progress(self.num_files, self.total)
 
 
 class _BoundedStream:
@@ -218,7 +221,8 @@ def _read_tar(archive, writer):
     with opener(archive, "rb") as file:
         stream = _BoundedStream(file, writer)
         # one pass in the archive's order: a .tgz can be read forwards only
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=cast(Any, stream), mode="r:") as opened:
+            tar: Any = opened
             while (member := tar.next()) is not None:
                 # tarfile keeps every header it has read
                 tar.members.clear()
@@ -264,6 +268,7 @@ def _read_zip(archive, writer):
             path = writer.destination(member.orig_filename, member.file_size)
             if path is not None:
                 chosen.append((member, path))
+        writer.total = sum(not member.is_dir() for member, _ in chosen)
         for member, path in chosen:
             if member.is_dir():
                 writer.make_folder(path)

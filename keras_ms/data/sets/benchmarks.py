@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from keras_ms.data.file_names import file_path, some_names
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.archives import extract_archive
 from keras_ms.data.text_files import read_lines
+
+Progress = Callable[[int, int | None], None]  # (done, total or None)
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +33,12 @@ class Benchmark:
 
     name: str
     title: str
-    counts: dict
-    files: tuple
+    counts: dict[str, tuple[int, int]]
+    files: tuple[str, ...]
     source: str
-    queries: tuple = None
+    queries: tuple[int, int] | None = None
 
-    def missing(self, data_dir, names=()):
+    def missing(self, data_dir: str | Path, names: Sequence = ()) -> FileNotFoundError:
         """The FileNotFoundError that tells which files are missing and what goes where."""
         separator = "\n  "
         lines = [f"{self.title} is not in the folder {data_dir}."]
@@ -51,8 +54,18 @@ class Benchmark:
         return FileNotFoundError("\n".join(lines))
 
     def image_list(
-        self, data_dir, folder, paths, class_ids, class_names, train, check_counts, **masks
-    ):
+        self,
+        data_dir: str | Path,
+        folder: Path,
+        *,
+        paths: Sequence[str],
+        class_ids: np.ndarray,
+        class_names: Sequence[str],
+        train: np.ndarray,
+        check_counts: bool,
+        is_query: np.ndarray | None = None,
+        is_gallery: np.ndarray | None = None,
+    ) -> ImageList:
         """The ImageList of a set whose images lie below `folder`, checked against `counts`.
 
         Args:
@@ -64,13 +77,14 @@ class Benchmark:
             train: bool (N,), which images train; the others test.
             check_counts: raise where images are missing or counts differ; otherwise leave missing
                 images out and warn.
-            masks: `is_query`, `is_gallery` of the ImageList.
+            is_query, is_gallery: as of `ImageList`.
         """
+        masks = {"is_query": is_query, "is_gallery": is_gallery}
         columns = {
             "paths": np.array([f"{folder}/{file_path(path)}" for path in paths]),
             "labels": np.asarray(class_ids, np.int64),
             "split": np.where(train, "train", "test"),
-            **masks,
+            **{name: mask for name, mask in masks.items() if mask is not None},
         }
         present = _present(folder, [file_path(path) for path in paths])
         lost = columns["paths"][~present]
@@ -94,23 +108,24 @@ class Benchmark:
         self.check(images, check_counts)
         return images
 
-    def check(self, images, check_counts):
+    def check(self, images: ImageList, check_counts: bool) -> None:
         """Compares an ImageList with what was published: raises, or warns without check_counts."""
-        found, expected = images.counts(), dict(self.counts)
-        if self.queries is not None and "test" in found:
+        received, expected = images.counts(), dict(self.counts)
+        if self.queries is not None and "test" in received:
             test = images.subset("test")
-            found["queries, gallery"] = tuple(map(np.count_nonzero, test.queries_and_gallery()))
+            queries, gallery = map(np.count_nonzero, test.queries_and_gallery())
+            received["queries, gallery"] = int(queries), int(gallery)
             expected["queries, gallery"] = self.queries
-        if found == expected:
+        if received == expected:
             return
         lines = [f"{self.title} as found here is not the published set:"]
-        for name in expected | found:
-            pair = f"found {_count(found, name)}, expected {_count(expected, name)}"
+        for name in expected | received:
+            pair = f"found {_count(received, name)}, expected {_count(expected, name)}"
             lines.append(f"  {name}: {pair}")
         if check_counts:
             lines.append(
-                "Extract it anew, or use it as it is with check_counts=False (--no-check-counts): "
-                "figures will not compare with others'"
+                "Extract it anew, or use it as it is with check_counts=False: figures will not "
+                "compare with others'"
             )
             raise ValueError("\n".join(lines))
         lines.append("Figures will not compare with others'")
@@ -134,7 +149,7 @@ def _count(counts, name):
     return f"{first:,}, {second:,}" if "," in name else f"{first:,} classes, {second:,} images"
 
 
-def find_folder(data_dir, names, marker):
+def find_folder(data_dir: str | Path, names: Sequence[str], *, marker: str) -> Path | None:
     """The first of `data_dir`'s subfolders `names` ("" is itself) that holds `marker`, or None.
 
     Raises:
@@ -146,7 +161,16 @@ def find_folder(data_dir, names, marker):
     return next((folder for folder in folders if (folder / marker).exists()), None)
 
 
-def extracted(archive, folder, prefix, check_counts, progress=None, **check_sum):
+def extracted(
+    archive: Path,
+    folder: Path,
+    *,
+    prefix: str,
+    check_counts: bool,
+    progress: Progress | None = None,
+    sha256: str | None = None,
+    md5: str | None = None,
+) -> Path | None:
     """`folder`, made from `archive` if it is not there; None if neither is.
 
     A partial set's archive is another file than the published one: its check sum is compared
@@ -161,12 +185,13 @@ def extracted(archive, folder, prefix, check_counts, progress=None, **check_sum)
             folder,
             prefix=prefix,
             progress=progress,
-            **(check_sum if check_counts else {}),
+            sha256=sha256 if check_counts else None,
+            md5=md5 if check_counts else None,
         )
     return folder
 
 
-def read_table(path, columns, skip_lines=0):
+def read_table(path: str | Path, columns: int, *, skip_lines: int = 0) -> list[tuple[str, ...]]:
     """Columns of a list file of text, separated by spaces, as tuples of str; blank lines are none.
 
     Raises:
@@ -188,7 +213,7 @@ def read_table(path, columns, skip_lines=0):
     return list(zip(*rows))
 
 
-def whole_numbers(values, path):
+def whole_numbers(values: Sequence[str], path: str | Path) -> np.ndarray:
     """int64 array of a list file's column."""
     numbers = np.empty(len(values), np.int64)
     for row, value in enumerate(values):

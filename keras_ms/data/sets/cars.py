@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import (
     Benchmark,
+    Progress,
     extracted,
     find_folder,
     read_table,
     whole_numbers,
 )
+from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.sets.prepared_datasets import load_prepared
 
 CARS = Benchmark(
@@ -37,7 +40,9 @@ _LAST_TRAINING_CLASS = 98
 _TEST_ANNOTATIONS = "cars_test_annos_withlabels.mat"
 
 
-def load_cars(data_dir, *, check_counts=True, progress=None):
+def load_cars(
+    data_dir: str | Path, *, check_counts: bool = True, progress: Progress | None = None
+) -> ImageList:
     """Reads Cars-196: classes 1-98 train, 99-196 test, whatever its own split says.
 
     `data_dir` holds one of, looked for in this order:
@@ -56,7 +61,8 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
         data_dir: folder.
         check_counts: refuse an archive, list or folder of images that is not the whole published
             set. With False, what is there is used, and a warning tells what is missing.
-        progress: called with (bytes written, files written) while an archive is extracted.
+        progress: called with (files written, files in all or None) while an archive is
+            extracted.
 
     Returns:
         `ImageList` of 8,054 images of 98 training and 8,131 of 98 test classes.
@@ -70,10 +76,10 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
     >>> cars = load_cars("downloads")   # doctest: +SKIP
     """
     data_dir = Path(data_dir)
-    if find_folder(data_dir, [""], "cars_annos.mat"):
+    if find_folder(data_dir, [""], marker="cars_annos.mat"):
         paths, class_ids, class_names = _annotations(data_dir / "cars_annos.mat")
         image_folders = ["car_ims"]
-    elif find_folder(data_dir, [""], "list_train.txt"):
+    elif find_folder(data_dir, [""], marker="list_train.txt"):
         paths, class_ids, class_names = _text_lists(data_dir)
         image_folders = ["car_ims"]
     elif any((data_dir / name).exists() for name in ("devkit", "car_devkit.tgz")):
@@ -82,7 +88,14 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
     elif any((data_dir / name).exists() for name in ("car_ims", "car_ims.tgz")):
         raise CARS.missing(data_dir, [data_dir / "cars_annos.mat"])
     else:
-        return load_prepared(CARS, data_dir, "cars196", "label", _LAST_TRAINING_CLASS, check_counts)
+        return load_prepared(
+            CARS,
+            data_dir,
+            builder="cars196",
+            label_key="label",
+            last_training_class=_LAST_TRAINING_CLASS,
+            check_counts=check_counts,
+        )
     # all that is missing is told before anything is extracted
     missing = [
         data_dir / f"{name}.tgz"
@@ -95,19 +108,19 @@ def load_cars(data_dir, *, check_counts=True, progress=None):
         extracted(
             data_dir / f"{name}.tgz",
             data_dir / name,
-            name,
-            check_counts,
-            progress,
+            prefix=name,
+            check_counts=check_counts,
+            progress=progress,
             **_CHECK_SUMS[name],
         )
     return CARS.image_list(
         data_dir,
         data_dir,
-        paths,
-        class_ids - 1,
-        class_names,
-        class_ids <= _LAST_TRAINING_CLASS,
-        check_counts,
+        paths=paths,
+        class_ids=class_ids - 1,
+        class_names=class_names,
+        train=class_ids <= _LAST_TRAINING_CLASS,
+        check_counts=check_counts,
     )
 
 
@@ -128,7 +141,15 @@ def _text_lists(data_dir):
 
 
 def _halves(data_dir, progress):
-    devkit = extracted(data_dir / "car_devkit.tgz", data_dir / "devkit", "devkit", False, progress)
+    devkit = extracted(
+        data_dir / "car_devkit.tgz",
+        data_dir / "devkit",
+        prefix="devkit",
+        check_counts=False,
+        progress=progress,
+    )
+    if devkit is None:
+        raise CARS.missing(data_dir, [data_dir / "car_devkit.tgz"])
     test = data_dir / _TEST_ANNOTATIONS
     test = test if test.is_file() else devkit / _TEST_ANNOTATIONS
     files = [devkit / "cars_train_annos.mat", test, devkit / "cars_meta.mat"]
@@ -181,3 +202,23 @@ def _matlab(path):
         raise ValueError(
             f"{path} is damaged or no MATLAB file ({error}). Fetch it again"
         ) from error
+
+
+DATA_SET = DataSet(
+    name="cars",
+    load=load_cars,
+    marks=(
+        "cars_annos.mat",
+        "car_ims",
+        "car_ims.tgz",
+        "car_devkit.tgz",
+        "devkit/cars_meta.mat",
+        "cars_train.tgz",
+        "cars_test.tgz",
+        "cars_test_annos_withlabels.mat",
+        "cars196/*/dataset_info.json",
+        "cars196_images/images.csv",
+    ),
+    options=PHOTOS_OF_A_BENCHMARK,
+    progress=EXTRACTING,
+)

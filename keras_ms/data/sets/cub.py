@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import (
     Benchmark,
+    Progress,
     extracted,
     find_folder,
     read_table,
     whole_numbers,
 )
+from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.sets.prepared_datasets import load_prepared
 
 CUB = Benchmark(
@@ -26,7 +29,9 @@ _SHA256 = "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081"
 _LAST_TRAINING_CLASS = 100
 
 
-def load_cub(data_dir, *, check_counts=True, progress=None):
+def load_cub(
+    data_dir: str | Path, *, check_counts: bool = True, progress: Progress | None = None
+) -> ImageList:
     """Reads CUB-200-2011: classes 1-100 train, 101-200 test, whatever its own split says.
 
     `data_dir` holds one of, looked for in this order:
@@ -42,7 +47,8 @@ def load_cub(data_dir, *, check_counts=True, progress=None):
         data_dir: folder.
         check_counts: refuse an archive, list or folder of images that is not the whole published
             set. With False, what is there is used, and a warning tells what is missing.
-        progress: called with (bytes written, files written) while the archive is extracted.
+        progress: called with (files written, files in all or None) while the archive is
+            extracted.
 
     Returns:
         `ImageList` of 5,864 images of 100 training and 5,924 of 100 test classes.
@@ -56,19 +62,24 @@ def load_cub(data_dir, *, check_counts=True, progress=None):
     >>> birds = load_cub("downloads")   # doctest: +SKIP
     """
     lists = ("images.txt", "image_class_labels.txt", "classes.txt")
-    folder = find_folder(data_dir, ("CUB_200_2011", ""), "images.txt")
+    folder = find_folder(data_dir, ("CUB_200_2011", ""), marker="images.txt")
     if folder is None:
         folder = extracted(
             Path(data_dir, "CUB_200_2011.tgz"),
             Path(data_dir, "CUB_200_2011"),
-            "CUB_200_2011",
-            check_counts,
-            progress,
+            prefix="CUB_200_2011",
+            check_counts=check_counts,
+            progress=progress,
             sha256=_SHA256,
         )
     if folder is None:
         return load_prepared(
-            CUB, data_dir, "caltech_birds2011", "label", _LAST_TRAINING_CLASS, check_counts
+            CUB,
+            data_dir,
+            builder="caltech_birds2011",
+            label_key="label",
+            last_training_class=_LAST_TRAINING_CLASS,
+            check_counts=check_counts,
         )
     missing = [folder / name for name in lists if not (folder / name).is_file()]
     if missing:
@@ -84,9 +95,24 @@ def load_cub(data_dir, *, check_counts=True, progress=None):
     return CUB.image_list(
         data_dir,
         folder / "images",
-        paths,
-        class_ids - 1,
-        class_names,
-        class_ids <= _LAST_TRAINING_CLASS,
-        check_counts,
+        paths=paths,
+        class_ids=class_ids - 1,
+        class_names=class_names,
+        train=class_ids <= _LAST_TRAINING_CLASS,
+        check_counts=check_counts,
     )
+
+
+DATA_SET = DataSet(
+    name="cub",
+    load=load_cub,
+    marks=(
+        "CUB_200_2011",
+        "CUB_200_2011.tgz",
+        "image_class_labels.txt",
+        "caltech_birds2011",
+        "caltech_birds2011_images/images.csv",
+    ),
+    options=PHOTOS_OF_A_BENCHMARK,
+    progress=EXTRACTING,
+)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageFont
 
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.declaration import DataSet
 from keras_ms.data.sets.glyph_style import draw_character, draw_master
 
 # script → (split, first and last code points). Where two scripts share a shape (A, Α, А), it
@@ -47,7 +48,7 @@ _SHAPE_SIDE = 20
 _FONT_SIZE = 64
 
 
-def draw_glyphs(*, image_size=64, images_per_class=20, seed=0):
+def draw_glyphs(*, image_size: int = 64, images_per_class: int = 20, seed: int = 0) -> ImageList:
     """Draws the glyph data set in memory.
 
     Deterministic: equal arguments give equal images, and each character's images depend on `seed`
@@ -108,10 +109,10 @@ class Character(NamedTuple):
 
     character: str
     script: str
-    masters: list
+    masters: list[Image.Image]
 
 
-def distinct_characters():
+def distinct_characters() -> list[Character]:
     """The characters that the installed fonts can draw, without those that look alike.
 
     Returns:
@@ -210,3 +211,6 @@ def _check_integer(name, value, smallest, largest):
             f"Invalid value for `{name}`. Expected an integer from {smallest} to {largest}. "
             f"Received: {name}={value!r}"
         )
+
+
+DATA_SET = DataSet(name="glyphs", load=draw_glyphs, takes=("image_size", "seed"), is_drawn=True)

@@ -2,10 +2,13 @@
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import Benchmark, find_folder, whole_numbers
+from keras_ms.data.sets.declaration import PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.text_files import read_text
 
 GROCERY = Benchmark(
@@ -23,7 +26,7 @@ _NUM_TRAINING_CLASSES = 41
 _LISTS = ("train.txt", "val.txt", "test.txt")
 
 
-def load_grocery(data_dir, *, check_counts=True):
+def load_grocery(data_dir: str | Path, *, check_counts: bool = True) -> ImageList:
     """Reads the Grocery Store set: class ids below 41 train, all others test.
 
     The authors' own train, validation and test lists share all classes; they are taken together.
@@ -47,7 +50,7 @@ def load_grocery(data_dir, *, check_counts=True):
 
     >>> groceries = load_grocery("downloads/grocery")   # doctest: +SKIP
     """
-    folder = find_folder(data_dir, ("", "dataset", "grocery"), "classes.csv")
+    folder = find_folder(data_dir, ("", "dataset", "grocery"), marker="classes.csv")
     if folder is None:
         raise GROCERY.missing(data_dir)
     missing = [folder / name for name in _LISTS if not (folder / name).is_file()]
@@ -67,11 +70,11 @@ def load_grocery(data_dir, *, check_counts=True):
     return GROCERY.image_list(
         data_dir,
         folder,
-        paths,
-        class_ids,
-        class_names,
-        class_ids < _NUM_TRAINING_CLASSES,
-        check_counts,
+        paths=paths,
+        class_ids=class_ids,
+        class_names=class_names,
+        train=class_ids < _NUM_TRAINING_CLASSES,
+        check_counts=check_counts,
     )
 
 
@@ -88,3 +91,11 @@ def _class_names(path):
     if not np.array_equal(np.sort(ids), np.arange(len(rows))):
         raise ValueError(f"Expected each class id from 0 on once in {path}, second column")
     return [rows[index][0] for index in np.argsort(ids)]
+
+
+DATA_SET = DataSet(
+    name="grocery",
+    load=load_grocery,
+    marks=("iconic-images-and-descriptions", "*/iconic-images-and-descriptions"),
+    options=PHOTOS_OF_A_BENCHMARK,
+)

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ms.data.sets.benchmarks import Benchmark, extracted, find_folder, read_table
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.benchmarks import (
+    Benchmark,
+    Progress,
+    extracted,
+    find_folder,
+    read_table,
+)
+from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.text_files import read_lines
 
 IN_SHOP = Benchmark(
@@ -24,7 +32,9 @@ _HEADER = "image_name item_id evaluation_status"
 _STATUSES = ("train", "query", "gallery")
 
 
-def load_in_shop(data_dir, *, check_counts=True, progress=None):
+def load_in_shop(
+    data_dir: str | Path, *, check_counts: bool = True, progress: Progress | None = None
+) -> ImageList:
     """Reads DeepFashion In-Shop: its list says which images train, are queries or the gallery.
 
     Test images are searched query → gallery only: `is_query` and `is_gallery` of the list say
@@ -40,7 +50,8 @@ def load_in_shop(data_dir, *, check_counts=True, progress=None):
         data_dir: folder.
         check_counts: refuse a list or folder of images that is not the whole published set. With
             False, what is there is used, and a warning tells what is missing.
-        progress: called with (bytes written, files written) while the archive is extracted.
+        progress: called with (files written, files in all or None) while the archive is
+            extracted.
 
     Returns:
         `ImageList` of 25,882 images of 3,997 training classes and of 3,985 test classes with
@@ -54,32 +65,35 @@ def load_in_shop(data_dir, *, check_counts=True, progress=None):
 
     >>> clothes = load_in_shop("downloads")   # doctest: +SKIP
     """
-    list_folder = find_folder(data_dir, ("Eval", ""), _LIST)
-    image_folder = find_folder(data_dir, ("Img",), "img")
+    list_folder = find_folder(data_dir, ("Eval", ""), marker=_LIST)
+    image_folder = find_folder(data_dir, ("Img",), marker="img")
     if image_folder is None:
-        image_folder = find_folder(data_dir, ("Img", ""), "img.zip")
+        image_folder = find_folder(data_dir, ("Img", ""), marker="img.zip")
     # where case does not count, Img would be found by the name img
     if image_folder is None and "img" in os.listdir(data_dir):
         image_folder = Path(data_dir)
-    missing = []
-    if list_folder is None:
-        missing.append(Path(data_dir, "Eval", _LIST))
-    if image_folder is None:
-        missing.append(Path(data_dir, "Img", "img.zip"))
-    if missing:
+    if list_folder is None or image_folder is None:
+        missing = [] if list_folder else [Path(data_dir, "Eval", _LIST)]
+        missing += [] if image_folder else [Path(data_dir, "Img", "img.zip")]
         raise IN_SHOP.missing(data_dir, missing)
     paths, items, statuses = _read_list(list_folder / _LIST)
-    extracted(image_folder / "img.zip", image_folder / "img", "img", check_counts, progress)
+    extracted(
+        image_folder / "img.zip",
+        image_folder / "img",
+        prefix="img",
+        check_counts=check_counts,
+        progress=progress,
+    )
     names, labels = np.unique(items, return_inverse=True)
     train = statuses == "train"
     return IN_SHOP.image_list(
         data_dir,
         image_folder,
-        paths,
-        labels,
-        names,
-        train,
-        check_counts,
+        paths=paths,
+        class_ids=labels,
+        class_names=names.tolist(),
+        train=train,
+        check_counts=check_counts,
         is_query=train | (statuses == "query"),
         is_gallery=train | (statuses == "gallery"),
     )
@@ -101,3 +115,12 @@ def _read_list(path):
     if unknown:
         raise ValueError(f"Expected {', '.join(_STATUSES)} as status in {path}. Got: {unknown[:5]}")
     return list(paths), np.array(items), np.array(statuses)
+
+
+DATA_SET = DataSet(
+    name="in_shop",
+    load=load_in_shop,
+    marks=("list_eval_partition.txt", "Eval/list_eval_partition.txt", "Img/img.zip"),
+    options=PHOTOS_OF_A_BENCHMARK,
+    progress=EXTRACTING,
+)

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.declaration import DataSet, Option
+from keras_ms.data.sets.rotated_classes import rotated_classes
 
 # split → archive, number of characters in it
 _ARCHIVES = {
@@ -32,7 +34,7 @@ _WHERE = (
 )
 
 
-def load_omniglot(folder, *, image_size=35, framed=False):
+def load_omniglot(folder: str | Path, *, image_size: int = 35, framed: bool = False) -> ImageList:
     """Reads Omniglot with the background characters for training, the evaluation ones for testing.
 
     Each character is a class (`"Alphabet/character01"`), so test classes, and even their
@@ -102,12 +104,12 @@ def load_omniglot(folder, *, image_size=35, framed=False):
 
 
 def _find_archives(folder):
-    found, missing = {}, []
+    archives, missing = {}, []
     for split, (name, _) in _ARCHIVES.items():
         candidates = [folder / name, folder / name.removeprefix("omniglot_")]
         present = [path for path in candidates if path.is_file()]
         if present:
-            found[split] = present[0]
+            archives[split] = present[0]
         else:
             missing.append(name)
     if missing:
@@ -115,7 +117,7 @@ def _find_archives(folder):
             f"Missing in the folder {str(folder)!r}: {' and '.join(missing)}. Put them there as "
             f"they are, without unpacking. {_WHERE}"
         )
-    return found
+    return archives
 
 
 def _read_archive(archive, image_size, framed):
@@ -177,7 +179,7 @@ def _read_drawing(opened, member, image_size, framed):
     return np.asarray(grey.resize((image_size, image_size), Image.Resampling.BOX))
 
 
-def frame_drawing(drawing, image_size):
+def frame_drawing(drawing: Image.Image | np.ndarray, image_size: int) -> np.ndarray:
     """A square cut around the ink of a drawing, as `load_omniglot(framed=True)` reads them.
 
     The square's side is 1.2 times the longer side of the ink, so that large and small characters
@@ -217,7 +219,7 @@ def frame_drawing(drawing, image_size):
         drawing = Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing)
     grey = drawing.convert("L")
     longer = max(grey.size)
-    ink = grey.point(lambda value: 255 * (value < 128)).getbbox()
+    ink = grey.point([255 * (value < 128) for value in range(256)]).getbbox()
     left, top, right, bottom = ink or (0, 0, *grey.size)
     half = longer / 2
     if ink:
@@ -241,3 +243,25 @@ def _tell_other_counts(archive, names, expected_characters):
             "Figures will not compare with others'",
             stacklevel=3,
         )
+
+
+def _load(data_dir, *, framed_drawings=False, **arguments):
+    return load_omniglot(data_dir, framed=framed_drawings, **arguments)
+
+
+DATA_SET = DataSet(
+    name="omniglot",
+    load=_load,
+    marks=("omniglot_images_*.zip", "images_background.zip", "images_evaluation.zip"),
+    options=(
+        Option("framed_drawings", False, "drawings on white paper"),
+        Option(
+            "rotated_classes",
+            False,
+            "characters that are drawn upright",
+            change=lambda images, wanted: rotated_classes(images) if wanted else images,
+        ),
+    ),
+    takes=("image_size",),
+    has_groups=True,
+)

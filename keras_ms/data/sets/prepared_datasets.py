@@ -5,8 +5,10 @@ import logging
 import re
 from pathlib import Path
 
-from keras_ms.data.csv_list import load_csv
 from keras_ms.data.file_names import some_names
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.benchmarks import Benchmark
+from keras_ms.data.sets.csv_list import load_csv
 from keras_ms.files import whole_folder
 
 logger = logging.getLogger(__name__)
@@ -15,7 +17,15 @@ _LIST = "images.csv"
 _PNG_START = b"\x89PNG"
 
 
-def load_prepared(benchmark, data_dir, builder, label_key, last_training_class, check_counts):
+def load_prepared(
+    benchmark: Benchmark,
+    data_dir: str | Path,
+    *,
+    builder: str,
+    label_key: str,
+    last_training_class: int,
+    check_counts: bool,
+) -> ImageList:
     """The ImageList of a set that tensorflow-datasets prepared, split by class.
 
     Its images are written as files into `<data_dir>/<builder>_images`, bytes unchanged, the first
@@ -70,7 +80,7 @@ def _prepared_folder(benchmark, data_dir, builder):
 def _examples(folder, label_key):
     """(encoded image, class id) of all examples of all splits, in their files' order."""
     try:
-        import tensorflow_datasets as tfds
+        import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             f"{folder} is read with tensorflow-datasets, which cannot be imported ({error}). "

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from keras_ms.data.image_list import ImageList
 
-def rotated_classes(images):
+
+def rotated_classes(images: ImageList) -> ImageList:
     """Adds every training class three more times, turned by 90, 180 and 270 degrees.
 
     A turned character is another character, so there are four times as many to tell apart.

@@ -65,7 +65,8 @@ def test_all_or_one_folder_of_an_archive(tmp_path, name):
     archive = pack(tmp_path, name, zip_bytes() if "zip" in name.lower() else tar_bytes())
     told = []
     count = extract_archive(archive, tmp_path / "all", progress=lambda *done: told.append(done))
-    assert count == 3 and told == [(3000, 1), (3003, 2), (3004, 3)]
+    total = 3 if "zip" in name.lower() else None
+    assert count == 3 and told == [(number, total) for number in (1, 2, 3)]
     for path, content in FILES.items():
         assert (tmp_path / "all" / path).read_bytes() == content
     assert extract_archive(archive, tmp_path / "birds", prefix="birds") == 2

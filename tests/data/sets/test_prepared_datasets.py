@@ -9,7 +9,7 @@ import pytest
 from keras_ms.data.sets import prepared_datasets
 from keras_ms.data.sets.cars import load_cars
 from keras_ms.data.sets.cub import load_cub
-from keras_ms.data.sets.products import load_sop
+from keras_ms.data.sets.sop import load_sop
 
 JPEG, PNG = b"\xff\xd8jpeg", b"\x89PNGpng"
 

@@ -10,6 +10,7 @@ import numpy as np
 from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.declaration import EXIF_ORIENTATION, DataSet
 from keras_ms.data.text_files import check_text, read_csv
 
 _NEEDED = ("path", "label", "split")
@@ -18,7 +19,7 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 _WHAT = "a CSV file"
 
 
-def load_csv(path, *, name=None):
+def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
     r"""Reads a CSV file with the columns path, label, split and, if wanted, is_query, is_gallery.
 
     The first line names the columns, in any order; others are passed over. Commas, semicolons or
@@ -87,7 +88,12 @@ def load_csv(path, *, name=None):
         if name in rows[0]
     }
     return ImageList(
-        files, [ids[label] for label in labels], names, split, name=name or path.stem, **masks
+        np.array(files),
+        np.array([ids[label] for label in labels]),
+        tuple(names),
+        split,
+        name=name or path.stem,
+        **masks,
     )
 
 
@@ -156,3 +162,11 @@ def _value(name, text, where):
     if value is None:
         raise ValueError(f"Expected {expected} as {name} in {where}. Received: {text!r}")
     return value
+
+
+DATA_SET = DataSet(
+    name="csv",
+    load=load_csv,
+    endings=(".csv", ".tsv", ".txt"),
+    options=(EXIF_ORIENTATION,),
+)

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from keras_ms.data.csv_list import load_csv
+from keras_ms.data.sets.csv_list import load_csv
 
 LINES = [
     "path,label,split,is_query,is_gallery",

@@ -1,11 +1,19 @@
-"""Which items make up each batch: classes together with their nearest ones, as indices.
+"""Batches of classes together with their nearest ones, in the order of a class tree.
 
-Plain NumPy, by the rules of balanced_indices.py: classes and images are dealt like cards.
+Which items make up a batch is plain NumPy, by the rules of balanced_indices.py: classes and images
+are dealt like cards. `neighbour_batches` makes a tf.data.Dataset of them.
 """
 
 import numpy as np
+import tensorflow as tf
 
 from keras_ms.arguments import whole_number
+from keras_ms.data.balanced_batches import (
+    CROP_RATIO,
+    CROP_SCALE,
+    loaded_batches,
+    source_labels,
+)
 from keras_ms.data.balanced_indices import (
     CLASSES,
     FILLING,
@@ -57,7 +65,7 @@ def neighbour_indices(
                 # Decks from the step's number on: fewer decks than steps are used, so the next
                 # epoch, which starts at a later step, never deals one of them again.
                 image_hands[label] = deal_hands(
-                    sizes[label], images_per_class, seed, IMAGES, label, first_block=start_step
+                    int(sizes[label]), images_per_class, seed, IMAGES, label, first_block=start_step
                 )
             parts.append(starts[label] + next(image_hands[label]))
         yield order[np.concatenate(parts)]
@@ -179,3 +187,75 @@ class NeighbourIndices:
                 "the two only. Build it from the same images"
             )
         return np.searchsorted(self._class_ids, tree.nearest(self.classes_each - 1))
+
+
+def neighbour_batches(
+    source,
+    order,
+    *,
+    views=False,
+    image_size=None,
+    crop_scale=CROP_SCALE,
+    crop_ratio=CROP_RATIO,
+    flip=True,
+    distort=None,
+    shard=(0, 1),
+    cache="auto",
+    prefetch=tf.data.AUTOTUNE,
+):
+    """An epoch of anchor-neighbour batches: random classes, each with its nearest ones.
+
+    The nearest classes are the hardest to tell apart, so that such a batch holds more triplets
+    that are violated than one of random classes. The dataset is an epoch long: give `fit` no
+    `steps_per_epoch`. When an epoch begins, the dataset asks `order` for its tree and its first
+    step; what is prepared ahead never reaches into the next epoch. So every batch is a function of
+    the source, the seed, its step and the tree of its epoch. Without steps from `order.follow`, an
+    epoch begins where the last one that was read to its end stopped.
+
+    Args:
+        source: as in `keras_ms.balanced_batches`: an ImageList, class ids or (array, labels).
+        order: `keras_ms.NeighbourIndices` of the same labels. It decides the classes of a batch,
+            the images of a class, the steps of an epoch and the seed.
+        views, image_size, crop_scale, crop_ratio, flip, distort, shard, cache, prefetch: as in
+            `keras_ms.balanced_batches`.
+
+    Returns:
+        A tf.data.Dataset of (items, labels int64 (batch,)) with static shapes, `steps_per_epoch`
+        batches long.
+
+    Raises:
+        ValueError: other labels than those of `order`, and as `keras_ms.balanced_batches`.
+
+    Example:
+
+    >>> features, labels = np.zeros((24, 3)), np.repeat(range(6), 4)
+    >>> order = keras_ms.NeighbourIndices(
+    ...     labels, anchor_classes=2, classes_each=2, steps_per_epoch=10
+    ... )
+    >>> dataset = neighbour_batches((features, labels), order)
+    >>> dataset.element_spec[0].shape, int(dataset.cardinality())
+    (TensorShape([20, 3]), 10)
+    """
+    if not np.array_equal(source_labels(source), order.labels):
+        raise ValueError(
+            "Expected `order` to be made from the labels of this source, "
+            "NeighbourIndices(labels, …). Received: others"
+        )
+    dataset = loaded_batches(
+        source,
+        order.epoch,
+        views=views,
+        classes_per_batch=order.classes_per_batch,
+        images_per_class=order.images_per_class,
+        image_size=image_size,
+        crop_scale=crop_scale,
+        crop_ratio=crop_ratio,
+        flip=flip,
+        distort=distort,
+        seed=order.seed,
+        shard=shard,
+        cache=cache,
+        prefetch=prefetch,
+    )
+    # Keras then makes a new iterator, and so asks `order` anew, for every epoch
+    return dataset.apply(tf.data.experimental.assert_cardinality(order.steps_per_epoch))

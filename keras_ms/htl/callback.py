@@ -1,13 +1,15 @@
 """A callback that builds the class tree anew while a model trains."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import class_ids, whole_number
+from keras_ms.htl.batches import NeighbourIndices
 from keras_ms.htl.class_tree import ClassTree
-from keras_ms.htl.hierarchy import LEVELS, checked_class_ids, checked_levels
+from keras_ms.htl.hierarchy import LEVELS, checked_levels
 from keras_ms.htl.loss import HierarchicalTripletLoss
 
 MARGINS = ("latest", "first")
@@ -80,19 +82,19 @@ class RebuildClassTree(keras.callbacks.Callback):
 
     def __init__(
         self,
-        loss,
-        images,
-        labels,
-        order=None,
+        loss: HierarchicalTripletLoss | None,
+        images: Any,
+        labels: Any,
+        order: NeighbourIndices | None = None,
         *,
-        levels=None,
-        linkage="average",
-        margins="latest",
-        every=1,
-        folder=None,
-        batch_size=64,
-        embedder=None,
-        verbose=0,
+        levels: int | None = None,
+        linkage: str = "average",
+        margins: str = "latest",
+        every: int = 1,
+        folder: str | Path | None = None,
+        batch_size: int = 64,
+        embedder: keras.Model | None = None,
+        verbose: int = 0,
     ):
         super().__init__()
         if loss is not None and not isinstance(loss, HierarchicalTripletLoss):
@@ -110,8 +112,8 @@ class RebuildClassTree(keras.callbacks.Callback):
                 f"Invalid value for argument `margins`. Expected one of {MARGINS}. "
                 f"Received: margins={margins!r}"
             )
-        cardinality = getattr(images, "cardinality", None)
-        if callable(cardinality) and int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+        knows_its_length = callable(getattr(images, "cardinality", None))
+        if knows_its_length and int(images.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
             raise ValueError(
                 "Expected `images` to end: a tree is built from each training image once. "
                 "Received a dataset that repeats forever, as batches for training do. "
@@ -120,7 +122,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         self.loss = loss
         self.margins = margins
         self.images = images
-        self.labels = checked_class_ids(labels)
+        self.labels = class_ids(labels)
         self.order = order
         self.levels = _levels_of(loss, levels, linkage)
         self.linkage = linkage
@@ -154,9 +156,9 @@ class RebuildClassTree(keras.callbacks.Callback):
         if self.order is not None:
             self.order.follow(self.tree, first_step=epoch * self.order.steps_per_epoch)
 
-    def rebuild(self):
+    def rebuild(self) -> None:
         """Builds the tree of the current weights, keeps it and hands it to the loss."""
-        model = self.model if self.embedder is None else self.embedder
+        model: Any = self.model if self.embedder is None else self.embedder
         # a dataset has its own batches, and Keras refuses a size beside them
         size = {"batch_size": self.batch_size} if hasattr(self.images, "shape") else {}
         embeddings = model.predict(self.images, verbose=0, **size)

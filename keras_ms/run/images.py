@@ -1,0 +1,139 @@
+"""The images of a run: a data set, with the classes held out that choose the run's weights."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from keras_ms.data.folder_layout import SPLITS
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.load_images import load_images
+from keras_ms.data.sets.catalogue import (
+    UnreadOption,
+    check_options,
+    chosen_data_set,
+    data_set_options,
+)
+from keras_ms.data.sets.rotated_classes import rotated_classes
+from keras_ms.data.text_files import read_lines
+from keras_ms.run.setting_defaults import validation_fraction
+from keras_ms.run.settings import Settings
+
+
+def load_run_images(
+    settings: Settings,
+    log: Callable[[str], Any] = print,
+    needed: Collection[str] | None = None,
+) -> ImageList:
+    """The ImageList that the settings of a run name, with its validation classes held out.
+
+    Args:
+        settings: `Settings`.
+        log: function that takes a line of text for the user.
+        needed: splits that must be there, each with a class of at least 2 images. Defaults to
+            None: what a training needs, train and test, and validation where there is one.
+
+    Raises:
+        ValueError, FileNotFoundError: no such data; the message says what is expected, in Python
+            and in options of the command line.
+    """
+    dataset, data_dir = settings.dataset, settings.data_dir or None
+    made_for = {"image_size": settings.image_size, "seed": settings.seed}
+    options = {name: getattr(settings, name) for name in data_set_options()}
+    options["test_classes"] = options["test_classes"] or None  # a file that lists them
+    in_folds, whole_groups = settings.tune == "folds", settings.validation_groups
+
+    def fraction(num_classes: int) -> float:
+        return validation_fraction(settings, num_classes)
+
+    with _in_command_words(options):
+        data_set = chosen_data_set(dataset, data_dir)
+        check_options(data_set, options)
+        if options["test_classes"]:
+            options["test_classes"] = _class_names(options["test_classes"])
+        # only what is trained on is turned: after the validation classes are held out
+        is_turned = options.pop("rotated_classes")
+        images = load_images(dataset, data_dir, **made_for, log=log, **options)
+    is_validation = images.split == "validation"
+    if in_folds:
+        images = replace(images, split=np.where(is_validation, "train", images.split))
+        if is_validation.any():
+            log(
+                f"The {len(np.unique(images.labels[is_validation]))} validation classes are held "
+                "out in folds like all others, and trained on in the end; --tune off keeps them "
+                "apart"
+            )
+    elif not is_validation.any():
+        groups = data_set.has_groups if whole_groups is None else whole_groups
+        images = _with_validation(images, fraction, made_for["seed"], groups)
+    if is_turned:
+        images = rotated_classes(images)
+    _check_splits(images, {"train", "test", *images.counts()} if needed is None else needed)
+    log(str(images))
+    return images
+
+
+def _with_validation(images, fraction, seed, whole_groups):
+    count = len(np.unique(images.labels[images.split == "train"]))
+    share = fraction(count) if count else 0
+    if not share:
+        return images
+    return images.hold_out_validation(share, seed=seed, whole_groups=whole_groups)
+
+
+def _check_splits(images, needed):
+    for split in sorted(needed, key=SPLITS.index):
+        labels = images.labels[images.split == split]
+        if not len(labels):
+            raise ValueError(f"{images.name} has no {split} classes. It holds: {images}")
+        if np.unique(labels, return_counts=True)[1].max() < 2:
+            raise ValueError(
+                f"Expected a {split} class with at least 2 images, a query and its match. All "
+                f"{split} classes of {images.name} have one. Add images"
+            )
+
+
+def _class_names(path):
+    lines = read_lines(path, "a list of the test classes", keep_bytes=True)
+    return [line.strip() for line in lines if line.strip()]
+
+
+@contextmanager
+def _in_command_words(options: Collection[str]) -> Iterator[None]:
+    """Adds to errors that speak of arguments what these are called on the command line."""
+    try:
+        yield
+    except UnreadOption as error:
+        option = error.option.replace("_", "-")
+        # a file of settings may have brought it
+        switch = f", or give --no-{option} after --config" if error.value is True else ""
+        raise ValueError(f"{error} (--{option}{switch})") from error
+    except (ValueError, FileNotFoundError) as error:
+        words = command_words(str(error), options)
+        if not words:
+            raise
+        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        raise kind(f"{error}. On the command line: {', '.join(words)}") from error
+
+
+def command_words(message: str, options: Collection[str]) -> list[str]:
+    """The options of the command line that stand for the arguments that a message names.
+
+    Example:
+
+    >>> command_words("use class_depth=2 or skip_unreadable", ["class_depth", "skip_unreadable"])
+    ['--class-depth 2', '--skip-unreadable']
+    """
+    names = "|".join(["dataset", "data_dir", *options])
+    # not in the middle of a path
+    named = re.findall(rf"(?<![\w/\\.-])({names})(?![\w/\\-]|\.\w)(?:='?(\w+))?", message)
+    words = [
+        f"--no-{name}" if value == "False" else f"--{name} {value}".rstrip()
+        for name, value in ((name.replace("_", "-"), value) for name, value in named)
+    ]
+    if "keras_ms.load_csv" in message:
+        words.append("--data-dir list.csv")
+    return list(dict.fromkeys(words))

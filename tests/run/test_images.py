@@ -1,0 +1,123 @@
+"""From the settings of a run to its images, and training on a list with a gallery."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from small_images import write_csv, write_image
+
+from keras_ms.data.sets.omniglot import load_omniglot
+from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.run.images import command_words, load_run_images
+from keras_ms.run.settings import Settings
+
+
+def load(folder, **options):
+    settings = Settings(data_dir=str(folder), validation_fraction=0.0, **options)
+    return load_run_images(settings, lambda line: None)
+
+
+def test_messages_name_the_options_of_the_command_line(tmp_path):
+    for name in ("cat/lynx", "cat/puma", "dog/fox", "dog/wolf"):
+        for number in range(2):
+            write_image(tmp_path / "photos" / name / f"{number}.png", number)
+    with pytest.raises(ValueError, match="On the command line: --class-depth 2, --class-depth 1"):
+        load(tmp_path / "photos")
+    (tmp_path / "CUB_200_2011").mkdir()
+    (tmp_path / "car_ims").mkdir()
+    with pytest.raises(ValueError, match="several data sets.*--dataset folder"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="'cub' needs data_dir.*--data-dir"):
+        load("", dataset="cub")
+    with pytest.raises(ValueError, match="class_depth.*at least 1"):
+        Settings(class_depth=0)
+
+
+@pytest.mark.parametrize(
+    "message, words",
+    [
+        ("check_counts=False uses what is there", ["--no-check-counts"]),
+        ("with skip_small_classes. Or with skip_small_classes", ["--skip-small-classes"]),
+        ("in /data/check_counts/a, a/check_counts and check_counts.txt", []),
+        ("read it with keras_ms.load_csv", ["--data-dir list.csv"]),
+    ],
+)
+def test_arguments_in_command_words(message, words):
+    assert command_words(message, ("check_counts", "skip_small_classes")) == words
+
+
+@pytest.mark.parametrize("name", ["rotated_classes", "framed_drawings"])
+def test_glyphs_refuse_what_is_for_omniglot(name):
+    with pytest.raises(ValueError, match=f"{name}.*'glyphs'.*--no-{name.replace('_', '-')} after"):
+        load_run_images(Settings(**{name: True}))
+
+
+def test_only_the_needed_splits_have_to_be_there(tmp_path):
+    path = write_csv(tmp_path, ["a,test,1,1"] * 2 + ["b,test,1,1", "c,validation,1,1"])
+    settings = Settings(data_dir=str(path), validation_fraction=0.0)
+    images = load_run_images(settings, lambda line: None, needed=("test",))
+    assert images.counts()["test"] == (2, 3)
+    with pytest.raises(ValueError, match="no train classes"):
+        load_run_images(settings, lambda line: None)
+    with pytest.raises(ValueError, match="validation class with at least 2 images"):
+        load_run_images(settings, lambda line: None, needed=("validation",))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps on a CSV file with queries and gallery, and its images."""
+    from keras_ms.run.training import train
+
+    folder = tmp_path_factory.mktemp("gallery")
+    rows = [f"{name},train,1,1" for name in "abcd" for _ in range(2)]
+    rows += [f"{name},test,{query},{1 - query}" for name in "ef" for query in (1, 0, 0)]
+    settings = Settings(
+        data_dir=str(write_csv(folder, rows)),
+        validation_fraction=0.0,
+        image_size=32,
+        embedding_size=8,
+        classes_per_batch=2,
+        images_per_class=2,
+        steps=2,
+        steps_per_epoch=2,
+        export="",
+        run_name="run",
+        runs_folder=str(folder / "runs"),
+        export_folder=str(folder / "exports"),
+        ks="1,2",
+    )
+    return train(settings, log=lambda line: None), settings, folder / "runs" / "run"
+
+
+def test_training_searches_queries_in_the_gallery(trained):
+    import keras
+
+    from keras_ms.data.images import evaluation_batches
+
+    summary, settings, run = trained
+    images = load_run_images(settings, lambda line: None).subset("test")
+    model = keras.models.load_model(run / "embedder.keras", compile=False)
+    batches = evaluation_batches(images, 32, resize_to=36)
+    embeddings = model.predict(batches.map(lambda image, label: image), verbose=0)
+    expected = recall_at_k(**images.retrieval_arguments(embeddings), ks=(1, 2))
+    assert expected.num_queries == 2
+    assert summary["test_recall"]["last"] == {str(k): value for k, value in expected.items()}
+    assert json.loads((run / "summary.json").read_text())["data"]["test"] == [2, 6]
+
+
+def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
+    settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
+    plain = load_run_images(settings)
+    held = plain.labels[plain.split == "validation"]
+    alphabets = {plain.class_names[label].split("/")[0] for label in held}
+    trained = {plain.class_names[label].split("/")[0] for label in plain.subset("train").labels}
+    assert len(alphabets) == 9 and not alphabets & trained
+    turned = load_run_images(dataclasses.replace(settings, rotated_classes=True))
+    classes, images = plain.counts()["train"]
+    assert turned.counts() == {**plain.counts(), "train": (4 * classes, 4 * images)}
+    framed = load_run_images(dataclasses.replace(settings, framed_drawings=True))
+    assert framed.counts() == plain.counts()
+    wanted = load_omniglot(shared_data, image_size=settings.image_size, framed=True)
+    assert np.array_equal(framed.subset("test").images, wanted.subset("test").images)
+    assert not np.array_equal(framed.images, plain.images)
