@@ -241,6 +241,7 @@ def test_the_callback_searches_the_gallery():
         recall.measure()
 
 
+@pytest.mark.slow
 def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
     settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
     plain = load_images(settings)
