@@ -58,6 +58,8 @@ def largest_difference(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("backends")
 def test_values_and_gradients_are_those_of_tensorflow(found, expected):
     """All public losses: dense, in blocks, against a memory, of the whole batch; metrics; a fit."""
     assert {"MultiSimilarityLoss, memory, gradient", "fit, weights"} <= set(found)
@@ -68,6 +70,8 @@ def test_values_and_gradients_are_those_of_tensorflow(found, expected):
     assert not {name: value for name, value in differences.items() if not value <= 1e-5}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("backends")
 def test_data_parallel_on_two_devices_equals_one(found):
     if "devices" not in found:
         pytest.skip("keras.distribution is for the JAX backend")

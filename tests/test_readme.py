@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from PIL import Image
 
 import keras_ms.export
@@ -12,6 +13,7 @@ import keras_ms.export
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_writes_both_exports(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for number in range(40):

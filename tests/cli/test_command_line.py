@@ -163,6 +163,7 @@ def test_who_asks_for_the_lines_of_tensorflow_gets_them():
     assert "oneDNN" in err or "CUDA" in err or "cuda" in err
 
 
+@pytest.mark.slow
 def test_a_training_shows_nothing_of_tensorflow(tmp_path):
     folder = write_gradients(tmp_path / "gradients")
     # two steps that surely find pairs: no warning of the library either

@@ -188,6 +188,7 @@ def noise(images, seed):
     return tf.cast(images, tf.float32) + shift
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "cached files", "memory"])
 def test_augmented_stream_resumes_and_shards_exactly(birds, characters, kind):
     source = characters if kind == "memory" else birds

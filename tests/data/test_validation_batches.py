@@ -89,6 +89,7 @@ def test_the_loss_on_them_is_a_loss():
     assert model.evaluate(balanced, verbose=0, return_dict=True) == found
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1)

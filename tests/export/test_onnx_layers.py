@@ -162,6 +162,7 @@ def test_a_vision_transformer(tmp_path):
     assert export_onnx(model, tmp_path / "m.onnx") <= 1e-5
 
 
+@pytest.mark.slow
 def test_convnext(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.applications.ConvNeXtTiny(

@@ -225,7 +225,8 @@ def test_one_step_is_the_literal_one(kind, mode, labels):
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("kind, mode", zip(TUPLES, ["official", "paper", "official"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, mode", list(zip(TUPLES, ["official", "paper", "official"])))
 def test_steps_are_the_same_compiled_or_not(kind, mode):
     """With a shorter last batch; eager steps are those of the literal test."""
     features, labels = data_of([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3])
@@ -434,6 +435,7 @@ def test_a_frozen_backbone_stays_and_its_head_alone_is_enough():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
@@ -523,6 +525,7 @@ def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
         folder.restore_state(other)
 
 
+@pytest.mark.slow
 def test_backup_and_restore(tmp_path):
     class Interrupted(RuntimeError):
         pass

@@ -44,7 +44,7 @@ def _file(model, folder, images=None, view=VIEW):
         ("small", 32, {"pooling": "avg+max"}),
         ("mobilenet_v2", 32, {"frozen_batch_norm": True}),
         ("mobilenet_v2", 48, {"freeze_backbone": True, "output_layer": "block_6_expand"}),
-        ("bn_inception", 64, {"pooling": "max"}),
+        pytest.param("bn_inception", 64, {"pooling": "max"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_reloaded_embedder_finds_its_features(backbone, size, options, tmp_path):

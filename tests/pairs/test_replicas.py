@@ -32,6 +32,8 @@ def differences():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("differences")
 @pytest.mark.parametrize(
     "case",
     ["sgd", "adam", "sum", "weighted mean of masked items", "hierarchical triplet", "empty part"],
@@ -43,12 +45,16 @@ def test_20_steps_on_two_devices_equal_one(differences, case):
     assert found["mined_anchors"] <= 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("differences")
 def test_the_logged_loss_is_that_of_the_global_batch(differences):
     # parts of any sizes, those of the last batch of one item included
     for case, found in differences["fits"].items():
         assert found["loss"] <= 2e-6, case
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("differences")
 def test_whatever_is_logged_of_uneven_parts_is_what_one_device_logs(differences):
     logs = differences["logs"]
     assert {"sum, masked", "mean_with_sample_weight, masked", "composite"} <= set(logs)
@@ -58,14 +64,20 @@ def test_whatever_is_logged_of_uneven_parts_is_what_one_device_logs(differences)
     assert not wrong
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("differences")
 def test_a_label_without_a_proxy_stops_several_replicas(differences):
     assert "from 0 to 2, one for each proxy" in differences["unknown label"]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("differences")
 def test_recall_is_measured_on_all_replicas(differences):
     assert differences["fits"]["sgd"]["val_recall@1"] <= 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("differences")
 def test_every_loss_has_the_gradient_of_the_global_batch(differences):
     found = differences["gradients"]
     assert {"MultiSimilarityLoss", "HierarchicalTripletLoss"} <= set(found)
@@ -88,6 +100,7 @@ def free_addresses(number):
             each.close()
 
 
+@pytest.mark.slow
 def test_the_documented_loop_on_two_workers_equals_one(tmp_path):
     text = (TESTS.parent / "docs" / "devices.md").read_text()
     code = re.search(r"<!-- worker -->\n```python\n(.*?)```", text, re.DOTALL).group(1)
@@ -162,6 +175,7 @@ assert run("one", "--export", "") == 0
 """
 
 
+@pytest.mark.slow
 def test_a_training_on_two_devices_is_interrupted_resumed_and_equals_one(tmp_path):
     draw_classes(tmp_path / "data")
     done = subprocess.run(

@@ -271,6 +271,7 @@ def test_groups_are_held_out_as_a_whole():
 # --- real features -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_chosen_beats_the_features_on_classes_that_nobody_saw(shared_data):
     """CUB-200 2010, Inception features: 0.511 without a head, 0.62 as measured in docs."""
     with np.load(shared_data / "cub200_2010_inception_mixed8.npz") as arrays:

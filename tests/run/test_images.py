@@ -106,6 +106,7 @@ def test_training_searches_queries_in_the_gallery(trained):
     assert json.loads((run / "summary.json").read_text())["data"]["test"] == [2, 6]
 
 
+@pytest.mark.slow
 def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
     settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
     plain = load_run_images(settings)

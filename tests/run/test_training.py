@@ -114,8 +114,9 @@ def test_mixed_precision_and_rate_groups(folder, tmp_path):
     assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, tmp_path):
-    more = ("--export", "", "--steps", "36", "--steps-per-epoch", "12")
+    more = ("--export", "", "--steps", "9", "--steps-per-epoch", "3")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(train_words(folder, whole, *more)) == 0
     run = killed / "runs" / "run"
@@ -126,14 +127,15 @@ def test_kill_9_in_an_epoch_then_resume_gives_the_uninterrupted_result(folder, t
 
 
 _FEW = ("--steps", "6", "--steps-per-epoch", "2")
+# float16 is slow on processors; its optimizer has the scale of the loss to restore
+_FLOAT16 = ("--precision", "mixed_float16", "--image-size", "16", "--classes-per-batch", "2", *_FEW)
 
 
 @pytest.mark.parametrize(
     "more",
     [
         ("--freeze-backbone", *_FEW),
-        # float16 is slow on processors; its optimizer has the scale of the loss to restore
-        ("--precision", "mixed_float16", "--image-size", "16", "--classes-per-batch", "2", *_FEW),
+        pytest.param(_FLOAT16, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monkeypatch, more):

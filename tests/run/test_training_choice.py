@@ -122,6 +122,7 @@ def test_the_head_is_that_share_between_its_start_and_the_last_weights(head):
         np.testing.assert_array_equal(found, between(s, e, head.choice.chosen.alpha))
 
 
+@pytest.mark.slow
 def test_what_is_given_is_not_chosen(folder, tmp_path):
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--learning-rate", "0.02",
              "--head-initializer", "orthogonal", "--no-interpolate")  # fmt: skip
@@ -131,6 +132,7 @@ def test_what_is_given_is_not_chosen(folder, tmp_path):
     assert tried == [("orthogonal", 0.02, 0.0), ("orthogonal", 0.02, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait_for", ["folds.json", "state.npz"])
 def test_kill_9_then_resume_gives_the_same_choice_and_weights(
     folder, tmp_path, long_head, wait_for
@@ -243,6 +245,7 @@ def test_an_interrupted_finetuning_chooses_as_the_whole_one(
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 def test_a_run_folder_of_the_version_before_resumes_as_it_began(
     folder, weights, tmp_path, monkeypatch
 ):

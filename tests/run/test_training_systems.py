@@ -141,11 +141,11 @@ def test_the_report_tells_of_it_and_works_before_the_end(folder, table, tmp_path
     "system, frozen",
     [
         *((system, "--freeze-backbone") for system in SYSTEMS),
-        ("hierarchical triplet", "--no-freeze-backbone"),
+        pytest.param("hierarchical triplet", "--no-freeze-backbone", marks=pytest.mark.slow),
         ("neighbours", "--freeze-backbone"),
         ("first margins", "--freeze-backbone"),
-        ("n-pair neighbours", "--no-freeze-backbone"),
-        ("hdml", "--no-freeze-backbone"),
+        pytest.param("n-pair neighbours", "--no-freeze-backbone", marks=pytest.mark.slow),
+        pytest.param("hdml", "--no-freeze-backbone", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_resumes(folder, table, tmp_path, monkeypatch, system, frozen):
@@ -165,6 +165,7 @@ def test_an_interrupted_run_resumes(folder, table, tmp_path, monkeypatch, system
     assert_same_state(run, tmp_path / "whole" / "runs" / "run")
 
 
+@pytest.mark.slow
 def test_a_curriculum_resumes_in_every_stage_with_the_table_it_began_with(
     folder, table, tmp_path, monkeypatch
 ):
@@ -192,9 +193,10 @@ def test_a_curriculum_resumes_in_every_stage_with_the_table_it_began_with(
     assert_same_state(run, tmp_path / "whole" / "runs" / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["hierarchical triplet", "hdml", "curriculum"])
 def test_a_killed_run_resumes(folder, table, tmp_path, system):
-    more = (*words_of(system, table), "--export", "", "--steps", "60", "--steps-per-epoch", "10",
+    more = (*words_of(system, table), "--export", "", "--steps", "9", "--steps-per-epoch", "3",
             "--image-size", "16", "--freeze-backbone")  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(train_words(folder, whole, *more)) == 0
