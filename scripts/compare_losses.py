@@ -40,12 +40,12 @@ from comparison import (
 
 import keras_ms
 from keras_ms.data.balanced_indices import balanced_indices
+from keras_ms.losses.contrastive import contrastive_weights
 from keras_ms.losses.pair_weights import PairStatistics
 from keras_ms.losses.proxies import Proxies, ProxyAnchorLoss, ProxyNCALoss
-from keras_ms.losses.weighting import contrastive_weights
 from keras_ms.models.cross_batch_memory import CrossBatchMemory
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
-from keras_ms.run.named_losses import named_loss
+from keras_ms.run.losses import named_loss
 
 EMBEDDING_SIZE = 512
 CLASSES_PER_BATCH, IMAGES_PER_CLASS = 16, 5

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import oracles
 import tensorflow as tf
+from gradients import value_and_gradient  # noqa: F401
 
 
 def masks(labels):
@@ -214,14 +215,6 @@ def by_embeddings(plain, embeddings, labels, normalize, upstream=None, **setting
         value = tf.reduce_mean(plain(similarity, *masks(labels), **settings) * upstream)
     gradient = tape.gradient(value, embeddings, unconnected_gradients="zero")
     return float(value), gradient.numpy()
-
-
-def value_and_gradient(loss, labels, embeddings, sample_weight=None):
-    embeddings = tf.convert_to_tensor(embeddings)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        value = loss(np.asarray(labels), embeddings, sample_weight)
-    return float(value), np.asarray(tape.gradient(value, embeddings), np.float64)
 
 
 def traced(loss, dtype):

@@ -133,9 +133,9 @@ def _weights(options):
     from keras_ms.evaluation.saved_embeddings import read_embeddings
     from keras_ms.files import whole_file
     from keras_ms.report.weight_picture import example_batch, weight_table, write_weight_picture
-    from keras_ms.run.named_losses import PAIR_LOSSES, named_loss
+    from keras_ms.run.losses import named_loss, pair_loss_names
 
-    names = options["losses"].split(",") if options["losses"] else list(PAIR_LOSSES)
+    names = options["losses"].split(",") if options["losses"] else list(pair_loss_names())
     losses = {name.replace("_", " "): named_loss(name) for name in names}
     if options["embeddings"]:
         found = read_embeddings(options["embeddings"])

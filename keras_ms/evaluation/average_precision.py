@@ -23,12 +23,12 @@ from keras_ms.evaluation.exact_similarity import (
     is_crowded,
     pair_similarities,
     rounded_down,
-    rounding_bound,
     similarities,
 )
 from keras_ms.evaluation.inputs import retrieval_sets
 from keras_ms.evaluation.ranks import on_accelerator
 from keras_ms.evaluation.tiles import full_float32_products
+from keras_ms.pairs.rounding import rounding_bound
 
 # Similarities held at a time, 64 MB: hundreds of queries against a large gallery, so that the
 # product runs at full speed, and little beside the embeddings.

@@ -17,7 +17,7 @@ from keras_ms.hdml.networks import (
 from keras_ms.hdml.step import LOGGED, Networks, apply_where_finite, step_losses
 from keras_ms.hdml.tuples import tuples_of
 from keras_ms.models.embedder_training import EmbedderTraining
-from keras_ms.pairs.pairs import widened
+from keras_ms.pairs.unit_vectors import widened
 
 # official code: the rates of its three Adam optimizers
 _RATES = {"optimizer": 7e-5, "generator_optimizer": 1e-2, "classifier_optimizer": 1e-3}

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.pairs.labels import one_class_id_each
+from keras_ms.pairs.class_ids import one_class_id_each
 
 MODES = ("paper", "official")
 

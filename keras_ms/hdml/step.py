@@ -12,7 +12,7 @@ from keras_ms.hdml.formulas import (
     masked_mean,
 )
 from keras_ms.hdml.tuples import NPairTuples
-from keras_ms.pairs.pairs import unit_length
+from keras_ms.pairs.unit_vectors import unit_length
 
 # what fit logs beside `loss`
 LOGGED = (

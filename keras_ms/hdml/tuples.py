@@ -24,9 +24,12 @@ from keras_ms.hdml.formulas import (
 )
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 from keras_ms.losses.n_pair import NPairLoss, first_two_of_class
-from keras_ms.losses.pair_loss import PairLoss, exact_label_parts
+from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs.closed_form import in_closed_form
-from keras_ms.pairs.pairs import FAR, Pairs, pair_masks, unit_length
+from keras_ms.pairs.labels import label_keys
+from keras_ms.pairs.pairs import Pairs, pair_masks
+from keras_ms.pairs.reductions import FAR
+from keras_ms.pairs.unit_vectors import unit_length
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -54,7 +57,7 @@ class NPairTuples:
     def triplets(self, labels, embeddings):
         # anchor i, its positive i, and the positive j of another class; for j = i both distances
         # are equal, so that the augmentor leaves the positive where it is
-        first, second = first_two_of_class(_keys(labels))
+        first, second = first_two_of_class(label_keys(labels))
         size = ops.shape(first)[0]
         exists = second > first
         own, other = ops.repeat(ops.arange(size), size), ops.tile(ops.arange(size), [size])
@@ -66,7 +69,7 @@ class NPairTuples:
         )
 
     def metric_loss(self, labels, embeddings):
-        first, second = first_two_of_class(_keys(labels))
+        first, second = first_two_of_class(label_keys(labels))
         anchors, positives = ops.take(embeddings, first, 0), ops.take(embeddings, second, 0)
         exists = second > first
         similarity = ops.matmul(anchors, ops.transpose(positives))
@@ -74,7 +77,7 @@ class NPairTuples:
         return n_pair_cross_entropy(similarity, exists) + self._l2(masked_mean(norms, exists))
 
     def synthetic_loss(self, labels, embeddings, synthetic, triplets, official):
-        first, second = first_two_of_class(_keys(labels))
+        first, second = first_two_of_class(label_keys(labels))
         size = ops.shape(first)[0]
         anchors = ops.take(embeddings, first, 0)
         positives = ops.reshape(synthetic, (size, size, synthetic.shape[1]))
@@ -117,7 +120,7 @@ class TripletTuples:
         self.margin = float(margin)
 
     def triplets(self, labels, embeddings):
-        positive, negative = pair_masks(exact_label_parts(labels))
+        positive, negative = pair_masks(label_keys(labels))
         size = ops.shape(positive)[0]
         index = ops.arange(size)
         steps_to = ops.mod(ops.expand_dims(index, 0) - ops.expand_dims(index, 1), size)
@@ -190,7 +193,7 @@ class PairTuples:
         self.negatives_per_anchor = int(negatives_per_anchor)
 
     def triplets(self, labels, embeddings):
-        positive, negative = pair_masks(exact_label_parts(labels))
+        positive, negative = pair_masks(label_keys(labels))
         unit = ops.stop_gradient(unit_length(embeddings))
         similarity = ops.matmul(unit, ops.transpose(unit))
         far = ops.full_like(similarity, -FAR)
@@ -218,7 +221,7 @@ class PairTuples:
         negatives = ops.reshape(negatives, (-1, number, negatives.shape[1]))
         to_negatives = ops.squeeze(ops.matmul(negatives, ops.expand_dims(unit, 2)), 2)
         to_batch = ops.matmul(unit, ops.transpose(unit))
-        positive, _ = pair_masks(exact_label_parts(labels))
+        positive, _ = pair_masks(label_keys(labels))
         exists = ops.reshape(triplets.valid, (-1, number))
         pairwise = self.loss.pairwise(embeddings.shape[1])
 
@@ -290,9 +293,3 @@ def _check_mean(loss):
             "Expected a `loss` with the reduction 'sum_over_batch_size'. Received: "
             f"reduction={loss.reduction!r}"
         )
-
-
-def _keys(labels):
-    """Labels as `first_two_of_class` takes them: every item takes part."""
-    parts = exact_label_parts(labels)
-    return ops.concatenate([parts, ops.ones_like(parts[:, :1])], axis=1)

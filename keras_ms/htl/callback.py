@@ -1,16 +1,18 @@
 """A callback that builds the class tree anew while a model trains."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from keras_ms.arguments import class_ids, whole_number
-from keras_ms.htl.batches import NeighbourIndices
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.hierarchy import LEVELS, checked_levels
 from keras_ms.htl.loss import HierarchicalTripletLoss
+
+if TYPE_CHECKING:
+    from keras_ms.htl.batches import NeighbourIndices
 
 MARGINS = ("latest", "first")
 
@@ -85,7 +87,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         loss: HierarchicalTripletLoss | None,
         images: Any,
         labels: Any,
-        order: NeighbourIndices | None = None,
+        order: "NeighbourIndices | None" = None,
         *,
         levels: int | None = None,
         linkage: str = "average",

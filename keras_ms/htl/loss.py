@@ -8,12 +8,28 @@ import numpy as np
 from keras import ops
 
 from keras_ms.htl.class_tree import ClassTree
-from keras_ms.losses.pair_loss import PairLoss, common_options, is_concrete
-from keras_ms.losses.triplets import triplet_all, triplet_all_weights
-from keras_ms.pairs.labels import exact_label_parts, label_codes
+from keras_ms.losses.pair_loss import PairLoss, checked_options, is_concrete
+from keras_ms.losses.triplet import triplet_all, triplet_all_weights
+from keras_ms.pairs.labels import (
+    are_valid,
+    invalid_keys,
+    label_keys,
+    positions_among,
+    valid_where,
+)
+from keras_ms.pairs.reductions import Tensor
 
 
-def violate_margins(keys, candidate_keys, tree_keys, nodes, thresholds, spreads, beta):
+def violate_margins(
+    keys: Tensor,
+    candidate_keys: Tensor,
+    *,
+    tree_keys: Tensor,
+    nodes: Tensor,
+    thresholds: Tensor,
+    spreads: Tensor,
+    beta: float,
+) -> Tensor:
     """The dynamic margin of every pair of items, in squared distance.
 
     alpha_ij = beta + d_H(y_i, y_j) - s_{y_i}
@@ -30,8 +46,8 @@ def violate_margins(keys, candidate_keys, tree_keys, nodes, thresholds, spreads,
     Returns:
         (anchors, candidates). Meaningless where a class is not in the tree.
     """
-    anchor_class, _ = class_positions(keys, tree_keys)
-    candidate_class, _ = class_positions(candidate_keys, tree_keys)
+    anchor_class, _ = positions_among(keys, tree_keys)
+    candidate_class, _ = positions_among(candidate_keys, tree_keys)
     anchor_nodes = ops.take(nodes, anchor_class, axis=0)
     candidate_nodes = ops.take(nodes, candidate_class, axis=0)
     # nodes only grow, so the number of levels at which two classes differ is the first that they
@@ -45,41 +61,6 @@ def violate_margins(keys, candidate_keys, tree_keys, nodes, thresholds, spreads,
         level = level + ops.cast(differ, "int32")
     distance = ops.take(thresholds, level, axis=0)
     return beta + distance - ops.expand_dims(ops.take(spreads, anchor_class, axis=0), 1)
-
-
-def class_positions(keys, tree_keys):
-    """Where each item's class stands in the tree, by binary search.
-
-    Args:
-        keys: (batch, 5), of `PairLoss.keys`.
-        tree_keys: (C, 5), the keys of the classes in the order of their ids; the last column is 0
-            where there is no class yet.
-
-    Returns:
-        `(position, is_known)`: int32 (batch,) from 0 to C - 1, and bool (batch,), whether the
-        class is in the tree at all.
-    """
-    codes, _ = label_codes(keys)
-    ordered, exists = label_codes(tree_keys)
-    num_classes = tree_keys.shape[0]
-    low, high = codes[:, 0], codes[:, 1]
-    position = ops.zeros_like(low)
-    for bit in reversed(range(num_classes.bit_length())):
-        probe = position + (1 << bit)
-        at = ops.take(ordered, ops.minimum(probe, num_classes) - 1, axis=0)
-        low_is_less = _unsigned_order(at[:, 0]) < _unsigned_order(low)
-        is_less = (at[:, 1] < high) | ((at[:, 1] == high) & low_is_less)
-        position = ops.where((probe <= num_classes) & is_less, probe, position)
-    # `position` counts the classes before this one
-    position = ops.minimum(position, num_classes - 1)
-    at = ops.take(ordered, position, axis=0)
-    is_known = ops.all(ops.equal(at, codes), axis=1) & ops.take(exists, position, axis=0)
-    return position, is_known
-
-
-def _unsigned_order(low):
-    """int32 bits without a sign, so that they compare as signed numbers do."""
-    return ops.bitwise_xor(low, -(2**31))
 
 
 _NO_TREE = (
@@ -109,6 +90,9 @@ class HierarchicalTripletLoss(PairLoss):
     Reference: Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss,
     ECCV 2018.
 
+    Relations: `keras_ms.TripletLoss` with mining "all" has one margin where this has one for each
+    two classes.
+
     Args:
         tree: `keras_ms.ClassTree` with all classes that are trained on. Defaults to None: it is
             assigned later, by `assign_tree` or `RebuildClassTree`, and before the first batch.
@@ -116,13 +100,7 @@ class HierarchicalTripletLoss(PairLoss):
             published.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
-        - An anchor without a positive or without a negative has the loss 0. The mean is over all
-          anchors of the batch nevertheless.
         - A margin may be negative, where a class is spread out further than d_H + beta: as
           published, it is not clamped.
         - An item whose class is not in the tree: the loss NaN, so that it does not go unnoticed; a
@@ -148,7 +126,14 @@ class HierarchicalTripletLoss(PairLoss):
     `model.compile(optimizer, loss=loss)`
     """
 
-    def __init__(self, tree=None, beta=0.1, name="hierarchical_triplet", **options):
+    def __init__(
+        self,
+        tree: ClassTree | None = None,
+        beta: float = 0.1,
+        *,
+        name: str = "hierarchical_triplet",
+        **options,
+    ):
         if not math.isfinite(beta):
             raise ValueError(
                 f"Expected a finite `beta`, in units of squared distance. Received: beta={beta}"
@@ -162,12 +147,12 @@ class HierarchicalTripletLoss(PairLoss):
             weighting=partial(triplet_all_weights, margin=0.0),
             margins=self._margins,
             name=name,
-            **common_options(self, options),
+            **checked_options(self, {"tree": None, "beta": self.beta}, options),
         )
         if tree is not None:
             self.assign_tree(tree)
 
-    def assign_tree(self, tree):
+    def assign_tree(self, tree: ClassTree) -> None:
         """Takes the margins from this tree from now on, in a compiled `fit` that is running too.
 
         Args:
@@ -178,12 +163,11 @@ class HierarchicalTripletLoss(PairLoss):
         """
         if not isinstance(tree, ClassTree):
             raise ValueError(f"Expected a keras_ms.ClassTree. Received: {tree!r}")
-        keys = ops.convert_to_numpy(exact_label_parts(tree.class_ids, self.dtype))
-        keys = np.pad(keys, [(0, 0), (0, 1)], constant_values=1)
+        keys = ops.convert_to_numpy(label_keys(tree.class_ids, self.dtype))
         self._assign(keys, tree.nodes, tree.thresholds, tree.spreads)
         self.tree = tree
 
-    def expect_tree(self, num_classes, levels):
+    def expect_tree(self, num_classes: int, levels: int) -> None:
         """Makes room for a tree that `assign_tree` brings later, so that Keras can trace a step.
 
         Until then there is no class, and the loss is NaN, or a ValueError where it is called
@@ -197,7 +181,7 @@ class HierarchicalTripletLoss(PairLoss):
             ValueError: a tree of another size was given or expected before.
         """
         nodes = np.zeros((num_classes, levels + 1))
-        self._assign(np.zeros((num_classes, 5)), nodes, nodes[0], nodes[:, 0])
+        self._assign(invalid_keys(num_classes), nodes, nodes[0], nodes[:, 0])
         self.tree = None
 
     def _assign(self, *arrays):
@@ -227,13 +211,12 @@ class HierarchicalTripletLoss(PairLoss):
         return ops.where(is_known, losses, ops.full_like(losses, float("nan")))
 
     def _is_known(self, keys):
-        _, is_known = class_positions(keys, self._state[0])
-        return ops.logical_or(is_known, keys[:, -1] <= 0)  # padding has no class
+        _, is_known = positions_among(keys, self._state[0])
+        return ops.logical_or(is_known, ops.logical_not(are_valid(keys)))  # padding has no class
 
     def _without_unknown(self, keys):
         """The keys, with items that have no margin in no pair: as anchors and as candidates."""
-        valid = keys[:, -1:] * ops.cast(ops.expand_dims(self._is_known(keys), 1), keys.dtype)
-        return ops.concatenate([keys[:, :-1], valid], axis=1)
+        return valid_where(keys, self._is_known(keys))
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         value = super().__call__(y_true, y_pred, sample_weight)
@@ -258,11 +241,21 @@ class HierarchicalTripletLoss(PairLoss):
         if self._state is None:
             raise ValueError(_NO_TREE)
         # similarities: a squared distance is 2 - 2 S
-        return violate_margins(keys, candidate_keys, *self._state, self.beta) / 2
+        tree_keys, nodes, thresholds, spreads = self._state
+        margins = violate_margins(
+            keys,
+            candidate_keys,
+            tree_keys=tree_keys,
+            nodes=nodes,
+            thresholds=thresholds,
+            spreads=spreads,
+            beta=self.beta,
+        )
+        return margins / 2
 
     def get_config(self):
         tree = None if self.tree is None else self.tree.get_config()
-        return {**super().get_config(), "tree": tree, "beta": self.beta}
+        return {**super().get_config(), "tree": tree}
 
     @classmethod
     def from_config(cls, config):

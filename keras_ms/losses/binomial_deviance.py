@@ -6,15 +6,15 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.weighting import (
-    binomial_deviance_exponents,
-    binomial_deviance_shares,
-    binomial_deviance_weights,
-)
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs, signed
+from keras_ms.pairs.reductions import Tensor, one_over_num_pairs
+from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
-def binomial_deviance(pairs, alpha=2.0, beta=50.0, threshold=0.5):
+def binomial_deviance(
+    pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, threshold: float = 0.5
+) -> Tensor:
     """The binomial deviance loss of every anchor.
 
     L_i = mean_P log(1 + e^{alpha (threshold - S_ik)}) + mean_N log(1 + e^{beta (S_ik - threshold)})
@@ -34,6 +34,45 @@ def binomial_deviance(pairs, alpha=2.0, beta=50.0, threshold=0.5):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def binomial_deviance_weights(
+    alpha: float = 2.0, beta: float = 50.0, threshold: float = 0.5
+) -> RowForm:
+    """Pair weights of the binomial deviance loss, signed. Call it with Pairs after mining.
+
+    On a negative: beta / |N| sigmoid(beta (S - threshold)); on a positive:
+    -alpha / |P| sigmoid(alpha (threshold - S)).
+
+    Args:
+        alpha, beta, threshold: as in `BinomialDevianceLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities.
+    """
+
+    def weights(pairs, positive_share, negative_share):
+        exponents = binomial_deviance_exponents(pairs, alpha, beta, threshold)
+        share = ops.where(pairs.positive, alpha * positive_share, beta * negative_share)
+        return signed(pairs, share * ops.sigmoid(exponents))
+
+    return RowForm(binomial_deviance_shares, weights)
+
+
+def binomial_deviance_shares(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """1 / |P| and 1 / |N| of every anchor, each (anchors, 1)."""
+    dtype = pairs.similarity.dtype
+    return one_over_num_pairs(pairs.positive, dtype), one_over_num_pairs(pairs.negative, dtype)
+
+
+def binomial_deviance_exponents(
+    pairs: Pairs, alpha: float, beta: float, threshold: float
+) -> Tensor:
+    """alpha (threshold - S) of positives and beta (S - threshold) of the others."""
+    above = pairs.similarity - threshold
+    return ops.where(pairs.positive, -alpha * above, beta * above)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
 class BinomialDevianceLoss(PairLoss):
     """Computes the binomial deviance loss over all pairs of a batch.
 
@@ -46,6 +85,9 @@ class BinomialDevianceLoss(PairLoss):
     Reference: Yi, Lei, Liao, Li: Deep Metric Learning for Person Re-Identification, ICPR 2014; in
     the notation of Wang et al., CVPR 2019, Section 3.
 
+    Relations: `ContrastiveLoss` with soft thresholds and means; `MultiSimilarityLoss` takes the
+    logarithm of a sum of the same exponentials, so that an anchor's pairs share a weight.
+
     Args:
         alpha: weight scale of positive pairs, > 0. Defaults to 2, the paper's.
         beta: weight scale of negative pairs, > 0. Defaults to 50: 25 times alpha, as the loss is
@@ -54,18 +96,12 @@ class BinomialDevianceLoss(PairLoss):
             Defaults to 0.5, the paper's.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
         - An anchor without positives still pushes its negatives, and one without negatives pulls
           its positives; one without pairs has the loss 0.
-        - An exact duplicate of the anchor is an ordinary positive.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -75,7 +111,15 @@ class BinomialDevianceLoss(PairLoss):
     9.758986
     """
 
-    def __init__(self, alpha=2.0, beta=50.0, threshold=0.5, name="binomial_deviance", **options):
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        beta: float = 50.0,
+        *,
+        threshold: float = 0.5,
+        name: str = "binomial_deviance",
+        **options,
+    ):
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"Expected `{argument}` > 0. Received: {argument}={value}")
@@ -89,13 +133,5 @@ class BinomialDevianceLoss(PairLoss):
             pair_loss=partial(binomial_deviance, **scales),
             weighting=partial(binomial_deviance_weights, **scales),
             name=name,
-            **common_options(self, options),
+            **checked_options(self, scales, options),
         )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "threshold": self.threshold,
-        }

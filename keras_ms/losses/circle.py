@@ -6,11 +6,13 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.weighting import circle_totals, circle_weights
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs, log_sums_exp, signed
+from keras_ms.pairs.reductions import Tensor
+from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
-def circle(pairs, margin=0.25, gamma=256.0):
+def circle(pairs: Pairs, margin: float = 0.25, gamma: float = 256.0) -> Tensor:
     """The circle loss of every anchor.
 
     L_i = log(1 + sum_N e^{gamma alpha_n (S_ik - m)} sum_P e^{-gamma alpha_p (S_ik - 1 + m)}) with
@@ -29,6 +31,58 @@ def circle(pairs, margin=0.25, gamma=256.0):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def circle_weights(margin: float = 0.25, gamma: float = 256.0) -> RowForm:
+    """Pair weights of the circle loss, signed. Call it with Pairs after mining.
+
+    With Z the sum of the two totals and alpha the pair's own factor, which is a constant for the
+    gradient: sigmoid(Z) gamma alpha times the pair's share of its kind's sum of exponentials.
+
+    Args:
+        margin, gamma: as in `CircleLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities; an anchor without a positive or
+        without a negative has sigmoid(Z) = 0.
+    """
+
+    def totals_over_slope(pairs):
+        # not `circle_totals`: the derivative of these weights takes in that of alpha
+        _, exponents = _alpha_and_exponents(pairs, margin, gamma)
+        positive_total, negative_total = log_sums_exp(exponents, pairs)
+        # sigmoid(Z) = e^{-softplus(-Z)} is taken into the exponents: one exponential a pair
+        minus_log_slope = ops.softplus(-(positive_total + negative_total))
+        return positive_total + minus_log_slope, negative_total + minus_log_slope
+
+    def weights(pairs, positive_total, negative_total):
+        alpha, exponents = _alpha_and_exponents(pairs, margin, gamma)
+        total = ops.where(pairs.positive, positive_total, negative_total)
+        return signed(pairs, gamma * alpha * ops.exp(exponents - total))
+
+    return RowForm(totals_over_slope, weights)
+
+
+def circle_totals(pairs: Pairs, margin: float, gamma: float) -> list[Tensor]:
+    """Logarithm of the sum of e^{exponent} over the positives and over the negatives of every
+    anchor, each (anchors, 1), whose factors alpha are constants for the gradient."""
+    _, exponents = _alpha_and_exponents(pairs, margin, gamma, constant_alpha=True)
+    return log_sums_exp(exponents, pairs)
+
+
+def _alpha_and_exponents(pairs, margin, gamma, constant_alpha=False):
+    """The factors alpha and the exponents of a pair.
+
+    With how far a pair is from where it should be, 1 - S of a positive (whose optimum is 1) and
+    S of a negative (whose optimum is 0), both kinds read alike: alpha = [far + m]+ and the
+    exponent is gamma alpha (far - m).
+    """
+    far = ops.where(pairs.positive, 1 - pairs.similarity, pairs.similarity)
+    alpha = ops.relu(far + margin)
+    alpha = ops.stop_gradient(alpha) if constant_alpha else alpha
+    return alpha, gamma * alpha * (far - margin)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
 class CircleLoss(PairLoss):
     """Computes the circle loss over all pairs of a batch.
 
@@ -41,6 +95,9 @@ class CircleLoss(PairLoss):
     Reference: Sun et al.: Circle Loss: A Unified Perspective of Pair Similarity Optimization,
     CVPR 2020, Eqs 6 to 8.
 
+    Relations: `LiftedStructureLoss` has the same two logarithms of sums with factors of 1 and a
+    hinge; here a pair's factor grows with its distance from its optimum.
+
     Args:
         margin: m, relaxes both optima, in cosine similarity, >= 0. Defaults to 0.25, the paper's
             for faces.
@@ -48,20 +105,14 @@ class CircleLoss(PairLoss):
             gamma 80 for fine-grained retrieval, as other libraries do by default.)
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
-        - An anchor without a positive or without a negative has the loss 0.
         - The gradient is not the slope of the value, because alpha_n and alpha_p are constants
           for it. This is the definition.
         - float32 rounds a similarity to about 1e-7, which the exponent multiplies by up to
           2 gamma: at gamma 256 gradients are good to about 1e-4 of their size.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -71,19 +122,19 @@ class CircleLoss(PairLoss):
     11.9505
     """
 
-    def __init__(self, margin=0.25, gamma=256.0, name="circle", **options):
+    def __init__(
+        self, margin: float = 0.25, gamma: float = 256.0, *, name: str = "circle", **options
+    ):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")
         if not (math.isfinite(gamma) and gamma > 0):
             raise ValueError(f"Expected `gamma` > 0. Received: gamma={gamma}")
         self.margin = float(margin)
         self.gamma = float(gamma)
+        settings = {"margin": self.margin, "gamma": self.gamma}
         super().__init__(
-            pair_loss=partial(circle, margin=self.margin, gamma=self.gamma),
-            weighting=partial(circle_weights, margin=self.margin, gamma=self.gamma),
+            pair_loss=partial(circle, **settings),
+            weighting=partial(circle_weights, **settings),
             name=name,
-            **common_options(self, options),
+            **checked_options(self, settings, options),
         )
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "gamma": self.gamma}

@@ -32,7 +32,7 @@ class CompositeLoss(keras.losses.Loss):
     5.0
     """
 
-    def __init__(self, losses, factors=None, name="composite"):
+    def __init__(self, losses, factors=None, *, name: str = "composite"):
         losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
         factors = [1.0] * len(losses) if factors is None else list(factors)
         strangers = [loss for loss in losses if not isinstance(loss, keras.losses.Loss)]

@@ -6,11 +6,13 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.weighting import contrastive_weights
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs, signed
+from keras_ms.pairs.reductions import Tensor
+from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
-def contrastive(pairs, threshold=0.5):
+def contrastive(pairs: Pairs, threshold: float = 0.5) -> Tensor:
     """The contrastive loss of every anchor.
 
     L_i = sum_N [S_ik - threshold]+ + sum_P (1 - S_ik)
@@ -28,6 +30,26 @@ def contrastive(pairs, threshold=0.5):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def contrastive_weights(threshold: float = 0.5) -> RowForm:
+    """Pair weights of the contrastive loss, signed: 1 on a negative above the threshold, -1 on
+    every positive. Call it with Pairs after mining.
+
+    Args:
+        threshold: as in `ContrastiveLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities.
+    """
+
+    def weights(pairs):
+        above = ops.cast(pairs.similarity > threshold, pairs.similarity.dtype)
+        return signed(pairs, ops.where(pairs.positive, ops.ones_like(above), above))
+
+    return RowForm(statistics=lambda pairs: (), entry=weights)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
 class ContrastiveLoss(PairLoss):
     """Computes the contrastive loss over all pairs of a batch.
 
@@ -41,15 +63,14 @@ class ContrastiveLoss(PairLoss):
     positives add -S; 1 - S has the same gradient and never falls below 0. Sums, not means: an
     anchor with more positives counts more.
 
+    Relations: `BinomialDevianceLoss` has a soft threshold and means where this has a hard one and
+    sums; `TripletLoss` compares a negative with a positive in place of a threshold.
+
     Args:
         threshold: similarity (lambda in the paper) above which a negative is pushed. Defaults to
             0.5, as in the other losses on similarities: random unit vectors are near 0, so only
             negatives that look alike are pushed.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
-
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
 
     Corner cases:
         - An anchor without positives still pushes its negatives, and one without negatives pulls
@@ -57,8 +78,7 @@ class ContrastiveLoss(PairLoss):
         - An exact duplicate of the anchor is an ordinary positive, at a loss of 0.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -68,7 +88,7 @@ class ContrastiveLoss(PairLoss):
     0.333333
     """
 
-    def __init__(self, threshold=0.5, name="contrastive", **options):
+    def __init__(self, threshold: float = 0.5, *, name: str = "contrastive", **options):
         if not math.isfinite(threshold):
             raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
         self.threshold = float(threshold)
@@ -76,8 +96,5 @@ class ContrastiveLoss(PairLoss):
             pair_loss=partial(contrastive, threshold=self.threshold),
             weighting=partial(contrastive_weights, threshold=self.threshold),
             name=name,
-            **common_options(self, options),
+            **checked_options(self, {"threshold": self.threshold}, options),
         )
-
-    def get_config(self):
-        return {**super().get_config(), "threshold": self.threshold}

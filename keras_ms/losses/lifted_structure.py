@@ -6,15 +6,14 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.distance_weighting import (
-    two_sided_lifted_structure_terms,
-    two_sided_lifted_structure_weights,
-)
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.weighting import lifted_structure_totals, lifted_structure_weights
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs, has_pair, log_sums_exp, signed
+from keras_ms.pairs.reductions import NEVER, Tensor
+from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.unit_vectors import distances
 
 
-def lifted_structure(pairs, threshold=1.0):
+def lifted_structure(pairs: Pairs, threshold: float = 1.0) -> Tensor:
     """The one-sided lifted structure loss of every anchor.
 
     L_i = [log sum_P e^{threshold - S_ik} + log sum_N e^{S_ik}]+
@@ -31,7 +30,50 @@ def lifted_structure(pairs, threshold=1.0):
     return ops.relu(positive_total + negative_total)[:, 0]
 
 
-def two_sided_lifted_structure(pairs, margin=1.0):
+@keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
+    """Pair weights of the lifted structure loss in its one-sided form, signed. Call it with Pairs
+    after mining.
+
+    On a negative of an anchor whose loss is above 0: 1 / sum_N e^{S_ik - S_ij}, a softmax over
+    the negatives; on a positive: -1 / sum_P e^{S_ij - S_ik}.
+
+    Args:
+        threshold: as in `LiftedStructureLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities; each kind sums to 1 or 0 in a row.
+    """
+
+    def totals_of_active(pairs):
+        positive_total, negative_total = lifted_structure_totals(pairs, threshold)
+        active = positive_total + negative_total > 0
+        # a total beyond all bounds makes every share of it 0
+        never = ops.full_like(positive_total, NEVER)
+        return (
+            ops.where(active, positive_total, never),
+            ops.where(active, negative_total, never),
+        )
+
+    def weights(pairs, positive_total, negative_total):
+        exponents = _exponents(pairs, threshold)
+        total = ops.where(pairs.positive, positive_total, negative_total)
+        return signed(pairs, ops.exp(exponents - total))
+
+    return RowForm(totals_of_active, weights)
+
+
+def lifted_structure_totals(pairs: Pairs, threshold: float) -> list[Tensor]:
+    """log sum_P e^{threshold - S} and log sum_N e^S of every anchor, each (anchors, 1)."""
+    return log_sums_exp(_exponents(pairs, threshold), pairs)
+
+
+def _exponents(pairs, threshold):
+    return ops.where(pairs.positive, threshold - pairs.similarity, pairs.similarity)
+
+
+def two_sided_lifted_structure(pairs: Pairs, margin: float = 1.0) -> Tensor:
     """The two-sided lifted structure loss, shared out among the anchors.
 
     1 / (2 |P|) sum_P [D_ij + log(sum_{N_i} e^{m - D_ik} + sum_{N_j} e^{m - D_jl})]+^2, where P are
@@ -47,6 +89,63 @@ def two_sided_lifted_structure(pairs, margin=1.0):
     """
     term, factor, _ = two_sided_lifted_structure_terms(pairs, margin)
     return factor / 2 * ops.sum(term * term, axis=-1)
+
+
+def two_sided_lifted_structure_weights(
+    pairs: Pairs, upstream: Tensor, margin: float = 1.0
+) -> Tensor:
+    """Pair weights of the two-sided lifted structure loss, signed.
+
+    Args:
+        pairs: Pairs, square, after mining.
+        upstream: (anchors,), factor of every anchor's loss.
+        margin: as in `keras_ms.LiftedStructureLoss`.
+
+    Returns:
+        (anchors, anchors): the derivative of the sum of upstream times loss.
+    """
+    distance, inverse = distances(pairs.similarity)
+    term, factor, total = two_sided_lifted_structure_terms(pairs, margin)
+    # half a square: derivative by the bracket, which holds D_ij, log T_i and log T_j
+    by_term = factor * ops.expand_dims(upstream, 1) * term
+    both = total + ops.transpose(total)
+    both = ops.where(both > 0, both, ops.ones_like(both))
+    # T_i stands in the pairs (i, j) and (j, i), whose sum T_i + T_j is the same
+    by_sum = by_term / both
+    by_total = ops.sum(by_sum, axis=1, keepdims=True)
+    by_total = by_total + ops.expand_dims(ops.sum(by_sum, axis=0), 1)
+    push = by_total * ops.exp(-distance) * inverse
+    push = ops.where(pairs.negative, push, ops.zeros_like(push))
+    return ops.where(pairs.positive, -by_term * inverse, push)
+
+
+def two_sided_lifted_structure_terms(pairs: Pairs, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What an ordered positive pair (i, j) adds to the two-sided lifted structure loss.
+
+    With T_i = sum_{N_i} e^{-D_ik} the two-sided sum is e^margin (T_i + T_j), a number per anchor
+    each, so that no third index is needed.
+
+    Args:
+        pairs: Pairs, square.
+        margin: as in `keras_ms.LiftedStructureLoss`.
+
+    Returns:
+        `(term, factor, total)`: [D_ij + margin + log(T_i + T_j)]+ of positive pairs, 0 elsewhere,
+        (anchors, anchors); the number of anchors over the number of ordered positive pairs, which
+        makes the mean over the anchors one over the pairs, a scalar; T, (anchors, 1).
+    """
+    distance, _ = distances(pairs.similarity)
+    zero = ops.zeros_like(distance)
+    total = ops.sum(ops.where(pairs.negative, ops.exp(-distance), zero), axis=-1, keepdims=True)
+    both = total + ops.transpose(total)
+    counts = ops.logical_and(pairs.positive, both > 0)
+    logarithm = ops.log(ops.where(counts, both, ops.ones_like(both)))
+    term = ops.where(counts, ops.relu(distance + margin + logarithm), zero)
+
+    # an item that a Keras mask leaves out has no pair; Keras's mean does not count it either
+    num_anchors = ops.sum(ops.cast(has_pair(pairs), distance.dtype))
+    num_positive = ops.sum(ops.cast(pairs.positive, distance.dtype))
+    return term, num_anchors / ops.maximum(num_positive, ops.ones_like(num_positive)), total
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -65,6 +164,10 @@ class LiftedStructureLoss(PairLoss):
     Reference: Oh Song, Xiang, Jegelka, Savarese: Deep Metric Learning via Lifted Structured
     Feature Embedding, CVPR 2016, Eq. 4; one-sided form of Wang et al., CVPR 2019, Section 3.
 
+    Relations: one-sided, `CircleLoss` without a pair's own factor, and the limit of
+    `MultiSimilarityLoss` without the 1 in its logarithms; two-sided, a triplet loss that looks at
+    the negatives of both ends of a positive pair.
+
     Args:
         threshold: lambda of the one-sided form, in cosine similarity. For one positive and one
             negative it is the margin of a triplet; with more, the two sums put nearly every
@@ -76,12 +179,7 @@ class LiftedStructureLoss(PairLoss):
             `two_sided`. Defaults to None, which stands for 1, the published margin.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
-        - An anchor without a positive or without a negative has the loss 0.
         - Two-sided, an anchor's value is what its pairs add, times the number of anchors: their
           mean is the published value, every pair counted from both its ends. A pair takes the
           sample weight of the anchor it is counted from. The loss depends on the batch as a
@@ -89,8 +187,7 @@ class LiftedStructureLoss(PairLoss):
         - The distance of two equal embeddings has no derivative; it is taken to be 0.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -103,7 +200,13 @@ class LiftedStructureLoss(PairLoss):
     """
 
     def __init__(
-        self, threshold=None, two_sided=False, margin=None, name="lifted_structure", **options
+        self,
+        threshold: float | None = None,
+        two_sided: bool = False,
+        *,
+        margin: float | None = None,
+        name: str = "lifted_structure",
+        **options,
     ):
         given, unread = ("margin", "threshold") if two_sided else ("threshold", "margin")
         values = {"threshold": threshold, "margin": margin}
@@ -128,13 +231,14 @@ class LiftedStructureLoss(PairLoss):
                 "pair_loss": partial(lifted_structure, threshold=self.threshold),
                 "weighting": partial(lifted_structure_weights, threshold=self.threshold),
             }
-        options = common_options(self, options)
-        super().__init__(**functions, whole_batch=self.two_sided, name=name, **options)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
+        settings = {
             "threshold": self.threshold,
             "two_sided": self.two_sided,
             "margin": self.margin,
         }
+        super().__init__(
+            **functions,
+            whole_batch=self.two_sided,
+            name=name,
+            **checked_options(self, settings, options),
+        )

@@ -6,16 +6,24 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.distance_weighting import (
-    distances,
-    draw_probabilities,
-    margin_statistics,
-    margin_weights,
-)
-from keras_ms.losses.pair_loss import PairLoss, common_options
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs
+from keras_ms.pairs.reductions import NEVER, Tensor, masked_max, one_over_num_pairs
+from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.unit_vectors import distances
+
+# Closer negatives are drawn as often as those at this distance (the paper's clipping): below it
+# 1 / q grows so steeply that one noisy image would take all draws.
+CLOSEST = 0.5
 
 
-def margin_loss(pairs, margin=0.2, boundary=1.2, cutoff=1.4, dimension=128):
+def margin_loss(
+    pairs: Pairs,
+    margin: float = 0.2,
+    boundary: float = 1.2,
+    cutoff: float | None = 1.4,
+    dimension: int = 128,
+) -> Tensor:
     """The margin loss of every anchor, with distance-weighted sampling in expectation.
 
     L_i = mean_P [D_ik - boundary + margin]+ + sum_N p(k | i) [boundary + margin - D_ik]+
@@ -38,6 +46,96 @@ def margin_loss(pairs, margin=0.2, boundary=1.2, cutoff=1.4, dimension=128):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
+@partial(RowWise, uses_dimension=True)
+def margin_weights(
+    margin: float = 0.2,
+    boundary: float = 1.2,
+    cutoff: float | None = 1.4,
+    dimension: int = 128,
+) -> RowForm:
+    """Pair weights of the margin loss with distance-weighted sampling in expectation, signed.
+    Call it with Pairs after mining.
+
+    On a negative: p(n|a) / D where D < boundary + margin; on a positive: -1 / (|P| D) where
+    D > boundary - margin. As dD/dS = -1/D, every weight holds a factor 1/D.
+
+    Args:
+        margin, boundary, cutoff: as in `MarginLoss`.
+        dimension: size of the embeddings; 128 are the paper's.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities.
+    """
+
+    def statistics(pairs):
+        return margin_statistics(pairs, cutoff, dimension)
+
+    def weights(pairs, positive_share, log_total):
+        distance, inverse = distances(pairs.similarity)
+        zero = ops.zeros_like(inverse)
+        pull = ops.where(distance > boundary - margin, -positive_share * inverse, zero)
+        push = inverse * draw_probabilities(pairs, log_total, cutoff, dimension)
+        push = ops.where(distance < boundary + margin, push, zero)
+        return ops.where(pairs.positive, pull, push)
+
+    return RowForm(statistics, weights)
+
+
+def margin_statistics(pairs: Pairs, cutoff: float | None, dimension: int) -> tuple[Tensor, Tensor]:
+    """1 / |P|, and the logarithm of the sum of 1 / q over the negatives that can be drawn (1e9,
+    as if infinite, where there are none), of every anchor; each (anchors, 1)."""
+    drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
+    largest = masked_max(exponents, drawn, -NEVER)
+    total = ops.sum(_terms(drawn, exponents - largest, factor), axis=-1, keepdims=True)
+    any_drawn = total > 0
+    log_total = largest + ops.log(ops.where(any_drawn, total, ops.ones_like(total)))
+    log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, NEVER))
+    return one_over_num_pairs(pairs.positive, pairs.similarity.dtype), log_total
+
+
+def draw_probabilities(
+    pairs: Pairs, log_total: Tensor, cutoff: float | None, dimension: int
+) -> Tensor:
+    """Probability that distance-weighted sampling draws a pair as the anchor's negative.
+
+    p is proportional to 1 / q(D), where q(D) = D^{d-2} (1 - D^2 / 4)^{(d-3)/2} is the density
+    of the distance between random points of the sphere in d dimensions.
+
+    Args:
+        pairs: Pairs.
+        log_total: (anchors, 1), of `margin_statistics`.
+        cutoff: distance from which on negatives are not drawn, or None.
+        dimension: d, the size of the embeddings.
+
+    Returns:
+        (anchors, candidates); a row sums to 1, or to 0 where no negative can be drawn.
+    """
+    drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
+    return _terms(drawn, exponents - log_total, factor)
+
+
+def _terms(drawn, exponents, factor):
+    # those that are not drawn may be beyond what an exponential takes
+    exponents = ops.where(drawn, exponents, ops.zeros_like(exponents))
+    return ops.where(drawn, factor * ops.exp(exponents), ops.zeros_like(exponents))
+
+
+def _inverse_density(pairs, cutoff, dimension):
+    """Which negatives can be drawn, and 1 / q as a factor times e^exponent.
+
+    D^2 (1 - D^2 / 4) = 1 - S^2 leaves one power: 1 / q = (1 - S^2)^{-(d-3)/2} / D.
+    """
+    drawn = pairs.negative
+    if cutoff is not None:
+        drawn = ops.logical_and(drawn, pairs.similarity > 1 - cutoff**2 / 2)
+    similarity = ops.minimum(pairs.similarity, 1 - CLOSEST**2 / 2)
+    # opposite vectors have a density of 0, whose inverse is kept finite
+    opened = ops.maximum(1 - similarity * similarity, 1e-6)
+    exponents = -(dimension - 3) / 2 * ops.log(opened)
+    return drawn, exponents, ops.rsqrt(2 - 2 * similarity)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
 class MarginLoss(PairLoss):
     """Computes the margin loss with distance-weighted sampling of the negatives.
 
@@ -56,6 +154,9 @@ class MarginLoss(PairLoss):
     Reference: Wu, Manmatha, Smola, Krahenbuhl: Sampling Matters in Deep Embedding Learning,
     ICCV 2017, Sections 4.1 and 4.2.
 
+    Relations: `ContrastiveLoss` on distances, with a gap between the two kinds and with negatives
+    weighted by how rare their distance is; `TripletLoss` needs no boundary.
+
     Args:
         margin: half the width of the gap between positives and negatives (alpha in the paper), in
             units of distance (0 to 2), >= 0. Defaults to 0.2, the paper's.
@@ -67,10 +168,6 @@ class MarginLoss(PairLoss):
             and would only take probability from those that have.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
         - An anchor without positives still pushes its negatives; one without negatives, or
           without any closer than `cutoff`, still pulls its positives; one without pairs has the
@@ -81,8 +178,7 @@ class MarginLoss(PairLoss):
         - In many dimensions p is steep: float32 gives it to about 1e-7 times the dimension.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -92,7 +188,15 @@ class MarginLoss(PairLoss):
     0.645565
     """
 
-    def __init__(self, margin=0.2, boundary=1.2, cutoff=1.4, name="margin", **options):
+    def __init__(
+        self,
+        margin: float = 0.2,
+        boundary: float = 1.2,
+        *,
+        cutoff: float | None = 1.4,
+        name: str = "margin",
+        **options,
+    ):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")
         if not (math.isfinite(boundary) and boundary > 0):
@@ -104,19 +208,11 @@ class MarginLoss(PairLoss):
         self.margin = float(margin)
         self.boundary = float(boundary)
         self.cutoff = None if cutoff is None else float(cutoff)
-        chosen = {"margin": self.margin, "boundary": self.boundary, "cutoff": self.cutoff}
+        settings = {"margin": self.margin, "boundary": self.boundary, "cutoff": self.cutoff}
         super().__init__(
-            pair_loss=partial(margin_loss, **chosen),
-            weighting=partial(margin_weights, **chosen),
+            pair_loss=partial(margin_loss, **settings),
+            weighting=partial(margin_weights, **settings),
             uses_dimension=True,
             name=name,
-            **common_options(self, options),
+            **checked_options(self, settings, options),
         )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "margin": self.margin,
-            "boundary": self.boundary,
-            "cutoff": self.cutoff,
-        }

@@ -8,10 +8,11 @@ from keras import ops
 
 from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, check_embeddings
 from keras_ms.pairs import replicas
-from keras_ms.pairs.labels import exact_label_parts
+from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
-from keras_ms.pairs.pairs import unit_length
-from keras_ms.pairs.row_wise import Pairwise
+from keras_ms.pairs.pairs import has_pair
+from keras_ms.pairs.pairwise import Pairwise
+from keras_ms.pairs.unit_vectors import unit_length
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -53,7 +54,9 @@ class MinedAnchors(keras.metrics.Metric):
     `model.compile(optimizer, loss=keras_ms.MultiSimilarityLoss(), metrics=[MinedAnchors()])`
     """
 
-    def __init__(self, epsilon=0.1, name="mined_anchors", dtype="float32"):
+    def __init__(
+        self, epsilon: float | None = 0.1, name: str = "mined_anchors", *, dtype: str = "float32"
+    ):
         if epsilon is not None and not (math.isfinite(epsilon) and epsilon >= 0):
             raise ValueError(
                 f"Expected `epsilon` >= 0, or None to count every pair. Received: {epsilon}"
@@ -61,7 +64,7 @@ class MinedAnchors(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.epsilon = epsilon
         mine = mine_all if epsilon is None else partial(mine_multi_similarity, epsilon=epsilon)
-        self._pairwise = Pairwise(_has_pair, None, mine, compiled=False, block_size=BLOCK)
+        self._pairwise = Pairwise(_one_where_mined, None, mine, compiled=False, block_size=BLOCK)
         self.mined = self.add_weight(shape=(), initializer="zeros", name="mined")
         self.anchors = self.add_weight(shape=(), initializer="zeros", name="anchors")
 
@@ -69,20 +72,18 @@ class MinedAnchors(keras.metrics.Metric):
         mask = getattr(y_pred, "_keras_mask", None)
         embeddings = ops.convert_to_tensor(y_pred)
         check_embeddings(embeddings)
-        labels = exact_label_parts(y_true, items=embeddings)
+        keys = label_keys(y_true, embeddings=embeddings, mask=mask)
         unit = unit_length(ops.cast(embeddings, "float32"))
-        valid = ops.ones_like(labels[:, :1]) if mask is None else ops.reshape(mask, (-1, 1))
-        keys = ops.concatenate([labels, ops.cast(valid, labels.dtype)], axis=1)
 
         if replicas.num_replicas() > 1:
             batch = replicas.gather(unit, keys)
-            has_pair = self._pairwise.losses(unit, keys, batch.embeddings, batch.keys, batch.offset)
+            mined = self._pairwise.losses(unit, keys, batch.embeddings, batch.keys, batch.offset)
         elif unit.shape[0] is not None and unit.shape[0] >= BLOCKS_FROM:
-            has_pair = self._pairwise.block_losses(unit, keys)
+            mined = self._pairwise.block_losses(unit, keys)
         else:
-            has_pair = self._pairwise.losses(unit, keys, unit, keys, 0)
-        self.mined.assign_add(ops.sum(ops.cast(has_pair, self.dtype)))
-        self.anchors.assign_add(ops.sum(ops.cast(keys[:, -1], self.dtype)))
+            mined = self._pairwise.losses(unit, keys, unit, keys, 0)
+        self.mined.assign_add(ops.sum(ops.cast(mined, self.dtype)))
+        self.anchors.assign_add(ops.sum(ops.cast(are_valid(keys), self.dtype)))
 
     def result(self):
         return ops.divide_no_nan(self.mined, self.anchors)
@@ -91,6 +92,5 @@ class MinedAnchors(keras.metrics.Metric):
         return {**super().get_config(), "epsilon": self.epsilon}
 
 
-def _has_pair(pairs):
-    any_pair = ops.any(ops.logical_or(pairs.positive, pairs.negative), axis=-1)
-    return ops.cast(any_pair, pairs.similarity.dtype)
+def _one_where_mined(pairs):
+    return ops.cast(has_pair(pairs), pairs.similarity.dtype)

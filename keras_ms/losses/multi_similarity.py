@@ -4,11 +4,13 @@ import math
 from functools import partial
 
 import keras
+from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.weighting import multi_similarity_exponents, multi_similarity_weights
+from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
-from keras_ms.pairs.pairs import log_one_plus_sum_exp
+from keras_ms.pairs.pairs import Pairs, signed
+from keras_ms.pairs.reductions import Tensor, log_one_plus_sum_exp
+from keras_ms.pairs.row_wise import RowForm, RowWise
 
 # Two regimes, not two spellings of one: with threshold 1 a negative at similarity 0.82 weighs 1e-4.
 PRESETS = {
@@ -19,7 +21,9 @@ PRESETS = {
 }
 
 
-def multi_similarity(pairs, alpha=2.0, beta=40.0, threshold=0.5):
+def multi_similarity(
+    pairs: Pairs, alpha: float = 2.0, beta: float = 40.0, threshold: float = 0.5
+) -> Tensor:
     """The Multi-Similarity loss of every anchor, from mined pairs (Eq. 15).
 
     L_i = 1/alpha log(1 + sum_P e^{-alpha (S_ik - threshold)})
@@ -39,6 +43,58 @@ def multi_similarity(pairs, alpha=2.0, beta=40.0, threshold=0.5):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def multi_similarity_weights(
+    alpha: float = 2.0, beta: float = 40.0, threshold: float = 0.5
+) -> RowForm:
+    """Pair weights of the Multi-Similarity loss (Eqs 13 and 14), signed.
+
+    Call it with Pairs after mining, `multi_similarity_weights(pairs, alpha=2.0)`.
+
+    On a negative of anchor i: 1 / (e^{beta (threshold - S_ij)} + sum_k e^{beta (S_ik - S_ij)});
+    on a positive: -1 / (e^{-alpha (threshold - S_ij)} + sum_k e^{-alpha (S_ik - S_ij)}), the sums
+    over the anchor's mined pairs of the same kind. Multiplied out, each is the share of
+    e^{exponent} in "1 + sum of e^{exponent}".
+
+    Args:
+        alpha, beta, threshold: as in `MultiSimilarityLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities, every entry within (-1, 1).
+    """
+
+    def log_sums(pairs):
+        positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
+        return log_one_plus_sum_exp(*positive), log_one_plus_sum_exp(*negative)
+
+    def weights(pairs, positive_total, negative_total):
+        above = pairs.similarity - threshold
+        # a pair is of one kind, so one exponential serves both
+        share = ops.exp(
+            ops.where(
+                pairs.positive, -alpha * above - positive_total, beta * above - negative_total
+            )
+        )
+        return signed(pairs, share)
+
+    return RowForm(log_sums, weights)
+
+
+def multi_similarity_exponents(pairs: Pairs, alpha: float, beta: float, threshold: float):
+    """The exponents of Eq. 15, which the loss and its weights share.
+
+    Returns:
+        For the positive and for the negative pairs `(exponents, mask, bound)`, the arguments of
+        `log_one_plus_sum_exp`; the bounds hold because a similarity is within [-1, 1].
+    """
+    above = pairs.similarity - threshold
+    return (
+        (-alpha * above, pairs.positive, alpha * (1 + threshold)),
+        (beta * above, pairs.negative, beta * (1 - threshold)),
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
 class MultiSimilarityLoss(PairLoss):
     """Computes the Multi-Similarity (MS) loss with its pair mining.
 
@@ -50,6 +106,10 @@ class MultiSimilarityLoss(PairLoss):
     Reference: Wang, Han, Huang, Dong, Scott: Multi-Similarity Loss with General Pair Weighting
     for Deep Metric Learning, CVPR 2019, Eqs 11 to 15.
 
+    Relations: the only loss here that mines by default and weighs what is left by both its own
+    similarity and that of the anchor's other pairs. Without mining and with means in place of the
+    logarithms of sums it is `BinomialDevianceLoss`.
+
     Args:
         alpha: weight scale of positive pairs, > 0. Defaults to 2.
         beta: weight scale of negative pairs, > 0. Defaults to 40, the official code's value.
@@ -59,23 +119,13 @@ class MultiSimilarityLoss(PairLoss):
             0.1.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1). 64-bit ids are
-            told apart exactly (on JAX, unless it is set to 64 bits, 32-bit ids are).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
-        - An anchor without a positive or without a negative has the loss 0, and so has an anchor
-          whose positives are all more similar, by epsilon, than all its negatives. The mean is
-          over all anchors of the batch nevertheless. A loss that is 0 for the whole batch is
-          explained by a warning.
-        - The anchor itself is left out by index: an exact duplicate is an ordinary positive.
-        - Items masked with a Keras mask are neither anchors nor candidates.
-        - An embedding with a NaN or infinity makes the loss NaN.
+        - An anchor whose positives are all more similar, by epsilon, than all its negatives has
+          the loss 0. With `epsilon=None` an anchor without positives pushes its negatives, and
+          one without negatives pulls its positives.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -90,11 +140,12 @@ class MultiSimilarityLoss(PairLoss):
 
     def __init__(
         self,
-        alpha=2.0,
-        beta=40.0,
-        threshold=0.5,
-        epsilon=0.1,
-        name="multi_similarity",
+        alpha: float = 2.0,
+        beta: float = 40.0,
+        *,
+        threshold: float = 0.5,
+        epsilon: float | None = 0.1,
+        name: str = "multi_similarity",
         **options,
     ):
         for argument, value in (("alpha", alpha), ("beta", beta)):
@@ -120,23 +171,14 @@ class MultiSimilarityLoss(PairLoss):
                 else partial(mine_multi_similarity, epsilon=self.epsilon)
             ),
             name=name,
-            **common_options(self, options),
+            **checked_options(self, {**scales, "epsilon": self.epsilon}, options),
         )
 
     @classmethod
-    def from_preset(cls, preset, **overrides):
+    def from_preset(cls, preset: str, **overrides) -> "MultiSimilarityLoss":
         """The loss with named settings: "official" (2, 40, 0.5, 0.1) or "paper" (2, 50, 1, 0.1)."""
         if preset not in PRESETS:
             raise ValueError(
                 f"Unknown preset. Expected one of {sorted(PRESETS)}. Received: {preset!r}"
             )
         return cls(**{**PRESETS[preset], **overrides})
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "threshold": self.threshold,
-            "epsilon": self.epsilon,
-        }

@@ -1,18 +1,20 @@
 """PairLoss: from labels and embeddings as Keras passes them to one loss value per anchor."""
 
 import functools
-import inspect
 import warnings
+from collections.abc import Callable, Mapping
 from numbers import Integral
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ms.pairs import replicas
-from keras_ms.pairs.labels import exact_label_parts
+from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.mining import mine_all
-from keras_ms.pairs.pairs import unit_length, widened
-from keras_ms.pairs.row_wise import Pairwise
+from keras_ms.pairs.pairwise import Pairwise
+from keras_ms.pairs.reductions import Tensor
+from keras_ms.pairs.unit_vectors import unit_length, widened
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
@@ -49,9 +51,10 @@ class PairLoss(keras.losses.Loss):
         whole_batch: whether the loss of an anchor depends on other rows than its own. Then
             `weighting` takes `(Pairs, upstream)`, upstream (anchors,), and returns the derivative
             of the sum of upstream times loss; the pairs are square, and the loss takes no
-            cross-batch memory and no blocks. In place of True, a function `(pairwise, rows, keys)
-            -> (batch,)` that computes the same losses, differentiably, in a faster way. Defaults
-            to False.
+            cross-batch memory and no `block_size`. Defaults to False.
+        faster_losses: optional function `(pairwise, rows, keys) -> (batch,)`, read with
+            `whole_batch`, that computes the same losses, differentiably, in a faster way from a
+            `keras_ms.pairs.pairwise.Pairwise`, the rows and their label keys. Defaults to None.
         margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, added to the
             similarities of negatives before mining: a margin that depends on the two classes. Keys
             as returned by the method `keys`; it is not differentiated. Defaults to None.
@@ -62,6 +65,8 @@ class PairLoss(keras.losses.Loss):
             Defaults to True; False takes their dot products.
         uses_dimension: whether `pair_loss` and `weighting` also take the keyword `dimension`, the
             size of the embeddings. Defaults to False.
+        settings: the loss's own settings by name, which `get_config` returns beside the common
+            ones. Defaults to None: none.
         block_size: how many anchors are compared with the batch at a time: memory then grows
             with the batch instead of its square, and the values are the same. A number, None for
             all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on,
@@ -79,6 +84,20 @@ class PairLoss(keras.losses.Loss):
         dtype: dtype of the computation: `"float32"` or `"float64"`, whatever the model's
             precision. Defaults to `"float32"`: an exponent of 40 * similarity needs it.
 
+    Inputs of every loss:
+        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1). 64-bit ids are told
+            apart exactly (on JAX, unless it is set to 64 bits, 32-bit ids are).
+        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside, unless
+            the loss says otherwise.
+
+    Corner cases of every loss:
+        - An anchor without a pair has the loss 0, and so, unless the loss says otherwise, has one
+          without a positive or without a negative. The mean is over all anchors of the batch
+          nevertheless. A loss that is 0 for the whole batch is explained by a warning.
+        - The anchor itself is left out by index: an exact duplicate is an ordinary positive.
+        - Items masked with a Keras mask are neither anchors nor candidates, and their value is 0.
+        - An embedding with a NaN or infinity makes the loss NaN.
+
     Under tf.distribute each replica compares its own items with those of all replicas, so that
     the loss and its gradient are those of one device on the global batch.
 
@@ -92,20 +111,22 @@ class PairLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        pair_loss,
-        weighting,
-        miner=mine_all,
+        pair_loss: Callable,
+        weighting: Callable,
+        miner: Callable = mine_all,
         *,
-        whole_batch=False,
-        margins=None,
-        weighting_again=None,
-        normalize=True,
-        uses_dimension=False,
-        block_size="auto",
-        jit_compile="auto",
-        reduction="sum_over_batch_size",
-        name=None,
-        dtype=None,
+        whole_batch: bool = False,
+        faster_losses: Callable | None = None,
+        margins: Callable | None = None,
+        weighting_again: Callable | None = None,
+        normalize: bool = True,
+        uses_dimension: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        block_size: int | str | None = "auto",
+        jit_compile: bool | str = "auto",
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: str | None = None,
     ):
         dtype = keras.dtype_policies.get(dtype or "float32").compute_dtype
         if dtype not in ("float32", "float64"):
@@ -130,6 +151,8 @@ class PairLoss(keras.losses.Loss):
         self.block_size = int(block_size) if isinstance(block_size, Integral) else block_size
         self.whole_batch = whole_batch
         self.margins = margins
+        self._faster_losses = faster_losses
+        self._settings = dict(settings or {})
         self.normalize = normalize
         self._functions = (pair_loss, weighting, miner)
         self._weighting_again = weighting_again
@@ -144,27 +167,25 @@ class PairLoss(keras.losses.Loss):
         keys = self.keys(y_true, y_pred)
         y_pred = widened(y_pred, self.dtype)
         value = super().__call__(keys, y_pred, sample_weight)
-        value = replicas.of_one_device(value, self.reduction, keys[:, -1], sample_weight)
+        value = replicas.of_one_device(
+            value, self.reduction, ops.cast(are_valid(keys), self.dtype), sample_weight
+        )
         self._explain_zero(value, sample_weight)
         return value
 
-    def keys(self, y_true, y_pred):
-        """Exact labels (four parts, see `exact_label_parts`) and a last column `valid`, 1 or 0,
-        after the Keras mask of the embeddings: (batch, 5) of the loss's dtype."""
+    def keys(self, y_true, y_pred: Tensor) -> Tensor:
+        """The label keys (see `keras_ms.pairs.labels`) of a batch, after the Keras mask of the
+        embeddings: (batch, 5) of the loss's dtype."""
         check_embeddings(y_pred)
-        parts = exact_label_parts(y_true, self.dtype, y_pred)
-        mask = getattr(y_pred, "_keras_mask", None)
-        if mask is None:
-            valid = ops.ones_like(parts[:, :1])
-        else:
-            valid = ops.cast(ops.reshape(mask, (-1, 1)), parts.dtype)
-        return ops.concatenate([parts, valid], axis=1)
+        return label_keys(y_true, self.dtype, embeddings=y_pred)
 
     def call(self, y_true, y_pred):
         """One value per anchor; `y_true` holds the keys."""
         return self.per_anchor(y_true, y_pred)
 
-    def per_anchor(self, keys, embeddings, memory=None):
+    def per_anchor(
+        self, keys: Tensor, embeddings: Tensor, memory: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """The loss of every anchor, before weighting and reduction.
 
         Args:
@@ -178,14 +199,14 @@ class PairLoss(keras.losses.Loss):
         """
         check_embeddings(embeddings)
         embeddings = widened(embeddings, self.dtype)
-        valid = keys[:, -1:] > 0
+        valid = are_valid(keys)
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
-        rows = ops.where(valid, embeddings, ops.zeros_like(embeddings))
+        rows = ops.where(ops.expand_dims(valid, 1), embeddings, ops.zeros_like(embeddings))
         rows = unit_length(rows) if self.normalize else rows
         losses = self._losses(keys, rows, memory)
         # Every comparison with NaN is false, so mining would drop a broken embedding without a
         # word: its own value stays NaN instead.
-        broken = ops.logical_and(valid[:, 0], ops.any(~ops.isfinite(embeddings), axis=-1))
+        broken = ops.logical_and(valid, ops.any(~ops.isfinite(embeddings), axis=-1))
         return ops.where(broken, ops.full_like(losses, float("nan")), losses)
 
     def _losses(self, keys, rows, memory):
@@ -226,12 +247,12 @@ class PairLoss(keras.losses.Loss):
         return losses
 
     def _whole_batch_losses(self, pairwise, rows, keys):
-        if callable(self.whole_batch):
-            return self.whole_batch(pairwise, rows, keys)
+        if self._faster_losses is not None:
+            return self._faster_losses(pairwise, rows, keys)
         return pairwise.whole_batch(rows, keys)
 
-    def pairwise(self, dimension, compiled=False):
-        """The `keras_ms.pairs.row_wise.Pairwise` of this loss for embeddings of this size."""
+    def pairwise(self, dimension: int | None, *, compiled: bool = False) -> Pairwise:
+        """The `keras_ms.pairs.pairwise.Pairwise` of this loss for embeddings of this size."""
         pair_loss, weighting, miner = self._functions
         key = (dimension if self._uses_dimension else None, compiled)
         if key not in self._pairwise:
@@ -255,6 +276,7 @@ class PairLoss(keras.losses.Loss):
             "block_size": self.block_size,
             "jit_compile": self.jit_compile,
             "dtype": self.dtype,
+            **self._settings,
         }
 
     def _in_blocks(self, size):
@@ -262,7 +284,7 @@ class PairLoss(keras.losses.Loss):
             return size is not None and size >= BLOCKS_FROM
         return self.block_size is not None
 
-    def refusal(self, what):
+    def refusal(self, what: str) -> str:
         """Why a loss that takes the whole batch does not go with `what`, and what to do."""
         return (
             f"{type(self).__name__} takes no {what}: an anchor's loss depends on the other rows of "
@@ -292,36 +314,34 @@ class PairLoss(keras.losses.Loss):
             warnings.warn(f"{self.name}: {ZERO_LOSS_EXPLANATION}", stacklevel=3)
 
 
-def common_options(loss, options):
-    """The options that a loss passes on to `PairLoss`, all known.
+def checked_options(
+    loss: PairLoss, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a loss passes on to `PairLoss` beside its functions: its settings and known options.
 
     What else `PairLoss` takes is part of a loss and not its user's choice.
 
     Args:
         loss: the instance that is being made.
-        options: dict.
+        settings: its own settings by name.
+        options: what its user gave beside them.
 
     Returns:
-        `options`.
+        dict.
 
     Raises:
         ValueError: an unknown option; the message names the loss's settings.
     """
     unknown = sorted(set(options) - set(_COMMON_OPTIONS))
     if unknown:
-        own = [
-            name
-            for name, parameter in inspect.signature(type(loss).__init__).parameters.items()
-            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
-        ]
         raise ValueError(
             f"Unknown settings of {type(loss).__name__}: {', '.join(unknown)}. Expected some of "
-            f"{', '.join([*own, *_COMMON_OPTIONS])}"
+            f"{', '.join([*settings, 'name', *_COMMON_OPTIONS])}"
         )
-    return options
+    return {**options, "settings": settings}
 
 
-def check_embeddings(embeddings):
+def check_embeddings(embeddings: Tensor) -> None:
     """Raises ValueError for a tensor that is not (batch, dimension)."""
     shape = embeddings.shape
     # TensorFlow knows tensors of unknown rank, whose shape has no length
@@ -332,7 +352,7 @@ def check_embeddings(embeddings):
         )
 
 
-def is_concrete(value):
+def is_concrete(value: Tensor) -> bool:
     """Whether the value of a tensor is there to be looked at, as it is eagerly."""
     if keras.backend.backend() == "tensorflow":
         return hasattr(value, "numpy")

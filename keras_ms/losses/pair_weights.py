@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.evaluation.exact_similarity import rounding_bound
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
-from keras_ms.pairs.pairs import unit_length
+from keras_ms.pairs.rounding import rounding_bound
+from keras_ms.pairs.unit_vectors import unit_length
 
 
 class PairWeights(NamedTuple):
@@ -34,7 +34,9 @@ class PairWeights(NamedTuple):
     num_negatives: np.ndarray
 
 
-def pair_weights(loss, embeddings, labels, sample_weight=None):
+def pair_weights(
+    loss: PairLoss | CompositeLoss, embeddings, labels, sample_weight=None
+) -> PairWeights:
     """The General Pair Weighting view of a loss: how much each pair of a batch counts.
 
     At this step the loss and the sum of weight times similarity have the same gradient with
@@ -85,13 +87,13 @@ def pair_weights(loss, embeddings, labels, sample_weight=None):
         raise ValueError("Expected finite embeddings. Received some with NaN or infinity")
     rows = unit_length(embeddings) if loss.normalize else embeddings
     similarity = ops.matmul(rows, ops.transpose(rows))
-    functions = loss.pairwise(embeddings.shape[1])
-    mined = functions.pairs(similarity, keys)
+    pairwise = loss.pairwise(embeddings.shape[1])
+    mined = pairwise.pairs(similarity, keys)
     upstream = _upstream(loss, keys.shape[0], sample_weight)
     if loss.whole_batch:
-        weights = functions.weighting(mined, upstream)
+        weights = pairwise.weighting(mined, upstream)
     else:
-        weights = ops.expand_dims(upstream, 1) * functions.weighting(mined)
+        weights = ops.expand_dims(upstream, 1) * pairwise.weighting(mined)
     positive, negative = (ops.convert_to_numpy(mask) for mask in mined[1:])
     return PairWeights(
         ops.convert_to_numpy(weights),
@@ -165,7 +167,7 @@ class PairStatistics(keras.callbacks.Callback):
     >>> model.fit(..., callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __init__(self, loss, batches, prefix=""):
+    def __init__(self, loss: PairLoss | CompositeLoss, batches, *, prefix: str = ""):
         super().__init__()
         self.loss = loss
         self.batches = batches
@@ -175,7 +177,7 @@ class PairStatistics(keras.callbacks.Callback):
         if logs is not None:
             logs.update({self.prefix + name: value for name, value in self.measure().items()})
 
-    def measure(self):
+    def measure(self) -> dict[str, float]:
         """The statistics of the batches with the current weights: a dict of floats."""
         per_batch = []
         for batch in self.batches:
@@ -189,7 +191,9 @@ class PairStatistics(keras.callbacks.Callback):
         if not per_batch:
             raise ValueError("The `batches` of PairStatistics are empty")
         names = per_batch[0]
-        return {name: float(np.mean([found[name] for found in per_batch])) for name in names}
+        return {
+            name: float(np.mean([statistics[name] for statistics in per_batch])) for name in names
+        }
 
 
 def _statistics(loss, embeddings, labels):
@@ -197,16 +201,16 @@ def _statistics(loss, embeddings, labels):
         names = ("mined", "weighted"), ("positives", "negatives")
         broken = [f"{kind}_{sign}" for kind in names[0] for sign in names[1]]
         return dict.fromkeys([*broken, "positive_similarity", "negative_similarity"], np.nan)
-    found = pair_weights(loss, embeddings, labels)
+    weighed = pair_weights(loss, embeddings, labels)
     unit = ops.convert_to_numpy(unit_length(ops.cast(embeddings, "float32")))
     cosine = unit @ unit.T
     same = labels[:, None] == labels[None, :]
     other = ~np.eye(len(labels), dtype=bool)
     return {
-        "mined_positives": found.num_positives.mean(),
-        "mined_negatives": found.num_negatives.mean(),
-        "weighted_positives": np.count_nonzero(found.weights[same & other]) / len(labels),
-        "weighted_negatives": np.count_nonzero(found.weights[~same]) / len(labels),
+        "mined_positives": weighed.num_positives.mean(),
+        "mined_negatives": weighed.num_negatives.mean(),
+        "weighted_positives": np.count_nonzero(weighed.weights[same & other]) / len(labels),
+        "weighted_negatives": np.count_nonzero(weighed.weights[~same]) / len(labels),
         "positive_similarity": _mean(cosine[same & other]),
         "negative_similarity": _mean(cosine[~same]),
     }

@@ -1,6 +1,7 @@
 """Proxy losses: every class has a trained vector, and images are compared with those alone."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral
 
@@ -8,14 +9,15 @@ import keras
 from keras import ops
 
 from keras_ms.pairs import replicas
-from keras_ms.pairs.labels import check_range, one_class_id_each
-from keras_ms.pairs.pairs import log_one_plus_sum_exp, unit_length, widened
+from keras_ms.pairs.class_ids import check_range, one_class_id_each
+from keras_ms.pairs.reductions import Tensor, log_one_plus_sum_exp
+from keras_ms.pairs.unit_vectors import unit_length, widened
 
 # Labels reach a loss as float32, whose integers are exact up to here.
 _MOST_CLASSES = 2**24
 
 
-def proxy_nca(similarity, own, scale=1.0):
+def proxy_nca(similarity: Tensor, own: Tensor, scale: float = 1.0) -> Tensor:
     """The Proxy-NCA loss of every image.
 
     L_i = -log(e^{-scale d(x_i, p_y)} / sum_{c != y} e^{-scale d(x_i, p_c)}), where the squared
@@ -34,7 +36,9 @@ def proxy_nca(similarity, own, scale=1.0):
     return ops.logsumexp(ops.where(own, ops.full_like(nearer, -1e30), nearer), axis=1)
 
 
-def proxy_anchor(similarity, own, alpha=32.0, margin=0.1):
+def proxy_anchor(
+    similarity: Tensor, own: Tensor, alpha: float = 32.0, margin: float = 0.1
+) -> Tensor:
     """The Proxy-Anchor loss of a batch, shared out among its images.
 
     L = 1/|C+| sum_{C+} log(1 + sum_{x in c} e^{-alpha (S_xc - margin)})
@@ -100,7 +104,13 @@ class Proxies(keras.layers.Layer):
     """
 
     def __init__(
-        self, num_classes, initializer="he_normal", name="proxies", dtype="float32", **options
+        self,
+        num_classes: int,
+        initializer="he_normal",
+        *,
+        name: str = "proxies",
+        dtype: str = "float32",
+        **options,
     ):
         if not isinstance(num_classes, Integral) or not 1 <= num_classes <= _MOST_CLASSES:
             raise ValueError(
@@ -162,12 +172,12 @@ class ProxyLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        image_loss,
+        image_loss: Callable,
         *,
-        whole_batch=False,
-        reduction="sum_over_batch_size",
-        name=None,
-        dtype=None,
+        whole_batch: bool = False,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: str | None = None,
     ):
         policy = keras.dtype_policies.get(dtype or "float32")
         _check_precision(policy)
@@ -241,7 +251,7 @@ class ProxyNCALoss(ProxyLoss):
     -1.0
     """
 
-    def __init__(self, scale=1.0, name="proxy_nca", **options):
+    def __init__(self, scale: float = 1.0, *, name: str = "proxy_nca", **options):
         _check_positive("scale", scale)
         self.scale = float(scale)
         super().__init__(partial(proxy_nca, scale=self.scale), name=name, **options)
@@ -297,7 +307,9 @@ class ProxyAnchorLoss(ProxyLoss):
     8.000898
     """
 
-    def __init__(self, alpha=32.0, margin=0.1, name="proxy_anchor", **options):
+    def __init__(
+        self, alpha: float = 32.0, margin: float = 0.1, *, name: str = "proxy_anchor", **options
+    ):
         _check_positive("alpha", alpha)
         if not math.isfinite(margin):
             raise ValueError(f"Expected a finite `margin`. Received: margin={margin}")

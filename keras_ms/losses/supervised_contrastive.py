@@ -6,11 +6,13 @@ from functools import partial
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.weighting import supervised_contrastive_totals, supervised_contrastive_weights
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs, is_pair, log_sums_exp
+from keras_ms.pairs.reductions import NEVER, Tensor, one_over_num_pairs
+from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
-def supervised_contrastive(pairs, temperature=0.1):
+def supervised_contrastive(pairs: Pairs, temperature: float = 0.1) -> Tensor:
     """The supervised contrastive loss of every anchor.
 
     L_i = -1 / |P| sum_P log(e^{S_ik / temperature} / sum over all pairs of e^{S_ia / temperature})
@@ -33,6 +35,57 @@ def supervised_contrastive(pairs, temperature=0.1):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
+    """Pair weights of the supervised contrastive loss, signed, and of either sign on positives.
+    Call it with Pairs after mining.
+
+    With q the softmax of S / temperature over all pairs of the anchor: q / temperature on a
+    negative and (q - 1 / |P|) / temperature on a positive. A positive with more than its part of
+    the softmax, q > 1 / |P|, is pushed away.
+
+    Args:
+        temperature: as in `SupervisedContrastiveLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities; every row sums to 0.
+    """
+
+    def shares(pairs):
+        positive_total, negative_total, share = supervised_contrastive_totals(pairs, temperature)
+        gap = negative_total - positive_total
+        # A total beyond all bounds makes every share of it 0: an anchor without positives has no
+        # loss.
+        total = ops.where(
+            positive_total > -NEVER,
+            positive_total + ops.softplus(gap),
+            ops.full_like(positive_total, NEVER),
+        )
+        return positive_total, total, share, ops.sigmoid(gap)
+
+    def weights(pairs, positive_total, total, positive_share, negative_part):
+        scaled = pairs.similarity / temperature
+        share = ops.exp(scaled - ops.where(pairs.positive, positive_total, total))
+        # q - 1/|P| with q = share (1 - negative_part), in a form that keeps its precision where
+        # the negatives have next to no part
+        of_positive = (share - positive_share) - share * negative_part
+        size = ops.where(pairs.positive, of_positive, share) / temperature
+        return ops.where(is_pair(pairs), size, ops.zeros_like(size))
+
+    return RowForm(shares, weights)
+
+
+def supervised_contrastive_totals(
+    pairs: Pairs, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log sum_P e^{S / temperature}, log sum_N e^{S / temperature} and 1 / |P| of every anchor,
+    each (anchors, 1)."""
+    positive_total, negative_total = log_sums_exp(pairs.similarity / temperature, pairs)
+    share = one_over_num_pairs(pairs.positive, pairs.similarity.dtype)
+    return positive_total, negative_total, share
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
 class SupervisedContrastiveLoss(PairLoss):
     """Computes the supervised contrastive (SupCon) loss over all pairs of a batch.
 
@@ -48,14 +101,13 @@ class SupervisedContrastiveLoss(PairLoss):
     outside the logarithm). NT-Xent: Chen et al.: A Simple Framework for Contrastive Learning of
     Visual Representations, ICML 2020.
 
+    Relations: `NPairLoss` has a softmax of its own for every positive, and dot products; here one
+    softmax holds all positives, so they compete, and a positive may be pushed.
+
     Args:
         temperature: divides the similarities, > 0: the lower, the more the hardest pairs count.
             Defaults to 0.1, the paper's.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
-
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
 
     Corner cases:
         - An anchor without positives has the loss 0. One without negatives has the formula's
@@ -64,8 +116,7 @@ class SupervisedContrastiveLoss(PairLoss):
           softmax is pushed away. So a positive pair can be weighted like a negative one.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -75,7 +126,9 @@ class SupervisedContrastiveLoss(PairLoss):
     0.239516
     """
 
-    def __init__(self, temperature=0.1, name="supervised_contrastive", **options):
+    def __init__(
+        self, temperature: float = 0.1, *, name: str = "supervised_contrastive", **options
+    ):
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"Expected `temperature` > 0. Received: temperature={temperature}")
         self.temperature = float(temperature)
@@ -83,8 +136,5 @@ class SupervisedContrastiveLoss(PairLoss):
             pair_loss=partial(supervised_contrastive, temperature=self.temperature),
             weighting=partial(supervised_contrastive_weights, temperature=self.temperature),
             name=name,
-            **common_options(self, options),
+            **checked_options(self, {"temperature": self.temperature}, options),
         )
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}

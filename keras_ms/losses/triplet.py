@@ -1,26 +1,24 @@
-"""The triplet loss: all triplets, the hardest, or TensorFlow's semi-hard ones."""
+"""The triplet loss: all triplets, the hardest, or TensorFlow's semi-hard ones.
+
+A triplet (anchor a, positive p, negative n) has the loss [S_an - S_ap + margin]+. Which triplets
+of an anchor count is its mining; a triplet that counts and is violated adds its share to the
+weight of n and takes it from the weight of p. No matrix of triplets is made.
+"""
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
-from keras_ms.losses.triplets import (
-    FAR,
-    count,
-    semi_hard_excess,
-    sides,
-    triplet_all,
-    triplet_all_weights,
-    triplet_hard_weights,
-    triplet_semi_hard_weights,
-)
+from keras_ms.losses.pair_loss import PairLoss, checked_options
+from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
+from keras_ms.pairs.reductions import FAR, Tensor, num_pairs
 
 
-def triplet_hard(pairs, margin=0.1):
+def triplet_hard(pairs: Pairs, margin: float = 0.1) -> Tensor:
     """Triplet loss of every anchor with its hardest positive and its hardest negative.
 
     L_i = [max_N S_in - min_P S_ip + margin]+
@@ -33,11 +31,34 @@ def triplet_hard(pairs, margin=0.1):
         (anchors,), same dtype as the similarities; 0 for an anchor without a positive or without
         a negative.
     """
-    of = sides(pairs)
-    return ops.relu(of.hardest_negative[:, 0] - ops.min(of.positives, axis=-1) + margin)
+    sides = sides_of(pairs)
+    return ops.relu(sides.hardest_negative[:, 0] - ops.min(sides.positives, axis=-1) + margin)
 
 
-def triplet_semi_hard(pairs, margin=0.1):
+@keras.saving.register_keras_serializable(package="keras_ms")
+def triplet_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
+    """Pair weights of the triplet loss with the anchor's hardest positive and negative, signed.
+
+    1 on the most similar negative and -1 on the least similar positive if they violate the
+    margin. Pairs of equal similarity share the weight, as they share the derivative of a maximum.
+
+    Args:
+        pairs: Pairs.
+        margin: as in `keras_ms.TripletLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities; 0 in the row of an anchor without
+        a positive or without a negative.
+    """
+    sides = sides_of(pairs)
+    hardest_positive = ops.min(sides.positives, axis=-1, keepdims=True)
+    violates = sides.hardest_negative - hardest_positive + margin > 0
+    return _shared(
+        ops.logical_and(violates, sides.negatives == sides.hardest_negative), sides.negatives
+    ) - _shared(ops.logical_and(violates, sides.positives == hardest_positive), sides.positives)
+
+
+def triplet_semi_hard(pairs: Pairs, margin: float = 0.1) -> Tensor:
     """Triplet loss of every anchor with TensorFlow's semi-hard negatives.
 
     L_i = 1/|P_i| sum_P [S_in(p) - S_ip + margin]+, where n(p) is the most similar of the negatives
@@ -51,14 +72,174 @@ def triplet_semi_hard(pairs, margin=0.1):
         (anchors,), same dtype as the similarities; 0 for an anchor without a positive or without
         a negative.
     """
-    of = sides(pairs)
+    sides = sides_of(pairs)
 
     def visit(current, total):
-        same = count(of.positives == current, total)
-        return (total + same * semi_hard_excess(of, current, margin),)
+        same = num_pairs(sides.positives == current, total.dtype)
+        return (total + same * _semi_hard_excess(sides, current, margin),)
 
-    (total,) = visit_positives(visit, of.positives, FAR, ops.zeros_like(of.divisor))
-    return (total / of.divisor)[:, 0]
+    (total,) = visit_positives(visit, sides.positives, FAR, ops.zeros_like(sides.divisor))
+    return (total / sides.divisor)[:, 0]
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def triplet_semi_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
+    """Pair weights of the triplet loss with TensorFlow's semi-hard negatives, signed.
+
+    On a negative: the number of the anchor's positives that chose it and violate the margin with
+    it; on a positive: -1 if it violates the margin; both divided by the number of positives.
+    Negatives of equal similarity share the weight, as they share the derivative of a maximum.
+
+    Args:
+        pairs: Pairs.
+        margin: as in `keras_ms.TripletLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities; 0 in the row of an anchor without
+        a positive or without a negative.
+    """
+    pairs = pairs._replace(similarity=ops.stop_gradient(pairs.similarity))
+    sides = sides_of(pairs)
+
+    def visit(current, counts):
+        is_current = sides.positives == current
+        active = _semi_hard_excess(sides, current, margin) > 0
+        is_current = ops.logical_and(active, is_current)
+        is_chosen = ops.logical_and(active, sides.negatives == _semi_hard_choice(sides, current))
+        same = num_pairs(is_current, sides.positives.dtype)
+        counts = counts + same * _shared(is_chosen, sides.negatives)
+        return (counts - ops.cast(is_current, counts.dtype),)
+
+    (counts,) = visit_positives(visit, sides.positives, FAR, ops.zeros_like(pairs.similarity))
+    return counts / sides.divisor
+
+
+def triplet_all(pairs: Pairs, margin: float = 0.1) -> Tensor:
+    """Triplet loss of every anchor, over all its triplets.
+
+    L_i = 1/(|P_i| |N_i|) sum_P sum_N [S_in - S_ip + margin]+
+
+    Args:
+        pairs: Pairs.
+        margin: as in `keras_ms.TripletLoss`.
+
+    Returns:
+        (anchors,), same dtype as the similarities; 0 for an anchor without a positive or without
+        a negative.
+    """
+    sides = sides_of(pairs)
+
+    def visit(current, total):
+        same = num_pairs(sides.positives == current, total.dtype)
+        violations = ops.relu(sides.negatives - current + margin)
+        return (total + same * ops.sum(violations, axis=-1, keepdims=True),)
+
+    (total,) = visit_positives(
+        visit,
+        sides.positives,
+        FAR,
+        ops.zeros_like(sides.divisor),
+        limit=sides.hardest_negative + margin,
+    )
+    num_negatives = num_pairs(pairs.negative, total.dtype)
+    return (total / sides.divisor / ops.maximum(num_negatives, ops.ones_like(total)))[:, 0]
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+def triplet_all_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
+    """Pair weights of the triplet loss over all triplets of an anchor, signed.
+
+    On a negative: the number of positives it violates the margin with; on a positive: minus the
+    number of negatives that violate it; both divided by the number of the anchor's triplets,
+    |P_i| |N_i|.
+
+    Args:
+        pairs: Pairs.
+        margin: as in `keras_ms.TripletLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities; 0 in the row of an anchor without
+        a positive or without a negative.
+    """
+    pairs = pairs._replace(similarity=ops.stop_gradient(pairs.similarity))
+    sides = sides_of(pairs)
+
+    def visit(current, counts):
+        is_current = sides.positives == current
+        violates = sides.negatives - current + margin > 0
+        same = num_pairs(is_current, sides.positives.dtype)
+        violating = num_pairs(violates, sides.positives.dtype)
+        counts = counts + ops.where(violates, same, ops.zeros_like(same))
+        # Where no positive is left, `current` is FAR: no negative violates it, and what is taken
+        # away is 0.
+        return (counts - ops.where(is_current, violating, ops.zeros_like(violating)),)
+
+    (counts,) = visit_positives(
+        visit,
+        sides.positives,
+        FAR,
+        ops.zeros_like(pairs.similarity),
+        limit=sides.hardest_negative + margin,
+    )
+    num_negatives = num_pairs(pairs.negative, pairs.similarity.dtype)
+    return counts / (sides.divisor * ops.maximum(num_negatives, ops.ones_like(num_negatives)))
+
+
+class Sides(NamedTuple):
+    """The two kinds of pairs of Pairs, apart.
+
+    positives:  (anchors, candidates), similarity of positives, FAR elsewhere.
+    negatives:  (anchors, candidates), similarity of negatives, -FAR elsewhere.
+    hardest_negative: (anchors, 1), the greatest similarity of a negative, -FAR without one.
+    easiest_negative: (anchors, 1), the smallest similarity of a negative, FAR without one.
+    divisor: (anchors, 1), the number of positives, at least 1.
+    """
+
+    positives: Tensor
+    negatives: Tensor
+    hardest_negative: Tensor
+    easiest_negative: Tensor
+    divisor: Tensor
+
+
+def sides_of(pairs: Pairs) -> Sides:
+    """The Sides of Pairs."""
+    similarity = pairs.similarity
+    far = ops.full_like(similarity, FAR)
+    negatives = ops.where(pairs.negative, similarity, -far)
+    return Sides(
+        ops.where(pairs.positive, similarity, far),
+        negatives,
+        ops.max(negatives, axis=-1, keepdims=True),
+        ops.min(ops.where(pairs.negative, similarity, far), axis=-1, keepdims=True),
+        ops.maximum(num_pairs(pairs.positive, similarity.dtype), ops.ones_like(similarity[:, :1])),
+    )
+
+
+def _semi_hard_choice(sides, current):
+    """Similarity of the negative that TensorFlow's rule picks for the positive of similarity
+    `current` (anchors, 1): the hardest of those less similar than the positive, or if there is
+    none the easiest of all; FAR for an anchor without negatives."""
+    below = ops.where(
+        sides.negatives < current, sides.negatives, ops.full_like(sides.negatives, -FAR)
+    )
+    hardest_below = ops.max(below, axis=-1, keepdims=True)
+    return ops.where(hardest_below > -FAR, hardest_below, sides.easiest_negative)
+
+
+def _semi_hard_excess(sides, current, margin):
+    """Loss of the triplet that TensorFlow's rule makes of the positive of similarity `current`,
+    (anchors, 1); 0 where the anchor has no positive left or no negative."""
+    excess = _semi_hard_choice(sides, current) - current + margin
+    exists = ops.logical_and(current < FAR, sides.easiest_negative < FAR)
+    return ops.where(ops.logical_and(exists, excess > 0), excess, ops.zeros_like(excess))
+
+
+def _shared(mask, like):
+    """1 divided among the entries of a row that hold, 0 elsewhere."""
+    number = num_pairs(mask, like.dtype)
+    share = 1 / ops.maximum(number, ops.ones_like(number))
+    return ops.where(mask, share, ops.zeros_like(share))
 
 
 MININGS = {
@@ -81,6 +262,9 @@ class TripletLoss(PairLoss):
     and Clustering, CVPR 2015; with mining "hard" Hermans, Beyer, Leibe: In Defense of the Triplet
     Loss for Person Re-Identification, 2017.
 
+    Relations: `MarginLoss` and `ContrastiveLoss` put a boundary where a triplet compares two pairs;
+    `keras_ms.HierarchicalTripletLoss` is mining "all" with a margin for each two classes.
+
     Args:
         margin: by how much a positive has to be more similar than a negative, in cosine
             similarity, >= 0. A squared Euclidean distance is 2 - 2 S, so a margin of squared
@@ -93,22 +277,14 @@ class TripletLoss(PairLoss):
             training collapse in its beginning and most of all triplets soon teach nothing.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
-    Inputs:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        y_pred: embeddings, (batch, dimension), any float dtype; they are normalised inside.
-
     Corner cases:
-        - An anchor without a positive or without a negative has the loss 0. The mean is over all
-          anchors of the batch nevertheless, and within an anchor over its positives or triplets:
-          it is not the mean over the triplets of the batch unless classes are of one size.
+        - The mean is over all anchors of the batch, and within an anchor over its positives or
+          triplets: it is not the mean over the triplets of the batch unless classes are of one
+          size.
         - Negatives or positives of exactly equal similarity share the gradient of the one picked.
-        - The anchor itself is left out by index: an exact duplicate is an ordinary positive.
-        - Items masked with a Keras mask are neither anchors nor candidates.
-        - An embedding with a NaN or infinity makes the loss NaN.
 
     Raises:
-        ValueError: settings out of range, labels that are not integer ids, embeddings that are
-            not (batch, dimension).
+        ValueError: settings out of range; for the rest as `PairLoss`.
 
     Example:
 
@@ -120,7 +296,9 @@ class TripletLoss(PairLoss):
     `model.compile(optimizer, loss=keras_ms.TripletLoss(mining="hard"))`
     """
 
-    def __init__(self, margin=0.1, mining="semi_hard", name="triplet", **options):
+    def __init__(
+        self, margin: float = 0.1, mining: str = "semi_hard", *, name: str = "triplet", **options
+    ):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(
                 f"Expected `margin` >= 0, in units of cosine similarity. Received: margin={margin}"
@@ -137,8 +315,5 @@ class TripletLoss(PairLoss):
             pair_loss=partial(pair_loss, margin=self.margin),
             weighting=partial(weighting, margin=self.margin),
             name=name,
-            **common_options(self, options),
+            **checked_options(self, {"margin": self.margin, "mining": self.mining}, options),
         )
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "mining": self.mining}

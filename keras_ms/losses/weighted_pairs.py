@@ -1,16 +1,19 @@
 """Any weighting of pairs as a loss: the General Pair Weighting framework itself."""
 
-import inspect
+from collections.abc import Callable
 from functools import partial
 
 import keras
 from keras import ops
 
-from keras_ms.losses.pair_loss import PairLoss, common_options
+from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.mining import mine_all
+from keras_ms.pairs.pairs import Pairs
+from keras_ms.pairs.reductions import Tensor
+from keras_ms.pairs.row_wise import RowWise
 
 
-def weighted_pairs(pairs, weighting):
+def weighted_pairs(pairs: Pairs, weighting: Callable) -> Tensor:
     """The sum of weight times similarity of every anchor: sum_j w_ij S_ij.
 
     Args:
@@ -34,8 +37,8 @@ class WeightedPairLoss(PairLoss):
     Use it to build a loss of your own from the two questions that every pair-based loss answers:
     which pairs count, and how much does each. The gradient with respect to a similarity is the
     pair's weight, whatever the weights depend on: they are constants of a step. With a miner and
-    weighting that are `keras_ms.pairs.RowWise` (all of `keras_ms.pairs.mining` and
-    `keras_ms.losses.weighting` that can be), a step takes two matrix products.
+    weighting that are `keras_ms.pairs.RowWise` (all of `keras_ms.mining` and `keras_ms.weighting`
+    that can be), a step takes two matrix products.
 
     **Its value is no loss value.** It is the sum of weight times similarity, which has the right
     gradient at this step and may rise while training goes well. Watch Recall@K instead.
@@ -45,9 +48,11 @@ class WeightedPairLoss(PairLoss):
 
     Args:
         weighting: function `Pairs -> (anchors, candidates)`: > 0 pushes a pair apart, < 0 pulls it
-            together. It must be 0 where the pairs' masks do not hold. If it has a keyword
-            `dimension`, that is the size of the embeddings.
+            together. It must be 0 where the pairs' masks do not hold.
         miner: function `Pairs -> Pairs` that only shrinks the masks. Defaults to `mine_all`.
+        uses_dimension: whether the weighting gets the size of the embeddings as its keyword
+            `dimension`. Defaults to None: as a `RowWise` weighting says of itself, such as
+            `margin_weights`, unless a partial has set its dimension; False for other functions.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
     Both may be a `functools.partial` with keywords, for their settings. To be saved with a model
@@ -57,8 +62,8 @@ class WeightedPairLoss(PairLoss):
     Example:
 
     >>> from functools import partial
-    >>> from keras_ms.pairs.mining import mine_multi_similarity
-    >>> from keras_ms.losses.weighting import contrastive_weights
+    >>> from keras_ms.mining import mine_multi_similarity
+    >>> from keras_ms.weighting import contrastive_weights
     >>> loss = WeightedPairLoss(
     ...     partial(contrastive_weights, threshold=0.4),
     ...     partial(mine_multi_similarity, epsilon=0.1),
@@ -67,19 +72,31 @@ class WeightedPairLoss(PairLoss):
     is the contrastive loss's weighting on the Multi-Similarity loss's pairs.
     """
 
-    def __init__(self, weighting, miner=mine_all, name="weighted_pairs", **options):
+    def __init__(
+        self,
+        weighting: Callable,
+        miner: Callable = mine_all,
+        *,
+        uses_dimension: bool | None = None,
+        name: str = "weighted_pairs",
+        **options,
+    ):
         for argument, function in (("weighting", weighting), ("miner", miner)):
             if not callable(function):
                 raise ValueError(f"Expected `{argument}` to be a function. Received: {function!r}")
         self.weighting = weighting
         self.miner = miner
+        self.uses_dimension = uses_dimension
+        if uses_dimension is None:
+            uses_dimension = _takes_dimension(weighting)
+        settings = {"weighting": weighting, "miner": miner, "uses_dimension": self.uses_dimension}
         super().__init__(
             pair_loss=partial(_weighted_pairs_of, weighting=weighting),
             weighting=weighting,
             miner=miner,
-            uses_dimension=_is_free(weighting, "dimension"),
+            uses_dimension=uses_dimension,
             name=name,
-            **common_options(self, options),
+            **checked_options(self, settings, options),
         )
 
     def get_config(self):
@@ -95,10 +112,11 @@ class WeightedPairLoss(PairLoss):
         return cls(**{**config, **functions})
 
 
-def _is_free(function, keyword):
-    """Whether a function takes this keyword and a partial has not set it yet."""
-    bound = function.keywords if isinstance(function, partial) else ()
-    return keyword not in bound and keyword in inspect.signature(function).parameters
+def _takes_dimension(weighting):
+    """Whether a weighting asks for the size of the embeddings, and a partial has not set it."""
+    if isinstance(weighting, partial):
+        return "dimension" not in weighting.keywords and _takes_dimension(weighting.func)
+    return isinstance(weighting, RowWise) and weighting.uses_dimension
 
 
 def _function_config(function):

@@ -7,7 +7,8 @@ from keras_ms.arguments import whole_number
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
 from keras_ms.pairs import replicas
-from keras_ms.pairs.pairs import widened
+from keras_ms.pairs.labels import KEY_LENGTH, valid_where
+from keras_ms.pairs.unit_vectors import widened
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -70,7 +71,15 @@ class CrossBatchMemory(EmbedderTraining):
     32
     """
 
-    def __init__(self, embedder, loss, memory_size, warm_up_steps=0, name="cross_batch_memory"):
+    def __init__(
+        self,
+        embedder: keras.Model,
+        loss: PairLoss,
+        memory_size: int,
+        *,
+        warm_up_steps: int = 0,
+        name: str = "cross_batch_memory",
+    ):
         dimension = _embedding_size(embedder)
         _check_loss(loss)
         memory_size = whole_number("memory_size", memory_size)
@@ -83,9 +92,9 @@ class CrossBatchMemory(EmbedderTraining):
         self.loss = loss
         self.memory_size = memory_size
         self.warm_up_steps = warm_up_steps
-        # Oldest first. A key is an exact label and, last, 1 for an item to compare with, else 0.
+        # Oldest first. Zeros are a key that is not valid: an empty place.
         self.memory_embeddings = self._memory("memory_embeddings", dimension)
-        self.memory_keys = self._memory("memory_keys", 5)
+        self.memory_keys = self._memory("memory_keys", KEY_LENGTH)
         self.steps = self.add_weight(
             # the backend's own integer: TensorFlow keeps int32 variables off the GPU, where XLA
             # could not read them
@@ -160,17 +169,15 @@ class CrossBatchMemory(EmbedderTraining):
     def _memory_to_compare(self):
         keys = ops.convert_to_tensor(self.memory_keys)
         # One program serves warm-up and what follows: until then, nothing is valid.
-        warm = ops.cast(self.steps >= self.warm_up_steps, keys.dtype)
-        keys = ops.concatenate([keys[:, :-1], keys[:, -1:] * warm], axis=1)
+        keys = valid_where(keys, self.steps >= self.warm_up_steps)
         return keys, ops.convert_to_tensor(self.memory_embeddings)
 
     def _remember(self, keys, embeddings):
         embeddings = ops.stop_gradient(ops.cast(embeddings, self.memory_embeddings.dtype))
         # 0 * NaN is NaN: even as a candidate that counts for nothing it would spoil the gradient
-        finite = ops.all(ops.isfinite(embeddings), axis=-1, keepdims=True)
-        embeddings = ops.where(finite, embeddings, ops.zeros_like(embeddings))
-        valid = keys[:, -1:] * ops.cast(finite, keys.dtype)
-        keys = ops.concatenate([keys[:, :-1], valid], axis=1)
+        finite = ops.all(ops.isfinite(embeddings), axis=-1)
+        embeddings = ops.where(ops.expand_dims(finite, 1), embeddings, ops.zeros_like(embeddings))
+        keys = valid_where(keys, finite)
         for memory, newest in ((self.memory_embeddings, embeddings), (self.memory_keys, keys)):
             # Shifting copies the memory as often as an indexed write does, once, and takes
             # batches of any size. The shape is lost where the batch size is not static.

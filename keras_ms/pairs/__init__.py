@@ -1,4 +1,5 @@
 """Who is paired with whom: the pairs of a batch, exact labels, mining, several replicas."""
 
 from keras_ms.pairs.pairs import Pairs as Pairs
-from keras_ms.pairs.pairs import RowWise as RowWise
+from keras_ms.pairs.row_wise import RowForm as RowForm
+from keras_ms.pairs.row_wise import RowWise as RowWise

@@ -1,182 +1,111 @@
-"""Integer labels carried exactly through a cast to floats.
+"""Label keys: integer labels that survive a cast to floats, and whether an item takes part at all.
 
 Keras casts labels to the dtype of the loss, float32, in which ids from 2**24 on collide. So a label
-travels as four parts of 16 bits, each exact in float32.
+travels as a row of five numbers, each exact in float32: four parts of 16 bits, and last 1 for an
+item that takes part in pairs or 0 for one that does not, as padding or an empty place of a memory.
+Only this file knows the row's layout.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import unmasked
+from keras_ms.pairs.class_ids import one_class_id_each
+from keras_ms.pairs.reductions import Tensor
 
 _BITS_PER_PART = 16
 _PARTS = 4
 
-
-_EXPECTED = "Expected class ids of shape (batch,) or (batch, 1), one for each image. Received: "
-_ADVICE = ". For one-hot labels pass argmax(labels, axis=-1)"
-
-_EXPECTED_AS_A_NAME = "class-ids_one_for_each_image_and_of_one-hot_labels_the_argmax"
+# numbers in the key of an item
+KEY_LENGTH = _PARTS + 1
 
 
-def one_class_id_each(y_true, items=None):
-    """Labels as a tensor of integers (batch,), or an error that says what arrived.
-
-    What is known of dtype and shape before the step is checked before the step. Of an open shape,
-    as a tf.data pipeline may have it, the rest is checked at each step: by an assertion in a
-    graph (tf.errors.InvalidArgumentError), and by XLA, which leaves assertions out but compiles
-    for the shape that arrived, by a reshape that it cannot compile and whose name says why.
-
-    Args:
-        y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
-        items: optional tensor with a row for each label, such as the embeddings.
-
-    Returns:
-        (batch,), of the dtype of the labels.
-
-    Raises:
-        ValueError: labels that are not integers, or not one per item.
-    """
-    labels = _integers(y_true)
-    if _is_open(labels.shape) or items is not None and _is_open(items.shape[:1]):
-        return _checked_at_each_step(labels, items)
-    shape = tuple(labels.shape)
-    if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
-        raise ValueError(f"{_EXPECTED}shape={shape}{_ADVICE}")
-    if items is not None and shape[0] != items.shape[0]:
-        raise ValueError(
-            "Expected one label per embedding. Received: "
-            f"{shape[0]} labels and {items.shape[0]} embeddings"
-        )
-    return ops.reshape(labels, (-1,))
-
-
-def _integers(y_true):
-    """The labels as a tensor of integers, whatever their shape."""
-    if y_true is None:
-        raise ValueError(
-            "Expected integer class ids as labels. Received none: pass them as `y` to fit, or as "
-            "the second part of each batch"
-        )
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Keras would make one long row of a ragged tensor's values
-        if isinstance(y_true, (tf.RaggedTensor, tf.SparseTensor)):
-            kind = type(y_true).__name__
-            raise ValueError(f"{_EXPECTED}a {kind} of shape {tuple(y_true.shape)}{_ADVICE}")
-    if not (ops.is_tensor(y_true) or isinstance(y_true, (keras.Variable, keras.KerasTensor))):
-        unmasked(y_true)
-        try:
-            y_true = np.asarray(y_true)
-        except ValueError:  # nested lists of different lengths
-            raise ValueError(f"{_EXPECTED}lists of different lengths{_ADVICE}") from None
-        if y_true.dtype.kind not in "iu":
-            text = y_true.dtype.kind in "US"
-            _refuse_dtype("string" if text else y_true.dtype, y_true.shape)
-    labels = ops.convert_to_tensor(y_true)
-    kind = keras.backend.standardize_dtype(labels.dtype)
-    if not keras.backend.is_int_dtype(kind) and not _averaged_over_replicas(labels):
-        _refuse_dtype(kind, labels.shape)
-    return labels
-
-
-def _refuse_dtype(kind, shape):
-    raise ValueError(
-        f"Expected integer class ids as labels. Received: labels of dtype {kind} and shape "
-        f"{'unknown' if _has_no_rank(shape) else tuple(shape)}. Convert names or floats to "
-        "integers, the same id for the same class in every batch; for one-hot labels pass "
-        "argmax(labels, axis=-1)"
-    )
-
-
-def _has_no_rank(shape):
-    # TensorFlow knows tensors of unknown rank, whose shape has no length
-    return getattr(shape, "rank", 0) is None
-
-
-def _is_open(shape):
-    return _has_no_rank(shape) or None in tuple(shape)
-
-
-def _checked_at_each_step(labels, items):
-    import tensorflow as tf
-
-    static = labels.shape
-    if not any(static.is_compatible_with(fitting) for fitting in ([None], [None, 1])):
-        raise ValueError(f"{_EXPECTED}shape={tuple(static)}{_ADVICE}")
-    length = tf.shape(labels)[:1]
-    number = length if items is None else tf.shape(items)[:1]
-    fits = tf.reduce_all(tf.equal(length, number)) & tf.reduce_all(tf.size(labels) == number)
-    given = [f"{_EXPECTED}labels of shape", tf.shape(labels), "for images:", number, _ADVICE]
-    with tf.control_dependencies([tf.debugging.Assert(fits, given)]):
-        if static.rank == 2:
-            labels = tf.squeeze(labels, [1], name=_EXPECTED_AS_A_NAME)
-        ids = tf.reshape(labels, number, name=_EXPECTED_AS_A_NAME)
-    # a tensor of this length, where either side knows it
-    ids.set_shape(static[:1] if items is None or static.rank is None else items.shape[:1])
-    return ids
-
-
-def check_range(labels, num_classes):
-    """The labels, or an error for an id that is not from 0 to `num_classes` - 1.
-
-    Args:
-        labels: integers (batch,), of `one_class_id_each`.
-        num_classes: number of proxies.
-
-    Returns:
-        `labels`: what is computed from them waits for the check, so that a step that fails leaves
-        the weights as they were.
-
-    Raises:
-        ValueError: such an id, where labels can be looked at. In a graph of TensorFlow it is
-            tf.errors.InvalidArgumentError, when the step runs. Programs of XLA and JAX raise none.
-    """
-    expected = f"Expected integer class ids from 0 to {num_classes - 1}, one for each proxy."
-    advice = (
-        "Number the training classes from 0, np.unique(labels, return_inverse=True)[1], or make "
-        "Proxies of more classes"
-    )
-    try:
-        ids = ops.convert_to_numpy(labels)
-    except (NotImplementedError, TypeError):  # a symbolic tensor of TensorFlow, of JAX
-        if keras.backend.backend() != "tensorflow":
-            return labels
-        import tensorflow as tf
-
-        least, most = tf.reduce_min(labels), tf.reduce_max(labels)
-        known = tf.logical_and(least >= 0, most < num_classes)
-        given = [f"{expected} {advice}. Received: ids", least, "to", most]
-        with tf.control_dependencies([tf.debugging.Assert(known, given)]):
-            return tf.identity(labels)
-    unknown = np.unique(ids[(ids < 0) | (ids >= num_classes)])
-    if unknown.size:
-        shown = ", ".join(str(each) for each in unknown[:3]) + ", …" * (unknown.size > 3)
-        raise ValueError(
-            f"{expected} Received: ids {ids.min()} to {ids.max()}, without a proxy: {shown}. "
-            f"{advice}"
-        )
-    return labels
-
-
-def exact_label_parts(y_true, dtype="float32", items=None):
-    """Integer labels as numbers that no cast to `dtype` can confuse.
+def label_keys(
+    y_true, dtype: str = "float32", *, embeddings: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The keys of class ids.
 
     Args:
         y_true: class ids of any integer dtype, shape (batch,) or (batch, 1).
         dtype: a float dtype of at least 32 bits.
-        items: optional tensor with a row for each label, such as the embeddings.
+        embeddings: optional tensor with a row for each label, whose number is checked.
+        mask: optional (batch,) or (batch, 1), which items take part. Defaults to None: the Keras
+            mask of the embeddings; all, where there is none.
 
     Returns:
-        (batch, 4) of dtype `dtype`: 16 bits of the 64-bit id each. Two labels are equal iff all
-        their parts are.
+        (batch, 5) of dtype `dtype`, equal in the first four iff the labels are equal.
 
     Raises:
         ValueError: as `one_class_id_each`.
     """
-    labels = one_class_id_each(y_true, items)
+    parts = _label_parts(one_class_id_each(y_true, embeddings), dtype)
+    if mask is None:
+        mask = getattr(embeddings, "_keras_mask", None)
+    valid = ops.ones_like(parts[:, :1]) if mask is None else ops.reshape(mask, (-1, 1))
+    return ops.concatenate([parts, ops.cast(valid, parts.dtype)], axis=1)
+
+
+def invalid_keys(number: int) -> np.ndarray:
+    """Keys of so many items that take part in no pair, (number, 5)."""
+    return np.zeros((number, KEY_LENGTH))
+
+
+def padded_keys(keys: Tensor, number: int | Tensor) -> Tensor:
+    """The keys followed by those of so many items that take part in no pair."""
+    return ops.pad(keys, [[0, number], [0, 0]])
+
+
+def are_valid(keys: Tensor) -> Tensor:
+    """Which items take part in pairs, (batch,) bool."""
+    return keys[:, -1] > 0
+
+
+def valid_where(keys: Tensor, condition: Tensor) -> Tensor:
+    """The keys, of which none stays valid where the condition, (batch,) or () bool, is False."""
+    condition = ops.reshape(ops.cast(condition, keys.dtype), (-1, 1))
+    return ops.concatenate([keys[:, :-1], keys[:, -1:] * condition], axis=1)
+
+
+def same_label(keys: Tensor, candidate_keys: Tensor) -> Tensor:
+    """Which items have the same label, (anchors, candidates) bool."""
+    codes, candidate_codes = _codes(keys), _codes(candidate_keys)
+    equal = [
+        ops.equal(ops.expand_dims(code, 1), ops.expand_dims(candidate_code, 0))
+        for code, candidate_code in zip(codes, candidate_codes)
+    ]
+    return ops.logical_and(*equal)
+
+
+def positions_among(keys: Tensor, ascending_keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each label stands among others in ascending order, by binary search.
+
+    Args:
+        keys: (batch, 5).
+        ascending_keys: (C, 5), of which some may not be valid: what stands there is not found.
+
+    Returns:
+        `(position, is_known)`: int32 (batch,) from 0 to C - 1, and bool (batch,), whether the
+        label is there at all.
+    """
+    low, high = _codes(keys)
+    low_codes, high_codes = _codes(ascending_keys)
+    size = ascending_keys.shape[0]
+    position = ops.zeros_like(low)
+    for bit in reversed(range(size.bit_length())):
+        probe = position + (1 << bit)
+        before = ops.minimum(probe, size) - 1
+        low_before, high_before = (ops.take(codes, before) for codes in (low_codes, high_codes))
+        low_is_less = _unsigned_order(low_before) < _unsigned_order(low)
+        is_less = (high_before < high) | ((high_before == high) & low_is_less)
+        position = ops.where((probe <= size) & is_less, probe, position)
+    # `position` counts the labels before this one
+    position = ops.minimum(position, size - 1)
+    is_equal = (ops.take(low_codes, position) == low) & (ops.take(high_codes, position) == high)
+    return position, is_equal & ops.take(are_valid(ascending_keys), position)
+
+
+def _label_parts(labels, dtype):
+    """(batch, 4), 16 bits of the 64-bit ids each."""
     kind = keras.backend.standardize_dtype(labels.dtype)
     # JAX has no 64-bit integers by default: 32 bits go without them
     wide = "64" in kind or not keras.backend.is_int_dtype(kind)
@@ -193,21 +122,15 @@ def exact_label_parts(y_true, dtype="float32", items=None):
     return ops.cast(ops.stack(parts, axis=1), dtype)
 
 
-def label_codes(keys):
-    """Four parts of 16 bits as two int32, (batch, 2): half of the comparisons of a pair; and which
-    items take part in pairs, (batch,) bool."""
+def _codes(keys):
+    """Four parts of 16 bits as two int32, each (batch,): half of the comparisons of a pair."""
     parts = ops.cast(keys, "int32")
-    codes = [
-        ops.bitwise_or(parts[:, part], ops.left_shift(parts[:, part + 1], 16)) for part in (0, 2)
+    return [
+        ops.bitwise_or(parts[:, part], ops.left_shift(parts[:, part + 1], _BITS_PER_PART))
+        for part in (0, 2)
     ]
-    return ops.stack(codes, axis=1), parts[:, -1] > 0
 
 
-def _averaged_over_replicas(labels):
-    # Under a tf.distribute strategy Keras builds the model with placeholders shaped like the mean
-    # of the replicas' batches, labels included. Those floats never reach a step.
-    if keras.backend.backend() != "tensorflow" or hasattr(labels, "numpy"):
-        return False
-    import tensorflow as tf
-
-    return tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
+def _unsigned_order(low):
+    """int32 bits without a sign, so that they compare as signed numbers do."""
+    return ops.bitwise_xor(low, -(2**31))

@@ -3,31 +3,25 @@
 import keras
 from keras import ops
 
-from keras_ms.pairs.pairs import FAR, Pairs, masked_max, masked_min, row_wise
+from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
-
-
-def _no_statistics(pairs):
-    return ()
-
-
-@keras.saving.register_keras_serializable(package="keras_ms")
-@row_wise(_no_statistics)
-def mine_all(pairs):
-    """Keeps every pair."""
-    return pairs
-
-
-def _hardest_pairs(pairs):
-    least_positive = masked_min(pairs.similarity, pairs.positive, FAR)
-    most_negative = masked_max(pairs.similarity, pairs.negative, -FAR)
-    return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
+from keras_ms.pairs.reductions import FAR, masked_max, masked_min
+from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
-@row_wise(_hardest_pairs)
-def mine_multi_similarity(pairs, least_positive, most_negative, epsilon=0.1):
+@RowWise
+def mine_all() -> RowForm:
+    """Keeps every pair. Call it with Pairs."""
+    return RowForm(statistics=lambda pairs: (), entry=lambda pairs: pairs)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+@RowWise
+def mine_multi_similarity(epsilon: float = 0.1) -> RowForm:
     """Keeps the pairs that are informative relative to the anchor's hardest opposite pair.
+
+    Call it with Pairs, `mine_multi_similarity(pairs, epsilon=0.1)`.
 
     A negative is kept iff it is more similar than the anchor's least similar positive minus
     epsilon; a positive iff it is less similar than the anchor's most similar negative plus
@@ -38,23 +32,30 @@ def mine_multi_similarity(pairs, least_positive, most_negative, epsilon=0.1):
     Learning, CVPR 2019, Eqs 11 and 12.
 
     Args:
-        pairs: Pairs.
-        least_positive, most_negative: filled in, from the pairs.
         epsilon: margin in units of cosine similarity, >= 0.
 
     Returns:
         Pairs. Anchors without a positive or without a negative keep nothing: there is no
         opposite pair to compare with. No gradient flows through the thresholds.
     """
-    return Pairs(
-        pairs.similarity,
-        ops.logical_and(pairs.positive, pairs.similarity < most_negative + epsilon),
-        ops.logical_and(pairs.negative, pairs.similarity > least_positive - epsilon),
-    )
+
+    def hardest(pairs):
+        least_positive = masked_min(pairs.similarity, pairs.positive, FAR)
+        most_negative = masked_max(pairs.similarity, pairs.negative, -FAR)
+        return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
+
+    def informative(pairs, least_positive, most_negative):
+        return Pairs(
+            pairs.similarity,
+            ops.logical_and(pairs.positive, pairs.similarity < most_negative + epsilon),
+            ops.logical_and(pairs.negative, pairs.similarity > least_positive - epsilon),
+        )
+
+    return RowForm(hardest, informative)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
-def mine_hard(pairs):
+def mine_hard(pairs: Pairs) -> Pairs:
     """Keeps the hardest positive and the hardest negative of every anchor.
 
     Reference: Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person
@@ -82,7 +83,7 @@ def mine_hard(pairs):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
-def mine_semi_hard(pairs, margin=0.1):
+def mine_semi_hard(pairs: Pairs, margin: float = 0.1) -> Pairs:
     """Keeps the pairs of the triplets that TensorFlow's semi-hard rule makes.
 
     For each positive p of an anchor the rule picks one negative: the most similar of those less
@@ -125,7 +126,7 @@ def mine_semi_hard(pairs, margin=0.1):
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
-def mine_one_pair_per_class(pairs):
+def mine_one_pair_per_class(pairs: Pairs) -> Pairs:
     """Keeps one anchor and one positive of every class: its first two items.
 
     The first item of a class is its anchor, the second its positive and the negative of the other

@@ -1,9 +1,15 @@
 """Every anchor's positives in turn: what depends on triplets, without a matrix of triplets."""
 
+from collections.abc import Callable
+
 from keras import ops
 
+from keras_ms.pairs.reductions import Tensor
 
-def visit_positives(visit, numbers, last, *state, limit=None):
+
+def visit_positives(
+    visit: Callable, numbers: Tensor, last: float, *state: Tensor, limit: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Visits the positives of all anchors at once, each anchor's in the order of their numbers.
 
     One pass takes the next positive of every anchor, so that there are as many passes as the

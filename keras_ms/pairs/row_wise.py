@@ -1,332 +1,67 @@
-"""The pairwise part of a loss and its derivative: dense, block by block, against other candidates.
+"""Functions of an anchor's row, in two parts: what the row sums up to, and each entry from that."""
 
-No path differentiates a loss automatically. Each computes the losses of the anchors, and for the
-backward pass the closed-form weights G = dL/dS, from which the gradient with respect to the
-embeddings is a product or two. With an upstream gradient g per anchor (sample weights) the
-weights of anchor i are multiplied by g_i.
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-A second derivative is that of the gradient: of the weights as a function of the similarities,
-which pairs were mined being constant. It is computed only where it is asked for.
-"""
-
-import keras
-from keras import ops
-
-from keras_ms.pairs.closed_form import in_closed_form
-from keras_ms.pairs.labels import label_codes
-from keras_ms.pairs.pairs import Pairs, pair_masks, row_form
+from keras_ms.pairs.pairs import Pairs
+from keras_ms.pairs.reductions import Tensor
 
 
-class Pairwise:
-    """A miner, a weighting and a loss of pairs, computed together.
+class RowForm(NamedTuple):
+    """The two parts of a function of Pairs whose entry (i, j) depends on pair (i, j) and some
+    numbers of anchor i.
 
-    Args:
-        pair_loss: function `Pairs -> (anchors,)`.
-        weighting: function `Pairs -> (anchors, candidates)`; of a loss that takes the whole batch
-            `(Pairs, upstream (anchors,)) -> (anchors, anchors)`, the derivative of the sum of
-            upstream times loss.
-        miner: function `Pairs -> Pairs`.
-        compiled: whether each step is compiled with XLA (TensorFlow backend only).
-        block_size: anchors at a time in `blocks`.
-        margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, constants
-            that are added to the similarities of negatives before anything else sees them: a
-            margin that depends on the two classes. It makes the loss not row-wise.
-        weighting_again: what stands for `weighting` where the gradient is differentiated in turn,
-            if some operation of `weighting` stops or cannot be differentiated. Defaults to None:
-            `weighting` itself.
-
-    Keys are what two items of a class share: (batch, parts) integers or floats of which the last
-    column is 0 for items that take part in no pair.
+    statistics: function `Pairs -> tuple of (anchors, 1)`, what the anchor's other pairs
+        contribute, e.g. its hardest negative or a sum of exponentials. The tuple may be empty.
+    entry: function `(Pairs, *statistics)` that works element by element: it broadcasts the
+        statistics and reduces nothing.
     """
 
-    def __init__(
-        self,
-        pair_loss,
-        weighting,
-        miner,
-        compiled,
-        block_size=None,
-        margins=None,
-        weighting_again=None,
-    ):
-        self.pair_loss = pair_loss
-        self.weighting = weighting
-        self._weighting_again = weighting_again or weighting
-        self.miner = miner
-        self.block_size = block_size
-        self.margins = margins
-        self.row_form = row_form(miner), row_form(weighting)
-        self.compiled = compiled
-        self._programs = {}
-
-    @property
-    def is_row_wise(self):
-        """Whether (G + G^T) can be computed at once: one product less."""
-        return self.margins is None and None not in self.row_form
-
-    def pairs(self, similarity, keys, candidate_keys=None, offset=0):
-        """The mined pairs of `batch_pairs`, with the margins of negatives in their similarity."""
-        pairs = batch_pairs(similarity, keys, candidate_keys, offset)
-        if self.margins is not None:
-            margins = self.margins(keys, keys if candidate_keys is None else candidate_keys)
-            # where, so that a margin of no pair may be anything
-            margins = ops.where(pairs.negative, margins, ops.zeros_like(similarity))
-            pairs = pairs._replace(similarity=similarity + margins)
-        return self.miner(pairs)
-
-    def weights_again(self, pairs, *upstream):
-        """The weights of mined pairs in a form that can be differentiated with respect to the
-        similarities."""
-        either = ops.logical_or(pairs.positive, pairs.negative)
-        # what is no pair has the weight 0, but an exponential that overflows there: 0 * inf
-        similarity = ops.where(either, pairs.similarity, ops.zeros_like(pairs.similarity))
-        return self._weighting_again(pairs._replace(similarity=similarity), *upstream)
-
-    # One batch against itself, whose similarity matrix is symmetric.
-
-    def symmetric(self, unit, keys):
-        """Losses of all anchors against each other; row-wise functions only.
-
-        As S is symmetric, G^T differs from G in whose statistics enter: both are computed element
-        by element in one pass, and the gradient is the one product (G + G^T) X.
-
-        Args:
-            unit: (batch, dimension).
-            keys: (batch, parts).
-
-        Returns:
-            (batch,).
-        """
-
-        def losses_and_gradient(unit):
-            similarity = ops.matmul(unit, ops.transpose(unit))
-            losses, *statistics = self.program(self._row_losses, similarity, keys)
-
-            def gradient(upstream):
-                both = self.program(self._both_weights, similarity, keys, upstream, *statistics)
-                return ops.matmul(both, unit)
-
-            return losses, gradient
-
-        def gradient_again(unit, upstream):
-            return self._gradient_again(unit, keys, upstream)
-
-        return in_closed_form(losses_and_gradient, unit, gradient_again)
-
-    def _gradient_again(self, unit, keys, upstream):
-        pairs = self.pairs(ops.matmul(unit, ops.transpose(unit)), keys)
-        weights = ops.expand_dims(upstream, 1) * self.weights_again(pairs)
-        return ops.matmul(weights + ops.transpose(weights), unit)
-
-    def _row_losses(self, similarity, keys):
-        miner, weighting = self.row_form
-        pairs = batch_pairs(similarity, keys)
-        mining = miner.statistics(pairs)
-        mined = miner.entry(pairs, *mining)
-        return (self.pair_loss(mined), *mining, *weighting.statistics(mined))
-
-    def _both_weights(self, similarity, keys, upstream, *statistics):
-        """diag(g) G + G^T diag(g)."""
-        miner, weighting = self.row_form
-        pairs = batch_pairs(similarity, keys)
-        rows = ops.expand_dims(upstream, 1), statistics
-        columns = ops.expand_dims(upstream, 0), [ops.transpose(s) for s in statistics]
-        both = None
-        for weight, of_anchor in (rows, columns):
-            mining = of_anchor[: miner.num_statistics]
-            mined = miner.entry(pairs, *mining)
-            entries = weight * weighting.entry(mined, *of_anchor[miner.num_statistics :])
-            both = entries if both is None else both + entries
-        return both
-
-    # Anchors against candidates that hold them, and more.
-
-    def against(self, anchors, keys, candidates, candidate_keys, offset):
-        """Losses of the anchors against the candidates: any separable loss.
-
-        Args:
-            anchors: (anchors, dimension).
-            keys: (anchors, parts).
-            candidates: (candidates, dimension), of which the anchors are neighbouring rows.
-            candidate_keys: (candidates, parts).
-            offset: index of the first anchor among the candidates.
-
-        Returns:
-            (anchors,).
-        """
-
-        offset = ops.convert_to_tensor(offset, dtype="int32")
-
-        def losses_and_gradient(similarity):
-            losses, weights = self.program(
-                self._losses_and_weights, similarity, keys, candidate_keys, offset
-            )
-            return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
-
-        def gradient_again(similarity, upstream):
-            pairs = self.pairs(similarity, keys, candidate_keys, offset)
-            return ops.expand_dims(upstream, 1) * self.weights_again(pairs)
-
-        similarity = ops.matmul(anchors, ops.transpose(candidates))
-        return in_closed_form(losses_and_gradient, similarity, gradient_again)
-
-    def losses(self, anchors, keys, candidates, candidate_keys, offset):
-        """The losses of `against`, not to be differentiated."""
-        similarity = ops.matmul(anchors, ops.transpose(candidates))
-        return self.pair_loss(self.pairs(similarity, keys, candidate_keys, offset))
-
-    def _losses_and_weights(self, similarity, keys, candidate_keys, offset):
-        mined = self.pairs(similarity, keys, candidate_keys, offset)
-        return self.pair_loss(mined), self.weighting(mined)
-
-    # A loss that takes the batch as a whole.
-
-    def whole_batch(self, rows, keys):
-        """Losses of all anchors where an anchor's loss depends on other rows too.
-
-        Args:
-            rows: (batch, dimension), of any length: the similarity is their product.
-            keys: (batch, parts).
-
-        Returns:
-            (batch,).
-        """
-
-        def losses_and_gradient(rows):
-            similarity = ops.matmul(rows, ops.transpose(rows))
-            losses = self.program(self._batch_losses, similarity, keys)
-
-            def gradient(upstream):
-                both = self.program(self._both_batch_weights, similarity, keys, upstream)
-                return ops.matmul(both, rows)
-
-            return losses, gradient
-
-        def gradient_again(rows, upstream):
-            pairs = self.pairs(ops.matmul(rows, ops.transpose(rows)), keys)
-            weights = self.weights_again(pairs, upstream)
-            return ops.matmul(weights + ops.transpose(weights), rows)
-
-        return in_closed_form(losses_and_gradient, rows, gradient_again)
-
-    def _batch_losses(self, similarity, keys):
-        return self.pair_loss(self.pairs(similarity, keys))
-
-    def _both_batch_weights(self, similarity, keys, upstream):
-        weights = self.weighting(self.pairs(similarity, keys), upstream)
-        return weights + ops.transpose(weights)
-
-    # Large batches.
-
-    def blocks(self, unit, keys):
-        """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
-
-        The backward pass computes the similarities of a block again and takes two more products.
-        A second derivative is taken all at once: its memory grows with the square.
-
-        Args:
-            unit: (batch, dimension).
-            keys: (batch, parts).
-
-        Returns:
-            (batch,).
-        """
-
-        def losses_and_gradient(unit):
-            losses = self.program(self.block_losses, unit, keys)
-            return losses, lambda upstream: self.program(self._block_gradient, unit, keys, upstream)
-
-        def gradient_again(unit, upstream):
-            if keras.backend.backend() != "jax":
-                return self._gradient_again(unit, keys, upstream)
-            # JAX takes this form for first derivatives too, and differentiates it block by block
-            return self._block_gradient(unit, keys, upstream, self.weights_again)
-
-        return in_closed_form(losses_and_gradient, unit, gradient_again)
-
-    def block_losses(self, unit, keys):
-        """The losses of `blocks`, not to be differentiated."""
-        block_size = self.block_size
-        anchors, num_blocks = _padded(unit, block_size)
-        anchor_keys, _ = _padded(keys, block_size)
-
-        def add_block(block, losses):
-            start = block * block_size
-            rows = _rows(anchors, start, block_size)
-            row_keys = _rows(anchor_keys, start, block_size)
-            pairs = self._block_pairs(rows, row_keys, start, unit, keys)
-            return ops.slice_update(losses, (start,), self.pair_loss(pairs))
-
-        losses = ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors[:, 0]))
-        return losses[: ops.shape(unit)[0]]
-
-    def _block_gradient(self, unit, keys, upstream, weighting=None):
-        weighting = weighting or self.weighting
-        block_size = self.block_size
-        anchors, num_blocks = _padded(unit, block_size)
-        anchor_keys, _ = _padded(keys, block_size)
-        anchor_weights, _ = _padded(ops.expand_dims(upstream, 1), block_size)
-
-        def add_block(block, gradients):
-            by_anchors, by_candidates = gradients
-            start = block * block_size
-            rows = _rows(anchors, start, block_size)
-            row_keys = _rows(anchor_keys, start, block_size)
-            pairs = self._block_pairs(rows, row_keys, start, unit, keys)
-            weights = _rows(anchor_weights, start, block_size) * weighting(pairs)
-            by_anchors = ops.slice_update(by_anchors, (start, 0), ops.matmul(weights, unit))
-            return by_anchors, by_candidates + ops.matmul(ops.transpose(weights), rows)
-
-        by_anchors, by_candidates = ops.fori_loop(
-            0, num_blocks, add_block, (ops.zeros_like(anchors), ops.zeros_like(unit))
-        )
-        return by_anchors[: ops.shape(unit)[0]] + by_candidates
-
-    def _block_pairs(self, rows, keys, start, candidates, candidate_keys):
-        similarity = ops.matmul(rows, ops.transpose(candidates))
-        return self.pairs(similarity, keys, candidate_keys, start)
-
-    def program(self, function, *arguments):
-        """Calls the function; where chosen, compiled with XLA."""
-        if not self.compiled:
-            return function(*arguments)
-        name = function.__qualname__
-        if name not in self._programs:
-            import tensorflow as tf
-
-            # Traced once for all batch sizes; XLA then compiles a program for each size it meets.
-            # Inside a model that is itself compiled with XLA it is inlined. No gradient goes
-            # through it: that made XLA take the whole batch for compile-time constants.
-            signature = [tf.TensorSpec([None] * len(a.shape), a.dtype) for a in arguments]
-            program = tf.function(function, signature, jit_compile=True, autograph=False)
-            self._programs[name] = program.get_concrete_function()
-        return self._programs[name](*arguments)
+    statistics: Callable[[Pairs], tuple[Tensor, ...]]
+    entry: Callable[..., Any]
 
 
-def batch_pairs(similarity, keys, candidate_keys=None, offset=0):
-    """All pairs of the anchors with the candidates, which by default are the anchors.
+class RowWise:
+    """A miner or a weighting whose row form is known, to be called as any other.
+
+    Most miners and weightings of the field are such functions. Stated in two parts, the entry
+    (j, i) can be computed beside (i, j) without transposing a matrix, and row block by row block:
+    a step takes one matrix product less.
 
     Args:
-        similarity: (anchors, candidates).
-        keys: (anchors, 5), four parts of the label and 0 for an item that takes part in no pair.
-        candidate_keys: the same of the candidates.
-        offset: index of the first anchor among the candidates.
+        form: function `(**settings) -> RowForm`. Its settings have defaults; its name and
+            docstring become those of the RowWise.
+        uses_dimension: whether one of the settings is `dimension`, the size of the embeddings,
+            which `PairLoss` then gives. Defaults to False.
 
-    Returns:
-        Pairs.
+    Example:
+
+    >>> @RowWise
+    ... def mine_similar_negatives(threshold=0.5):
+    ...     def kept(pairs):
+    ...         close = pairs.similarity > threshold
+    ...         return pairs._replace(negative=ops.logical_and(pairs.negative, close))
+    ...
+    ...     return RowForm(statistics=lambda pairs: (), entry=kept)
+
+    `mine_similar_negatives(pairs, threshold=0.3)` is a call.
     """
-    codes, valid = label_codes(keys)
-    if candidate_keys is None:
-        return Pairs(similarity, *pair_masks(codes, valid))
-    return Pairs(similarity, *pair_masks(codes, valid, *label_codes(candidate_keys), offset))
+
+    def __init__(self, form: Callable[..., RowForm], *, uses_dimension: bool = False):
+        self.form = form
+        self.uses_dimension = uses_dimension
+        functools.update_wrapper(self, form, updated=())
+
+    def __call__(self, pairs: Pairs, **settings: Any) -> Any:
+        statistics, entry = self.form(**settings)
+        return entry(pairs, *statistics(pairs))
 
 
-def _padded(array, block_size):
-    """The rows filled up with zeros (zero keys are invalid) to whole blocks, and their number."""
-    size = ops.shape(array)[0]
-    number = (size + block_size - 1) // block_size
-    return ops.pad(array, [[0, number * block_size - size], [0, 0]]), number
-
-
-def _rows(array, start, number):
-    return ops.slice(array, (start, 0), (number, ops.shape(array)[1]))
+def row_form(function: Callable[..., Any]) -> RowForm | None:
+    """The RowForm of a RowWise, or of a `functools.partial` of one with its settings as keywords;
+    None for any other function."""
+    settings = {}
+    if isinstance(function, functools.partial) and not function.args:
+        function, settings = function.func, function.keywords
+    return function.form(**settings) if isinstance(function, RowWise) else None

@@ -12,7 +12,7 @@ from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
 from keras_ms.optimizers import GroupedAdam, StageSchedule
 from keras_ms.pairs.replicas import mirrored_strategy
-from keras_ms.run.named_losses import named_loss
+from keras_ms.run.losses import named_loss
 from keras_ms.run.setting_checks import parsed_decay_steps
 
 

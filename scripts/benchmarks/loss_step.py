@@ -40,7 +40,7 @@ XLA, GRAPH, NO_XLA = "keras_ms, step under XLA", "keras_ms, default in a graph",
 _FAILURES = (RuntimeError, MemoryError, ValueError, TypeError, AssertionError, ImportError)
 PEER, SIMILARITY = "pytorch-metric-learning", "TensorFlow Similarity"
 
-# row of the table -> name in keras_ms.run.named_losses.PAIR_LOSSES and settings. Binomial deviance
+# row of the table -> name in keras_ms.losses.catalogue and settings. Binomial deviance
 # has no counterpart in pytorch-metric-learning 2.9.
 OURS = {
     "multi_similarity": ("multi_similarity", {}),
@@ -164,7 +164,7 @@ def keras_step(loss, embeddings, labels, jit_compile):
 
 def keras_steps(row, embeddings, labels, without_xla):
     """name -> function that runs one step and waits for its result."""
-    from keras_ms.run.named_losses import named_loss
+    from keras_ms.run.losses import named_loss
 
     name, settings = OURS[row]
 

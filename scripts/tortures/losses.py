@@ -9,7 +9,7 @@ from tortures.processes import apart
 
 import keras_ms
 from keras_ms.losses.proxies import Proxies
-from keras_ms.run.named_losses import PAIR_LOSSES, named_loss
+from keras_ms.run.losses import named_loss, pair_loss_names
 
 # few shapes: TensorFlow compiles for each
 _BATCHES, _DIMENSIONS = (1, 2, 3, 6, 16), (1, 2, 8)
@@ -40,7 +40,7 @@ def cases(place, seed, short):
 
 
 def _group(size, seed, first):
-    losses = {name: named_loss(name, jit_compile=False) for name in PAIR_LOSSES}
+    losses = {name: named_loss(name, jit_compile=False) for name in pair_loss_names()}
     rng, pick = np.random.default_rng([seed, first]), random.Random(f"{seed} {first}")
     for _ in range(size):
         drawn = name, labels, values, dtype, rows, columns = [

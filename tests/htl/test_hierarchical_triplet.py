@@ -5,16 +5,14 @@ import numpy as np
 import oracles_class_tree as oracles
 import pytest
 import tensorflow as tf
+from gradients import value_and_gradient
 from numpy.testing import assert_allclose
 
 from keras_ms.htl.class_tree import ClassTree
-from keras_ms.htl.loss import (
-    HierarchicalTripletLoss,
-    class_positions,
-    violate_margins,
-)
+from keras_ms.htl.loss import HierarchicalTripletLoss, violate_margins
 from keras_ms.losses.pair_weights import pair_weights
 from keras_ms.models.cross_batch_memory import CrossBatchMemory
+from keras_ms.pairs.labels import positions_among
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*No anchor of this batch has a mined pair")
 
@@ -34,14 +32,6 @@ def tree_of(embeddings, labels, linkage="average"):
     spread, thresholds, merged_at, closest = oracles.tree(embeddings, labels, 16, linkage)
     assert closest > 1e-6
     return ClassTree.build(embeddings, labels, 16, linkage), (spread, thresholds, merged_at)
-
-
-def value_and_gradient(loss, labels, embeddings, sample_weight=None):
-    embeddings = tf.convert_to_tensor(embeddings)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        value = loss(labels, embeddings, sample_weight)
-    return float(value), np.asarray(tape.gradient(value, embeddings), np.float64)
 
 
 def batch_of(embeddings, labels, rng, classes, images):
@@ -81,7 +71,8 @@ def test_margins_are_asymmetric_and_read_from_the_tree():
     loss = HierarchicalTripletLoss(tree, dtype="float64")
     ids = tree.class_ids
     keys = loss.keys(ids, np.zeros((len(ids), 2)))
-    margins = np.asarray(violate_margins(keys, keys, *loss._state, 0.1))
+    names = "tree_keys", "nodes", "thresholds", "spreads"
+    margins = np.asarray(violate_margins(keys, keys, **dict(zip(names, loss._state)), beta=0.1))
     for i, a in enumerate(ids):
         for j, n in enumerate(ids):
             if i != j:
@@ -138,7 +129,7 @@ def test_class_ids_are_found_exactly():
     loss = HierarchicalTripletLoss()
     for number in (1, 2, 3, 255, 256, len(ids)):
         known = np.sort(rng.choice(ids, number, replace=False))
-        position, is_known = class_positions(
+        position, is_known = positions_among(
             loss.keys(ids, np.zeros((len(ids), 1))), loss.keys(known, np.zeros((number, 1)))
         )
         expected = np.isin(ids, known)

@@ -1,17 +1,16 @@
 """What every pair-based loss must do, whatever its formula."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradients import value_and_gradient
 
 import keras_ms
-from keras_ms.run.named_losses import PAIR_LOSSES, named_loss
+from keras_ms.run.losses import named_loss, pair_loss_names
 
 # every loss, and the forms of a loss that are computed in another way
-LOSSES = {name: {} for name in PAIR_LOSSES}
+LOSSES = {name: {} for name in pair_loss_names()}
 LOSSES |= {
     "triplet all": {"mining": "all", "margin": 0.3},
     "triplet hard": {"mining": "hard"},
@@ -26,16 +25,6 @@ FLOAT64 = {"dtype": "float64"}
 
 def build(name, **options):
     return named_loss(name.split()[0], **LOSSES[name], **options)
-
-
-def value_and_gradient(loss, labels, embeddings, sample_weight=None):
-    embeddings = tf.convert_to_tensor(embeddings)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*No anchor of this batch")
-            value = loss(labels, embeddings, sample_weight)
-    return float(value), np.asarray(tape.gradient(value, embeddings), np.float64)
 
 
 def batch(size=30, classes=6, seed=0, dimension=8):

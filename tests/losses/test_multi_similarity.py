@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from gradients import value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,14 +23,6 @@ SETTINGS = [
 # shared, because each new loss is compiled anew
 COMPILED = MultiSimilarityLoss(jit_compile=True)
 UNCOMPILED = MultiSimilarityLoss(jit_compile=False)
-
-
-def value_and_gradient(loss, labels, embeddings, sample_weight=None):
-    embeddings = tf.convert_to_tensor(embeddings)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        value = loss(labels, embeddings, sample_weight)
-    return float(value), np.asarray(tape.gradient(value, embeddings), np.float64)
 
 
 def random_batch(rng):

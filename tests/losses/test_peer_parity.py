@@ -14,25 +14,23 @@ import tensorflow as tf
 from peers import PEER, batch, cosine, each_batch, minus_distance, share, total, total_of_pairs
 
 from keras_ms.losses.angular import AngularLoss
-from keras_ms.losses.circle import CircleLoss, circle
-from keras_ms.losses.contrastive import ContrastiveLoss, contrastive
-from keras_ms.losses.distance_weighting import draw_probabilities, margin_statistics
+from keras_ms.losses.circle import CircleLoss, circle, circle_weights
+from keras_ms.losses.contrastive import ContrastiveLoss, contrastive, contrastive_weights
 from keras_ms.losses.histogram import HistogramLoss
-from keras_ms.losses.lifted_structure import LiftedStructureLoss, lifted_structure
-from keras_ms.losses.margin import MarginLoss
+from keras_ms.losses.lifted_structure import (
+    LiftedStructureLoss,
+    lifted_structure,
+    lifted_structure_weights,
+)
+from keras_ms.losses.margin import MarginLoss, draw_probabilities, margin_statistics
 from keras_ms.losses.n_pair import NPairLoss, n_pair
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.losses.supervised_contrastive import (
     SupervisedContrastiveLoss,
     supervised_contrastive,
-)
-from keras_ms.losses.triplet import TripletLoss, triplet_all
-from keras_ms.losses.weighting import (
-    circle_weights,
-    contrastive_weights,
-    lifted_structure_weights,
     supervised_contrastive_weights,
 )
+from keras_ms.losses.triplet import TripletLoss, triplet_all
 from keras_ms.pairs.pairs import Pairs
 
 

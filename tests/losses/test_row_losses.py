@@ -10,6 +10,7 @@ import oracles
 import oracles_row_losses as literal
 import pytest
 import tensorflow as tf
+from gradients import value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,12 +18,11 @@ from keras_ms.losses import (
     binomial_deviance,
     circle,
     contrastive,
-    distance_weighting,
     lifted_structure,
     margin,
     supervised_contrastive,
-    weighting,
 )
+from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.pairs import Pairs, pair_masks
 
 CLASSES = {
@@ -84,14 +84,6 @@ def expected_of(name, labels, embeddings, chosen, sample_weight=1.0):
         value = tf.reduce_mean(sample_weight * anchors)
     gradient = tape.gradient(value, embeddings, unconnected_gradients="zero")
     return float(value), gradient.numpy()
-
-
-def value_and_gradient(loss, labels, embeddings, sample_weight=None):
-    embeddings = tf.convert_to_tensor(embeddings)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        value = loss(labels, embeddings, sample_weight)
-    return float(value), np.asarray(tape.gradient(value, embeddings), np.float64)
 
 
 def random_batch(rng):
@@ -276,13 +268,13 @@ def test_exponents_beyond_float32():
 @pytest.mark.parametrize(
     "function, weights",
     [
-        (lifted_structure.lifted_structure, weighting.lifted_structure_weights),
-        (circle.circle, weighting.circle_weights),
+        (lifted_structure.lifted_structure, lifted_structure.lifted_structure_weights),
+        (circle.circle, circle.circle_weights),
         (
             supervised_contrastive.supervised_contrastive,
-            weighting.supervised_contrastive_weights,
+            supervised_contrastive.supervised_contrastive_weights,
         ),
-        (margin.margin_loss, distance_weighting.margin_weights),
+        (margin.margin_loss, margin.margin_weights),
     ],
 )
 def test_the_functions_alone_can_be_differentiated(function, weights):
@@ -292,7 +284,7 @@ def test_the_functions_alone_can_be_differentiated(function, weights):
         unit = tf.math.l2_normalize(embeddings, axis=1)
         similarity = tf.matmul(unit, unit, transpose_b=True)
         tape.watch(similarity)
-        pairs = Pairs(similarity, *pair_masks(np.array([0, 0, 1, 2, 3])))
+        pairs = Pairs(similarity, *pair_masks(label_keys(np.array([0, 0, 1, 2, 3]))))
         value = tf.reduce_sum(function(pairs))
     gradient = tape.gradient(value, similarity)
     assert float(value) > 0

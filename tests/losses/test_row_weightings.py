@@ -10,13 +10,14 @@ import oracles_row_losses as literal
 import pytest
 import tensorflow as tf
 
-from keras_ms.losses import distance_weighting, weighting
+from keras_ms import weighting
 from keras_ms.losses.binomial_deviance import binomial_deviance
 from keras_ms.losses.circle import circle
 from keras_ms.losses.contrastive import contrastive
 from keras_ms.losses.lifted_structure import lifted_structure, two_sided_lifted_structure
-from keras_ms.losses.margin import margin_loss
+from keras_ms.losses.margin import draw_probabilities, margin_loss, margin_statistics
 from keras_ms.losses.supervised_contrastive import supervised_contrastive
+from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.pairs import Pairs, pair_masks
 
 FUNCTIONS = {
@@ -28,7 +29,7 @@ FUNCTIONS = {
         supervised_contrastive,
         weighting.supervised_contrastive_weights,
     ),
-    "margin": (margin_loss, distance_weighting.margin_weights),
+    "margin": (margin_loss, weighting.margin_weights),
 }
 
 CASES = [
@@ -67,7 +68,7 @@ BATCHES = {
 def pairs_of(batch):
     labels, embeddings = BATCHES[batch]
     similarity = oracles.similarities(embeddings)
-    masks = [mask.numpy() for mask in pair_masks(np.array(labels))]
+    masks = [mask.numpy() for mask in pair_masks(label_keys(np.array(labels)))]
     return labels, Pairs(similarity, *masks)
 
 
@@ -113,7 +114,7 @@ def test_two_sided_weights_are_the_derivative_of_the_loss(margin, batch):
     np.testing.assert_allclose(
         two_sided_lifted_structure(pairs, margin), rows, rtol=1e-9, atol=1e-12
     )
-    found = distance_weighting.two_sided_lifted_structure_weights(pairs, upstream, margin).numpy()
+    found = weighting.two_sided_lifted_structure_weights(pairs, upstream, margin).numpy()
     scale = max(np.abs(expected).max(), 1e-6)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * scale)
 
@@ -139,7 +140,7 @@ def test_the_surrogate_has_the_gradient_of_the_loss(name, settings):
     labels, embeddings = BATCHES["random"]
     embeddings = tf.constant(embeddings)
     sample_weight = np.random.default_rng(0).uniform(0.1, 2, size=len(labels))
-    masks = pair_masks(np.array(labels))
+    masks = pair_masks(label_keys(np.array(labels)))
 
     def gradient(function):
         with tf.GradientTape() as tape:
@@ -230,8 +231,8 @@ def test_draw_probabilities_are_the_published_density():
     pairs = Pairs(similarity, np.zeros((1, 7), bool), np.ones((1, 7), bool))
     for cutoff, drawn in ((1.4, 5), (None, 7)):
         settings = {"cutoff": cutoff, "dimension": 16}
-        _, log_total = distance_weighting.margin_statistics(pairs, **settings)
-        p = distance_weighting.draw_probabilities(pairs, log_total, **settings).numpy()[0]
+        _, log_total = margin_statistics(pairs, **settings)
+        p = draw_probabilities(pairs, log_total, **settings).numpy()[0]
         assert p.sum() == pytest.approx(1) and (p[:drawn] > 0).all() and not p[drawn:].any()
         assert p[0] == pytest.approx(p[1])
         density = at**14 * (1 - at**2 / 4) ** 6.5

@@ -7,7 +7,7 @@ import tensorflow as tf
 from test_every_loss import FLOAT64, LOSSES, build
 
 import keras_ms
-from keras_ms.losses.whole_batch_weighting import angular_weights, angular_weights_again
+from keras_ms.losses.angular import angular_weights, angular_weights_again
 from keras_ms.pairs.pairs import Pairs
 
 RNG = np.random.default_rng(0)

@@ -9,10 +9,13 @@ import pytest
 import tensorflow as tf
 
 import keras_ms
-from keras_ms.losses.distance_weighting import margin_weights
-from keras_ms.losses.triplets import triplet_all_weights
-from keras_ms.losses.weighting import contrastive_weights, multi_similarity_weights
 from keras_ms.pairs.mining import mine_hard, mine_multi_similarity
+from keras_ms.weighting import (
+    contrastive_weights,
+    margin_weights,
+    multi_similarity_weights,
+    triplet_all_weights,
+)
 
 
 def batch(size=24, classes=5, seed=0):

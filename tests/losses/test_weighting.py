@@ -6,8 +6,8 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from keras_ms.losses.multi_similarity import PRESETS, multi_similarity
-from keras_ms.losses.weighting import multi_similarity_weights
+from keras_ms.losses.multi_similarity import PRESETS, multi_similarity, multi_similarity_weights
+from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import Pairs, pair_masks
 
@@ -20,7 +20,7 @@ def mined_pairs(seed, epsilon):
     rng = np.random.default_rng(seed)
     labels = rng.integers(6, size=20)
     similarity = oracles.similarities(rng.normal(size=(20, 4)))
-    pairs = Pairs(similarity, *pair_masks(labels))
+    pairs = Pairs(similarity, *pair_masks(label_keys(labels)))
     pairs = mine_all(pairs) if epsilon is None else mine_multi_similarity(pairs, epsilon=epsilon)
     return labels, Pairs(similarity, pairs.positive.numpy(), pairs.negative.numpy())
 

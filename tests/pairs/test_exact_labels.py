@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_ms
-from keras_ms.pairs.labels import one_class_id_each
+from keras_ms.pairs.class_ids import one_class_id_each
 
 IDS = np.arange(8, dtype="int32") % 4
 ONE_HOT = np.eye(4, dtype="int32")[IDS]

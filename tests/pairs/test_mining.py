@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import Pairs, pair_masks
 
@@ -15,7 +16,9 @@ def batch(seed, size, classes):
 
 
 def mined(similarity, labels, epsilon):
-    kept = mine_multi_similarity(Pairs(similarity, *pair_masks(labels)), epsilon=epsilon)
+    kept = mine_multi_similarity(
+        Pairs(similarity, *pair_masks(label_keys(labels))), epsilon=epsilon
+    )
     return kept.positive.numpy(), kept.negative.numpy()
 
 
@@ -37,7 +40,7 @@ def test_mining_is_eqs_11_and_12(seed, size, classes):
 @settings(max_examples=60, deadline=None)
 def test_kept_sets_are_empty_together_and_hold_the_hardest(seed, size, classes):
     similarity, labels = batch(seed, size, classes)
-    all_positive, all_negative = (mask.numpy() for mask in pair_masks(labels))
+    all_positive, all_negative = (mask.numpy() for mask in pair_masks(label_keys(labels)))
     positive, negative = mined(similarity, labels, 0.1)
     for i in range(size):
         if not (all_positive[i].any() and all_negative[i].any()):
@@ -67,5 +70,5 @@ def test_anchors_without_an_opposite_keep_nothing(labels):
 
 
 def test_mine_all_keeps_every_pair():
-    pairs = Pairs(np.eye(2), *pair_masks(np.array([0, 1])))
+    pairs = Pairs(np.eye(2), *pair_masks(label_keys(np.array([0, 1]))))
     assert mine_all(pairs) is pairs

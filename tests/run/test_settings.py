@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keras_ms.run import named_losses
+from keras_ms.run.losses import loss_names
 from keras_ms.run.settings import LOSSES, Settings
 
 
@@ -70,7 +70,7 @@ def test_files_that_are_no_settings_are_refused(tmp_path, content, message):
 
 
 def test_every_loss_can_be_chosen_with_its_settings():
-    assert set(LOSSES) == set(named_losses.LOSSES)
+    assert set(LOSSES) == set(loss_names())
     text = "margin=0.2, mining=hard,jit_compile=False"
     options = Settings(loss="triplet", loss_settings=text).loss_options()
     assert options == {"margin": 0.2, "mining": "hard", "jit_compile": False}

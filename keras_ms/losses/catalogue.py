@@ -1,0 +1,172 @@
+"""The pair-based losses by name, with their options, read from the source without importing it.
+
+A loss is in the catalogue if its class derives from `PairLoss` and can be made without arguments.
+Its name is the default of its argument `name`, its options are the other arguments, their help is
+the docstring's Args. So a new loss is one file and nothing is said twice, and a command line can
+tell what there is before Keras is imported, which takes seconds.
+"""
+
+import ast
+import functools
+import importlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+# where losses are looked for, below keras_ms: files, or folders of files
+LOSS_SOURCES = ("losses",)
+
+
+class LossOption(NamedTuple):
+    """An option of a loss: its name, its default and what its docstring says of it."""
+
+    name: str
+    default: Any
+    help: str
+
+
+class _Entry(NamedTuple):
+    module: str
+    class_name: str
+    options: tuple[LossOption, ...]
+
+
+def loss_names(sources: tuple[str, ...] = LOSS_SOURCES) -> tuple[str, ...]:
+    """The names of all losses, in alphabetical order.
+
+    Args:
+        sources: files or folders of files below keras_ms, without ".py".
+
+    Example:
+
+    >>> loss_names()[:3]
+    ('angular', 'binomial_deviance', 'circle')
+    """
+    return tuple(_entries(sources))
+
+
+def loss_options(name: str, sources: tuple[str, ...] = LOSS_SOURCES) -> tuple[LossOption, ...]:
+    """The options of a loss: its own, then those of `PairLoss` that it passes on.
+
+    Args:
+        name: of the loss.
+        sources: as in `loss_names`.
+
+    Raises:
+        ValueError: an unknown name.
+
+    Example:
+
+    >>> [option.name for option in loss_options("contrastive")]
+    ['threshold', 'block_size', 'jit_compile', 'reduction', 'dtype']
+    """
+    return _entry(name, sources).options
+
+
+def named_loss(name: str, *, sources: tuple[str, ...] = LOSS_SOURCES, **options: Any) -> Any:
+    """The loss of this name with these options; the others keep their defaults.
+
+    Raises:
+        ValueError: an unknown name, an unknown option or a value out of range.
+
+    Example:
+
+    >>> named_loss("contrastive", threshold=0.3).threshold
+    0.3
+    """
+    entry = _entry(name, sources)
+    loss_class = getattr(importlib.import_module(entry.module), entry.class_name)
+    try:
+        return loss_class(**options)
+    except TypeError as error:
+        raise ValueError(f"Loss {name}: {error}") from error
+
+
+def _entry(name, sources):
+    entries = _entries(sources)
+    if name not in entries:
+        raise ValueError(f"Unknown loss. Expected one of {', '.join(entries)}. Received: {name!r}")
+    return entries[name]
+
+
+@functools.cache
+def _entries(sources):
+    """Of every name the _Entry, in alphabetical order."""
+    common = {option.name: option for option in _options(_pair_loss(), {})}
+    entries = {}
+    for source in sources:
+        place = _PACKAGE / source
+        for path in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if _is_loss(node):
+                    options = {option.name: option for option in _options(node, common)}
+                    name = options.pop("name").default
+                    module = (
+                        f"keras_ms.{source}.{path.stem}" if place.is_dir() else f"keras_ms.{source}"
+                    )
+                    module = module.replace("/", ".")
+                    entries[name] = _Entry(module, node.name, tuple(options.values()))
+    return dict(sorted(entries.items()))
+
+
+def _pair_loss():
+    body = ast.parse((_PACKAGE / "losses" / "pair_loss.py").read_text(encoding="utf-8")).body
+    return next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "PairLoss")
+
+
+def _is_loss(node):
+    if not isinstance(node, ast.ClassDef):
+        return False
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    return "PairLoss" in bases and not _required_arguments(node)
+
+
+def _constructor(node):
+    return next(
+        part.args
+        for part in node.body
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__"
+    )
+
+
+def _required_arguments(node):
+    arguments = _constructor(node)
+    without_default = len(arguments.args) - len(arguments.defaults)
+    # the first is self
+    return without_default > 1 or None in arguments.kw_defaults
+
+
+def _options(node, common):
+    """The options of a class, those of `common` last that its Args name beside **options."""
+    arguments = _constructor(node)
+    help_of = _argument_help(ast.get_docstring(node) or "")
+    positional = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+    given = [
+        *zip(positional, arguments.defaults),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults),
+    ]
+    for argument, default in given:
+        yield LossOption(argument.arg, _literal(default), help_of.get(argument.arg, ""))
+    for name in re.findall(r"`(\w+)`", help_of.get("**options", "")):
+        if name in common:
+            yield common[name]
+
+
+def _literal(node):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # a function, as PairLoss's miner: no option of a loss
+        return ast.unparse(node)
+
+
+def _argument_help(docstring):
+    """What the Args of a docstring say, by argument: "alpha, beta: ..." says it of both."""
+    match = re.search(r"^Args:\n((?:(?: {4}.*)?\n)+)", docstring + "\n", re.MULTILINE)
+    texts = {}
+    for part in re.split(r"\n(?= {4}\S)", match.group(1).rstrip()) if match else ():
+        names, _, text = part.strip().partition(":")
+        for name in names.split(","):
+            texts[name.strip()] = " ".join(text.split())
+    return texts

@@ -1,0 +1,94 @@
+"""Embeddings on their way to similarities: cast, normalised; and from similarities to distances."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ms.pairs.reductions import Tensor
+
+# The largest number of float16, and the length below which a row is short, see `widened`.
+_FLOAT16_MAX, _SHORT = 65504.0, 1 / 64
+
+
+def widened(embeddings: Tensor, dtype: str) -> Tensor:
+    """The embeddings in the dtype of a loss, with a gradient that float16 can hold.
+
+    The gradient of a normalised row grows as 1 / its length. Of a short row, below 1/64, float16
+    may not hold it, whatever the loss: such a row gets the longest gradient of the same direction
+    that fits. A longer row's gradient overflows as any other does, which a loss scaler has to see.
+
+    Args:
+        embeddings: (batch, dimension), any float dtype.
+        dtype: "float32" or "float64".
+
+    Returns:
+        Same shape, with the Keras mask of the embeddings if they have one.
+    """
+    mask = getattr(embeddings, "_keras_mask", None)
+    if keras.backend.standardize_dtype(embeddings.dtype) == "float16":
+        rows = _widened_float16(embeddings, dtype)
+    else:
+        rows = ops.cast(embeddings, dtype)
+    if mask is not None and rows is not embeddings:
+        rows._keras_mask = mask
+    return rows
+
+
+def unit_length(embeddings: Tensor) -> Tensor:
+    """L2-normalises rows; finite, with a finite gradient, for every finite row.
+
+    Args:
+        embeddings: (batch, dimension) float32 or float64.
+
+    Returns:
+        Same shape and dtype. A row of zeros stays zeros (and gets the plain gradient, as if its
+        norm were 1); a row with a NaN or infinity becomes NaN.
+    """
+    # Dividing by the largest entry first keeps the sum of squares from overflowing or vanishing.
+    # The direction does not depend on this scale, so no gradient has to flow through it.
+    largest = ops.stop_gradient(ops.max(ops.abs(embeddings), axis=-1, keepdims=True))
+    scaled = embeddings / ops.where(largest == 0, ops.ones_like(largest), largest)
+    squared_norm = ops.sum(scaled * scaled, axis=-1, keepdims=True)
+    # inner where: rsqrt(0) never enters, so neither does its infinite derivative
+    return scaled * ops.rsqrt(
+        ops.where(squared_norm == 0, ops.ones_like(squared_norm), squared_norm)
+    )
+
+
+def distances(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances of unit vectors, and their inverses.
+
+    Args:
+        similarity: (anchors, candidates), cosine similarities.
+
+    Returns:
+        `(distance, inverse)`, same shape and dtype. Vectors that are equal up to rounding (a
+        distance below 1.4e-3 in float32, 6e-8 in float64) have the distance 0 and the inverse 0.
+    """
+    squared = 2 - 2 * similarity
+    # a product of unit rows is off by a few units in the last place of 1
+    rounding = 16 * float(np.finfo(keras.backend.standardize_dtype(similarity.dtype)).eps)
+    equal = squared <= rounding
+    inverse = ops.rsqrt(ops.where(equal, ops.ones_like(squared), squared))
+    inverse = ops.where(equal, ops.zeros_like(squared), inverse)
+    return squared * inverse, inverse
+
+
+def _widened_float16(embeddings, dtype):
+    @ops.custom_gradient
+    def wide(embeddings):
+        rows = ops.cast(embeddings, dtype)
+        fixed = ops.stop_gradient(rows)
+        is_short = ops.sum(fixed * fixed, axis=-1, keepdims=True) < _SHORT**2
+
+        # TensorFlow and JAX call grad(upstream), torch grad(embeddings, upstream=...)
+        def grad(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            largest = ops.stop_gradient(ops.max(ops.abs(upstream), axis=-1, keepdims=True))
+            fits = _FLOAT16_MAX / ops.maximum(largest, _FLOAT16_MAX)
+            upstream = upstream * ops.where(is_short, fits, ops.ones_like(fits))
+            return ops.cast(upstream, "float16")
+
+        return rows, grad
+
+    return wide(ops.convert_to_tensor(embeddings))
