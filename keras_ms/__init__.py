@@ -23,11 +23,11 @@ from keras_ms.callbacks import InterpolateWeights as InterpolateWeights
 from keras_ms.callbacks import RecallAtK as RecallAtK
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
 from keras_ms.hdml.model import HDML as HDML
+from keras_ms.htl.callback import RebuildClassTree as RebuildClassTree
 from keras_ms.htl.class_tree import ClassTree as ClassTree
 from keras_ms.htl.loss import (
     HierarchicalTripletLoss as HierarchicalTripletLoss,
 )
-from keras_ms.htl.callback import RebuildClassTree as RebuildClassTree
 from keras_ms.losses.angular import AngularLoss as AngularLoss
 from keras_ms.losses.binomial_deviance import BinomialDevianceLoss as BinomialDevianceLoss
 from keras_ms.losses.circle import CircleLoss as CircleLoss

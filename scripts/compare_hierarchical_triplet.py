@@ -42,11 +42,10 @@ from comparison import (
 )
 
 import keras_ms
+from keras_ms.htl.batches import NeighbourIndices, neighbour_batches
+from keras_ms.htl.callback import RebuildClassTree
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.loss import HierarchicalTripletLoss
-from keras_ms.htl.batches import neighbour_batches
-from keras_ms.htl.batches import NeighbourIndices
-from keras_ms.htl.callback import RebuildClassTree
 
 EMBEDDING_SIZE = 512
 CLASSES_PER_BATCH, IMAGES_PER_CLASS = 16, 5

@@ -233,11 +233,11 @@ def traced(loss, dtype):
             value = loss(labels, embeddings, sample_weight)
         return value, tape.gradient(value, embeddings)
 
-    def value_and_gradient(labels, embeddings, sample_weight):
+    def evaluated(labels, embeddings, sample_weight):
         value, gradient = step(labels, embeddings.astype(dtype), sample_weight.astype(dtype))
         return float(value), gradient.numpy().astype("float64")
 
-    return value_and_gradient
+    return evaluated
 
 
 def random_batch(rng):

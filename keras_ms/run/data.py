@@ -13,8 +13,7 @@ from keras_ms.data.augmented_views import augmented_batches
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.distortions import distort
 from keras_ms.data.images import default_resize_to, evaluation_batches
-from keras_ms.htl.batches import neighbour_batches
-from keras_ms.htl.batches import NeighbourIndices
+from keras_ms.htl.batches import NeighbourIndices, neighbour_batches
 from keras_ms.models.features import pooled_features
 
 # Neighbours of raw pixels are looked for at most at this size and, unasked, among so many images.

@@ -20,8 +20,8 @@ from keras_ms.export.formats import export_formats
 from keras_ms.export.parity import import_onnx_package
 from keras_ms.files import check_writable, remove_unfinished, whole_file
 from keras_ms.hdml.picture import draw_hardness
-from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.callback import RebuildClassTree
+from keras_ms.htl.class_tree import ClassTree
 from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
 from keras_ms.report.curves import write_curves
 from keras_ms.run.choice import Choice, MeasuredWeights, choice_table
