@@ -19,7 +19,7 @@ FLOORS = [
     {"models"},
     {"htl", "hdml", "curriculum", "callbacks", "export", "weighting"},
     {"report"},
-    {"run"},
+    {"run", "registered"},
     {"cli"},
 ]
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -201,7 +201,8 @@ def test_a_damaged_image_and_features_that_cannot_be_kept(tmp_path, capsys):
     arguments = (
         f"train --data-dir {tmp_path}/list.csv --image-size 32 --embedding-size 8 --steps 1 "
         f"--steps-per-epoch 1 --classes-per-batch 2 --images-per-class 2 "
-        f"--runs-folder {tmp_path}/runs --run-name run --validation-fraction 0 --freeze-backbone --export"
+        f"--runs-folder {tmp_path}/runs --run-name run --validation-fraction 0 "
+        f"--freeze-backbone --export"
     ).split()
     whole = files[9].read_bytes()
     # the first and the last bytes of a JPEG, and nothing that can be decoded between them
