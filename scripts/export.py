@@ -1,12 +1,8 @@
 """Export a saved .keras model: `python scripts/export.py --help`. As `keras-ms export`."""
 
-import os
 import sys
 
-# TensorFlow reads it when it is imported: of its start-up chatter, nothing concerns the user
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from keras_ms.cli.main import main  # noqa: E402
+from keras_ms.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["export", *sys.argv[1:]]))

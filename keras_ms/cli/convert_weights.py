@@ -1,5 +1,7 @@
 """keras-ms convert-weights: public PyTorch weights of BN-Inception into a Keras weights file."""
 
+from keras_ms.cli.keras_import import import_keras
+
 
 def add_parser(commands):
     parser = commands.add_parser(
@@ -17,6 +19,7 @@ def add_parser(commands):
 
 
 def _convert_weights(options):
+    import_keras()
     from keras_ms.models.convert_weights import convert_weights
 
     left_out = convert_weights(options["source"], options["to"])

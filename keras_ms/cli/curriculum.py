@@ -11,9 +11,10 @@ from keras_ms.cli.image_options import (
     image_settings,
     with_image_size,
 )
+from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.setting_options import flag
 from keras_ms.curriculum.density import DENSITIES
-from keras_ms.curriculum.subsets import METHODS, check_curriculum_options
+from keras_ms.curriculum.subsets import METHODS, check_curriculum_options, curriculum_subsets
 from keras_ms.run.damaged_files import naming_file
 from keras_ms.run.settings import Settings
 from keras_ms.terminal.progress import is_terminal, progress_lines
@@ -108,11 +109,11 @@ def add_parser(commands):
 
 
 def _curriculum(options):
-    from keras_ms.curriculum.subsets import curriculum_subsets
+    page, dividing = _checked_page(options), _dividing(options)
+    import_keras()
     from keras_ms.curriculum.table import write_curriculum
     from keras_ms.report.curriculum_page import subset_name, write_curriculum_page
 
-    page, dividing = _checked_page(options), _dividing(options)
     saved = Path(options["model"]).suffix == ".npz"
     features, images, shown = _saved(options) if saved else _embedded(options)
     progress = _progress if is_terminal(sys.stderr) else _lines(images.labels)

@@ -12,11 +12,12 @@ from keras_ms.cli.image_options import (
     image_settings,
     with_image_size,
 )
+from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.setting_options import flag
-from keras_ms.evaluation.saved_embeddings import EXPECTED
 from keras_ms.run.settings import Settings
 
-_METRICS = "recall,r_precision,map_at_r,nmi,ami,f1"
+# those of keras_ms.evaluation, which would import Keras
+METRICS = ("recall", "r_precision", "map_at_r", "nmi", "ami", "f1")
 # what differs from training
 _EXPLANATIONS = {
     "image_size": "height and width the network sees, pixels; needed, without --config, where the "
@@ -43,7 +44,8 @@ def add_parser(commands):
     parser.add_argument(
         "model",
         metavar="MODEL_OR_EMBEDDINGS",
-        help=f"a .keras file, a SavedModel folder, an .onnx file; or a {EXPECTED}",
+        help="a .keras file, a SavedModel folder, an .onnx file; or an .npz file of embeddings "
+        "and labels",
     )
     parser.add_argument(
         "data",
@@ -63,8 +65,8 @@ def add_parser(commands):
         "--metrics",
         default="recall,r_precision,map_at_r",
         metavar="NAMES",
-        help=f"of {_METRICS}, or all (default: recall,r_precision,map_at_r). nmi, ami and f1 take "
-        "a k-means with a cluster for each class: long for many classes",
+        help=f"of {','.join(METRICS)}, or all (default: recall,r_precision,map_at_r). nmi, ami "
+        "and f1 take a k-means with a cluster for each class: long for many classes",
     )
     parser.add_argument(
         "--batch-size",
@@ -85,10 +87,14 @@ def add_parser(commands):
 
 
 def _evaluate(options):
-    from keras_ms.evaluation import evaluate_embeddings
     from keras_ms.files import whole_file
 
     ks, metrics = _checked_options(options)
+    import_keras()
+    from keras_ms.evaluation import evaluate_embeddings
+    from keras_ms.evaluation.all_metrics import checked_metrics
+
+    checked_metrics(metrics)  # whether their library is installed
     found = _saved(options) if Path(options["model"]).suffix == ".npz" else _embedded(options)
     evaluation = evaluate_embeddings(
         found["embeddings"],
@@ -122,8 +128,6 @@ def _evaluate(options):
 
 def _checked_options(options):
     """The values of K and the metrics; what would fail after minutes of work fails now."""
-    from keras_ms.evaluation.all_metrics import METRICS, checked_metrics
-    from keras_ms.evaluation.retrieval import checked_ks
     from keras_ms.files import check_writable
 
     for name, suffixes in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
@@ -144,11 +148,18 @@ def _checked_options(options):
     try:
         ks = [int(k) for k in text.split(",")]
     except ValueError:
+        ks = [0]
+    if min(ks) < 1:
         raise ValueError(
-            f"Expected --ks as whole numbers, such as 1,2,4,8. Received: {text}"
-        ) from None
+            f"Expected --ks as whole numbers of at least 1, such as 1,2,4,8. Received: {text}"
+        )
     metrics = METRICS if options["metrics"] == "all" else options["metrics"].split(",")
-    return checked_ks(ks), checked_metrics(metrics)
+    if not set(metrics) <= set(METRICS):
+        raise ValueError(
+            f"Expected --metrics to be some of {', '.join(METRICS)}, or all. "
+            f"Received: {options['metrics']}"
+        )
+    return ks, metrics
 
 
 def _saved(options):

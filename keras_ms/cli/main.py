@@ -8,11 +8,11 @@ import logging
 import signal
 import sys
 
-import numpy as np
-
+from keras_ms import __version__
 from keras_ms.cli.convert_weights import add_parser as add_convert_weights
 from keras_ms.cli.curriculum import add_parser as add_curriculum
 from keras_ms.cli.evaluate import add_parser as add_evaluate
+from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.report import add_parser as add_report
 from keras_ms.cli.setting_options import add_setting, flag
 from keras_ms.run.settings import Settings
@@ -104,19 +104,21 @@ def _train(options):
     # defaults follow what is trained, so they are taken once all that is given is known
     settings = Settings.read(config, given) if config else Settings(**given)
 
+    import_keras()
     from keras_ms.run.training import train
 
     train(settings, resume)
 
 
 def _export(options):
+    metadata = json.loads(options["metadata"]) if options["metadata"] else None
+    formats = Settings(export=options["formats"]).exports()
+    import_keras()
     from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats
     from keras_ms.export.keras_file import load_keras_file
 
     model = load_keras_file(options["model"])
-    metadata = json.loads(options["metadata"]) if options["metadata"] else None
-    formats = Settings(export=options["formats"]).exports()
     shorter = options["resize_to"]
     export_formats(
         model,
@@ -130,6 +132,9 @@ def _export(options):
 
 
 def _weights(options):
+    import_keras()
+    import numpy as np
+
     from keras_ms.evaluation.saved_embeddings import read_embeddings
     from keras_ms.files import whole_file
     from keras_ms.report.weight_picture import example_batch, weight_table, write_weight_picture
@@ -160,6 +165,7 @@ def _parser():
         prog="keras-ms", description="Deep metric learning: train, measure, export."
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    parser.add_argument("--version", action="version", version=f"keras-ms {__version__}")
     commands = parser.add_subparsers(
         required=True,
         metavar="train | export | weights | convert-weights | evaluate | report | curriculum",

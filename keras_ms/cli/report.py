@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from keras_ms.cli.keras_import import import_keras
+
 
 def add_parser(commands):
     parser = commands.add_parser(
@@ -52,7 +54,6 @@ def add_parser(commands):
 def _report(options):
     # what would fail after the embedding fails now
     from keras_ms.files import check_writable
-    from keras_ms.report.embedding_map import check_map_library
 
     if (options["run"] is None) == (options["embeddings"] is None):
         raise ValueError("Give either the folder of a run or --embeddings FILE")
@@ -63,6 +64,9 @@ def _report(options):
     if options["map_images"] is not None and options["map_images"] < 1:
         raise ValueError(f"Expected --map-images of at least 1. Received: {options['map_images']}")
     check_writable(path.parent)
+    import_keras()
+    from keras_ms.report.embedding_map import check_map_library
+
     check_map_library()
 
     from keras_ms.run.report import embeddings_report, run_report
@@ -90,17 +94,17 @@ def _report(options):
 
 def _run(options):
     """The `RunFolder`, or None with --embeddings."""
-    from keras_ms.run.folder import RunFolder
-
     if options["run"] is None:
         if options["test_classes"]:
             raise ValueError("--test-classes goes with the folder of a run")
         return None
     if options["dataset"]:
         raise ValueError("--dataset goes with --embeddings: a run knows its data set")
-    run = RunFolder(options["run"])
-    if not run.settings.is_file():
+    if not (Path(options["run"]) / "settings.json").is_file():
         raise FileNotFoundError(
             f"Expected the folder of a run, with settings.json in it. Received: {options['run']}"
         )
-    return run
+    import_keras()
+    from keras_ms.run.folder import RunFolder
+
+    return RunFolder(options["run"])

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_ms.data.file_names import file_bytes, file_path
 from keras_ms.data.image_list import ImageList
 from keras_ms.files import whole_file
-from keras_ms.terminal.progress import predict_progress
+from keras_ms.terminal.keras_progress import predict_progress
 
 # Of a layer's configuration, what changes no result of `predict`: names, what only training or
 # the first weights depend on, what was recorded while building. The weights are digested as such.

@@ -27,7 +27,8 @@ from keras_ms.run.model import RunModel
 from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
 from keras_ms.terminal.command_words import UnfinishedRun
-from keras_ms.terminal.progress import predict_progress, print_line
+from keras_ms.terminal.keras_progress import predict_progress
+from keras_ms.terminal.progress import print_line
 
 
 def run_report(

@@ -35,7 +35,8 @@ from keras_ms.run.model import RunModel
 from keras_ms.run.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.run.training_state import SaveRun
 from keras_ms.terminal.command_words import RunInterrupted
-from keras_ms.terminal.progress import TrainingLines, predict_progress, print_line, shown_progress
+from keras_ms.terminal.keras_progress import TrainingLines, predict_progress
+from keras_ms.terminal.progress import print_line, shown_progress
 from keras_ms.terminal.streams import lasting_output
 
 

@@ -3,83 +3,8 @@
 import sys
 import time
 
-import keras
-
 # often enough to see that it goes on, seldom enough to keep a log readable
 _SECONDS = 30
-
-
-class ProgressLines(keras.callbacks.Callback):
-    """Tells how far `model.predict` is, a line at a time, where no terminal shows a bar.
-
-    What is done before the first line is due is done in silence.
-
-    Args:
-        what: what is computed, the beginning of each line.
-        total: rows that `predict` returns.
-        unit: what the rows are. Defaults to "images".
-        every_seconds: least time between two lines. Defaults to 30.
-        log: function that takes a line of text. Defaults to `print_line`.
-        clock: function that returns seconds. Defaults to `time.monotonic`.
-
-    Example:
-
-    ```python
-    model.predict(batches, verbose=0, callbacks=[ProgressLines("features", len(images))])
-    # features: 1,200 of 6,033 images, about 2 min left
-    ```
-    """
-
-    def __init__(self, what, total, *, unit="images", every_seconds=_SECONDS, log=None, clock=None):
-        super().__init__()
-        self.total = total
-        self._options = {"unit": unit, "every_seconds": every_seconds, "clock": clock}
-        self._what, self._log = what, log
-
-    def on_predict_begin(self, logs=None):
-        self._rows = 0
-        self._tell = progress_lines(self._what, self.total, self._log, **self._options)
-
-    def on_predict_batch_end(self, batch, logs=None):
-        self._rows += len(keras.tree.flatten(logs["outputs"])[0])
-        self._tell(self._rows / self.total if self.total else 1.0)
-
-
-class TrainingLines(keras.callbacks.Callback):
-    """Tells how far `model.fit` is, a line at a time, where no terminal shows a bar.
-
-    An epoch of a large network takes minutes, and Keras's log has one line for it.
-
-    Args:
-        total: steps of the whole training.
-        done: steps done before this `fit`. Defaults to 0.
-        every_seconds: least time between two lines. Defaults to 30.
-        log: function that takes a line of text. Defaults to `print_line`.
-        clock: function that returns seconds. Defaults to `time.monotonic`.
-
-    Example:
-
-    ```python
-    model.fit(batches, steps_per_epoch=100, epochs=3, verbose=2, callbacks=[TrainingLines(300)])
-    # training: 40 of 300 steps, about 12 min left
-    ```
-    """
-
-    def __init__(self, total, done=0, *, every_seconds=_SECONDS, log=None, clock=None):
-        super().__init__()
-        self._total, self._done = total - done, 0
-        self._options = {"unit": "steps", "every_seconds": every_seconds, "clock": clock}
-        self._log = log
-
-    def on_train_begin(self, logs=None):
-        self._tell = progress_lines("training", self._total, self._log, **self._options)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._before = self._done
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._done = self._before + batch + 1
-        self._tell(self._done / self._total)
 
 
 def progress_lines(what, total, log=None, *, unit="images", every_seconds=_SECONDS, clock=None):
@@ -117,27 +42,6 @@ def progress_lines(what, total, log=None, *, unit="images", every_seconds=_SECON
         log(f"{what}: {round(share * total):,} of {total:,} {unit}, about {left} left")
 
     return tell
-
-
-def predict_progress(what, total, verbose, log=None, *, unit="images"):
-    """The arguments of `model.predict` that show its progress: a bar, lines or nothing.
-
-    Args:
-        what, total, log, unit: as in `ProgressLines`.
-        verbose: 1 for Keras's own bar, 2 for lines, 0 for nothing; see `shown_progress`.
-
-    Returns:
-        A dict.
-
-    Example:
-
-    ```python
-    model.predict(batches, **predict_progress("features", len(images), shown_progress()))
-    ```
-    """
-    if verbose == 2:
-        return {"verbose": 0, "callbacks": [ProgressLines(what, total, unit=unit, log=log)]}
-    return {"verbose": verbose}
 
 
 def shown_progress():

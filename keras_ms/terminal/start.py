@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 _VARIABLE = "TF_CPP_MIN_LOG_LEVEL"
 # not empty once `start_command` has changed what Ctrl-C does; sys.argv changes meanwhile
 _started = []
@@ -29,13 +30,23 @@ for line in sys.stdin.buffer:
 
 
 def is_command():
-    """Whether this process is `keras-ms` or `python -m keras_ms.cli`, not a user's own program."""
+    """Whether this process is `keras-ms`, `python -m keras_ms.cli` or a script that stands for it.
+
+    Such scripts are train, export and the recipes in scripts/; all others are a user's own program.
+    """
     arguments = sys.orig_argv
     by_module = (
         any(pair == ("-m", "keras_ms.cli") for pair in zip(arguments[1:], arguments[2:]))
         and sys.argv[0] == "-m"
     )
-    return by_module or Path(sys.argv[0]).stem == "keras-ms"
+    return by_module or Path(sys.argv[0]).stem == "keras-ms" or _is_command_script(sys.argv[0])
+
+
+def _is_command_script(program):
+    path = Path(program).resolve()
+    return path in (_SCRIPTS / "train.py", _SCRIPTS / "export.py") or (
+        path.parent == _SCRIPTS / "recipes"
+    )
 
 
 def start_command():

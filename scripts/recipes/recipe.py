@@ -1,15 +1,11 @@
 """How a recipe runs: its settings, and on top of them the options of the command line."""
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
-# TensorFlow reads it when it is imported: of its start-up chatter, nothing concerns the user
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from keras_ms.cli.main import main  # noqa: E402
+from keras_ms.cli.main import main
 
 
 def run(settings):

@@ -331,7 +331,7 @@ def run(arguments, capsys):
         (["{data}/class 0/0.png", "{data}"], "Expected a .keras file"),
         (["{models}/model.keras", "{data}", "--image-size", "20"], "takes images of 16 x 16"),
         (["{models}/model.keras", "{data}", "--data-dir", "{data}"], "Give the data set once"),
-        (["{models}/model.keras", "{data}", "--metrics", "recal"], "Received: 'recal'"),
+        (["{models}/model.keras", "{data}", "--metrics", "recal"], "Received: recal"),
         (["{models}/model.keras", "{data}", "--ks", "1,b"], "whole numbers"),
         (["{models}/model.keras", "{data}", "--to", "a.txt"], "end in .json or .md"),
         (["{models}/model.keras", "{data}", "--save-embeddings", "a"], "end in .npz"),

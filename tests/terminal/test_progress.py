@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from keras_ms.evaluation import recall_at_k
+from keras_ms.terminal.keras_progress import ProgressLines, TrainingLines, predict_progress
 from keras_ms.terminal.progress import (
-    ProgressLines,
-    TrainingLines,
     is_terminal,
-    predict_progress,
     print_line,
     progress_lines,
     shown_progress,

@@ -103,3 +103,20 @@ def test_what_a_command_is(monkeypatch, typed, argv, expected):
     monkeypatch.setattr(sys, "orig_argv", typed)
     monkeypatch.setattr(sys, "argv", argv)
     assert is_command() is expected
+
+
+@pytest.mark.parametrize(
+    "path, expected",
+    [
+        ("scripts/train.py", True),
+        ("scripts/export.py", True),
+        ("scripts/recipes/omniglot.py", True),
+        ("scripts/compare_losses.py", False),
+        ("train.py", False),
+    ],
+)
+def test_which_scripts_are_commands(monkeypatch, path, expected):
+    from keras_ms.terminal.start import is_command
+
+    monkeypatch.setattr(sys, "argv", [str(SOURCE.parents[2] / path)])
+    assert is_command() is expected

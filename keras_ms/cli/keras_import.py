@@ -1,0 +1,12 @@
+"""Keras, imported by a command once its arguments are right: it takes seconds."""
+
+import importlib
+
+from keras_ms.terminal.start import quiet_import
+
+
+def import_keras() -> None:
+    """Imports Keras, without TensorFlow's start-up lines, and registers what keras_ms saves."""
+    with quiet_import():
+        importlib.import_module("keras")
+    importlib.import_module("keras_ms.run.registered")

@@ -1,0 +1,83 @@
+"""Help, the version and refusals come before Keras is imported, which takes seconds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_ms
+from keras_ms.cli import evaluate
+from keras_ms.evaluation.all_metrics import METRICS
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+# a process that was started as the program of this path
+_ANSWER = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    if sys.argv[0] == "keras-ms":
+        from keras_ms.cli.main import main
+        sys.exit(main())
+    sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    print("exit code", end.code)
+print("heavy:", sorted({"keras", "tensorflow", "torch", "matplotlib", "scipy"} & set(sys.modules)))
+"""
+
+
+def answer(*words):
+    done = subprocess.run(
+        [sys.executable, "-c", _ANSWER, *map(str, words)],
+        capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, code, text",
+    [
+        (("keras-ms", "--help"), 0, "convert-weights"),
+        (("keras-ms", "--version"), 0, f"keras-ms {keras_ms.__version__}"),
+        (("keras-ms", "train", "--help"), 0, "--image-size"),
+        (("keras-ms", "train", "--losss", "triplet"), 2, "--losss"),
+        (("keras-ms", "train", "--loss", "triplets"), 2, "triplet"),
+        (("keras-ms", "train", "--steps", "7", "--steps-per-epoch", "2"), 1, "multiple of"),
+        (("keras-ms", "evaluate", "--help"), 0, "--split"),
+        (("keras-ms", "evaluate", "m.keras", "--metrics", "recal"), 1, "map_at_r"),
+        (("keras-ms", "evaluate", "m.keras", "--ks", "0"), 1, "whole numbers"),
+        (("keras-ms", "curriculum", "--help"), 0, "--subsets"),
+        (("keras-ms", "curriculum", "m.keras", "--subsets", "0"), 1, "subsets"),
+        (("keras-ms", "report", "none"), 1, "folder of a run"),
+        (("keras-ms", "report"), 1, "RUN_FOLDER|folder of a run"),
+        (("keras-ms", "export", "m.keras", "--to", "x", "--formats", "coreml"), 1, "saved_model"),
+        ((SCRIPTS / "train.py", "--help"), 0, "--image-size"),
+        ((SCRIPTS / "recipes" / "omniglot.py", "--help"), 0, "--image-size"),
+    ],
+    ids=lambda value: (
+        " ".join(Path(word).name for word in value) if isinstance(value, tuple) else None
+    ),
+)
+def test_answers_import_no_keras(words, code, text):
+    printed = answer(*words)
+    assert f"exit code {code}\n" in printed
+    assert any(part in printed for part in text.split("|"))
+    assert "heavy: []" in printed
+
+
+def test_in_a_command_the_public_names_are_there_once_asked_for():
+    printed = answer("keras-ms", "--version")
+    assert "heavy: []" in printed
+    code = (
+        "import sys; sys.argv[0] = 'keras-ms'; import keras_ms; assert 'keras' not in sys.modules; "
+        "print(keras_ms.MultiSimilarityLoss, keras_ms.ImageList, keras_ms.recall_at_k)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    assert "MultiSimilarityLoss" in done.stdout, done.stderr
+
+
+def test_the_metrics_of_the_command_are_those_of_the_library():
+    assert set(evaluate.METRICS) == set(METRICS)
