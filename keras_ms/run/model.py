@@ -9,9 +9,10 @@ from keras import ops
 from keras_ms.hdml.model import HDML
 from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
-from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
+from keras_ms.models.embedding import split_embedder, without_normalization
 from keras_ms.optimizers import GroupedAdam, StageSchedule
 from keras_ms.pairs.replicas import mirrored_strategy
+from keras_ms.run.embedder import embedder_of
 from keras_ms.run.named_losses import named_loss
 from keras_ms.run.setting_checks import parsed_decay_steps
 
