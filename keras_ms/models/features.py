@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.file_names import file_bytes, file_path
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.files import whole_file
-from keras_ms.terminal.progress import predict_progress
 
 # Of a layer's configuration, what changes no result of `predict`: names, what only training or
 # the first weights depend on, what was recorded while building. The weights are digested as such.
@@ -47,8 +47,9 @@ def pooled_features(features_model, images, view, batches, folder, *, log=print,
             log(f"Features of {len(images):,} images: read from {file}")
             return features
     log(f"Computing the features of {len(images):,} images once")
-    shown = predict_progress("features", len(images), verbose, log)
-    features = features_model.predict(batches(), **shown)
+    features = embed_batches(
+        features_model, batches(), total=len(images), what="features", verbose=verbose, log=log
+    )
     with whole_file(file) as temporary:
         np.save(temporary, features)
     return features
