@@ -20,11 +20,12 @@ from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import export_formats
 from keras_ms.export.onnx_packages import import_onnx_package
-from keras_ms.files import check_writable, remove_unfinished, whole_file
+from keras_ms.files import check_writable, remove_unfinished
 from keras_ms.hdml.picture import draw_hardness
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.rebuild_class_tree import RebuildClassTree
 from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
+from keras_ms.models.saved_files import write_weights
 from keras_ms.report.curves import write_curves
 from keras_ms.run.choice import Choice, MeasuredWeights, choice_table
 from keras_ms.run.closing import closing_table, shortfall
@@ -435,8 +436,7 @@ class _Training:
                     ),
                 ],
             )
-        with whole_file(run.last_weights) as temporary:
-            self.models.model.save_weights(temporary)
+        write_weights(self.models.model, run.last_weights)
         return recall, between, rows
 
     def _tree_callbacks(self):
@@ -499,8 +499,7 @@ class _Training:
                 candidates[chosen],
                 pooled and {int(k): value for k, value in pooled.items()},
             )
-            with whole_file(run.chosen_weights) as temporary:
-                self.models.model.save_weights(temporary)
+            write_weights(self.models.model, run.chosen_weights)
             run.write_json(run.choice, choice.to_json())
         self.log(choice_table(choice))
         return choice
@@ -556,8 +555,7 @@ class _Training:
 
     def _exports(self, results):
         """Writes the files for other programs, and measures one of them on the test images."""
-        with whole_file(self.run.model) as temporary:
-            deployed = self.models.save_deployed(temporary)
+        deployed = self.models.save_deployed(self.run.model)
         data, test = self.data, results["test"]
         counted = test.get("chosen") or test["last"]
         drawings = (
