@@ -27,8 +27,8 @@ def convert_weights(source, destination):
     model, which takes RGB 0–255.
 
     Args:
-        source: `.pth` file, which needs PyTorch, or `.safetensors` file, which does not. Nothing
-            in it is run.
+        source: `.pth` file, which needs PyTorch, or `.safetensors` file, which needs safetensors.
+            Nothing in it is run.
         destination: `.weights.h5` file to write. It appears once it has been loaded through
             `build_backbone` and found equal, or not at all.
 
