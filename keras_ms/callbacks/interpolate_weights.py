@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_ms.callbacks.training_steps import optimizer_steps
-from keras_ms.files import whole_file
+from keras_ms.models.saved_files import write_weights
 
 
 class Candidate(NamedTuple):
@@ -151,8 +151,7 @@ class InterpolateWeights(keras.callbacks.Callback):
             for variable, value in zip(live, now):
                 variable.assign(value)
         else:
-            with whole_file(self.start_path) as temporary:
-                self._embedder.save_weights(temporary)
+            write_weights(self._embedder, self.start_path)
             self._start = _values(self._embedder)
 
     def choose(self, known=None):

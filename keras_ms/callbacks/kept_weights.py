@@ -9,7 +9,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from keras_ms.files import whole_file
+from keras_ms.models.saved_files import write_weights
 
 # an attribute of the HDF5 file, which Keras passes over
 _NOTE = "keras_ms_best"
@@ -33,10 +33,7 @@ class Kept(NamedTuple):
 
 def save_kept(model, path, kept):
     """Writes the model's weights with a `Kept` in the file; whole or not at all."""
-    with whole_file(path) as temporary:
-        model.save_weights(temporary)
-        with h5py.File(temporary, "a") as file:
-            file.attrs[_NOTE] = json.dumps(kept._asdict())
+    write_weights(model, path, attributes={_NOTE: json.dumps(kept._asdict())})
 
 
 def read_kept(path):

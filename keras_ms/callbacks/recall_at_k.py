@@ -17,6 +17,7 @@ from keras_ms.callbacks.kept_weights import (
 )
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.evaluation.retrieval import Recalls, checked_ks, recall_at_k
 
 
@@ -269,20 +270,16 @@ class RecallAtK(keras.callbacks.Callback):
 
     def _embed(self):
         model = self.model if self.embedder is None else self.embedder
-        embeddings, labels = [], []
-        for images, ids in self._validation.batches():
-            embedded = _embed_batch(model, images)
-            if getattr(embedded, "ndim", None) != 2:
-                raise ValueError(
-                    "Recall@K needs a model with one output of shape (batch, dimension). "
-                    f"Received: {getattr(embedded, 'shape', type(embedded).__name__)}"
-                )
-            embeddings.append(embedded)
-            labels.append(ids)
-        if not embeddings:
-            raise ValueError("The `dataset` of RecallAtK is empty: no batch to measure on.")
-        self._labels = np.concatenate(labels)
-        return np.concatenate(embeddings), self._labels
+        of_batches = []
+
+        def batches():
+            for images, ids in self._validation.batches():
+                of_batches.append(ids)
+                yield images
+
+        embeddings = embed_batches(lambda images: _embed_batch(model, images), batches())
+        self._labels = np.concatenate(of_batches)
+        return embeddings, self._labels
 
     def _recalls(self, embeddings, labels):
         diverged = ~np.isfinite(embeddings).all(axis=1)

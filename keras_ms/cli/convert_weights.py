@@ -9,7 +9,7 @@ def add_parser(commands):
         help="convert the public PyTorch weights of BN-Inception",
         description="Converts bn_inception-52deb4733.pth, the public PyTorch weights, for "
         "--backbone bn_inception --weights FILE. Nothing in the file is run. A .pth file needs "
-        "PyTorch 2.6 or newer, a .safetensors file does not.",
+        "PyTorch 2.6 or newer, a .safetensors file the package safetensors.",
     )
     parser.set_defaults(command=_convert_weights)
     parser.add_argument("source", help="a .pth or .safetensors file")

@@ -1,7 +1,5 @@
 """Every metric of a set of embeddings in one call, with intervals and counts."""
 
-import sys
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +11,7 @@ from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, r
 from keras_ms.evaluation.inputs import checked_embeddings
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
-from keras_ms.terminal.progress import is_terminal
+from keras_ms.terminal.progress import print_line, share_progress, shown_progress
 
 # what is measured by default needs no further package and takes about two products of all pairs
 RETRIEVAL_METRICS = ("recall", "r_precision", "map_at_r")
@@ -106,7 +104,8 @@ def evaluate_embeddings(
         num_resamples: times that classes are drawn for the intervals; 0: no intervals. Defaults
             to 1000.
         seed: of the bootstrap and of k-means.
-        verbose: show progress on standard error, if it is a terminal. Defaults to False.
+        verbose: show progress: a bar on a terminal, else a line every half minute. Defaults to
+            False.
 
     Returns:
         An `Evaluation`.
@@ -129,7 +128,8 @@ def evaluate_embeddings(
     used = np.union1d(query_rows, gallery_rows)
     sets = _searched(embeddings, labels, query_rows, gallery_rows)
 
-    scores, skipped, query_ranks = _query_scores(sets, metrics, ks, verbose)
+    shown = shown_progress() if verbose else 0
+    scores, skipped, query_ranks = _query_scores(sets, metrics, ks, shown)
     values, intervals, per_class, ranks = {}, {}, {}, None
     scored_labels = labels[query_rows][~skipped]
     if scores:
@@ -142,14 +142,13 @@ def evaluate_embeddings(
         columns = np.stack([score[~skipped] for score in scores.values()], axis=1)
         values = dict(zip(scores, columns.mean(axis=0).tolist()))
         if num_resamples and len(np.unique(scored_labels)) > 1:
-            with _Progress("intervals", verbose) as progress:
-                ends = class_bootstrap(
-                    columns,
-                    scored_labels,
-                    num_resamples=num_resamples,
-                    seed=seed,
-                    progress=progress,
-                )
+            ends = class_bootstrap(
+                columns,
+                scored_labels,
+                num_resamples=num_resamples,
+                seed=seed,
+                progress=share_progress("intervals", num_resamples, shown, unit="draws of classes"),
+            )
             intervals = dict(zip(scores, map(tuple, ends.T.tolist())))
     if query_ranks is not None:
         ranks = np.zeros(len(embeddings), np.int64)
@@ -158,9 +157,10 @@ def evaluate_embeddings(
 
     num_clusters, num_classes = None, len(np.unique(labels[used]))
     if set(metrics) & set(CLUSTER_METRICS):
-        with _Progress(f"k-means, {num_classes:,} clusters", verbose):
-            clusters = cluster_embeddings(embeddings[used], num_classes, seed=seed)
-            found = cluster_scores(labels[used], clusters)
+        if verbose:
+            print_line(f"k-means, {num_classes:,} clusters")
+        clusters = cluster_embeddings(embeddings[used], num_classes, seed=seed)
+        found = cluster_scores(labels[used], clusters)
         values |= {name: getattr(found, name) for name in CLUSTER_METRICS if name in metrics}
         num_clusters = found.num_clusters
     return Evaluation(
@@ -192,17 +192,18 @@ def _searched(embeddings, labels, query_rows, gallery_rows):
     }
 
 
-def _query_scores(sets, metrics, ks, verbose):
+def _query_scores(sets, metrics, ks, shown):
     """{name: score of each query} of the retrieval metrics, which queries are skipped, ranks."""
-    scores, skipped, ranks = {}, np.zeros(len(sets["labels"]), bool), None
+    num_queries = len(sets["labels"])
+    scores, skipped, ranks = {}, np.zeros(num_queries, bool), None
     if "recall" in metrics:
-        with _Progress("Recall@K", verbose) as progress:
-            ranks = best_positive_ranks(**sets, progress=progress)
+        progress = share_progress("Recall@K", num_queries, shown, unit="queries")
+        ranks = best_positive_ranks(**sets, progress=progress)
         skipped = ranks == 0
         scores |= {f"recall@{k}": ranks <= k for k in ks}
     if {"r_precision", "map_at_r"} & set(metrics):
-        with _Progress("R-Precision, MAP@R", verbose) as progress:
-            found = precision_at_r(**sets, progress=progress)
+        progress = share_progress("R-Precision, MAP@R", num_queries, shown, unit="queries")
+        found = precision_at_r(**sets, progress=progress)
         skipped = found.num_relevant == 0
         by_name = {"r_precision": found.r_precision, "map_at_r": found.average_precision}
         scores |= {name: score for name, score in by_name.items() if name in metrics}
@@ -241,32 +242,3 @@ def _chosen(flags, count, name):
     if not flags.any():
         raise ValueError(f"`{name}` is False for all of {count} rows: nothing to evaluate")
     return np.flatnonzero(flags)
-
-
-class _Progress:
-    """A bar on standard error for what takes longer than a moment; called with the share done."""
-
-    def __init__(self, name, shown):
-        self._name = name
-        self._shown = shown and is_terminal(sys.stderr)
-        self._start = time.monotonic()
-
-    def __enter__(self):
-        self(0.0)
-        return self
-
-    def __call__(self, share):
-        if self._shown:
-            seconds = time.monotonic() - self._start
-            left = f", {seconds / share - seconds:.0f} s left" if share and seconds > 1 else ""
-            bar = "#" * round(30 * share)
-            print(
-                f"\r\033[K{self._name} [{bar:<30}] {share:4.0%}{left}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def __exit__(self, *_):
-        if self._shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """Images to embeddings with any model file: Keras, SavedModel or ONNX."""
 
-import sys
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_ms.data.damaged_images import naming_damaged
+from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import default_resize_to, evaluation_batches, side_for
-from keras_ms.export.parity import import_onnx_package
-from keras_ms.export.preprocessing import (
-    Preprocessing,
-    recorded_preprocessing,
-    saved_model_facts,
-)
-from keras_ms.export.utf8_path import utf8_path
-from keras_ms.terminal.progress import is_terminal, progress_lines
-
-FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
+from keras_ms.evaluation.embed import embed_batches
+from keras_ms.export.preprocessing import Preprocessing, recorded_preprocessing
+from keras_ms.export.runner import load_runner
+from keras_ms.terminal.progress import shown_progress
 
 
 class Embedder(NamedTuple):
@@ -35,15 +29,15 @@ class Embedder(NamedTuple):
         preprocessing: the `Preprocessing` that the file records; None where it holds none.
     """
 
-    run: Any
-    image_size: int
+    run: Callable[[np.ndarray], Any]
+    image_size: int | None
     input_dtype: str
     name: str
-    batch_size: int = None
-    preprocessing: Preprocessing = None
+    batch_size: int | None = None
+    preprocessing: Preprocessing | None = None
 
 
-def load_embedder(path):
+def load_embedder(path: str | Path) -> Embedder:
     """Loads a model of images for embedding them.
 
     A `.keras` file is loaded in Keras's safe mode, which refuses code inside the file (Lambda
@@ -70,29 +64,21 @@ def load_embedder(path):
     embeddings = embed_images(embedder, keras_ms.ImageList.from_folder("birds").subset("test"))
     ```
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"Expected {FORMATS}. Nothing is at {path}")
-    if path.is_dir():
-        if not (path / "saved_model.pb").is_file():
-            raise ValueError(f"Expected {FORMATS}. The folder {path} holds no saved_model.pb")
-        load = _saved_model
-    elif path.suffix in (".keras", ".onnx"):
-        load = {".keras": _keras_model, ".onnx": _onnx_model}[path.suffix]
-    else:
-        raise ValueError(f"Expected {FORMATS}. Received: {path}")
-    try:
-        with utf8_path(path) as readable:
-            run, shape, dtype, facts = load(readable)
-    except (ImportError, _WrongModel):
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded as {FORMATS}: {error}") from error
-    rule = recorded_preprocessing(facts, path.name)
-    return Embedder(run, _side(shape, path), dtype, path.name, shape[0], rule)
+    path, runner = Path(path), load_runner(path)
+    side = _side(runner.input_shape, path)
+    rule = recorded_preprocessing(runner.facts, path.name)
+    return Embedder(runner.run, side, runner.input_dtype, path.name, runner.input_shape[0], rule)
 
 
-def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_size=64, verbose=True):
+def embed_images(
+    embedder: Embedder,
+    images: ImageList,
+    *,
+    image_size: int | None = None,
+    resize_to: int | None = None,
+    batch_size: int = 64,
+    verbose: bool = True,
+) -> np.ndarray:
     """Embeds every image of a list, in order.
 
     Photos are turned as their EXIF orientation says, unless the model's file wants them as they
@@ -104,7 +90,7 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
         image_size, resize_to: what `view_sizes` takes.
         batch_size: images embedded at a time. Changes memory and speed only; a model of a fixed
             batch is given its own.
-        verbose: show progress on standard error, if it is a terminal.
+        verbose: show progress: a bar on a terminal, else a line every half minute.
 
     Returns:
         float32 array (len(images), dimension).
@@ -125,25 +111,24 @@ def embed_images(embedder, images, *, image_size=None, resize_to=None, batch_siz
         batch_size=embedder.batch_size or batch_size,
         cache=False,
     )
-    shown, start = verbose and is_terminal(sys.stderr), time.monotonic()
-    tell = progress_lines("embedding", len(images)) if verbose and not shown else None
-    rows, done = [], 0
     with naming_damaged(images):
-        for batch, _ in batches:
-            rows.append(_embedded(embedder, batch.numpy(), images.paths[done:]))
-            done += len(rows[-1])
-            if tell:
-                tell(done / len(images))
-            if shown:
-                rate = done / (time.monotonic() - start)
-                line = f"\r\033[K{done:,} of {len(images):,} images embedded, {rate:.0f} a second"
-                print(line, end="", file=sys.stderr, flush=True)
-    if shown:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    return np.concatenate(rows)
+        return embed_batches(
+            lambda batch: _embedded(embedder, batch),
+            (batch.numpy() for batch, _ in batches),
+            total=len(images),
+            names=images.paths,
+            source=embedder.name,
+            verbose=shown_progress() if verbose else 0,
+        )
 
 
-def view_sizes(embedder, images, *, image_size=None, resize_to=None):
+def view_sizes(
+    embedder: Embedder,
+    images: ImageList,
+    *,
+    image_size: int | None = None,
+    resize_to: int | None = None,
+) -> tuple[int, int]:
     """The sizes at which a model is shown a list of images.
 
     What is given wins; then what the model's file records; then the defaults of
@@ -175,91 +160,14 @@ def view_sizes(embedder, images, *, image_size=None, resize_to=None):
     return size, default_resize_to(images, size) if resize_to is None else resize_to
 
 
-def _embedded(embedder, batch, names):
+def _embedded(embedder, batch):
+    """Embeddings of a batch, filled up with its last image where the model has a fixed batch."""
     count = len(batch)
     if embedder.batch_size:
-        # the last image again, up to a whole batch
         batch = np.pad(batch, [(0, embedder.batch_size - count)] + [(0, 0)] * 3, mode="edge")
-    output = np.asarray(embedder.run(batch.astype(embedder.input_dtype)))
-    if output.ndim != 2 or len(output) != len(batch):
-        raise ValueError(
-            f"Expected one embedding an image, shape ({len(batch)}, dimension). {embedder.name} "
-            f"returned shape {output.shape}"
-        )
-    output = output[:count]
-    finite = np.isfinite(output).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{embedder.name} returns NaN or infinity for {np.count_nonzero(~finite)} of a batch "
-            f"of {count} images, the first is {names[np.argmin(finite)]}. Look for NaN in the "
-            "weights (a training that diverged) or a division by a norm of 0"
-        )
-    return output.astype(np.float32)
-
-
-class _WrongModel(ValueError):
-    """A model that was loaded and is not one of images."""
-
-
-def _keras_model(path):
-    from keras_ms.export.keras_file import load_keras_file
-
-    model = load_keras_file(path)
-    inputs = getattr(model, "inputs", None) or ()
-    if len(inputs) != 1:
-        raise _WrongModel(
-            f"Expected a functional or sequential model with one input. {path.name} has "
-            f"{len(inputs) or 'none that is known'}"
-        )
-    dtype = inputs[0].dtype
-    dtype = dtype if "int" in dtype else "float32"
-    return model.predict_on_batch, tuple(inputs[0].shape), dtype, {}
-
-
-def _saved_model(path):
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(path))
-    if "serving_default" not in loaded.signatures:
-        raise _WrongModel(
-            f"Expected the signature `serving_default` in {path.name}. It has: "
-            f"{sorted(loaded.signatures)}"
-        )
-    signature = loaded.signatures["serving_default"]
-    ((name, spec),) = _single(signature.structured_input_signature[1], "input", path).items()
-    ((output, _),) = _single(signature.structured_outputs, "output", path).items()
-
-    def run(images):
-        # closes over `loaded`: its variables must stay alive while a signature is called
-        return loaded.signatures["serving_default"](**{name: tf.constant(images)})[output].numpy()
-
-    return run, tuple(spec.shape), spec.dtype.name, saved_model_facts(path)
-
-
-def _onnx_model(path):
-    onnxruntime = import_onnx_package("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal only: errors are raised, with the same text
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name: value for value in session.get_outputs()}
-    ((name, taken),) = _single(inputs, "input", path).items()
-    ((output, _),) = _single(outputs, "output", path).items()
-    dtype = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}.get(taken.type)
-    if dtype is None:
-        raise _WrongModel(f"Expected float32 or uint8 images. {path.name} takes {taken.type}")
-    # open sizes are texts
-    shape = tuple(size if isinstance(size, int) else None for size in taken.shape)
-    facts = session.get_modelmeta().custom_metadata_map
-    return lambda images: session.run([output], {name: images})[0], shape, dtype, facts
-
-
-def _single(values, kind, path):
-    if len(values) != 1:
-        raise _WrongModel(
-            f"Expected a model with one {kind}. {path.name} has {len(values)}: {sorted(values)}"
-        )
-    return values
+    rows = np.asarray(embedder.run(batch.astype(embedder.input_dtype)))
+    # one that is not of the whole batch is left as it is, to be refused
+    return rows[:count].astype(np.float32) if rows.shape[:1] == batch.shape[:1] else rows
 
 
 def _side(shape, path):

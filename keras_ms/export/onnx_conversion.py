@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.export.parity import import_onnx_package
+from keras_ms.export.onnx_packages import import_onnx_package
 
 
 def onnx_model(wrapped, opset):

@@ -6,7 +6,8 @@ from pathlib import Path
 from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import inference_model
 from keras_ms.export.onnx_conversion import onnx_model
-from keras_ms.export.parity import checked_tolerance, import_onnx_package, refuse_if_different
+from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.export.parity import checked_tolerance, refuse_if_different
 from keras_ms.files import whole_file
 
 # The versions of the operator set that the converter writes correctly; it fails outside them.

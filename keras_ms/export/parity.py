@@ -1,6 +1,5 @@
 """Compares an exported file with the Keras model it was written from."""
 
-import importlib
 import math
 from numbers import Real
 from pathlib import Path
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_ms.export.inference_model import inference_model
-from keras_ms.export.utf8_path import utf8_path
+from keras_ms.export.runner import load_runner
 
 # One image and a few: errors in the batch dimension show only from two images on.
 BATCH_SIZES = (1, 3)
@@ -177,44 +176,10 @@ def check_images(count, shape, seed):
 
 
 def _runner(path):
-    return _saved_model_runner(path) if path.is_dir() else _onnx_runner(path)
-
-
-def _saved_model_runner(path):
-    import tensorflow as tf
-
-    with tf.device("/CPU:0"), utf8_path(path) as path_for_tensorflow:
-        loaded = tf.saved_model.load(str(path_for_tensorflow))
-
-    def run(images):
-        # closes over `loaded`: its variables must stay alive while a signature is called
-        with tf.device("/CPU:0"):
-            signature = loaded.signatures["serving_default"]
-            return signature(image=tf.constant(images))["embedding"].numpy()
-
-    return run
-
-
-def _onnx_runner(path):
-    onnxruntime = import_onnx_package("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal only: errors are raised, with the same text
     try:
-        with utf8_path(path) as path_for_onnxruntime:
-            session = onnxruntime.InferenceSession(
-                str(path_for_onnxruntime), options, providers=["CPUExecutionProvider"]
-            )
+        # a GPU may round to TensorFloat-32, whose 1e-3 would be laid to the file
+        return load_runner(path, device="/CPU:0").run
+    except ImportError:
+        raise
     except Exception as error:
-        raise _CannotRun(f"onnxruntime cannot load {path.name!r}: {error}") from error
-    return lambda images: session.run(["embedding"], {"image": images})[0]
-
-
-def import_onnx_package(name):
-    """Imports a package of the extra `onnx`, or says how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"Export to ONNX needs the package {name!r}, which could not be imported ({error}). "
-            'Install what it needs with: pip install -e ".[onnx]"'
-        ) from error
+        raise _CannotRun(f"The runtime cannot load the exported file: {error}") from error

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from keras_ms.arguments import whole_number
-from keras_ms.export.parity import import_onnx_package
+from keras_ms.export.onnx_packages import import_onnx_package
 
 # The folder that TensorFlow leaves to other programs inside a SavedModel.
 METADATA_FILE = "assets.extra/keras_ms.json"

@@ -8,6 +8,7 @@ from keras import layers
 from keras_ms.files import whole_file
 from keras_ms.models.backbones import build_backbone
 from keras_ms.models.bn_inception import bn_inception
+from keras_ms.models.saved_files import write_weights
 from keras_ms.models.tensor_files import read_tensors
 
 # the classifier of 1,000 ImageNet classes: the backbone ends before it
@@ -26,8 +27,8 @@ def convert_weights(source, destination):
     model, which takes RGB 0–255.
 
     Args:
-        source: `.pth` file, which needs PyTorch, or `.safetensors` file, which does not. Nothing
-            in it is run.
+        source: `.pth` file, which needs PyTorch, or `.safetensors` file, which needs safetensors.
+            Nothing in it is run.
         destination: `.weights.h5` file to write. It appears once it has been loaded through
             `build_backbone` and found equal, or not at all.
 
@@ -58,7 +59,7 @@ def convert_weights(source, destination):
     for name, arrays in values.items():
         network.get_layer(name).set_weights(arrays)
     with whole_file(destination) as temporary:
-        network.save_weights(temporary)
+        write_weights(network, temporary)
         _check_loads(temporary, network)
     return left_out
 

@@ -116,23 +116,6 @@ def build_embedder(
         return keras.Model(images, embeddings, name=name)
 
 
-def embedder_of(settings):
-    """The embedder that the `keras_ms.run.settings.Settings` of a run describe, before training."""
-    return build_embedder(
-        settings.backbone,
-        embedding_size=settings.embedding_size,
-        image_size=settings.image_size,
-        weights=settings.weights or None,
-        output_layer=settings.output_layer or None,
-        pooling=settings.pooling,
-        frozen_batch_norm=settings.frozen_batch_norm,
-        freeze_backbone=settings.freeze_backbone,
-        # what is computed from features is set once they are there
-        head_initializer="official" if settings.head_initializer == "official" else "orthogonal",
-        seed=settings.seed,
-    )
-
-
 def split_embedder(embedder):
     """Split an embedder at its pooled features into two models that share its layers.
 

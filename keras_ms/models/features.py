@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from keras_ms.data.file_names import file_bytes, file_path
 from keras_ms.data.image_list import ImageList
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.files import whole_file
-from keras_ms.terminal.keras_progress import predict_progress
 
 # Of a layer's configuration, what changes no result of `predict`: names, what only training or
 # the first weights depend on, what was recorded while building. The weights are digested as such.
@@ -61,8 +61,9 @@ def pooled_features(
             log(f"Features of {len(images):,} images: read from {file}")
             return features
     log(f"Computing the features of {len(images):,} images once")
-    progress: dict[str, Any] = predict_progress("features", len(images), verbose, log)
-    features = features_model.predict(batches(), **progress)
+    features = embed_batches(
+        features_model, batches(), total=len(images), what="features", verbose=verbose, log=log
+    )
     with whole_file(file) as temporary:
         np.save(temporary, features)
     return features

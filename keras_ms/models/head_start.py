@@ -7,6 +7,7 @@ from the training images lose little or nothing, and training then starts from w
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.models.embedding import split_embedder
 
 STARTS = ("pca", "whitened")
@@ -54,11 +55,19 @@ def initialize_head(embedder, images, labels=None, *, start="pca"):
     """
     if not hasattr(images, "shape"):
         features_model, _ = split_embedder(embedder)
-        parts = [(features_model.predict_on_batch(x), np.asarray(y)) for x, y in images]
-        images, labels = (np.concatenate(column) for column in zip(*parts))
+        of_batches = []
+
+        def batches():
+            for batch, ids in images:
+                of_batches.append(np.asarray(ids))
+                yield batch
+
+        features = embed_batches(features_model.predict_on_batch, batches())
+        labels = np.concatenate(of_batches)
+    else:
+        features = np.asarray(images)
     layer = embedder.get_layer("embedding")
     channels, size = layer.kernel.shape
-    features = np.asarray(images)
     if features.ndim != 2 or features.shape[1] != channels:
         raise ValueError(
             f"Expected pooled features of shape (N, {channels}), as the head takes them. Received "

@@ -2,11 +2,9 @@
 
 A PyTorch `.pth` file is a pickle, which may call any function of the reader's machine: it is read
 by `torch.load(weights_only=True)` alone, which refuses everything but tensors and plain
-containers. A `.safetensors` file is a table of contents and numbers; it is read here, with NumPy.
+containers. A `.safetensors` file is a table of contents and numbers.
 """
 
-import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +12,24 @@ import numpy as np
 # before 2.6 a file could run code in spite of weights_only=True (CVE-2025-32434)
 _SAFE_TORCH = (2, 6)
 
-_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
-# the format's own limit of its header
-_HEADER_BYTES = 100_000_000
+_TYPES = tuple(map(np.dtype, ("float64", "float32", "float16", "int64", "int32")))
 
 
-def read_tensors(path):
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Read every tensor of a file.
 
     Args:
         path: a `.pth`, `.pt` or `.bin` file with a state dictionary, which needs PyTorch, or a
-            `.safetensors` file, which does not.
+            `.safetensors` file, which needs safetensors; both are of the extra `convert`.
 
     Returns:
-        A dict from names to NumPy arrays, in the file's order, shapes and types.
+        A dict from names to NumPy arrays, in the file's shapes and types.
 
     Raises:
         ValueError: a file that is missing, cut short, of another kind, or that holds anything but
             named tensors. Nothing in the file is run.
-        ImportError: a PyTorch file without PyTorch, or with one before 2.6.
+        ImportError: a PyTorch file without PyTorch, or with one before 2.6; a .safetensors file
+            without safetensors.
 
     Example:
         >>> read_tensors("network.safetensors")["conv1.weight"].shape
@@ -87,7 +84,7 @@ def _safe_torch(path):
         raise ImportError(
             f"Reading {path.name} needs PyTorch, of which the build without GPU will do: "
             "`pip install torch`. Or convert the file to .safetensors where PyTorch is; that is "
-            "read without it."
+            "read by the small package safetensors."
         ) from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
         raise ImportError(
@@ -106,48 +103,30 @@ def _is_plain(value, torch):
 
 
 def _read_safetensors(path):
-    """8 bytes with the header's length, the header as JSON, then the numbers of all tensors."""
-    contents = path.read_bytes()
-    length = int.from_bytes(contents[:8], "little")
-    if len(contents) < 8 or not 2 <= length <= min(_HEADER_BYTES, len(contents) - 8):
-        raise ValueError(
-            f"{path} ({len(contents):,} bytes) is no .safetensors file, or it is cut short"
-        )
     try:
-        header = json.loads(contents[8 : 8 + length])
-        header.pop("__metadata__", None)
-        entries = {
-            name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-            for name, entry in header.items()
-        }
-        return {
-            name: _tensor(name, contents, 8 + length, *entry) for name, entry in entries.items()
-        }
-    except (
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise ValueError(f"Cannot read {path}, a damaged .safetensors file: {error}") from error
-
-
-def _tensor(name, contents, data_start, dtype, shape, begin, end):
-    if dtype not in _SAFETENSORS_TYPES:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {path.name} needs safetensors: `pip install safetensors`, or "
+            '`pip install "keras_ms[convert]"`'
+        ) from error
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # a damaged file can fail in any part of the reader
         raise ValueError(
-            f"{name} has the type {dtype}. Expected one of {', '.join(_SAFETENSORS_TYPES)}"
-        )
-    size = math.prod(shape) * np.dtype(_SAFETENSORS_TYPES[dtype]).itemsize
-    room = len(contents) - data_start
-    if not 0 <= begin <= end <= room or end - begin != size:
+            f"Cannot read {path} ({path.stat().st_size:,} bytes): it is no .safetensors file, cut "
+            "short or damaged, or holds types of numbers that NumPy lacks. safetensors says: "
+            f"{_first_line(error)}"
+        ) from error
+    others = {name: x.dtype.name for name, x in tensors.items() if x.dtype not in _TYPES}
+    if others:
         raise ValueError(
-            f"{name} of shape {shape} takes {size:,} bytes. The header gives it bytes {begin:,} "
-            f"to {end:,} of {room:,}"
+            f"Expected tensors of {', '.join(map(str, _TYPES))} in {path}. It holds also: "
+            + ", ".join(f"{name} ({kind})" for name, kind in others.items())
+            + ". Save them in float32"
         )
-    values = contents[data_start + begin : data_start + end]
-    return np.frombuffer(values, _SAFETENSORS_TYPES[dtype]).reshape(shape)
+    return tensors
 
 
 def _first_line(error):

@@ -9,9 +9,11 @@ from keras import ops
 from keras_ms.hdml.model import HDML
 from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
-from keras_ms.models.embedding import embedder_of, split_embedder, without_normalization
+from keras_ms.models.embedding import split_embedder, without_normalization
+from keras_ms.models.saved_files import write_model
 from keras_ms.optimizers import GroupedAdam, StageSchedule
 from keras_ms.pairs.replicas import mirrored_strategy
+from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
 from keras_ms.run.setting_checks import parsed_decay_steps
 
@@ -92,7 +94,7 @@ class RunModel:
         deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
         if self._strategy:
             _synchronize_batch_norm(self.embedder, False)
-        deployed.save(path)
+        write_model(deployed, path)
         return keras.saving.load_model(path, compile=False) if self._strategy else deployed
 
     def num_parameters(self):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.damaged_images import naming_damaged
+from keras_ms.evaluation.embed import batches_without_labels, embed_batches
 from keras_ms.evaluation.saved_embeddings import read_embeddings
 from keras_ms.export.keras_file import load_keras_file
 from keras_ms.files import check_writable
@@ -27,7 +28,6 @@ from keras_ms.run.model import RunModel
 from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
 from keras_ms.terminal.command_words import UnfinishedRun
-from keras_ms.terminal.keras_progress import predict_progress
 from keras_ms.terminal.progress import print_line
 
 
@@ -213,8 +213,8 @@ def _embeddings(embedder, settings, images, log, verbose):
     count = int((images.split == "test").sum())
     log(f"Embedding {count:,} test images")
     model = head if settings.freeze_backbone else embedder
-    batches = data.evaluation("test").map(lambda item, label: item)
-    return model.predict(batches, **predict_progress("embedding", count, verbose, log))
+    batches = batches_without_labels(data.evaluation("test"))
+    return embed_batches(model, batches, total=count, verbose=verbose, log=log)
 
 
 def _map_options(num_map_images):

@@ -13,16 +13,18 @@ import numpy as np
 
 from keras_ms.callbacks import ExplainZeroLoss, InterpolateWeights, RecallAtK
 from keras_ms.data.damaged_images import naming_damaged
+from keras_ms.evaluation.embed import batches_without_labels, embed_batches
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import export_formats
-from keras_ms.export.parity import import_onnx_package
-from keras_ms.files import check_writable, remove_unfinished, whole_file
+from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.files import check_writable, remove_unfinished
 from keras_ms.hdml.picture import draw_hardness
 from keras_ms.htl.callback import RebuildClassTree
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
+from keras_ms.models.saved_files import write_weights
 from keras_ms.report.curves import write_curves
 from keras_ms.run.choice import Choice, MeasuredWeights, choice_table
 from keras_ms.run.closing import closing_table, shortfall
@@ -35,7 +37,7 @@ from keras_ms.run.model import RunModel
 from keras_ms.run.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.run.training_state import SaveRun
 from keras_ms.terminal.command_words import RunInterrupted
-from keras_ms.terminal.keras_progress import TrainingLines, predict_progress
+from keras_ms.terminal.keras_progress import TrainingLines
 from keras_ms.terminal.progress import print_line, shown_progress
 from keras_ms.terminal.streams import lasting_output
 
@@ -360,7 +362,7 @@ class _Training:
         if not self.has_features:
             return {"step_0": self._recalls(split)}
         features = self.data.features(split)
-        embeddings = self.models.head.predict(features, verbose=0, batch_size=1024)
+        embeddings = embed_batches(self.models.head, features, batch_size=1024)
         return {
             "pooled_features": self._recalls_of(split, features),
             "step_0": self._recalls_of(split, embeddings),
@@ -435,8 +437,7 @@ class _Training:
                     ),
                 ],
             )
-        with whole_file(run.last_weights) as temporary:
-            self.models.model.save_weights(temporary)
+        write_weights(self.models.model, run.last_weights)
         return recall, between, rows
 
     def _tree_callbacks(self):
@@ -499,8 +500,7 @@ class _Training:
                 candidates[chosen],
                 pooled and {int(k): value for k, value in pooled.items()},
             )
-            with whole_file(run.chosen_weights) as temporary:
-                self.models.model.save_weights(temporary)
+            write_weights(self.models.model, run.chosen_weights)
             run.write_json(run.choice, choice.to_json())
         self.log(choice_table(choice))
         return choice
@@ -556,8 +556,7 @@ class _Training:
 
     def _exports(self, results):
         """Writes the files for other programs, and measures one of them on the test images."""
-        with whole_file(self.run.model) as temporary:
-            deployed = self.models.save_deployed(temporary)
+        deployed = self.models.save_deployed(self.run.model)
         data, test = self.data, results["test"]
         counted = test.get("chosen") or test["last"]
         drawings = (
@@ -598,9 +597,13 @@ class _Training:
     def _recalls(self, split):
         """Recall@K of the model's weights by K as text; None if the embeddings are not finite."""
         count = (self.data.images.split == split).sum()
-        embeddings = self.models.model.predict(
-            self.data.evaluation(split).map(lambda item, label: item),
-            **predict_progress(f"{split} images", count, 2 if self.verbose == 2 else 0, self.log),
+        embeddings = embed_batches(
+            self.models.model,
+            batches_without_labels(self.data.evaluation(split)),
+            total=int(count),
+            what=f"{split} images",
+            verbose=2 if self.verbose == 2 else 0,
+            log=self.log,
         )
         if not np.isfinite(embeddings).all():
             return None

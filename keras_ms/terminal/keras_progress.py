@@ -1,11 +1,15 @@
-"""How far `predict` and `fit` of Keras are, as lines in a log."""
+"""How far `predict`, `fit` and other work are, by Keras's bar or as lines in a log."""
+
+import time
 
 import keras
 
-from keras_ms.terminal.progress import progress_lines
+from keras_ms.terminal.progress import print_line, progress_lines
 
 # often enough to see that it goes on, seldom enough to keep a log readable
 _SECONDS = 30
+# that no bar is needed for
+_MOMENT = 1
 
 
 class ProgressLines(keras.callbacks.Callback):
@@ -100,3 +104,33 @@ def predict_progress(what, total, verbose, log=None, *, unit="images"):
     if verbose == 2:
         return {"verbose": 0, "callbacks": [ProgressLines(what, total, unit=unit, log=log)]}
     return {"verbose": verbose}
+
+
+def share_progress(what, total, verbose, log=None, *, unit="images"):
+    """A function of the share done, 0 to 1, that shows it: a bar, lines or nothing.
+
+    What is done within a moment is done in silence.
+
+    Args:
+        what, total, log, unit: as in `progress_lines`.
+        verbose: 1 for Keras's bar, 2 for lines, 0 for nothing; see `shown_progress`.
+
+    Returns:
+        A function of one number, such as the `progress` of `keras_ms.recall_at_k`.
+    """
+    if verbose == 2:
+        return progress_lines(what, total, log, unit=unit)
+    if verbose != 1:
+        return lambda share: None
+    bar, started, begun = keras.utils.Progbar(total), time.monotonic(), False
+
+    def tell(share):
+        nonlocal begun
+        if not begun and (share >= 1 or time.monotonic() - started < _MOMENT):
+            return
+        if not begun:
+            begun = True
+            print_line(f"{what}, {total:,} {unit}")
+        bar.update(round(share * total), finalize=share >= 1)
+
+    return tell

@@ -369,7 +369,7 @@ def test_models_of_something_else_are_explained(data, tmp_path, capsys):
     assert "with one input" in run([tmp_path / "two.keras", data], capsys)[1]
     maps = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     maps.save(tmp_path / "maps.keras")
-    assert "Expected one embedding an image" in run([tmp_path / "maps.keras", data], capsys)[1]
+    assert "one embedding an item" in run([tmp_path / "maps.keras", data], capsys)[1]
     with_code = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x)])
     with_code.save(tmp_path / "code.keras")
     assert "cannot be loaded" in run([tmp_path / "code.keras", data], capsys)[1]

@@ -208,6 +208,13 @@ def test_without_pytorch_the_message_says_what_to_do(tmp_path, monkeypatch):
         read_tensors(tmp_path / "network.pth")
 
 
+def test_without_safetensors_the_message_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "network.safetensors").write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"pip install safetensors.*keras_ms\[convert\]"):
+        read_tensors(tmp_path / "network.safetensors")
+
+
 def test_a_pytorch_that_runs_code_is_refused(tmp_path, monkeypatch):
     class Old:
         __version__ = "2.5.1+cpu"

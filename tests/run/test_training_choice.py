@@ -15,8 +15,9 @@ from small_runs import assert_same_state, history, train_words
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.cli.main import main
 from keras_ms.models.backbones import build_backbone
-from keras_ms.models.embedding import embedder_of, split_embedder
+from keras_ms.models.embedding import split_embedder
 from keras_ms.run.choice import Choice, best_of
+from keras_ms.run.embedder import embedder_of
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES
 from keras_ms.run.training_state import SaveRun

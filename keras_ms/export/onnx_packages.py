@@ -1,0 +1,15 @@
+"""The packages of the extra `onnx`."""
+
+import importlib
+from types import ModuleType
+
+
+def import_onnx_package(name: str) -> ModuleType:
+    """Imports a package of the extra `onnx`, or says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"Export to ONNX needs the package {name!r}, which could not be imported ({error}). "
+            'Install what it needs with: pip install -e ".[onnx]"'
+        ) from error
