@@ -121,5 +121,5 @@ def test_import_loads_nothing_over_keras_but_the_package_itself(loaded_modules):
 
 
 def test_import_leaves_out_what_registers_nothing(loaded_modules):
-    for name in ("data", "export", "report", "run", "cli"):
+    for name in ("data", "export", "report", "run.training", "run.settings", "cli"):
         assert f"keras_ms.{name}" not in loaded_modules[1]

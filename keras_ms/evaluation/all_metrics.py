@@ -11,7 +11,8 @@ from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, r
 from keras_ms.evaluation.inputs import checked_embeddings
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
-from keras_ms.terminal.progress import print_line, share_progress, shown_progress
+from keras_ms.terminal.keras_progress import share_progress
+from keras_ms.terminal.progress import print_line, shown_progress
 
 # what is measured by default needs no further package and takes about two products of all pairs
 RETRIEVAL_METRICS = ("recall", "r_precision", "map_at_r")
