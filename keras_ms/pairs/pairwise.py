@@ -9,6 +9,8 @@ A second derivative is that of the gradient: of the weights as a function of the
 which pairs were mined being constant. It is computed only where it is asked for.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -55,7 +57,7 @@ class Pairwise:
         self.miner = miner
         self.block_size = block_size
         self.margins = margins
-        self.row_form = row_form(miner), row_form(weighting)
+        self.row_form: Any = row_form(miner), row_form(weighting)
         self.compiled = compiled
         self._programs = {}
 

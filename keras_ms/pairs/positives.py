@@ -42,5 +42,5 @@ def visit_positives(
         later = ops.where(numbers > current, numbers, ops.full_like(numbers, last))
         return (ops.min(later, axis=-1, keepdims=True), *state)
 
-    _, *state = ops.while_loop(is_left, take, (least, *state))
-    return tuple(state)
+    _, *last_state = ops.while_loop(is_left, take, (least, *state))
+    return tuple(last_state)
