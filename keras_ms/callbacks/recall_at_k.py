@@ -1,6 +1,5 @@
 """Recall@K on held-out images while a model trains."""
 
-import inspect
 import math
 import warnings
 
@@ -160,7 +159,6 @@ class RecallAtK(keras.callbacks.Callback):
         return [f"{self.prefix}recall@{k}" for k in self.ks]
 
     def on_train_begin(self, logs=None):
-        self._warn_about_earlier_callbacks(inspect.currentframe().f_back.f_locals.get("self"))
         self._validation.check()
         self._fit_has_begun = False
 
@@ -306,21 +304,6 @@ class RecallAtK(keras.callbacks.Callback):
                 f"labels ({len(labels)} of them; the list has {len(self.images)})"
             )
         return self.images.retrieval_arguments(embeddings)
-
-    def _warn_about_earlier_callbacks(self, caller):
-        # Keras tells a callback nothing about its neighbours. The list that calls this one is in
-        # the caller's frame; without it (a loop of one's own) there is nothing to warn about.
-        neighbours = caller.callbacks if isinstance(caller, keras.callbacks.CallbackList) else []
-        loggers = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
-        for callback in neighbours:
-            if callback is self:
-                return
-            if isinstance(callback, loggers) or getattr(callback, "monitor", None) in self.names:
-                warnings.warn(
-                    f"{type(callback).__name__} stands before RecallAtK in the list of callbacks "
-                    f"and will not see {self.names[0]}: put RecallAtK first.",
-                    stacklevel=2,
-                )
 
 
 def _embed_batch(model, images):

@@ -109,18 +109,6 @@ def test_neighbouring_callbacks_use_the_values(tmp_path):
     assert float(logged[0]["val_recall@1"]) == recall.history[0][1][1]
 
 
-@pytest.mark.parametrize(
-    "earlier",
-    [
-        lambda folder: keras.callbacks.EarlyStopping("val_recall@1", mode="max"),
-        lambda folder: keras.callbacks.CSVLogger(folder / "log.csv"),
-    ],
-)
-def test_warns_when_it_does_not_stand_first(earlier, tmp_path):
-    with pytest.warns(UserWarning, match="put RecallAtK first"):
-        fit(embedder(), [earlier(tmp_path), RecallAtK((IMAGES, LABELS))], epochs=1)
-
-
 def test_counts_batches_where_the_optimizer_is_not_used():
     class OtherOptimizer(keras.Model):
         def __init__(self):
@@ -137,13 +125,6 @@ def test_counts_batches_where_the_optimizer_is_not_used():
     model.compile()
     fit(model, [recall], epochs=3)
     assert [step for step, _ in recall.history] == [0, 3, 6, 9, 12, 15]
-
-
-def test_callbacks_that_use_other_values_may_stand_before():
-    stop = keras.callbacks.EarlyStopping("loss")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        fit(embedder(), [stop, RecallAtK((IMAGES, LABELS))], epochs=1)
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
