@@ -115,8 +115,8 @@ class BinomialDevianceLoss(PairLoss):
         self,
         alpha: float = 2.0,
         beta: float = 50.0,
-        *,
         threshold: float = 0.5,
+        *,
         name: str = "binomial_deviance",
         **options,
     ):

@@ -203,8 +203,8 @@ class LiftedStructureLoss(PairLoss):
         self,
         threshold: float | None = None,
         two_sided: bool = False,
-        *,
         margin: float | None = None,
+        *,
         name: str = "lifted_structure",
         **options,
     ):

@@ -192,8 +192,8 @@ class MarginLoss(PairLoss):
         self,
         margin: float = 0.2,
         boundary: float = 1.2,
-        *,
         cutoff: float | None = 1.4,
+        *,
         name: str = "margin",
         **options,
     ):

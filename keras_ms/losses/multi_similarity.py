@@ -142,9 +142,9 @@ class MultiSimilarityLoss(PairLoss):
         self,
         alpha: float = 2.0,
         beta: float = 40.0,
-        *,
         threshold: float = 0.5,
         epsilon: float | None = 0.1,
+        *,
         name: str = "multi_similarity",
         **options,
     ):

@@ -76,8 +76,8 @@ class CrossBatchMemory(EmbedderTraining):
         embedder: keras.Model,
         loss: PairLoss,
         memory_size: int,
-        *,
         warm_up_steps: int = 0,
+        *,
         name: str = "cross_batch_memory",
     ):
         dimension = _embedding_size(embedder)

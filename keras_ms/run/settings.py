@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keras_ms.data.sets.catalogue import data_set_names
+from keras_ms.run.losses import loss_names
 from keras_ms.run.setting_checks import (
     check_settings,
     check_types,
@@ -21,20 +23,7 @@ from keras_ms.run.setting_checks import (
 )
 from keras_ms.run.setting_defaults import complete
 
-LOSSES = (
-    "multi_similarity",
-    "contrastive",
-    "triplet",
-    "lifted_structure",
-    "binomial_deviance",
-    "n_pair",
-    "histogram",
-    "margin",
-    "angular",
-    "circle",
-    "supervised_contrastive",
-    "hierarchical_triplet",
-)
+LOSSES, DATA_SETS = loss_names(), data_set_names()
 
 
 def _setting(default, explanation, choices=None):
@@ -58,18 +47,7 @@ class Settings:
         "glyphs (drawn, no download); in --data-dir: folder (a subfolder for each class), cub, "
         "cars, sop, in_shop, grocery, omniglot (as their authors ship them) or csv (the file "
         "itself); auto: by what is in --data-dir, glyphs without it",
-        (
-            "auto",
-            "glyphs",
-            "folder",
-            "cub",
-            "cars",
-            "sop",
-            "in_shop",
-            "grocery",
-            "omniglot",
-            "csv",
-        ),
+        ("auto", *DATA_SETS),
     )
     data_dir: str = _setting("", "folder with the images or archives, or a CSV file")
     check_counts: bool = _setting(

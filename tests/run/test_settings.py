@@ -32,7 +32,7 @@ def test_ks_are_sorted_and_hold_1():
         ({"seed": 0.5}, "seed.*int"),
         ({"freeze_backbone": 1}, "freeze_backbone.*bool"),
         ({"ks": "1,two"}, "ks.*whole numbers"),
-        ({"loss": "triplets"}, "loss.*triplet, lifted_structure"),
+        ({"loss": "triplets"}, "loss.*supervised_contrastive, triplet"),
         ({"loss": "triplet", "alpha": 1.0}, "alpha.*unset with loss=triplet.*loss_settings"),
         ({"alpha": 1.0, "loss_settings": "alpha=2"}, "alpha.*once"),
         ({"loss": "triplet", "loss_settings": "margin=1,margin=2"}, "margin is there twice"),
