@@ -132,15 +132,22 @@ def _export(options):
 
 
 def _weights(options):
+    from keras_ms.run.losses import named_loss, pair_loss_names
+
+    names = options["losses"].split(",") if options["losses"] else list(pair_loss_names())
+    unknown = [name for name in names if name not in pair_loss_names()]
+    if unknown:
+        raise ValueError(
+            f"Unknown loss. Expected one of {', '.join(pair_loss_names())}. Received: "
+            f"{', '.join(unknown)}"
+        )
     import_keras()
     import numpy as np
 
     from keras_ms.evaluation.saved_embeddings import read_embeddings
     from keras_ms.files import whole_file
     from keras_ms.report.weight_picture import example_batch, weight_table, write_weight_picture
-    from keras_ms.run.losses import named_loss, pair_loss_names
 
-    names = options["losses"].split(",") if options["losses"] else list(pair_loss_names())
     losses = {name.replace("_", " "): named_loss(name) for name in names}
     if options["embeddings"]:
         found = read_embeddings(options["embeddings"])

@@ -54,6 +54,7 @@ def answer(*words):
         (("keras-ms", "report", "none"), 1, "folder of a run"),
         (("keras-ms", "report"), 1, "RUN_FOLDER|folder of a run"),
         (("keras-ms", "export", "m.keras", "--to", "x", "--formats", "coreml"), 1, "saved_model"),
+        (("keras-ms", "weights", "--losses", "softmax"), 1, "binomial_deviance"),
         ((SCRIPTS / "train.py", "--help"), 0, "--image-size"),
         ((SCRIPTS / "recipes" / "omniglot.py", "--help"), 0, "--image-size"),
     ],

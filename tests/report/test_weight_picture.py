@@ -43,7 +43,7 @@ def test_wrong_inputs(tmp_path, capsys):
     assert main(["weights", "--embeddings", str(tmp_path / "batch.npz")]) == 1
     assert "Missing: labels" in capsys.readouterr().err
     assert main(["weights", "--losses", "softmax", "--to", str(tmp_path / "w.png")]) == 1
-    assert "Expected one of ['angular'" in capsys.readouterr().err
+    assert "Expected one of angular, binomial" in capsys.readouterr().err
     assert not (tmp_path / "w.png").exists()
     with pytest.raises(ValueError, match="at least one loss"):
         write_weight_picture({}, np.ones((2, 2)), [0, 1], tmp_path / "w.png")
