@@ -108,7 +108,7 @@ def _read_safetensors(path):
     except ImportError as error:
         raise ImportError(
             f"Reading {path.name} needs safetensors: `pip install safetensors`, or "
-            '`pip install "keras_ms[convert]"`'
+            '`pip install -e ".[convert]"`'
         ) from error
     try:
         with safe_open(path, framework="numpy") as file:

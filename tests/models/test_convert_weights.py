@@ -211,7 +211,7 @@ def test_without_pytorch_the_message_says_what_to_do(tmp_path, monkeypatch):
 def test_without_safetensors_the_message_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "network.safetensors").write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"pip install safetensors.*keras_ms\[convert\]"):
+    with pytest.raises(ImportError, match=r"pip install safetensors.*.\[convert\]"):
         read_tensors(tmp_path / "network.safetensors")
 
 
