@@ -8,10 +8,12 @@ a command, so do Keras and all the rest: its help and its refusals take no secon
 import importlib
 import os
 
+from keras_ms.compat import find_moved_modules
 from keras_ms.terminal.start import is_command, quiet_import, start_command
 
 __version__ = "0.1.0"
 
+find_moved_modules()
 if is_command():
     start_command()
     # of TensorFlow's start-up lines, none concerns who uses the commands

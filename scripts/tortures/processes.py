@@ -16,7 +16,7 @@ from PIL import Image
 import keras_ms.report.curriculum_page  # noqa: F401
 import keras_ms.run.report  # noqa: F401
 import keras_ms.run.training  # noqa: F401
-from keras_ms.cli import main as cli
+from keras_ms.cli.main import main
 
 TINY = (
     "--image-size", "16", "--embedding-size", "8", "--classes-per-batch", "4",
@@ -130,7 +130,7 @@ def _run(words, folder, output, before):
                           closefd=False)  # fmt: skip
         if before:
             before()
-        code = cli.main(words)
+        code = main(words)
         if sys.stdout:
             sys.stdout.flush()
     except SystemExit as stopped:
