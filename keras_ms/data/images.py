@@ -10,6 +10,7 @@ from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.image_file import num_pixels
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.read_images import crop_window, image_of, opened
+from keras_ms.data.read_images import read_image as read_image
 
 NUM_UNIFORM = 5  # random numbers that one training view uses
 # one gigabyte: 6,600 evaluation images of 224 px; a laptop keeps room for the training
