@@ -66,11 +66,13 @@ def command_output():
     with _streams(output, _Stream(sys.stderr, lasts=True)):
         try:
             yield
+        except SystemExit:
+            if output.lost:  # by the help of argparse, which drops the error
+                raise output.lost from None
+            raise
         finally:
             # what is still held back is found out here, and not as the interpreter ends
             output.flush()
-            if output.lost:  # argparse drops what its help meets
-                raise output.lost
 
 
 @contextlib.contextmanager

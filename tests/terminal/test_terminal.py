@@ -57,6 +57,13 @@ def test_output_that_is_lost_ends_other_commands(monkeypatch, number, kind):
     assert raised.value.errno == number
 
 
+@pytest.mark.parametrize("number", [28, 32])
+def test_what_lasts_within_a_command_is_not_ended_by_it(monkeypatch, number):
+    monkeypatch.setattr(sys, "stdout", Failing(number))
+    with command_output(), lasting_output():
+        print("to nobody", flush=True)
+
+
 @pytest.mark.parametrize("number, code", [(28, 1), (32, 141)])
 def test_help_that_nobody_can_read_is_no_success(monkeypatch, number, code):
     # argparse itself drops the error
