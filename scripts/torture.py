@@ -1,6 +1,6 @@
 """What is done to the commands and losses so that they break, and how many times they do not.
 
-    python scripts/torture.py                  all parts; not yet timed as a whole
+    python scripts/torture.py                  all parts
     python scripts/torture.py --short          a sample of every part: 3 processor minutes
     python scripts/torture.py --jobs 4         parts beside each other (default: 2)
     python scripts/torture.py --part kills     one of losses, kills, disks, folders, files, streams
