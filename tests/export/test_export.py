@@ -125,7 +125,7 @@ def test_onnx_names_types_and_metadata(model, tmp_path):
         shapes[tensor.name] = [size.dim_param or size.dim_value for size in sizes]
     assert shapes == {"image": ["batch", 16, 16, 3], "embedding": ["batch", 5]}
     assert {o.version for o in proto.opset_import if o.domain == ""} == {17}
-    from keras_ms.version import __version__
+    from keras_ms import __version__
 
     found = {entry.key: entry.value for entry in proto.metadata_props}
     assert json.loads(found.pop("preprocessing_rule")) == INPUT_ALONE
