@@ -61,7 +61,7 @@ def resume_command(path, arguments=None):
         words = [_PROGRAM, "train"]
     elif arguments == typed:
         words = [*program, "train"]
-    elif arguments[:1] == ["train"] and typed in (arguments[1:], _after_config(arguments)):
+    elif _passes_on(typed, arguments):
         words = program
     else:
         words = [_PROGRAM, "train"]
@@ -69,9 +69,13 @@ def resume_command(path, arguments=None):
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def _after_config(arguments):
-    """What follows the settings that a recipe puts before its own options; None without them."""
-    return arguments[3:] if arguments[1:2] == ["--config"] else None
+def _passes_on(typed, arguments):
+    """Whether train was given what was typed: all of it or, of a recipe, what follows its name."""
+    if arguments[:1] != ["train"]:
+        return False
+    # the settings of a recipe stand before the options that were typed
+    after_config = arguments[3:] if arguments[1:2] == ["--config"] else None
+    return typed == arguments[1:] or after_config in (typed, typed[1:])
 
 
 def _program_words():

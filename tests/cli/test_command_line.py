@@ -41,6 +41,8 @@ def started(monkeypatch):
          "python 'my recipes/birds.py' --resume"),
         (["python", "birds.py"], ["birds.py"], ["train", "--config", "/tmp/x/settings.json"],
          "python birds.py --resume"),
+        (["python", "birds.py", "hdml", "--seed", "1"], ["birds.py", "hdml", "--seed", "1"],
+         ["train", "--config", "/tmp/x/settings.json", "--seed", "1"], "python birds.py --resume"),
         ([PYTHON, "-m", "keras_ms.cli", "train"], ["/x/keras_ms/cli/main.py", "train"], None,
          f"{PYTHON} -m keras_ms.cli train --resume"),
         (["python", "-m", "keras_ms.cli", "report", "r"],
@@ -148,7 +150,7 @@ def _started_by_a_user(*words, **variables):
     "words",
     [
         (SCRIPTS / "train.py", "--help"),
-        (SCRIPTS / "recipes" / "omniglot.py", "--help"),
+        (SCRIPTS / "recipes" / "omniglot.py", "hdml", "--help"),
         ("-m", "keras_ms.cli", "report", "--help"),
     ],
     ids=["script", "recipe", "module"],

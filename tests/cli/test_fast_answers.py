@@ -56,7 +56,10 @@ def answer(*words):
         (("keras-ms", "export", "m.keras", "--to", "x", "--formats", "coreml"), 1, "saved_model"),
         (("keras-ms", "weights", "--losses", "softmax"), 1, "binomial_deviance"),
         ((SCRIPTS / "train.py", "--help"), 0, "--image-size"),
-        ((SCRIPTS / "recipes" / "omniglot.py", "--help"), 0, "--image-size"),
+        ((SCRIPTS / "recipes" / "omniglot.py", "--help"), 0, "hierarchical_triplet"),
+        ((SCRIPTS / "recipes" / "omniglot.py", "hdml", "--help"), 0, "--image-size"),
+        ((SCRIPTS / "recipes" / "omniglot.py", "hdlm", "--seed", "1"), 2, "'hdml'?"),
+        ((SCRIPTS / "recipes" / "official.py", "--seed", "1"), 2, "in_shop"),
     ],
     ids=lambda value: (
         " ".join(Path(word).name for word in value) if isinstance(value, tuple) else None
