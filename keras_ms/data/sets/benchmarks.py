@@ -1,21 +1,40 @@
-"""What the loaders of published data sets share: where files go, and whether the set is whole."""
+"""What a published data set must hold, and the lists of images that its authors ship."""
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_ms.data.file_names import file_path, some_names
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.sets.archives import extract_archive
 from keras_ms.data.text_files import read_lines
 
-Progress = Callable[[int, int | None], None]  # (done, total or None)
-
 logger = logging.getLogger(__name__)
+
+
+class Listing(NamedTuple):
+    """The N images of a set, as its own lists have them.
+
+    Attributes:
+        folder: the paths are relative to it.
+        paths: N names.
+        class_ids: integers (N,), 0-based.
+        class_names: one for each class id.
+        train: bool (N,), which images train; the others test.
+        is_query, is_gallery: as of `ImageList`.
+    """
+
+    folder: Path
+    paths: Sequence[str]
+    class_ids: np.ndarray
+    class_names: Sequence[str]
+    train: np.ndarray
+    is_query: np.ndarray | None = None
+    is_gallery: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -53,40 +72,32 @@ class Benchmark:
         lines.append(self.source)
         return FileNotFoundError("\n".join(lines))
 
+    def require_files(self, data_dir: str | Path, paths: Sequence[Path]) -> None:
+        """Raises the error of `missing` where some of these files are not there."""
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise self.missing(data_dir, missing)
+
     def image_list(
-        self,
-        data_dir: str | Path,
-        folder: Path,
-        *,
-        paths: Sequence[str],
-        class_ids: np.ndarray,
-        class_names: Sequence[str],
-        train: np.ndarray,
-        check_counts: bool,
-        is_query: np.ndarray | None = None,
-        is_gallery: np.ndarray | None = None,
+        self, data_dir: str | Path, listing: Listing, *, check_counts: bool
     ) -> ImageList:
-        """The ImageList of a set whose images lie below `folder`, checked against `counts`.
+        """The ImageList of what a set's lists say, checked against `counts`.
 
         Args:
             data_dir: the folder that the user named.
-            folder: the paths are relative to it.
-            paths: N names as the set's own lists have them.
-            class_ids: integers (N,), 0-based.
-            class_names: one for each class id.
-            train: bool (N,), which images train; the others test.
+            listing: what the lists say.
             check_counts: raise where images are missing or counts differ; otherwise leave missing
                 images out and warn.
-            is_query, is_gallery: as of `ImageList`.
         """
-        masks = {"is_query": is_query, "is_gallery": is_gallery}
+        folder, paths = listing.folder, [file_path(path) for path in listing.paths]
+        masks = {"is_query": listing.is_query, "is_gallery": listing.is_gallery}
         columns = {
-            "paths": np.array([f"{folder}/{file_path(path)}" for path in paths]),
-            "labels": np.asarray(class_ids, np.int64),
-            "split": np.where(train, "train", "test"),
+            "paths": np.array([f"{folder}/{path}" for path in paths]),
+            "labels": np.asarray(listing.class_ids, np.int64),
+            "split": np.where(listing.train, "train", "test"),
             **{name: mask for name, mask in masks.items() if mask is not None},
         }
-        present = _present(folder, [file_path(path) for path in paths])
+        present = _present(folder, paths)
         lost = columns["paths"][~present]
         if len(lost):
             if check_counts or not present.any():
@@ -100,7 +111,7 @@ class Benchmark:
             )
             columns = {name: column[present] for name, column in columns.items()}
         images = ImageList(
-            class_names=tuple(class_names),
+            class_names=tuple(listing.class_names),
             name=self.name,
             passed_over={"missing images": len(lost)} if len(lost) else {},
             **columns,
@@ -149,67 +160,46 @@ def _count(counts, name):
     return f"{first:,}, {second:,}" if "," in name else f"{first:,} classes, {second:,} images"
 
 
-def find_folder(data_dir: str | Path, names: Sequence[str], *, marker: str) -> Path | None:
-    """The first of `data_dir`'s subfolders `names` ("" is itself) that holds `marker`, or None.
-
-    Raises:
-        FileNotFoundError: `data_dir` is no folder.
-    """
-    if not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"Expected the folder with the data set. There is none: {data_dir}")
-    folders = [Path(data_dir, name) for name in names]
-    return next((folder for folder in folders if (folder / marker).exists()), None)
-
-
-def extracted(
-    archive: Path,
-    folder: Path,
-    *,
-    prefix: str,
-    check_counts: bool,
-    progress: Progress | None = None,
-    sha256: str | None = None,
-    md5: str | None = None,
-) -> Path | None:
-    """`folder`, made from `archive` if it is not there; None if neither is.
-
-    A partial set's archive is another file than the published one: its check sum is compared
-    only with `check_counts`.
-    """
-    if not folder.is_dir():
-        if not archive.is_file():
-            return None
-        logger.info("Extracting %s into %s, once", archive, folder)
-        extract_archive(
-            archive,
-            folder,
-            prefix=prefix,
-            progress=progress,
-            sha256=sha256 if check_counts else None,
-            md5=md5 if check_counts else None,
-        )
-    return folder
-
-
-def read_table(path: str | Path, columns: int, *, skip_lines: int = 0) -> list[tuple[str, ...]]:
+def read_table(path: str | Path, columns: int) -> list[tuple[str, ...]]:
     """Columns of a list file of text, separated by spaces, as tuples of str; blank lines are none.
 
     Raises:
         ValueError: a line with another number of columns, which it names; no line at all.
     """
-    rows = []
+    return _columns(path, read_lines(path, "a list of images", keep_bytes=True), columns)
+
+
+def read_headed_table(
+    path: str | Path, header: str, *, lines_before: int = 0
+) -> list[tuple[str, ...]]:
+    """The same of a list whose columns have names, in a line after the first `lines_before`.
+
+    Raises:
+        ValueError: another header, or as `read_table`.
+    """
     lines = read_lines(path, "a list of images", keep_bytes=True)
-    for number, line in enumerate(lines[skip_lines:], skip_lines + 1):
+    received = "".join(lines[lines_before : lines_before + 1]).strip()
+    if received.split() != header.split():
+        line = ("first", "second")[lines_before]
+        raise ValueError(
+            f"Expected {header!r} in the {line} line of {path}. Received: {received!r}"
+        )
+    return _columns(path, lines, len(header.split()), after=lines_before + 1)
+
+
+def _columns(path, lines, count, after=0):
+    rows = []
+    for number, line in enumerate(lines[after:], after + 1):
         row = line.split()
-        if len(row) == columns:
+        if len(row) == count:
             rows.append(row)
         elif row:
             raise ValueError(
-                f"Expected {columns} columns in line {number} of {path}. Received: {line[:100]!r}. "
+                f"Expected {count} columns in line {number} of {path}. Received: {line[:100]!r}. "
                 "The file is cut off or of another format: extract it anew"
             )
     if not rows:
-        raise ValueError(f"Expected a list of {columns} columns. {path} holds none")
+        raise ValueError(f"Expected a list of {count} columns. {path} holds none")
     return list(zip(*rows))
 
 

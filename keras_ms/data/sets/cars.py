@@ -5,16 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.sets.benchmarks import (
-    Benchmark,
-    Progress,
-    extracted,
-    find_folder,
-    read_table,
-    whole_numbers,
-)
+from keras_ms.data.sets.benchmarks import Benchmark, Listing, read_table, whole_numbers
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
-from keras_ms.data.sets.prepared_datasets import load_prepared
+from keras_ms.data.sets.prepared_datasets import PreparedDataset, load_prepared
+from keras_ms.data.sets.release import Progress, extracted, find_folder
 
 CARS = Benchmark(
     name="cars",
@@ -37,6 +31,7 @@ _CHECK_SUMS = {
     "cars_test": {"sha256": "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"},
 }
 _LAST_TRAINING_CLASS = 98
+_PREPARED = PreparedDataset("cars196", "label", _LAST_TRAINING_CLASS)
 _TEST_ANNOTATIONS = "cars_test_annos_withlabels.mat"
 
 
@@ -88,14 +83,7 @@ def load_cars(
     elif any((data_dir / name).exists() for name in ("car_ims", "car_ims.tgz")):
         raise CARS.missing(data_dir, [data_dir / "cars_annos.mat"])
     else:
-        return load_prepared(
-            CARS,
-            data_dir,
-            builder="cars196",
-            label_key="label",
-            last_training_class=_LAST_TRAINING_CLASS,
-            check_counts=check_counts,
-        )
+        return load_prepared(CARS, data_dir, _PREPARED, check_counts=check_counts)
     # all that is missing is told before anything is extracted
     missing = [
         data_dir / f"{name}.tgz"
@@ -113,21 +101,14 @@ def load_cars(
             progress=progress,
             **_CHECK_SUMS[name],
         )
-    return CARS.image_list(
-        data_dir,
-        data_dir,
-        paths=paths,
-        class_ids=class_ids - 1,
-        class_names=class_names,
-        train=class_ids <= _LAST_TRAINING_CLASS,
-        check_counts=check_counts,
-    )
+    train = class_ids <= _LAST_TRAINING_CLASS
+    listing = Listing(data_dir, paths, class_ids - 1, class_names, train)
+    return CARS.image_list(data_dir, listing, check_counts=check_counts)
 
 
 def _text_lists(data_dir):
     lists = [data_dir / "list_train.txt", data_dir / "list_test.txt"]
-    if not lists[1].is_file():
-        raise CARS.missing(data_dir, [lists[1]])
+    CARS.require_files(data_dir, lists)
     paths, class_ids = [], []
     for path in lists:
         names_of_files, numbers = read_table(path, 2)
@@ -153,9 +134,7 @@ def _halves(data_dir, progress):
     test = data_dir / _TEST_ANNOTATIONS
     test = test if test.is_file() else devkit / _TEST_ANNOTATIONS
     files = [devkit / "cars_train_annos.mat", test, devkit / "cars_meta.mat"]
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise CARS.missing(data_dir, missing)
+    CARS.require_files(data_dir, files)
     train_paths, train_ids, _ = _annotations(files[0])
     test_paths, test_ids, _ = _annotations(files[1])
     paths = [f"cars_train/{path}" for path in train_paths]

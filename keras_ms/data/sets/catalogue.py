@@ -120,9 +120,9 @@ def _data_set_in(data_dir: str | Path) -> DataSet:
     path = Path(file_path(data_dir))
     by_name = data_sets()
     if path.is_file():
-        of_ending = [one for one in by_name.values() if path.suffix.lower() in one.endings]
-        if of_ending:
-            return of_ending[0]
+        with_ending = [one for one in by_name.values() if path.suffix.lower() in one.endings]
+        if with_ending:
+            return with_ending[0]
     marked = [one for one in by_name.values() if any(any(path.glob(mark)) for mark in one.marks)]
     if len(marked) > 1:
         raise ValueError(

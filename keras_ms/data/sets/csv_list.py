@@ -121,11 +121,11 @@ def _respelled(path, listings):
         return path
     parent, name = os.path.split(path)
     if parent not in listings:
-        found = _respelled(parent, listings) if parent else os.curdir
-        names = os.listdir(found) if found and os.path.isdir(found) else ()
+        folder = _respelled(parent, listings) if parent else os.curdir
+        names = os.listdir(folder) if folder and os.path.isdir(folder) else ()
         # the first of several, in order
         listings[parent] = {
-            same_name(name): os.path.join(found, name) for name in sorted(names, reverse=True)
+            same_name(name): os.path.join(folder, name) for name in sorted(names, reverse=True)
         }
     return listings[parent].get(same_name(name))
 

@@ -3,16 +3,10 @@
 from pathlib import Path
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.sets.benchmarks import (
-    Benchmark,
-    Progress,
-    extracted,
-    find_folder,
-    read_table,
-    whole_numbers,
-)
+from keras_ms.data.sets.benchmarks import Benchmark, Listing, read_table, whole_numbers
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
-from keras_ms.data.sets.prepared_datasets import load_prepared
+from keras_ms.data.sets.prepared_datasets import PreparedDataset
+from keras_ms.data.sets.release import Progress, Release
 
 CUB = Benchmark(
     name="cub",
@@ -25,8 +19,15 @@ CUB = Benchmark(
     ),
     source="The authors distribute it at https://www.vision.caltech.edu/datasets/cub_200_2011/",
 )
-_SHA256 = "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081"
 _LAST_TRAINING_CLASS = 100
+_RELEASE = Release(
+    CUB,
+    folder="CUB_200_2011",
+    archive="CUB_200_2011.tgz",
+    sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+    lists=("images.txt", "image_class_labels.txt", "classes.txt"),
+    prepared=PreparedDataset("caltech_birds2011", "label", _LAST_TRAINING_CLASS),
+)
 
 
 def load_cub(
@@ -61,58 +62,27 @@ def load_cub(
 
     >>> birds = load_cub("downloads")   # doctest: +SKIP
     """
-    lists = ("images.txt", "image_class_labels.txt", "classes.txt")
-    folder = find_folder(data_dir, ("CUB_200_2011", ""), marker="images.txt")
-    if folder is None:
-        folder = extracted(
-            Path(data_dir, "CUB_200_2011.tgz"),
-            Path(data_dir, "CUB_200_2011"),
-            prefix="CUB_200_2011",
-            check_counts=check_counts,
-            progress=progress,
-            sha256=_SHA256,
-        )
-    if folder is None:
-        return load_prepared(
-            CUB,
-            data_dir,
-            builder="caltech_birds2011",
-            label_key="label",
-            last_training_class=_LAST_TRAINING_CLASS,
-            check_counts=check_counts,
-        )
-    missing = [folder / name for name in lists if not (folder / name).is_file()]
-    if missing:
-        raise CUB.missing(data_dir, missing)
-    numbers, paths = read_table(folder / lists[0], 2)
-    labelled, class_ids = read_table(folder / lists[1], 2)
+    return _RELEASE.load(data_dir, _read_lists, check_counts=check_counts, progress=progress)
+
+
+def _read_lists(folder):
+    images, labels, classes = (folder / name for name in _RELEASE.lists)
+    numbers, paths = read_table(images, 2)
+    labelled, class_ids = read_table(labels, 2)
     if numbers != labelled:
-        raise ValueError(f"{lists[0]} and {lists[1]} in {folder} list different images")
-    class_numbers, class_names = read_table(folder / lists[2], 2)
+        raise ValueError(f"{images.name} and {labels.name} in {folder} list different images")
+    class_numbers, class_names = read_table(classes, 2)
     if class_numbers != tuple(str(number) for number in range(1, len(class_names) + 1)):
-        raise ValueError(f"Expected classes numbered from 1 in {folder / lists[2]}")
-    class_ids = whole_numbers(class_ids, folder / lists[1])
-    return CUB.image_list(
-        data_dir,
-        folder / "images",
-        paths=paths,
-        class_ids=class_ids - 1,
-        class_names=class_names,
-        train=class_ids <= _LAST_TRAINING_CLASS,
-        check_counts=check_counts,
-    )
+        raise ValueError(f"Expected classes numbered from 1 in {classes}")
+    class_ids = whole_numbers(class_ids, labels)
+    train = class_ids <= _LAST_TRAINING_CLASS
+    return Listing(folder / "images", paths, class_ids - 1, class_names, train)
 
 
 DATA_SET = DataSet(
     name="cub",
     load=load_cub,
-    marks=(
-        "CUB_200_2011",
-        "CUB_200_2011.tgz",
-        "image_class_labels.txt",
-        "caltech_birds2011",
-        "caltech_birds2011_images/images.csv",
-    ),
+    marks=(*_RELEASE.marks(), "image_class_labels.txt"),
     options=PHOTOS_OF_A_BENCHMARK,
     progress=EXTRACTING,
 )

@@ -105,7 +105,7 @@ def _draw_meshes(image_size, count, rng, cells=3):
         for row in range(cells)
         for column in range(cells)
     ]
-    return [list(zip(boxes, of_image)) for of_image in quads.tolist()]
+    return [list(zip(boxes, corners)) for corners in quads.tolist()]
 
 
 def _draw_clutter(image_size, rng):

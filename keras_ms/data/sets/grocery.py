@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.sets.benchmarks import Benchmark, find_folder, whole_numbers
+from keras_ms.data.sets.benchmarks import Benchmark, Listing, whole_numbers
 from keras_ms.data.sets.declaration import PHOTOS_OF_A_BENCHMARK, DataSet
+from keras_ms.data.sets.release import find_folder
 from keras_ms.data.text_files import read_text
 
 GROCERY = Benchmark(
@@ -53,9 +54,7 @@ def load_grocery(data_dir: str | Path, *, check_counts: bool = True) -> ImageLis
     folder = find_folder(data_dir, ("", "dataset", "grocery"), marker="classes.csv")
     if folder is None:
         raise GROCERY.missing(data_dir)
-    missing = [folder / name for name in _LISTS if not (folder / name).is_file()]
-    if missing:
-        raise GROCERY.missing(data_dir, missing)
+    GROCERY.require_files(data_dir, [folder / name for name in _LISTS])
     class_names = _class_names(folder / "classes.csv")
     paths, class_ids = [], []
     for name in _LISTS:
@@ -67,15 +66,8 @@ def load_grocery(data_dir: str | Path, *, check_counts: bool = True) -> ImageLis
         paths += [row[0] for row in rows]
         class_ids.append(whole_numbers([row[1] for row in rows], folder / name))
     class_ids = np.concatenate(class_ids)
-    return GROCERY.image_list(
-        data_dir,
-        folder,
-        paths=paths,
-        class_ids=class_ids,
-        class_names=class_names,
-        train=class_ids < _NUM_TRAINING_CLASSES,
-        check_counts=check_counts,
-    )
+    listing = Listing(folder, paths, class_ids, class_names, class_ids < _NUM_TRAINING_CLASSES)
+    return GROCERY.image_list(data_dir, listing, check_counts=check_counts)
 
 
 def _rows(path):

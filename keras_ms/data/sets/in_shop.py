@@ -6,14 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.sets.benchmarks import (
-    Benchmark,
-    Progress,
-    extracted,
-    find_folder,
-    read_table,
-)
+from keras_ms.data.sets.benchmarks import Benchmark, Listing, read_headed_table
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
+from keras_ms.data.sets.release import Progress, extracted, find_folder
 from keras_ms.data.text_files import read_lines
 
 IN_SHOP = Benchmark(
@@ -86,26 +81,22 @@ def load_in_shop(
     )
     names, labels = np.unique(items, return_inverse=True)
     train = statuses == "train"
-    return IN_SHOP.image_list(
-        data_dir,
+    listing = Listing(
         image_folder,
-        paths=paths,
-        class_ids=labels,
-        class_names=names.tolist(),
-        train=train,
-        check_counts=check_counts,
+        paths,
+        labels,
+        names.tolist(),
+        train,
         is_query=train | (statuses == "query"),
         is_gallery=train | (statuses == "gallery"),
     )
+    return IN_SHOP.image_list(data_dir, listing, check_counts=check_counts)
 
 
 def _read_list(path):
     """(paths, item ids (N,) str, statuses (N,) str) of list_eval_partition.txt."""
-    lines = [*read_lines(path, "a list of images", keep_bytes=True), ""]
-    count, header = lines[0].strip(), lines[1].strip()
-    if header.split() != _HEADER.split():
-        raise ValueError(f"Expected {_HEADER!r} in the second line of {path}. Got: {header!r}")
-    paths, items, statuses = read_table(path, 3, skip_lines=2)
+    paths, items, statuses = read_headed_table(path, _HEADER, lines_before=1)
+    count = read_lines(path, "a list of images", keep_bytes=True)[0].strip()
     if count != str(len(paths)):
         raise ValueError(
             f"{path} lists {len(paths)} images, and its first line says {count[:20]!r}: it is cut "

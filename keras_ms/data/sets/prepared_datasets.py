@@ -4,6 +4,7 @@ import csv
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from keras_ms.data.file_names import some_names
 from keras_ms.data.image_list import ImageList
@@ -17,14 +18,23 @@ _LIST = "images.csv"
 _PNG_START = b"\x89PNG"
 
 
+class PreparedDataset(NamedTuple):
+    """A data set as tensorflow-datasets has it.
+
+    Attributes:
+        builder: name, such as "caltech_birds2011".
+        label_key: which feature is the class; 0-based.
+        last_training_class: number of the last class that trains, counted from 1. Its own splits
+            share their classes and are taken together.
+    """
+
+    builder: str
+    label_key: str
+    last_training_class: int
+
+
 def load_prepared(
-    benchmark: Benchmark,
-    data_dir: str | Path,
-    *,
-    builder: str,
-    label_key: str,
-    last_training_class: int,
-    check_counts: bool,
+    benchmark: Benchmark, data_dir: str | Path, dataset: PreparedDataset, *, check_counts: bool
 ) -> ImageList:
     """The ImageList of a set that tensorflow-datasets prepared, split by class.
 
@@ -35,10 +45,7 @@ def load_prepared(
     Args:
         benchmark: a `Benchmark`.
         data_dir: what tensorflow-datasets calls so: it holds `<builder>/<version>/`.
-        builder: name, such as "caltech_birds2011".
-        label_key: which feature is the class; 0-based.
-        last_training_class: number of the last class that trains, counted from 1. Its own splits
-            share their classes and are taken together.
+        dataset: the set there.
         check_counts: as in the loaders.
 
     Raises:
@@ -47,12 +54,13 @@ def load_prepared(
         ValueError: it differs from the published set; its images are not written then.
         ImportError: tensorflow-datasets is needed and not there.
     """
-    images_folder = Path(data_dir, f"{builder}_images")
+    images_folder = Path(data_dir, f"{dataset.builder}_images")
     if not (images_folder / _LIST).is_file():
-        prepared = _prepared_folder(benchmark, Path(data_dir), builder)
+        prepared = _prepared_folder(benchmark, Path(data_dir), dataset.builder)
         logger.info("Writing the images of %s into %s, once", prepared, images_folder)
         with whole_folder(images_folder, replace=False) as new:
-            _write_images(_examples(prepared, label_key), new, last_training_class)
+            examples = _examples(prepared, dataset.label_key)
+            _write_images(examples, new, dataset.last_training_class)
             if check_counts:
                 benchmark.check(load_csv(new / _LIST), check_counts)
     images = load_csv(images_folder / _LIST, name=benchmark.name)

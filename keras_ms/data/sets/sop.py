@@ -7,15 +7,13 @@ import numpy as np
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import (
     Benchmark,
-    Progress,
-    extracted,
-    find_folder,
-    read_table,
+    Listing,
+    read_headed_table,
     whole_numbers,
 )
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
-from keras_ms.data.sets.prepared_datasets import load_prepared
-from keras_ms.data.text_files import read_lines
+from keras_ms.data.sets.prepared_datasets import PreparedDataset
+from keras_ms.data.sets.release import Progress, Release
 
 SOP = Benchmark(
     name="sop",
@@ -28,9 +26,15 @@ SOP = Benchmark(
     ),
     source="The authors distribute it at https://cvgl.stanford.edu/projects/lifted_struct/",
 )
-_SHA256 = "b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48"
+_RELEASE = Release(
+    SOP,
+    folder="Stanford_Online_Products",
+    archive="Stanford_Online_Products.zip",
+    sha256="b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48",
+    lists=("Ebay_train.txt", "Ebay_test.txt"),
+    prepared=PreparedDataset("stanford_online_products", "class_id", 11318),
+)
 _HEADER = "image_id class_id super_class_id path"
-_LAST_TRAINING_CLASS = 11318
 
 
 def load_sop(
@@ -67,66 +71,27 @@ def load_sop(
 
     >>> products = load_sop("downloads")   # doctest: +SKIP
     """
-    folder = find_folder(data_dir, ("Stanford_Online_Products", ""), marker="Ebay_train.txt")
-    if folder is None:
-        name = "Stanford_Online_Products"
-        folder = extracted(
-            Path(data_dir, f"{name}.zip"),
-            Path(data_dir, name),
-            prefix=name,
-            check_counts=check_counts,
-            progress=progress,
-            sha256=_SHA256,
-        )
-    if folder is None:
-        return load_prepared(
-            SOP,
-            data_dir,
-            builder="stanford_online_products",
-            label_key="class_id",
-            last_training_class=_LAST_TRAINING_CLASS,
-            check_counts=check_counts,
-        )
-    lists = [folder / "Ebay_train.txt", folder / "Ebay_test.txt"]
-    missing = [path for path in lists if not path.is_file()]
-    if missing:
-        raise SOP.missing(data_dir, missing)
-    columns = [_read_list(path) for path in lists]
-    class_ids = np.concatenate([ids for ids, _ in columns])
-    paths = [path for _, paths in columns for path in paths]
-    numbers, first, labels = np.unique(class_ids, return_index=True, return_inverse=True)
-    names = [f"{Path(paths[index]).parent}/{number}" for index, number in zip(first, numbers)]
-    train = np.arange(len(paths)) < len(columns[0][0])
-    return SOP.image_list(
-        data_dir,
-        folder,
-        paths=paths,
-        class_ids=labels,
-        class_names=names,
-        train=train,
-        check_counts=check_counts,
+    return _RELEASE.load(data_dir, _read_lists, check_counts=check_counts, progress=progress)
+
+
+def _read_lists(folder):
+    class_ids, paths, sizes = [], [], []
+    for name in _RELEASE.lists:
+        _, numbers, _, files = read_headed_table(folder / name, _HEADER)
+        class_ids.append(whole_numbers(numbers, folder / name))
+        paths += files
+        sizes.append(len(files))
+    numbers, first, labels = np.unique(
+        np.concatenate(class_ids), return_index=True, return_inverse=True
     )
-
-
-def _read_list(path):
-    """(class ids (N,), paths) of a list in the format of Ebay_train.txt."""
-    header = read_lines(path, "a list of images", keep_bytes=True)[0].strip()
-    if header.split() != _HEADER.split():
-        raise ValueError(f"Expected {_HEADER!r} in the first line of {path}. Received: {header!r}")
-    _, class_ids, _, paths = read_table(path, 4, skip_lines=1)
-    return whole_numbers(class_ids, path), list(paths)
+    names = [f"{Path(paths[index]).parent}/{number}" for index, number in zip(first, numbers)]
+    return Listing(folder, paths, labels, names, train=np.arange(len(paths)) < sizes[0])
 
 
 DATA_SET = DataSet(
     name="sop",
     load=load_sop,
-    marks=(
-        "Stanford_Online_Products",
-        "Stanford_Online_Products.zip",
-        "Ebay_train.txt",
-        "stanford_online_products",
-        "stanford_online_products_images/images.csv",
-    ),
+    marks=(*_RELEASE.marks(), "Ebay_train.txt"),
     options=PHOTOS_OF_A_BENCHMARK,
     progress=EXTRACTING,
 )

@@ -404,6 +404,7 @@ def test_in_shop_files_that_are_wrong(tmp_path, no_walk):
         (whole[: whole.rstrip().rindex("\n")], "lists 7 images, and its first line says '8'"),
         (whole.replace("query", "Query"), "Expected train, query, gallery as status"),
         (whole.replace("item_id", "item"), "second line"),
+        ("8\n", "second line .* Received: ''"),
         (whole.replace("query", "gallery"), "0 queries"),
     ):
         path.write_text(content)
