@@ -100,8 +100,8 @@ class Comparison:
                 if held_out
                 else {"train": known, "test": ~known}
             )
-        found = {name: (features[rows], labels[rows]) for name, rows in parts.items()}
-        return found.pop("train"), found
+        sets = {name: (features[rows], labels[rows]) for name, rows in parts.items()}
+        return sets.pop("train"), sets
 
     def run(self, task, noise, method, rate, seed, held_out=False):
         """The figures of one training; `held_out`: without the validation classes."""

@@ -180,11 +180,12 @@ class Comparison:
                 *train_set, what["name"], what["setting"], what["hardness"], what["seed"],
                 self.steps, self.mode,
             )  # fmt: skip
-            found = recalls(head, *evaluation_set)
-            kept = {"recall": {str(k): float(v) for k, v in found.items()}}
+            measured = recalls(head, *evaluation_set)
             if history is not None:
-                kept["history"] = {k: [float(f"{v:.4g}") for v in vs] for k, vs in history.items()}
-            return kept
+                measured["history"] = {
+                    k: [float(f"{v:.4g}") for v in vs] for k, vs in history.items()
+                }
+            return measured
 
         return self.results.find_or_run(what, run)
 
@@ -218,7 +219,7 @@ def table(comparison, names, trials_only):
                 kind: [comparison.final(name, setting, kind and hardness, s) for s in SEEDS]
                 for kind in (None, "hdml")
             }
-            cells += [mean_and_spread(test_recalls(of_kind)) for of_kind in runs.values()]
+            cells += [mean_and_spread(test_recalls(finals)) for finals in runs.values()]
             history = runs["hdml"][0]["history"]
         lines.append(f"| {' | '.join(cells)} |")
         title = f"{name.replace('_', ' ')}, {short(hardness)}"

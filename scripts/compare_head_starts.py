@@ -153,12 +153,12 @@ class Heads(HeadFolds):
 
     def run(self, fold, start, rate, among_all):
         """A training as a line of the results: Recall@1 at each alpha."""
-        found = {"recall": [recall[1] for _, recall in self.measure(fold, start, rate)]}
+        measured = {"recall": [recall[1] for _, recall in self.measure(fold, start, rate)]}
         held = self.folds[fold]
-        found["images"] = int(held.sum())
+        measured["images"] = int(held.sum())
         if among_all:
             begin, features, end = self._start(start, ~held), self.features[0], self._weights()
-            found["among_all"] = []
+            measured["among_all"] = []
             for alpha in ALPHAS:
                 kernel, bias = (between(s, e, alpha) for s, e in zip(begin, end))
                 embeddings = features @ kernel + bias
@@ -166,8 +166,8 @@ class Heads(HeadFolds):
                     embeddings[held], self.labels[held], (1,), embeddings, self.labels,
                     query_positions=np.flatnonzero(held),
                 )  # fmt: skip
-                found["among_all"].append(recalls[1])
-        return found
+                measured["among_all"].append(recalls[1])
+        return measured
 
     def _weights(self):
         return tuple(keras.ops.convert_to_numpy(v) for v in (self._layer.kernel, self._layer.bias))
@@ -264,15 +264,15 @@ class Comparison:
 
     def candidates(self, trainings, searched="recall"):
         """{(start, rate): runs} as a list of `MeasuredWeights`, the mean over the runs' images."""
-        found = []
+        candidates = []
         for (start, rate), runs in trainings.items():
             images = [run["images"] for run in runs]
             values = np.average([run[searched] for run in runs], axis=0, weights=images)
-            found += [
+            candidates += [
                 MeasuredWeights(runs[0]["steps"], alpha, {1: float(value)}, start, rate)
                 for alpha, value in zip(ALPHAS, values)
             ]
-        return found
+        return candidates
 
     def frozen(self, feature_set):
         """Recall@1 of the features themselves on the test classes."""
@@ -307,9 +307,9 @@ def same(candidates, chosen):
     return next(c for c in candidates if (c.start, c.learning_rate, c.alpha) == kind)
 
 
-def correlation(found, tested):
+def correlation(candidates, tested):
     """Of the figures with those of the same candidates on the test classes; NaN if all equal."""
-    values = [(c.recall[1], same(tested, c).recall[1]) for c in found]
+    values = [(c.recall[1], same(tested, c).recall[1]) for c in candidates]
     left, right = np.transpose(values)
     return np.corrcoef(left, right)[0, 1] if left.std() and right.std() else float("nan")
 
@@ -333,10 +333,10 @@ def acceptance(comparison):
         }
         tested, untrained = [], []
         for seed, choice in chosen.items():
-            found = comparison.on_test(
+            candidates = comparison.on_test(
                 feature_set, (choice.start,), (choice.learning_rate,), seed=seed
             )
-            tested.append(same(found, choice).recall[1])
+            tested.append(same(candidates, choice).recall[1])
         for start in STARTS:
             # any training tells what its start reaches
             untrained.append(comparison.on_test(feature_set, (start,), RATES[:1])[0].recall[1])
@@ -351,17 +351,17 @@ def acceptance(comparison):
 
 
 def starts(comparison):
-    shown = [alpha for alpha in ALPHAS if 4 * alpha % 1 == 0]
-    yield "| set | start | rate | steps | " + " | ".join(f"α {a:g}" for a in shown) + " |"
-    yield "|---|---|---|---" + "|---" * len(shown) + "|"
+    quarters = [alpha for alpha in ALPHAS if 4 * alpha % 1 == 0]
+    yield "| set | start | rate | steps | " + " | ".join(f"α {a:g}" for a in quarters) + " |"
+    yield "|---|---|---|---" + "|---" * len(quarters) + "|"
     for feature_set in comparison.sets:
         for start in (*RANDOM_STARTS, *STARTS):
             # a random start has to be trained long; others are shown at all lengths
             lengths = comparison.plan.all_steps if start in STARTS else (comparison.plan.steps,)
             for steps in lengths:
                 for rate in RATES:
-                    found = comparison.on_test(feature_set, (start,), (rate,), steps=steps)
-                    cells = [percent(c.recall[1]) for c in found if c.alpha in shown]
+                    tested = comparison.on_test(feature_set, (start,), (rate,), steps=steps)
+                    cells = [percent(c.recall[1]) for c in tested if c.alpha in quarters]
                     yield (
                         f"| {feature_set.name} | {start} | {rate:g} | {steps} "
                         f"| {' | '.join(cells)} |"
@@ -379,12 +379,12 @@ def protocols(comparison):
             for start in STARTS
             for rate in RATES
         }
-        found = {
+        by_protocol = {
             "3 folds, among themselves": [comparison.candidates(trainings)],
             "3 folds, among all": [comparison.candidates(trainings, "among_all")],
         }
         for share, (_, draws) in SHARES.items():
-            found[share] = [
+            by_protocol[share] = [
                 comparison.candidates(
                     {
                         (start, rate): [comparison.run(feature_set, share, start, rate, seed=draw)]
@@ -394,7 +394,7 @@ def protocols(comparison):
                 )
                 for draw in range(draws)
             ]
-        for name, lists in found.items():
+        for name, lists in by_protocol.items():
             chosen = [best_of(candidates) for candidates in lists]
             reached = [same(tested, choice).recall[1] for choice in chosen]
             with_test = [correlation(candidates, tested) for candidates in lists]
@@ -418,11 +418,11 @@ def sizes(comparison):
                     cells.append("–")
                     continue
                 rates = (chosen.learning_rate,)
-                found = comparison.on_test(feature_set, (start,), rates, size=size)
+                tested = comparison.on_test(feature_set, (start,), rates, size=size)
                 # a random start is nothing to stay near to
                 alpha = chosen.alpha if start in STARTS else 1.0
-                trained = next(c for c in found if c.alpha == alpha)
-                cells.append(f"{percent(found[0].recall[1])} → {percent(trained.recall[1])}")
+                trained = next(c for c in tested if c.alpha == alpha)
+                cells.append(f"{percent(tested[0].recall[1])} → {percent(trained.recall[1])}")
             yield f"| {feature_set.name} | {start} | {' | '.join(cells)} |"
 
 

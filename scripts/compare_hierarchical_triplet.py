@@ -31,6 +31,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from comparison import (
+    BATCH_SIZE,
     Results,
     digest,
     linear_head,
@@ -42,6 +43,7 @@ from comparison import (
 )
 
 import keras_ms
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.htl.batches import NeighbourIndices, neighbour_batches
 from keras_ms.htl.callback import RebuildClassTree
 from keras_ms.htl.class_tree import ClassTree
@@ -129,7 +131,7 @@ class Trace(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         features, labels = self.evaluation
-        embeddings = self.model.predict(features, verbose=0, batch_size=1024)
+        embeddings = embed_batches(self.model, features, batch_size=BATCH_SIZE)
         self.recalls.append(float(keras_ms.recall_at_k(embeddings, labels)[1]))
         tree = self.tree_holder.tree
         ids = tree.class_ids
@@ -158,7 +160,7 @@ def train(train_set, evaluation_set, setting, seed, steps):
     head = linear_head(features.shape[1], EMBEDDING_SIZE, seed)
     levels = setting.get("levels", HIERARCHICAL["levels"])
     if setting.get("margins") == "of the first tree":
-        embeddings = head.predict(features, verbose=0, batch_size=1024)
+        embeddings = embed_batches(head, features, batch_size=BATCH_SIZE)
         tree_loss.assign_tree(ClassTree.build(embeddings, labels, levels, setting["linkage"]))
         tree_loss = None
     rebuild = RebuildClassTree(
@@ -169,7 +171,7 @@ def train(train_set, evaluation_set, setting, seed, steps):
         levels=levels,
         linkage=setting.get("linkage", HIERARCHICAL["linkage"]),
         every=setting.get("every", 1),
-        batch_size=1024,
+        batch_size=BATCH_SIZE,
     )
     head.compile(
         keras.optimizers.Adam(LEARNING_RATE),

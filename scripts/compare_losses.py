@@ -144,8 +144,8 @@ def train(features, labels, name, setting, seed, memory_size=0, embedding_size=E
         factors = [1.0, 1.0, 100.0]  # as published: proxies learn 100 times as fast
         optimizer = keras_ms.GroupedAdam(LEARNING_RATE, factors)
     else:
-        shown = [(features[row], labels[row]) for row in indices[:: STEPS // 4]]
-        callbacks = [PairStatistics(loss, shown)]
+        batches = [(features[row], labels[row]) for row in indices[:: STEPS // 4]]
+        callbacks = [PairStatistics(loss, batches)]
     if memory_size:
         model = CrossBatchMemory(head, loss, memory_size)
     model.compile(
@@ -215,8 +215,7 @@ class Comparison:
         def run():
             chosen = what["name"], what["setting"], what["seed"]
             head, pairs = train(*train_set, *chosen, **options)
-            found = recalls(head, *evaluation_set)
-            return {"recall": {str(k): float(v) for k, v in found.items()}, **pairs}
+            return {**recalls(head, *evaluation_set), **pairs}
 
         return self.results.find_or_run(what, run)
 
@@ -243,13 +242,13 @@ def tables(comparison, names):
     rows = []
     for name in names:
         setting, validation = comparison.chosen(name)
-        shown = short(setting, without=("mining", "two_sided"))
+        words = short(setting, without=("mining", "two_sided"))
         runs = [comparison.final(name, setting, seed) for seed in SEEDS]
         mean = np.mean([run["recall"]["1"] for run in runs])
         rows.append(
             (
                 mean,
-                f"| {name.replace('_', ' ')} | {shown} | {100 * validation:.1f} "
+                f"| {name.replace('_', ' ')} | {words} | {100 * validation:.1f} "
                 f"| {recall_of(runs)} | {pairs_of(runs)} |",
             )
         )

@@ -9,7 +9,10 @@ import keras
 import numpy as np
 
 import keras_ms
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.files import whole_file
+
+BATCH_SIZE = 1024  # features embedded at a time
 
 
 def read_features(parser, path):
@@ -22,11 +25,11 @@ def read_features(parser, path):
 
 def digest(*arrays):
     """What tells these arrays from others, as text."""
-    found = hashlib.sha256()
+    contents = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.dtype} {array.shape} ".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
+        contents.update(f"{array.dtype} {array.shape} ".encode())
+        contents.update(array.tobytes())
+    return contents.hexdigest()[:16]
 
 
 def zero_shot_halves(features, labels):
@@ -54,11 +57,12 @@ def linear_head(channels, embedding_size, seed):
 
 
 def recalls(head, features, labels):
-    """Recall@K by K; 0 for a head that diverged."""
-    embeddings = head.predict(features, verbose=0, batch_size=1024)
+    """Recall@K by K, as a line of the results holds it; 0 for a head that diverged."""
+    embeddings = embed_batches(head, features, batch_size=BATCH_SIZE)
     if not np.isfinite(embeddings).all():
-        return {k: 0.0 for k in (1, 2, 4, 8)}
-    return keras_ms.recall_at_k(embeddings, labels)
+        return {"recall": {str(k): 0.0 for k in (1, 2, 4, 8)}}
+    recall = keras_ms.recall_at_k(embeddings, labels)
+    return {"recall": {str(k): float(value) for k, value in recall.items()}}
 
 
 class Results:
@@ -93,8 +97,8 @@ class Results:
             run["seconds"] = round(time.perf_counter() - start, 1)
             with self.file.open("a") as file:
                 file.write(json.dumps(run) + "\n")
-            shown = {name: value for name, value in run.items() if name not in self._unprinted}
-            print(json.dumps(shown), flush=True)
+            printed = {name: value for name, value in run.items() if name not in self._unprinted}
+            print(json.dumps(printed), flush=True)
             self._done[key] = run
         return self._done[key]
 

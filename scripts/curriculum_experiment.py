@@ -13,6 +13,7 @@ from keras_ms.curriculum.label_noise import class_similarity, corrupt_labels, ou
 from keras_ms.curriculum.subsets import curriculum_subsets
 from keras_ms.data.images import evaluation_batches
 from keras_ms.data.sets.grocery import load_grocery
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.models.features import pooled_features
 from keras_ms.optimizers import StageSchedule
@@ -148,7 +149,8 @@ class Experiment:
 
     def measure(self, model, features, labels):
         """Accuracy or Recall@1, a share."""
-        outputs = model.predict(features, verbose=0, batch_size=1024)
         if self.task == "embedder":
-            return float(keras_ms.recall_at_k(outputs, labels, ks=(1,))[1])
-        return float((outputs.argmax(axis=1) == labels).mean())
+            embeddings = embed_batches(model, features, batch_size=1024)
+            return float(keras_ms.recall_at_k(embeddings, labels, ks=(1,))[1])
+        scores = model.predict(features, verbose=0, batch_size=1024)
+        return float((scores.argmax(axis=1) == labels).mean())

@@ -97,9 +97,9 @@ def test_equal_seeds_give_equal_heads_with_orthogonal_columns():
 def test_a_diverged_head_recalls_nothing():
     head = comparison.linear_head(3, 2, 0)
     features, labels = np.eye(3, dtype="float32")[[0, 0, 1, 1]], np.array([0, 0, 1, 1])
-    assert comparison.recalls(head, features, labels)[1] == 1.0
+    assert comparison.recalls(head, features, labels)["recall"]["1"] == 1.0
     head.layers[-1].bias.assign([np.nan, 0.0])
-    assert comparison.recalls(head, features, labels)[1] == 0.0
+    assert comparison.recalls(head, features, labels)["recall"]["1"] == 0.0
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path, capsys):
