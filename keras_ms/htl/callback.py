@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_ms.arguments import class_ids, whole_number
+from keras_ms.evaluation.embed import embed_batches
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.hierarchy import LEVELS, checked_levels
 from keras_ms.htl.loss import HierarchicalTripletLoss
@@ -162,13 +163,13 @@ class RebuildClassTree(keras.callbacks.Callback):
         """Builds the tree of the current weights, keeps it and hands it to the loss."""
         model: Any = self.model if self.embedder is None else self.embedder
         # a dataset has its own batches, and Keras refuses a size beside them
-        size = {"batch_size": self.batch_size} if hasattr(self.images, "shape") else {}
-        embeddings = model.predict(self.images, verbose=0, **size)
-        if getattr(embeddings, "shape", ())[:1] != self.labels.shape:
+        size = self.batch_size if hasattr(self.images, "shape") else None
+        embeddings = embed_batches(model, self.images, batch_size=size)
+        if len(embeddings) != len(self.labels):
             raise ValueError(
-                f"Expected one embedding for each of {len(self.labels)} labels. Received: shape "
-                f"{getattr(embeddings, 'shape', type(embeddings).__name__)}. `images` must hold "
-                "what `labels` does, once and in the same order"
+                f"Expected one embedding for each of {len(self.labels)} labels. Received: "
+                f"{len(embeddings)}. `images` must hold what `labels` does, once and in the same "
+                "order"
             )
         self.tree = ClassTree.build(embeddings, self.labels, self.levels, self.linkage)
         if self.loss is not None and (self.margins == "latest" or self.loss.tree is None):
