@@ -1,8 +1,11 @@
 """Charts as inline SVG: they follow the page's colours and stay sharp at any size."""
 
 import math
+from collections.abc import Mapping, Sequence
 
-from keras_ms.report.markup import join, tag
+import numpy as np
+
+from keras_ms.report.markup import Markup, join, tag
 
 # at a phone's width, 350 pixels, the texts of 13 units are still 10 pixels high
 _WIDTH, _HEIGHT = 460, 270
@@ -16,7 +19,7 @@ _MARGIN = 0.1
 _LEAST_RANGE = 0.02
 
 
-def close_range(values, lowest, highest):
+def close_range(values: Sequence[float], lowest: float, highest: float) -> tuple[float, float]:
     """(low, high) of an axis that shows what moves: the values with a margin, no more.
 
     Args:
@@ -40,7 +43,15 @@ def close_range(values, lowest, highest):
     return round(start, 12), round(min(start + range_, highest), 12)
 
 
-def line_chart(label, lines, x_name, y_range=None, *, levels=None, mark=None):
+def line_chart(
+    label: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_name: str,
+    y_range: tuple[float, float] | None = None,
+    levels: Mapping[str, float] | None = None,
+    mark: tuple[str, float, float] | None = None,
+) -> Markup | None:
     """Curves over a common axis.
 
     Args:
@@ -66,12 +77,12 @@ def line_chart(label, lines, x_name, y_range=None, *, levels=None, mark=None):
         ys = [*ys, *levels.values()]
         y_range = close_range(ys, 0 if min(ys) >= 0 else -math.inf, math.inf)
     axes = _Axes(min(xs), max(xs), *y_range)
-    drawn, keys = [], []
+    drawn, legend = [], []
     for number, (name, y) in enumerate(levels.items()):
         place = f"{axes.y(y):.1f}"
         kind = f"level l{number % 2}"
         drawn.append(tag("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=place, y2=place, class_=kind))
-        keys.append((kind, f"{name}: {y:.3f}"))
+        legend.append((kind, f"{name}: {y:.3f}"))
     for number, points in enumerate(lines.values()):
         path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in points)
         drawn.append(tag("polyline", points=path, class_=f"line c{number % NUM_COLOURS}"))
@@ -86,17 +97,23 @@ def line_chart(label, lines, x_name, y_range=None, *, levels=None, mark=None):
             # more would run together to a thick line
             for x, y in (points if len(points) <= 40 else points[-1:])
         ]
-    keys = [(f"c{number % NUM_COLOURS}", name) for number, name in enumerate(lines)] + keys
+    legend = [(f"c{number % NUM_COLOURS}", name) for number, name in enumerate(lines)] + legend
     if mark is not None:
         name, x, y = mark
         drawn.append(
             tag("circle", cx=f"{axes.x(x):.1f}", cy=f"{axes.y(y):.1f}", r=8, class_="ring")
         )
-        keys.append(("ring", name))
-    return _figure(label, join(drawn), axes, x_name, keys)
+        legend.append(("ring", name))
+    return _figure(label, join(drawn), axes, x_name, legend)
 
 
-def histogram_chart(label, edges, densities, x_name):
+def histogram_chart(
+    label: str,
+    edges: Sequence[float] | np.ndarray,
+    *,
+    densities: Mapping[str, np.ndarray],
+    x_name: str,
+) -> Markup:
     """Histograms over common bins, as overlapping areas of equal size.
 
     Args:
@@ -115,11 +132,11 @@ def histogram_chart(label, edges, densities, x_name):
         corners.append((edges[-1], 0))
         path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in corners)
         drawn.append(tag("polygon", points=path, class_=f"area h{number}"))
-    keys = [(f"h{number}", name) for number, name in enumerate(densities)]
-    return _figure(label, join(drawn), axes, x_name, keys, percent=True)
+    legend = [(f"h{number}", name) for number, name in enumerate(densities)]
+    return _figure(label, join(drawn), axes, x_name, legend, percent=True)
 
 
-def _figure(label, drawn, axes, x_name, keys, percent=False):
+def _figure(label, drawn, axes, x_name, legend, percent=False):
     chart = tag(
         "svg",
         axes.grid(percent),
@@ -129,8 +146,8 @@ def _figure(label, drawn, axes, x_name, keys, percent=False):
         role="img",
         aria_label=label,
     )
-    keys = [tag("li", tag("span", class_=f"key {kind}"), name) for kind, name in keys]
-    return tag("figure", chart, tag("ul", *keys, class_="legend") if len(keys) > 1 else None)
+    items = [tag("li", tag("span", class_=f"key {kind}"), name) for kind, name in legend]
+    return tag("figure", chart, tag("ul", *items, class_="legend") if len(items) > 1 else None)
 
 
 class _Axes:

@@ -4,21 +4,22 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from keras_ms.report.blocks import section, table
 from keras_ms.report.charts import NUM_COLOURS, close_range, line_chart
-from keras_ms.report.markup import percent, tag
+from keras_ms.report.markup import Markup, percent, tag
 
 # a longer table is folded up
 _ROWS_TO_SHOW = 8
 _START = "before training"
 
 
-class ShownCandidate(NamedTuple):
+class MeasuredCandidate(NamedTuple):
     """An embedder that might have been chosen."""
 
     learning_rate: float
     steps: int
     alpha: float  # share of the trained weights: 0, the network before training, to 1
-    recall: dict  # K to Recall@K; empty where training diverged
+    recall: dict[int, float]  # K to Recall@K; empty where training diverged
     start: str = ""  # of the head, where several were tried
 
 
@@ -28,7 +29,7 @@ class Choice:
 
     Attributes:
         by: how the candidates were measured, in words such as "3 folds over 100 training classes".
-        candidates: list of `ShownCandidate`.
+        candidates: what was tried.
         chosen: which of them, its place in the list.
         pooled_features: Recall@K, by K, of the backbone's features, measured likewise; empty if
             they were not.
@@ -39,10 +40,10 @@ class Choice:
     """
 
     by: str
-    candidates: list
+    candidates: list[MeasuredCandidate]
     chosen: int
-    pooled_features: dict
-    step_0: dict
+    pooled_features: dict[int, float]
+    step_0: dict[int, float]
 
     def __post_init__(self):
         if not 0 <= self.chosen < len(self.candidates):
@@ -51,22 +52,22 @@ class Choice:
                 f"from 0 on. Received: {self.chosen}"
             )
 
-    def levels(self):
+    def levels(self) -> dict[str, float]:
         """Recall@1 of what needed no training, by name."""
-        found = {"pooled features": self.pooled_features, _START: self.step_0}
-        return {name: recall[1] for name, recall in found.items() if 1 in recall}
+        untrained = {"pooled features": self.pooled_features, _START: self.step_0}
+        return {name: recall[1] for name, recall in untrained.items() if 1 in recall}
 
-    def training(self, candidate):
+    def training(self, candidate: MeasuredCandidate) -> str:
         """The training that a candidate comes from, in words."""
         words = f"learning rate {candidate.learning_rate:g}, {candidate.steps:,} steps"
         return f"{candidate.start} start, {words}" if self.has_starts() else words
 
-    def has_starts(self):
+    def has_starts(self) -> bool:
         """Whether the candidates differ in their start."""
         return len({candidate.start for candidate in self.candidates}) > 1
 
 
-def choice_section(choice):
+def choice_section(choice: Choice | None) -> Markup | None:
     """`Markup` of the section; None without a `Choice`."""
     if choice is None:
         return None
@@ -79,8 +80,8 @@ def choice_section(choice):
         chart = line_chart(
             f"Recall@1 by the share of the trained weights. {_result(choice)}",
             curves,
-            "share of the trained weights",
-            close_range(every, 0, 1),
+            x_name="share of the trained weights",
+            y_range=close_range(every, 0, 1),
             levels=choice.levels(),
             mark=("chosen", best.alpha, best.recall[1]) if 1 in best.recall else None,
         )
@@ -92,15 +93,14 @@ def choice_section(choice):
             "reached most are drawn; the table has all.",
             class_="note",
         )
-    return tag(
-        "section",
-        tag("h2", "What was chosen"),
+    return section(
+        "choice",
+        "What was chosen",
         tag("p", _words(choice)),
         tag("p", _result(choice)),
         chart,
         note,
         _table(choice),
-        id="choice",
     )
 
 
@@ -123,10 +123,10 @@ def _words(choice):
 def _result(choice):
     best = choice.candidates[choice.chosen]
     words = f"Chosen: {choice.training(best)}, share {best.alpha:g} of the trained weights"
-    found = [f"{percent(recall, 1)} {name}" for name, recall in choice.levels().items()]
+    recalls = [f"{percent(recall, 1)} {name}" for name, recall in choice.levels().items()]
     if 1 in best.recall:
-        found.insert(0, f"Recall@1 {percent(best.recall[1], 1)}")
-    return f"{words}. {'; '.join(found)}." if found else f"{words}."
+        recalls.insert(0, f"Recall@1 {percent(best.recall[1], 1)}")
+    return f"{words}. {'; '.join(recalls)}." if recalls else f"{words}."
 
 
 def _curves(choice):
@@ -169,7 +169,6 @@ def _table(choice):
                 class_="chosen" if chosen else None,
             )
         )
-    table = tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll")
     if len(rows) <= _ROWS_TO_SHOW:
-        return table
-    return tag("details", tag("summary", f"All {len(rows):,} that were tried"), table)
+        return table(rows, head)
+    return tag("details", tag("summary", f"All {len(rows):,} that were tried"), table(rows, head))

@@ -1,14 +1,17 @@
 """One HTML page about a curriculum: of each class the densest, middle and sparsest images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from keras_ms.curriculum.subsets import CurriculumSubsets
 from keras_ms.curriculum.table import check_subsets
-from keras_ms.files import whole_file
-from keras_ms.report.document import document
-from keras_ms.report.markup import Markup, breakable, join, percent, tag
-from keras_ms.report.pictures import data_uri, picture
+from keras_ms.data.image_list import ImageList
+from keras_ms.report.blocks import cards, fact_list, section
+from keras_ms.report.document import document, write_page
+from keras_ms.report.markup import Markup, breakable, percent, tag
+from keras_ms.report.pictures import data_uri, image_name, picture
 
 SUBSET_NAMES = ("clean", "noisy", "highly noisy")
 _IN_A_GROUP = 4
@@ -28,20 +31,20 @@ _STYLE = Markup("""
 
 
 def write_curriculum_page(
-    found,
-    images,
-    path,
+    curriculum: CurriculumSubsets,
+    images: ImageList,
+    path: str | Path,
     *,
-    facts=None,
-    num_classes=100,  # a page of some ten megabytes
-):
+    facts: Mapping[str, str] | None = None,
+    num_classes: int = 100,  # a page of some ten megabytes
+) -> int:
     """Writes a page that shows what the subsets of each class hold, to judge them by eye.
 
     Classes with the smallest share of clean images come first. Of each there are the densest
     images, those in the middle and the sparsest, four of each, framed by their subset.
 
     Args:
-        found: `keras_ms.curriculum.subsets.CurriculumSubsets`.
+        curriculum: which subset of its class each image belongs to.
         images: the `ImageList` that it is about.
         path: the HTML file, which needs no other and no network; it appears whole or not at all.
         facts: dict of texts for the top of the page. Defaults to None.
@@ -56,32 +59,28 @@ def write_curriculum_page(
 
     Example:
 
-    >>> write_curriculum_page(found, images, "curriculum.html")   # doctest: +SKIP
+    >>> write_curriculum_page(curriculum, images, "curriculum.html")   # doctest: +SKIP
     """
-    check_subsets(found, images)
-    page = _page(found, images, facts or {}, num_classes)
-    with whole_file(path) as temporary:
-        # names of files may hold bytes that are no text
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        return temporary.stat().st_size
+    check_subsets(curriculum, images)
+    return write_page(_page(curriculum, images, facts or {}, num_classes), path)
 
 
-def subset_name(number):
+def subset_name(number: int) -> str:
     """Words for a subset: there may be more than the three of the paper."""
     return SUBSET_NAMES[number] if number < len(SUBSET_NAMES) else f"subset {number}"
 
 
-def _page(found, images, facts, num_classes):
+def _page(curriculum, images, facts, num_classes):
     members = {label: np.flatnonzero(images.labels == label) for label in np.unique(images.labels)}
-    noisiest = sorted(members, key=lambda label: (found.subset[members[label]] == 0).mean())
-    shown = noisiest[:num_classes]
+    noisiest = sorted(members, key=lambda label: (curriculum.subset[members[label]] == 0).mean())
+    listed = noisiest[:num_classes]
     words = (
         "The classes with the smallest share of clean images come first. An image is dense when "
         "many of its class look like it; the sparsest ones are the most likely to be mislabelled, "
         "or are rare views. ρ is the density."
     )
-    if len(shown) < len(members):
-        words += f" Shown: {len(shown):,} of {len(members):,} classes."
+    if len(listed) < len(members):
+        words += f" Shown: {len(listed):,} of {len(members):,} classes."
     body = (
         tag(
             "header",
@@ -94,51 +93,32 @@ def _page(found, images, facts, num_classes):
         ),
         tag(
             "main",
-            _summary(found, members, facts),
-            tag(
-                "section",
-                tag("h2", "Classes"),
+            _summary(curriculum, len(members), facts),
+            section(
+                "classes",
+                "Classes",
                 tag("p", words),
-                _legend(found.subset),
+                _legend(curriculum.subset),
                 tag(
                     "div",
-                    *(_class(found, images, members[label]) for label in shown),
+                    *(_class(curriculum, images, members[label]) for label in listed),
                     class_="classes",
                 ),
-                id="classes",
             ),
         ),
     )
-    return document(f"{images.name}: curriculum", body, [_STYLE])
+    return document(f"{images.name}: curriculum", body, styles=[_STYLE])
 
 
-def _summary(found, members, facts):
-    counts = np.bincount(found.subset, minlength=len(SUBSET_NAMES))
-    cards = [("Images", len(found.subset), ""), ("Classes", len(members), "")]
-    cards += [
-        (subset_name(number).capitalize(), count, percent(count / len(found.subset)))
+def _summary(curriculum, num_classes, facts):
+    num_images = len(curriculum.subset)
+    counts = np.bincount(curriculum.subset, minlength=len(SUBSET_NAMES))
+    figures = [("Images", f"{num_images:,}", None), ("Classes", f"{num_classes:,}", None)]
+    figures += [
+        (subset_name(number).capitalize(), f"{count:,}", percent(count / num_images))
         for number, count in enumerate(counts)
     ]
-    facts = [join([tag("dt", name), tag("dd", text)]) for name, text in facts.items()]
-    return tag(
-        "section",
-        tag("h2", "Summary"),
-        tag(
-            "div",
-            *(
-                tag(
-                    "div",
-                    tag("div", name, class_="name"),
-                    tag("div", f"{count:,}", class_="value"),
-                    tag("div", share, class_="range"),
-                )
-                for name, count, share in cards
-            ),
-            class_="cards",
-        ),
-        tag("dl", *facts, class_="facts") if facts else None,
-        id="summary",
-    )
+    return section("summary", "Summary", cards(figures), fact_list(facts))
 
 
 def _legend(subset):
@@ -154,8 +134,8 @@ def _legend(subset):
     return tag("ul", *items, class_="legend", style="margin-bottom:1rem")
 
 
-def _class(found, images, rows):
-    counts = np.bincount(found.subset[rows])
+def _class(curriculum, images, rows):
+    counts = np.bincount(curriculum.subset[rows])
     words = ", ".join(f"{count:,} {subset_name(n)}" for n, count in enumerate(counts) if count)
     bar = [
         tag("span", class_=f"b{_colour(n)}", style=f"flex:{count}")
@@ -164,7 +144,7 @@ def _class(found, images, rows):
     ]
     groups = (
         (name, group)
-        for name, group in zip(("Densest", "Middle", "Sparsest"), _thirds(rows, found.density))
+        for name, group in zip(("Densest", "Middle", "Sparsest"), _thirds(rows, curriculum.density))
         if len(group)
     )
     return tag(
@@ -178,7 +158,7 @@ def _class(found, images, rows):
                 tag(
                     "div",
                     tag("h5", name),
-                    tag("div", *(_shot(found, images, row) for row in group), class_="four"),
+                    tag("div", *(_shot(curriculum, images, row) for row in group), class_="four"),
                 )
                 for name, group in groups
             ),
@@ -197,18 +177,17 @@ def _thirds(rows, density):
     return order[:_IN_A_GROUP], order[middle : middle + _IN_A_GROUP], order[-_IN_A_GROUP:]
 
 
-def _shot(found, images, row):
-    subset = int(found.subset[row])
-    path = str(images.paths[row])
-    # the folders before it say where the data lay, not what it shows
-    name = path if images.images is not None else Path(path).name
-    density = f"ρ {found.density[row]:,.4g}"
-    spoken = f"{name}: {subset_name(subset)}, {density}" + ", the centre" * bool(found.centre[row])
+def _shot(curriculum, images, row):
+    subset = int(curriculum.subset[row])
+    density = f"ρ {curriculum.density[row]:,.4g}"
+    is_centre = bool(curriculum.centre[row])
+    name = image_name(images, row)
+    spoken = f"{name}: {subset_name(subset)}, {density}" + ", the centre" * is_centre
     small = picture(images, row, _PICTURE_SIZE)
     return tag(
         "div",
         tag("img", src=data_uri(small), alt=spoken, title=spoken, class_="pic"),
-        tag("div", f"{density}" + " · centre" * bool(found.centre[row]), class_="caption"),
+        tag("div", f"{density}" + " · centre" * is_centre, class_="caption"),
         class_=f"shot s{_colour(subset)}",
     )
 

@@ -1,6 +1,8 @@
 """Pictures of a run."""
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from keras_ms.files import whole_file
 from keras_ms.report.charts import close_range
@@ -10,16 +12,16 @@ _DASHES = ("--", ":", "-.")
 
 
 def write_curves(
-    rows,
-    path,
-    loss_name,
+    rows: Sequence[Mapping[str, float]],
+    path: str | Path,
+    loss_name: str,
     *,
-    recall_title="Recall@K (unseen classes)",
-    lines=None,
-    series_lines=None,
-    series=None,
-    chosen=None,
-):
+    recall_title: str = "Recall@K (unseen classes)",
+    lines: Mapping[str, float | None] | None = None,
+    series_lines: Mapping[str, float | None] | None = None,
+    series: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    chosen: tuple[str, float] | None = None,
+) -> None:
     """Draws loss and Recall@K against the training step, as a PNG file.
 
     Args:
@@ -48,6 +50,7 @@ def write_curves(
     """
     # the figure class itself, not pyplot: no window system is touched
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 
     mark = None if chosen is None else _chosen_point(series, chosen)
@@ -55,17 +58,17 @@ def write_curves(
         {name: value for name, value in (given or {}).items() if _is_number(value)}
         for given in (lines, series_lines)
     )
-    figure = Figure(figsize=(13.5 if series else 9, 4.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    spaced = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(13.5 if series else 9, 4.2), layout=spaced)
     charts = figure.subplots(1, 3 if series else 2)
 
     losses, recalls = charts[:2]
-    values = _draw(losses, {"loss": _points(rows, "loss")}, color="tab:red")
+    values = _draw(losses, {"loss": logged_points(rows, "loss")}, color="tab:red")
     losses.set(xlabel="step", ylabel="loss", title=f"Loss: {loss_name} (training classes)")
     if values:
         losses.set_ylim(*close_range(values, 0 if min(values) >= 0 else -math.inf, math.inf))
     names = dict.fromkeys(name for row in rows for name in row if "recall@" in name)
-    values = _draw(recalls, {name.replace("_", " "): _points(rows, name) for name in names})
+    values = _draw(recalls, {name.replace("_", " "): logged_points(rows, name) for name in names})
     recalls.set(xlabel="step", ylabel="share of queries", title=recall_title)
     _finish_recalls(recalls, values, lines)
     for chart in (losses, recalls):
@@ -89,7 +92,8 @@ def write_curves(
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _points(rows, name):
+def logged_points(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
+    """(step, value) of the rows of a history that have the value of this name."""
     return [(row["step"], row[name]) for row in rows if name in row]
 
 

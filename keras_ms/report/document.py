@@ -3,13 +3,22 @@
 Nothing is fetched, whatever a name in the data may hold.
 """
 
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 
 from keras_ms import __version__
+from keras_ms.files import whole_file
 from keras_ms.report.markup import Markup, join, tag
 
 
-def document(title, body, styles=(), script=None):
+def document(
+    title: str,
+    body: Sequence[Markup],
+    *,
+    styles: Sequence[Markup] = (),
+    script: Markup | None = None,
+) -> str:
     """A whole page as text: its head, with the style that all pages share, and its body.
 
     Args:
@@ -44,6 +53,14 @@ def document(title, body, styles=(), script=None):
     return join([Markup("<!DOCTYPE html>\n"), tag("html", head, whole, lang="en")]) + "\n"
 
 
-def packaged(name):
+def write_page(page: str, path: str | Path) -> int:
+    """Writes the text of a page, whole or not at all; returns the size of the file in bytes."""
+    with whole_file(path) as temporary:
+        # names of files may hold bytes that are no text
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        return temporary.stat().st_size
+
+
+def packaged(name: str) -> Markup:
     """A file of this package as `Markup`."""
     return Markup(resources.files("keras_ms.report").joinpath(name).read_text("utf-8"))

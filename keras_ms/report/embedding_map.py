@@ -1,5 +1,7 @@
 """A flat map of an embedding: images that the embedder finds alike lie near each other."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_ms.evaluation.inputs import unit_rows
@@ -12,7 +14,7 @@ _PERPLEXITY = 30
 _FEWEST_FOR_TSNE = 10
 
 
-def check_map_library():
+def check_map_library() -> None:
     """Raises ImportError where scikit-learn is missing, before any image is embedded."""
     try:
         import sklearn.manifold  # noqa: F401
@@ -22,7 +24,7 @@ def check_map_library():
         ) from error
 
 
-def map_embeddings(embeddings, seed=0):
+def map_embeddings(embeddings: Any, seed: int = 0) -> np.ndarray:
     """Places embeddings on a square by PCA, then t-SNE (van der Maaten & Hinton, 2008).
 
     Distances within a cluster and who lies beside whom mean something; the distances between far

@@ -1,10 +1,11 @@
 """The sections with pictures: queries with what they find, and confused classes."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from keras_ms.data.file_names import shown_name
+from keras_ms.report.contents import Report
+from keras_ms.report.findings import QueryRow
 from keras_ms.report.markup import Markup, breakable, join, percent, tag
-from keras_ms.report.pictures import data_uri, picture
+from keras_ms.report.pictures import data_uri, image_name, picture
 
 # at twice the width that a picture has on the page, which is what sharp screens show
 _PICTURE_SIZE = 176
@@ -14,24 +15,22 @@ class Gallery:
     """Makes pictures for one page; each image is in the page once, however often it is shown.
 
     Args:
-        report: `Report`.
+        report: what the page shows.
     """
 
-    def __init__(self, report):
+    def __init__(self, report: Report):
         self.report = report
         self._map_place = {int(image): n for n, image in enumerate(report.map_images)}
         self._used = set()
 
-    def class_name(self, label):
+    def class_name(self, label: int) -> str:
         return self.report.images.class_names[label]
 
-    def image_name(self, image):
-        path = self.report.images.paths[image]
-        # the folders before it say where the data lay, not what it shows
-        return shown_name(path if self.report.images.images is not None else Path(path).name)
+    def image_name(self, image: int) -> str:
+        return image_name(self.report.images, image)
 
-    def style(self):
-        """CSS with the data of all pictures shown so far."""
+    def style(self) -> Markup:
+        """CSS with the data of all pictures used so far."""
         images = self.report.images
         return Markup(
             "".join(
@@ -41,22 +40,24 @@ class Gallery:
             )
         )
 
-    def queries(self, rows):
+    def queries(self, rows: Sequence[QueryRow]) -> Markup:
         return tag("div", *(self._query(row) for row in rows), class_="queries")
 
-    def confusions(self):
+    def confusions(self) -> Markup:
         return tag("div", *(self._pair(pair) for pair in self.report.confusions), class_="pairs")
 
-    def class_link(self, label):
+    def class_link(self, label: int) -> Markup:
         return tag("a", breakable(self.class_name(label)), href=f"#class-{label}")
 
+    def _label(self, image):
+        return int(self.report.images.labels[image])
+
     def _query(self, row):
-        sweep, labels = self.report.sweep, self.report.images.labels
-        label = labels[row.image]
-        found = (
+        sweep, label = self.report.sweep, self._label(row.image)
+        outcome = (
             "finds its class first"
             if row.rank == 1
-            else (f"its class comes first at rank {row.rank:,}")
+            else f"its class comes first at rank {row.rank:,}"
         )
         shots = [
             self._neighbour(image, similarity, label)
@@ -69,7 +70,7 @@ class Gallery:
             tag("h4", self.class_link(label)),
             tag(
                 "p",
-                f"{self.image_name(row.image)}: {found}; margin {row.margin:+.2f}",
+                f"{self.image_name(row.image)}: {outcome}; margin {row.margin:+.2f}",
                 class_="note",
             ),
             tag("div", self._shot(row.image, "", "query", "query"), *shots, class_="row"),
@@ -78,10 +79,10 @@ class Gallery:
         )
 
     def _neighbour(self, image, similarity, label):
-        found = self.report.images.labels[image]
-        kind = "same" if found == label else "other"
+        neighbour_label = self._label(image)
+        kind = "same" if neighbour_label == label else "other"
         # where no class is named, it is the query's
-        name = f" {self.class_name(found)}" if kind == "other" else ""
+        name = f" {self.class_name(neighbour_label)}" if kind == "other" else ""
         caption = join([f"{similarity:.2f}", breakable(name)])
         return self._shot(image, kind, f"{kind} class, similarity {similarity:.2f}", caption)
 
@@ -111,7 +112,7 @@ class Gallery:
     def _shot(self, image, kind, label, caption=None):
         """A picture that leads to its place on the map."""
         self._used.add(int(image))
-        name = self.class_name(self.report.images.labels[image])
+        name = self.class_name(self._label(image))
         spoken = f"{name}, {self.image_name(image)}: {label}"
         return tag(
             "a",

@@ -5,6 +5,9 @@ import logging
 
 import numpy as np
 
+from keras_ms.report.blocks import section
+from keras_ms.report.contents import Report
+from keras_ms.report.gallery import Gallery
 from keras_ms.report.markup import Markup, tag
 from keras_ms.report.pictures import SHEET_SIDE, sheets
 
@@ -21,17 +24,17 @@ _SIZES = (80, 64, 48, 32)
 _MOST_SHEET_BYTES = 10_500_000
 
 
-def map_section(report, gallery):
+def map_section(report: Report, gallery: Gallery) -> Markup:
     """`Markup` of the map; it is drawn by map.js."""
     size, uris = _fitting_sheets(report)
     count, total = len(report.map_images), len(report.images)
-    shown = f"all {total:,}" if count == total else f"{count:,} of the {total:,}"
-    return tag(
-        "section",
-        tag("h2", "Map"),
+    images = f"all {total:,}" if count == total else f"{count:,} of the {total:,}"
+    return section(
+        "map",
+        "Map",
         tag(
             "p",
-            f"Here lie {shown} images, each near those that the embedder finds alike. "
+            f"Here lie {images} images, each near those that the embedder finds alike. "
             "A green frame means that the most similar image is of the same class, a red one that "
             "it is not. Neighbourhoods mean something; distances between far groups, and how wide "
             "a group is, do not (PCA, then t-SNE).",
@@ -61,7 +64,6 @@ def map_section(report, gallery):
         ),
         tag("div", *(tag("img", src=uri, alt="") for uri in uris), id="map-sheets", hidden=True),
         tag("script", _json(_data(report, gallery, size)), type="application/json", id="map-data"),
-        id="map",
     )
 
 

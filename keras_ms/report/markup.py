@@ -1,6 +1,7 @@
 """HTML from Python values: what is not markup already is escaped."""
 
 import re
+from collections.abc import Iterable
 from html import escape
 
 # elements without content, which have no end tag
@@ -11,7 +12,7 @@ class Markup(str):
     """Text that is HTML already and goes into the page as it is."""
 
 
-def tag(name, /, *children, **attributes):
+def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     """An element with escaped attributes and content.
 
     Args:
@@ -38,17 +39,17 @@ def tag(name, /, *children, **attributes):
     return Markup(f"{opening}{join(children)}</{name}>")
 
 
-def breakable(name):
+def breakable(name: object) -> Markup:
     """A name that may be broken after its underscores, dots and hyphens, as file names need."""
     return Markup(re.sub(r"([_.-])", r"\1<wbr>", escape(str(name))))
 
 
-def percent(share, digits=0):
+def percent(share: float, digits: int = 0) -> str:
     """A share as text; the number and its sign stay on one line."""
     return f"{100 * share:.{digits}f}\u00a0%"
 
 
-def join(children):
+def join(children: Iterable[object]) -> Markup:
     """The children one after the other, as `Markup`."""
     return Markup(
         "".join(

@@ -1,12 +1,16 @@
 """The page: its sections in order, its style and its script, in one file."""
 
-from keras_ms.files import whole_file
+from pathlib import Path
+
 from keras_ms.report import sections
+from keras_ms.report.blocks import section
 from keras_ms.report.choice_section import choice_section
-from keras_ms.report.document import document, packaged
+from keras_ms.report.contents import Report
+from keras_ms.report.document import document, packaged, write_page
 from keras_ms.report.gallery import Gallery
 from keras_ms.report.map_section import map_section
 from keras_ms.report.markup import tag
+from keras_ms.report.training_section import training_section
 
 _FRAMES = (
     "A solid green frame and ✓ mark the same class, a dashed red one and ✗ another. The number is "
@@ -14,7 +18,7 @@ _FRAMES = (
 )
 
 
-def write_report(report, path):
+def write_report(report: Report, path: str | Path) -> int:
     """Writes a report as one HTML file that needs no other and no network.
 
     Args:
@@ -28,18 +32,15 @@ def write_report(report, path):
         FileNotFoundError, ValueError: an image is gone or damaged.
         OSError: the file cannot be written.
     """
-    with whole_file(path) as temporary:
-        # names of files may hold bytes that are no text
-        temporary.write_text(report_page(report), encoding="utf-8", errors="replace")
-        return temporary.stat().st_size
+    return write_page(report_page(report), path)
 
 
-def report_page(report):
+def report_page(report: Report) -> str:
     """The HTML text of a report."""
     gallery = Gallery(report)
     parts = {
         "summary": ("Summary", sections.summary(report)),
-        "training": ("Training", sections.curves(report)),
+        "training": ("Training", training_section(report)),
         "choice": ("Choice", choice_section(report.choice)),
         "retrieval": ("Retrieval", sections.retrieval(report)),
         "similarities": ("Similarities", sections.similarities(report)),
@@ -71,8 +72,8 @@ def report_page(report):
         "classes": ("Classes", sections.classes(report, gallery)),
         "settings": ("Settings", sections.settings(report)),
     }
-    shown = {name: part for name, part in parts.items() if part[1] is not None}
-    links = [tag("li", tag("a", text, href=f"#{name}")) for name, (text, _) in shown.items()]
+    parts = {name: part for name, part in parts.items() if part[1] is not None}
+    links = [tag("li", tag("a", text, href=f"#{name}")) for name, (text, _) in parts.items()]
     subtitle = f"What the embedder finds alike among {report.num_classes:,} classes" + (
         " that it was never trained on." if report.unseen else "."
     )
@@ -80,19 +81,18 @@ def report_page(report):
         tag("a", "Skip to the content", href="#summary", class_="skip"),
         tag("header", tag("h1", report.title), tag("p", subtitle, class_="soft")),
         tag("nav", tag("ul", *links), class_="top", aria_label="Sections"),
-        tag("main", *(section for _, section in shown.values())),
+        tag("main", *(markup for _, markup in parts.values())),
     )
     title = f"{report.title}: retrieval report"
-    return document(title, body, [gallery.style()], packaged("map.js"))
+    return document(title, body, styles=[gallery.style()], script=packaged("map.js"))
 
 
 def _queries(rows, gallery, name, title, words, none):
-    return tag(
-        "section",
-        tag("h2", title),
+    return section(
+        name,
+        title,
         tag("p", f"{words} {_FRAMES}" if rows else none),
         gallery.queries(rows) if rows else None,
-        id=name,
     )
 
 
@@ -101,10 +101,9 @@ def _confusions(report, gallery):
         "Pairs of classes whose images find each other first, with the queries and what they "
         "found. Where the pictures look the same, the labels may be worth a look."
     )
-    return tag(
-        "section",
-        tag("h2", "Most confused classes"),
+    return section(
+        "confusions",
+        "Most confused classes",
         tag("p", words if report.confusions else "Every query finds its class first."),
         gallery.confusions() if report.confusions else None,
-        id="confusions",
     )

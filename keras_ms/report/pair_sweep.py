@@ -1,6 +1,7 @@
 """One sweep over all pairs of images, block by block: neighbours, margins and histograms."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,14 +34,14 @@ class PairSweep(NamedTuple):
 
 
 def sweep_pairs(
-    embeddings,
-    labels,
-    num_neighbours=6,
+    embeddings: Any,
+    labels: Any,
     *,
-    is_gallery=None,
-    block_pairs=_BLOCK_PAIRS,
-    progress=None,
-):
+    num_neighbours: int = 6,
+    is_gallery: np.ndarray | None = None,
+    block_pairs: int = _BLOCK_PAIRS,
+    progress: Callable[[float], None] | None = None,
+) -> PairSweep:
     """Compares every image with every other one of the gallery, and keeps what a report shows.
 
     Args:
@@ -74,7 +75,7 @@ def sweep_pairs(
     kept = min(num_neighbours, len(gallery) - 1)
     items, item_labels = unit[gallery].T, labels[gallery]
     neighbours = np.empty((count, kept), np.int64)
-    similarity_of = np.empty((count, kept), np.float32)
+    neighbour_similarity = np.empty((count, kept), np.float32)
     best_positive, best_negative = np.empty((2, count), np.float32)
     sampled = np.zeros(count, bool)
     sampled[:: max(1, -(-count * len(gallery) // _HISTOGRAM_PAIRS))] = True
@@ -87,7 +88,7 @@ def sweep_pairs(
         similarity[rows[:, None] == gallery[None, :]] = -np.inf
         nearest = _largest(similarity, kept)
         neighbours[rows] = gallery[nearest]
-        similarity_of[rows] = np.take_along_axis(similarity, nearest, axis=1)
+        neighbour_similarity[rows] = np.take_along_axis(similarity, nearest, axis=1)
         same = labels[rows, None] == item_labels[None, :]
         best_positive[rows] = np.where(same, similarity, -np.inf).max(axis=1)
         best_negative[rows] = np.where(same, -np.inf, similarity).max(axis=1)
@@ -107,25 +108,27 @@ def sweep_pairs(
     edges, counts = _occurring_range(counts)
     means = [s / c.sum() if c.sum() else float("nan") for s, c in zip(sums, counts)]
     return PairSweep(
-        neighbours,
-        similarity_of,
-        best_positive,
-        best_negative,
-        edges,
-        *counts,
-        *means,
-        int(sampled.sum()),
+        neighbours=neighbours,
+        neighbour_similarity=neighbour_similarity,
+        best_positive=best_positive,
+        best_negative=best_negative,
+        edges=edges,
+        positive_counts=counts[0],
+        negative_counts=counts[1],
+        positive_mean=means[0],
+        negative_mean=means[1],
+        num_sampled=int(sampled.sum()),
     )
 
 
 def _largest(similarity, count):
     """Columns of the `count` largest of each row, largest first; of equal ones the first."""
     if count < similarity.shape[1]:
-        found = np.sort(np.argpartition(-similarity, count - 1, axis=1)[:, :count], axis=1)
+        columns = np.sort(np.argpartition(-similarity, count - 1, axis=1)[:, :count], axis=1)
     else:
-        found = np.broadcast_to(np.arange(count), similarity.shape)
-    order = np.argsort(-np.take_along_axis(similarity, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)
+        columns = np.broadcast_to(np.arange(count), similarity.shape)
+    order = np.argsort(-np.take_along_axis(similarity, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
 
 
 def _occurring_range(counts):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ from PIL import Image
 
 from keras_ms.data.file_names import shown_name
 from keras_ms.data.image_file import read_pixels
+from keras_ms.data.image_list import ImageList
 
 # multiples of 16, a JPEG's block of colour: neighbours on a sheet do not bleed into each other
 SHEET_SIDE = 16
 _QUALITY = 78
 
 
-def picture(images, index, size):
+def picture(images: ImageList, index: int, size: int) -> Image.Image:
     """The centre square of an image as a Pillow image of (size, size), RGB.
 
     It shows the pixels that training and evaluation read.
@@ -52,19 +54,26 @@ def _read(path, apply_exif_orientation):
         raise ValueError(f"Cannot read the image {shown_name(path)}: {error.strerror}") from error
 
 
-def data_uri(image, quality=_QUALITY):
+def image_name(images: ImageList, index: int) -> str:
+    """What a page calls an image: the file's name or, of an image in memory, all of its name."""
+    path = images.paths[index]
+    # the folders before it say where the data lay, not what it shows
+    return shown_name(path if images.images is not None else Path(path).name)
+
+
+def data_uri(image: Image.Image, quality: int = _QUALITY) -> str:
     """A Pillow image as the text of a JPEG data URI."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def png_uri(path):
+def png_uri(path: str | Path) -> str:
     """A PNG file as the text of a data URI."""
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def sheets(images, chosen, size):
+def sheets(images: ImageList, chosen: Sequence[int] | np.ndarray, size: int) -> list[str]:
     """Pictures of the chosen images, side by side on sheets of 16 × 16, row by row.
 
     Args:
@@ -76,7 +85,7 @@ def sheets(images, chosen, size):
         List of data URIs.
     """
     on_one = SHEET_SIDE**2
-    found = []
+    uris = []
     for start in range(0, len(chosen), on_one):
         part = chosen[start : start + on_one]
         rows = -(-len(part) // SHEET_SIDE)
@@ -84,6 +93,6 @@ def sheets(images, chosen, size):
         for place, index in enumerate(part):
             row, column = divmod(place, SHEET_SIDE)
             square = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
-            sheet[square] = picture(images, index, size)
-        found.append(data_uri(Image.fromarray(sheet)))
-    return found
+            sheet[square] = np.asarray(picture(images, index, size))
+        uris.append(data_uri(Image.fromarray(sheet)))
+    return uris

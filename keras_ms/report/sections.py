@@ -1,143 +1,49 @@
-"""The sections made of words, numbers and curves."""
+"""The sections made of words and numbers."""
 
 import math
 
 import numpy as np
 
-from keras_ms.report.charts import close_range, histogram_chart, line_chart
-from keras_ms.report.markup import breakable, join, percent, tag
-from keras_ms.report.pictures import png_uri
+from keras_ms.report.blocks import cards, fact_list, section, table
+from keras_ms.report.charts import histogram_chart
+from keras_ms.report.contents import Report
+from keras_ms.report.gallery import Gallery
+from keras_ms.report.markup import Markup, breakable, percent, tag
 
 _EXPLANATION = (
     "Recall@K: the class is among the first K found. R-Precision: of the R other images of the "
     "class, how many are among the first R. MAP@R: the same, and earlier counts more."
 )
 _CLUSTERS = "NMI, AMI, F1: how well k-means, with as many clusters as classes, finds the classes."
-_LEVELS = (
-    " Dashed lines: Recall@1 of what needs no training. A curve of Recall@1 below them has gained "
-    "nothing yet."
-)
 _IN_SUMMARY = ("R-Precision", "MAP@R", "NMI")
-# what some ways of training log besides: title, line by name in the history, range
-_MORE_CURVES = (
-    (
-        "Similarity of anchors and their negatives",
-        {
-            "negative_similarity": "real",
-            "hardened_similarity": "moved",
-            "synthetic_similarity": "synthetic",
-        },
-        None,
-    ),
-    ("Hardness-aware training", {"lambda": "λ", "synthetic_share": "synthetic share"}, (0, 1)),
-)
 
 
-def summary(report):
+def summary(report: Report) -> Markup:
+    """The figures that one looks for first, what the data and the model are, and remarks."""
     # one of each kind: Recall@K for the other K is in the table
     recalls = [metric for metric in report.metrics if metric.name.startswith("Recall@")]
     others = [metric for metric in report.metrics if metric.name in _IN_SUMMARY]
-    cards = [_card(metric) for metric in recalls[:1] + others]
-    counts = {"Images": len(report.images), "Classes": report.num_classes}
-    cards += [
-        tag("div", tag("div", name, class_="name"), tag("div", f"{count:,}", class_="value"))
-        for name, count in counts.items()
-    ]
-    facts = [join([tag("dt", name), tag("dd", text)]) for name, text in report.facts.items()]
-    return tag(
-        "section",
-        tag("h2", "Summary"),
-        tag("div", *cards, class_="cards"),
-        tag("dl", *facts, class_="facts") if facts else None,
-        *(tag("p", remark, class_="remark") for remark in report.remarks),
-        id="summary",
-    )
-
-
-def _card(metric):
-    return tag(
-        "div",
-        tag("div", metric.name, class_="name"),
-        tag("div", percent(metric.value, 1), class_="value"),
-        tag("div", _interval(metric), class_="range") if math.isfinite(metric.low) else None,
-    )
-
-
-def curves(report):
-    """Loss and Recall@K against the step; None without a history."""
-    rows = report.history
-    if not rows:
-        return None
-    names = dict.fromkeys(name for row in rows for name in row if "recall@" in name)
-    points = {
-        name: [(row["step"], row[name]) for row in rows if name in row] for name in [*names, "loss"]
-    }
-    shown = {_readable(name): points[name] for name in names}
-    every = [y for points in shown.values() for _, y in points] + list(report.levels.values())
-    recall_range = close_range([y for y in every if math.isfinite(y)], 0, 1)
-    on = "validation" if any(name.startswith("val_") for name in names) else "test"
     figures = [
         (
-            "Loss on training classes",
-            line_chart(_spoken("Loss", {"loss": points["loss"]}), {"loss": points["loss"]}, "step"),
-        ),
-        (
-            f"Recall@K on {on} classes",
-            line_chart(_spoken("Recall", shown), shown, "step", recall_range, levels=report.levels),
-        ),
+            metric.name,
+            percent(metric.value, 1),
+            _interval(metric) if math.isfinite(metric.low) else None,
+        )
+        for metric in recalls[:1] + others
     ]
-    for title, lines, y_range in _MORE_CURVES:
-        if set(lines) <= set(rows[-1]):
-            points = {
-                text: [(row["step"], row[name]) for row in rows if name in row]
-                for name, text in lines.items()
-            }
-            chart = line_chart(_spoken(title, points), points, "step", y_range)
-            figures.append((f"{title} on training classes", chart))
-    return tag(
-        "section",
-        tag("h2", "Training"),
-        tag(
-            "p",
-            f"Recall@K was measured on the {on} classes after every epoch; the loss is the "
-            f"epoch's mean.{_LEVELS if report.levels else ''}",
-        ),
-        tag(
-            "div",
-            *(tag("div", tag("h3", title), chart) for title, chart in figures if chart is not None),
-            class_="charts",
-        ),
-        *(_picture(title, path) for title, path in report.pictures.items()),
-        id="training",
+    counts = {"Images": len(report.images), "Classes": report.num_classes}
+    figures += [(name, f"{count:,}", None) for name, count in counts.items()]
+    return section(
+        "summary",
+        "Summary",
+        cards(figures),
+        fact_list(report.facts),
+        *(tag("p", remark, class_="remark") for remark in report.remarks),
     )
 
 
-def _picture(title, path):
-    """A PNG file of the run, folded up: it may be long."""
-    return tag(
-        "details",
-        tag("summary", title),
-        tag("div", tag("img", src=png_uri(path), alt=title, class_="picture"), class_="scroll"),
-    )
-
-
-def _readable(name):
-    for prefix, word in (("val_", "validation "), ("test_", "test ")):
-        if name.startswith(prefix):
-            name = word + name[len(prefix) :]
-    return name.replace("recall@", "Recall@")
-
-
-def _spoken(what, lines):
-    ends = [
-        f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}"
-        for name, points in lines.items()
-        if points
-    ]
-    return f"{what} during training: {', '.join(ends)}"
-
-
-def retrieval(report):
+def retrieval(report: Report) -> Markup:
+    """Every metric with its interval, and what searched what."""
     head = tag(
         "tr",
         tag("th", "Metric", scope="col"),
@@ -180,11 +86,11 @@ def retrieval(report):
         skipped = (
             f" {report.num_skipped:,} images have no other of their class to find and are left out."
         )
-    return tag(
-        "section",
-        tag("h2", "Retrieval"),
+    return section(
+        "retrieval",
+        "Retrieval",
         tag("p", f"{searched} by cosine similarity.{intervals if has_intervals else ''}{skipped}"),
-        tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"),
+        table(rows, head),
         tag("p", f"{_EXPLANATION} {clusters}", class_="note"),
         tag(
             "p",
@@ -194,11 +100,11 @@ def retrieval(report):
             " · ",
             tag("a", "confused classes", href="#confusions"),
         ),
-        id="retrieval",
     )
 
 
-def similarities(report):
+def similarities(report: Report) -> Markup:
+    """How similar images of one class and of two classes are."""
     sweep = report.sweep
     kinds = {
         "pairs of one class": sweep.positive_counts,
@@ -217,22 +123,25 @@ def similarities(report):
         f"of two classes {_number(sweep.negative_mean)}; their histograms overlap by "
         f"{percent(overlap)}."
     )
-    return tag(
-        "section",
-        tag("h2", "Similarities"),
+    return section(
+        "similarities",
+        "Similarities",
         tag(
             "p",
             f"{words} Each histogram adds up to 100 %: there are many more pairs of two "
             f"classes than of one.{sampled}",
         ),
         histogram_chart(
-            f"Histograms of similarities. {words}", sweep.edges, densities, "cosine similarity"
+            f"Histograms of similarities. {words}",
+            sweep.edges,
+            densities=densities,
+            x_name="cosine similarity",
         ),
-        id="similarities",
     )
 
 
-def classes(report, gallery):
+def classes(report: Report, gallery: Gallery) -> Markup:
+    """A row for each class, the hardest first."""
     queries = {}
     for row in report.best_queries + report.worst_queries:
         queries.setdefault(report.images.labels[row.image], []).append(row)
@@ -279,7 +188,7 @@ def classes(report, gallery):
                 id=f"class-{row.label}",
             )
         )
-    shown = (
+    part = (
         ""
         if len(rows) == report.num_classes
         else (
@@ -287,31 +196,26 @@ def classes(report, gallery):
             "above."
         )
     )
-    return tag(
-        "section",
-        tag("h2", "Classes"),
-        tag("p", f"The hardest first.{shown}"),
-        tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll"),
-        id="classes",
+    return section(
+        "classes",
+        "Classes",
+        tag("p", f"The hardest first.{part}"),
+        table(rows, head),
     )
 
 
-def settings(report):
+def settings(report: Report) -> Markup | None:
+    """All settings of the run, folded up; None without any."""
     if not report.settings:
         return None
     rows = [
         tag("tr", tag("th", name, scope="row"), tag("td", _setting(value)))
         for name, value in report.settings.items()
     ]
-    return tag(
-        "section",
-        tag("h2", "Settings"),
-        tag(
-            "details",
-            tag("summary", f"All {len(rows)} settings of the run"),
-            tag("div", tag("table", tag("tbody", *rows)), class_="scroll"),
-        ),
-        id="settings",
+    return section(
+        "settings",
+        "Settings",
+        tag("details", tag("summary", f"All {len(rows)} settings of the run"), table(rows)),
     )
 
 

@@ -1,9 +1,14 @@
 """Weight against similarity: what each loss makes of the pairs of one batch."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from keras_ms.files import whole_file
-from keras_ms.losses.pair_weights import pair_weights
+from keras_ms.losses.pair_loss import PairLoss
+from keras_ms.losses.pair_weights import PairWeights, pair_weights
 
 # the same positive and negative colours as in print: told apart by the colour-blind too
 _POSITIVE, _NEGATIVE = "tab:blue", "tab:orange"
@@ -12,7 +17,9 @@ _COLUMNS = 4
 _MOST_POINTS = 4000
 
 
-def example_batch(classes_per_batch=16, images_per_class=5, dimension=64, seed=0):
+def example_batch(
+    classes_per_batch: int = 16, images_per_class: int = 5, *, dimension: int = 64, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings as midway in training: classes overlap, in groups of four that look alike.
 
     Args:
@@ -35,7 +42,13 @@ def example_batch(classes_per_batch=16, images_per_class=5, dimension=64, seed=0
     return embeddings.astype(np.float32), labels
 
 
-def write_weight_picture(losses, embeddings, labels, path, title=None):
+def write_weight_picture(
+    losses: Mapping[str, PairLoss],
+    embeddings: Any,
+    labels: Any,
+    path: str | Path,
+    title: str | None = None,
+) -> dict[str, PairWeights]:
     """Draws the weight of every pair of a batch against its similarity, a panel for each loss.
 
     Args:
@@ -53,29 +66,29 @@ def write_weight_picture(losses, embeddings, labels, path, title=None):
 
     Example:
 
-    >>> found = write_weight_picture(
+    >>> weights = write_weight_picture(
     ...     {"MS": keras_ms.MultiSimilarityLoss()}, *example_batch(), "weights.png"
     ... )
-    >>> found["MS"].weights.shape
+    >>> weights["MS"].weights.shape
     (80, 80)
     """
     from matplotlib.figure import Figure
 
     if not losses:
         raise ValueError("Expected at least one loss. Received: none")
-    found = {name: pair_weights(loss, embeddings, labels) for name, loss in losses.items()}
-    rows = -(-len(found) // _COLUMNS)
-    columns = min(_COLUMNS, len(found))
+    weights = {name: pair_weights(loss, embeddings, labels) for name, loss in losses.items()}
+    rows = -(-len(weights) // _COLUMNS)
+    columns = min(_COLUMNS, len(weights))
     figure = Figure(figsize=(3.1 * columns, 2.7 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, pairs) in zip(panels, found.items()):
+    for axes, (name, pairs) in zip(panels, weights.items()):
         _draw_panel(axes, name, pairs, np.asarray(labels).reshape(-1))
-    for axes in panels[len(found) :]:
+    for axes in panels[len(weights) :]:
         axes.set_axis_off()
     for number, (axes, loss) in enumerate(zip(panels, losses.values())):
         if not getattr(loss, "normalize", True):
             axes.set_xlabel("dot product")
-        elif number >= len(found) - columns:
+        elif number >= len(weights) - columns:
             axes.set_xlabel("similarity")
     figure.axes[0].set_ylabel("weight / largest weight")
     handles = figure.axes[0].get_legend_handles_labels()
@@ -84,7 +97,7 @@ def write_weight_picture(losses, embeddings, labels, path, title=None):
         figure.suptitle(title, x=0.01, ha="left")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    return found
+    return weights
 
 
 def _draw_panel(axes, name, pairs, labels):
@@ -98,10 +111,10 @@ def _draw_panel(axes, name, pairs, labels):
     ):
         # so that a positive pair that is pulled points up too
         size = (pairs.weights if kind.startswith("neg") else -pairs.weights)[mask] / largest
-        shown = rng.permutation(size.size)[:_MOST_POINTS]
+        drawn = rng.permutation(size.size)[:_MOST_POINTS]
         axes.scatter(
-            pairs.similarity[mask][shown],
-            size[shown],
+            pairs.similarity[mask][drawn],
+            size[drawn],
             s=4,
             alpha=0.5,
             linewidths=0,
@@ -115,11 +128,11 @@ def _draw_panel(axes, name, pairs, labels):
     axes.grid(alpha=0.3)
 
 
-def weight_table(found, labels):
+def weight_table(weights: Mapping[str, PairWeights], labels: Any) -> str:
     """What the picture shows, in numbers, as a Markdown table.
 
     Args:
-        found: dict from name to `PairWeights`, as `write_weight_picture` returns it.
+        weights: dict from name to `PairWeights`, as `write_weight_picture` returns it.
         labels: class ids, (batch,).
 
     Returns:
@@ -135,7 +148,7 @@ def weight_table(found, labels):
         "weight (all) | of negatives (all) | share of weight on negatives |",
         "|---|---|---|---|---|---|",
     ]
-    for name, pairs in found.items():
+    for name, pairs in weights.items():
         sizes = [np.abs(pairs.weights[mask]) for mask in masks]
         similarities = [pairs.similarity[mask] for mask in masks]
         counts = [np.count_nonzero(size) / len(labels) for size in sizes]

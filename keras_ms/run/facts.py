@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ms.data.image_folder import image_fault
-from keras_ms.report.choice_section import Choice, ShownCandidate
+from keras_ms.report.choice_section import Choice, MeasuredCandidate
 from keras_ms.report.markup import percent
 from keras_ms.run.closing import below_pooled_features
 from keras_ms.run.damaged_files import DamagedFile, finite_numbers
@@ -124,7 +124,7 @@ def run_choice(run):
         return None
     with run.naming(file):
         candidates = [
-            ShownCandidate(
+            MeasuredCandidate(
                 one["learning_rate"],
                 one["steps"],
                 one["alpha"],

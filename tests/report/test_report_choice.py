@@ -9,7 +9,7 @@ from report_pages import HISTORY, Page, checked_links, drawn_set
 
 from keras_ms.report import collect_report
 from keras_ms.report.charts import _tick_texts, close_range, line_chart
-from keras_ms.report.choice_section import Choice, ShownCandidate, choice_section
+from keras_ms.report.choice_section import Choice, MeasuredCandidate, choice_section
 from keras_ms.report.page import report_page
 from keras_ms.run import facts as run_facts
 from keras_ms.run.folder import RunFolder
@@ -146,7 +146,7 @@ def test_epochs_that_diverged_do_not_hide_the_best(run):
 
 def test_a_choice_is_read_and_its_absence(run):
     found = run_facts.run_choice(run(choice=_choice()))
-    assert found.candidates[found.chosen] == ShownCandidate(5e-4, 600, 0.5, {1: 0.5056, 2: 0.7})
+    assert found.candidates[found.chosen] == MeasuredCandidate(5e-4, 600, 0.5, {1: 0.5056, 2: 0.7})
     assert found.levels() == {"pooled features": 0.511, "before training": 0.493}
     without = _choice()
     del without["pooled_features"]
@@ -253,8 +253,13 @@ def test_a_page_with_a_choice_lines_and_a_remark(run):
 
 def test_curves_fill_their_chart():
     points = [(0, 0.51), (1, 0.515), (2, 0.53)]
-    chart = line_chart("r", {"Recall@1": points}, "step", close_range([0.51, 0.53, 0.5], 0, 1),
-                       levels={"pooled features": 0.5})  # fmt: skip
+    chart = line_chart(
+        "r",
+        {"Recall@1": points},
+        x_name="step",
+        y_range=close_range([0.51, 0.53, 0.5], 0, 1),
+        levels={"pooled features": 0.5},
+    )
     page = Page(str(chart))
     dots = [float(dot["cy"]) for dot in page.all("circle", "dot")]
     (level,) = [float(line["y1"]) for line in page.all("line", "level")]

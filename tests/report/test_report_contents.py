@@ -27,7 +27,9 @@ def test_sweep_is_that_of_the_whole_matrix_whatever_the_blocks():
     np.fill_diagonal(whole, -np.inf)
     same = images.labels[:, None] == images.labels
     for block_pairs in (1, 5 * len(images), 10**6):
-        sweep = sweep_pairs(3 * embeddings, images.labels, 3, block_pairs=block_pairs)
+        sweep = sweep_pairs(
+            3 * embeddings, images.labels, num_neighbours=3, block_pairs=block_pairs
+        )
         np.testing.assert_array_equal(sweep.neighbours, np.argsort(-whole, axis=1)[:, :3])
         expected = np.where(same, whole, -np.inf).max(axis=1)
         np.testing.assert_allclose(sweep.best_positive, expected, rtol=1e-5)
@@ -197,7 +199,7 @@ def test_the_sweep_tells_how_far_it_is():
 
 def test_texts_of_a_chart_stay_within_it():
     points = [(0, 0.5102), (100_000, 0.5108)]
-    texts = _placed_texts(line_chart("r", {"a": points}, "step", (0.51, 0.511)))
+    texts = _placed_texts(line_chart("r", {"a": points}, x_name="step", y_range=(0.51, 0.511)))
     assert len(texts) >= 10
     for text, x, anchor in texts:
         width = 7.6 * len(text)  # of a digit of 13 units, a wide one

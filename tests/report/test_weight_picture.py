@@ -28,7 +28,7 @@ def test_picture_and_table(tmp_path):
 
 
 def test_command(tmp_path, capsys):
-    embeddings, labels = example_batch(4, 3, 8)
+    embeddings, labels = example_batch(4, 3, dimension=8)
     np.savez(tmp_path / "batch.npz", embeddings=embeddings, labels=labels)
     picture, table = tmp_path / "w.svg", tmp_path / "w.md"
     words = ["--to", str(picture), "--table", str(table), "--losses", "contrastive,n_pair"]
