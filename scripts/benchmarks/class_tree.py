@@ -40,11 +40,11 @@ def measure(linkage):
     built = time.perf_counter() - start[0], time.process_time() - start[1]
     start = time.perf_counter()
     tree.nearest(3)
-    found = time.perf_counter() - start
+    search = time.perf_counter() - start
     print(tree)
     print(
         f"{linkage}: built in {built[0]:.1f} s ({built[1]:.1f} s of processor time), 3 "
-        f"nearest classes of each in {found:.1f} s; peak {peak():.0f} MiB, of which {before:.0f} "
+        f"nearest classes of each in {search:.1f} s; peak {peak():.0f} MiB, of which {before:.0f} "
         "MiB before (TensorFlow and the embeddings)",
         flush=True,
     )

@@ -58,11 +58,11 @@ def measure(options):
     features += rng.standard_normal((options.classes, options.dimension), np.float32)[labels]
     before = peak()
     start = time.perf_counter()
-    found = curriculum_subsets(
+    curriculum = curriculum_subsets(
         features, labels, workers=options.workers, **SETTINGS[options.setting]
     )
     seconds = time.perf_counter() - start
-    counts = ", ".join(f"{count:,}" for count in np.bincount(found.subset))
+    counts = ", ".join(f"{count:,}" for count in np.bincount(curriculum.subset))
     print(
         f"{options.setting}: {seconds:.1f} s, peak {peak():,.0f} MiB in all, {peak() - before:,.0f}"
         f" MiB added; clean to highly noisy {counts}",

@@ -24,10 +24,10 @@ class _Runs:
 
 def cases(place, seed, short):
     pictures = write_pictures(place / "pictures")
-    found = list(_contents(seed))
+    contents = list(_contents(seed))
     if short:
-        found = random.Random(seed).sample(found, 15)
-    for kind, name, content in found:
+        contents = random.Random(seed).sample(contents, 15)
+    for kind, name, content in contents:
         file = place / f"{name.replace(' ', '_')}{kind}"
         yield f"{kind}: {name}", lambda a=(kind, file, content, pictures): _case(*a)
     fuzz = _ROOT / "tests" / "fuzz_image_files.py"

@@ -71,8 +71,8 @@ def _left(name, out):
     if name == "report":
         return {"report": (out / "runs" / "run" / "report.html").stat().st_size > 10_000}
     with np.load(out / "rows.npz") as rows:
-        found = {key: rows[key].tobytes() for key in rows.files if key not in ("paths", "data")}
-    return found | {"values": json.loads((out / "found.json").read_text())["values"]}
+        arrays = {key: rows[key].tobytes() for key in rows.files if key not in ("paths", "data")}
+    return arrays | {"values": json.loads((out / "found.json").read_text())["values"]}
 
 
 def _case(name, pictures, whole, out, after, expected):

@@ -87,18 +87,20 @@ def _ids(kind, rng, rows):
 
 
 def _embeddings(kind, rng, rows, columns):
-    found = rng.normal(size=(rows, columns))
+    embeddings = rng.normal(size=(rows, columns))
     if kind == "unit":
-        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-9)
     elif kind in ("equal", "opposite", "collinear"):
         factors = {"equal": np.ones(rows), "opposite": (-1.0) ** np.arange(rows),
                    "collinear": rng.normal(size=rows)}[kind]  # fmt: skip
-        found = found[:1] * factors[:, None]
+        embeddings = embeddings[:1] * factors[:, None]
     elif kind in ("zero", "tiny", "large"):
-        found *= {"zero": 0.0, "tiny": 1e-4, "large": 1e3}[kind]
+        embeddings *= {"zero": 0.0, "tiny": 1e-4, "large": 1e3}[kind]
     elif kind != "random":
-        found[rng.integers(rows)] = {"one zero row": 0, "nan": np.nan, "infinite": np.inf}[kind]
-    return found
+        embeddings[rng.integers(rows)] = {"one zero row": 0, "nan": np.nan, "infinite": np.inf}[
+            kind
+        ]
+    return embeddings
 
 
 def _proxies(kind, number, seed):

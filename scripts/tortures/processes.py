@@ -105,11 +105,11 @@ def apart(function, *arguments):
     pid = os.fork()
     if pid == 0:
         try:
-            found = function(*arguments)
+            outcome = function(*arguments)
         except BaseException:
-            found = 1, traceback.format_exc()
+            outcome = 1, traceback.format_exc()
         with open(writing, "w") as pipe:
-            json.dump(found, pipe)
+            json.dump(outcome, pipe)
         os._exit(0)
     os.close(writing)
     with open(reading) as pipe:
@@ -170,18 +170,18 @@ def left_over(folder):
 def contents(folder):
     """What a run leaves, to compare: names of files, and the state, history, recalls in them."""
     run = Path(folder)
-    found = {str(path.relative_to(run)): "" for path in run.rglob("*") if path.is_file()}
-    found.pop(".lock", None)
+    files = {str(path.relative_to(run)): "" for path in run.rglob("*") if path.is_file()}
+    files.pop(".lock", None)
     with np.load(run / "state.npz") as state:
-        found |= {name: state[name].tobytes() for name in state.files}
+        files |= {name: state[name].tobytes() for name in state.files}
     for name in ("history.csv", "baselines.json", "choice.json"):
-        if name in found:
-            found[name] = (run / name).read_bytes()
-    return found
+        if name in files:
+            files[name] = (run / name).read_bytes()
+    return files
 
 
-def difference(found, expected):
-    """In words; "" for none."""
-    keys = sorted(set(found) | set(expected))
-    other = [key for key in keys if found.get(key) != expected.get(key)]
+def difference(left, expected):
+    """What a run left otherwise than expected, in words; "" for nothing."""
+    names = sorted(set(left) | set(expected))
+    other = [name for name in names if left.get(name) != expected.get(name)]
     return f"another {', '.join(other)}" if other else ""
