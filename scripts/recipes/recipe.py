@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
     note: str = ""
 
 
-def run(family: str, recipes: Mapping[str, Recipe], default: str | None = None) -> None:
+def run(family: str | None, recipes: Mapping[str, Recipe], default: str | None = None) -> None:
     """Ends the program with what the words of the command line ask for.
 
     - A name and options: trains as that recipe says, with the options on top of it.
@@ -48,7 +48,7 @@ def run(family: str, recipes: Mapping[str, Recipe], default: str | None = None) 
     - Nothing, or --help: lists the recipes.
 
     Args:
-        family: what the recipes have in common.
+        family: what the recipes have in common, the docstring of their file.
         recipes: by the name that chooses them.
         default: the name where none is given. Defaults to None: one has to be.
     """
@@ -57,18 +57,19 @@ def run(family: str, recipes: Mapping[str, Recipe], default: str | None = None) 
         print(listing(family, recipes, default))
         sys.exit(0)
     name, options = (default, words) if words[0].startswith("-") else (words[0], words[1:])
+    recipe = recipes.get(name or "")
     resumes = any(option.split("=")[0] == "--resume" for option in options)
-    if name not in recipes and not (name is None and resumes):
+    if recipe is None and not (name is None and resumes):
         print(f"error: {_unknown(name, recipes)}", file=sys.stderr)
         sys.exit(2)
     # only now: a list and a typo need nothing of the package
     from keras_ms.cli.main import main
 
-    if resumes:
+    if recipe is None or resumes:
         sys.exit(main(["train", *options]))
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.json"
-        config.write_text(json.dumps(flat_settings(recipes[name].settings)))
+        config.write_text(json.dumps(flat_settings(recipe.settings)))
         sys.exit(main(["train", "--config", str(config), *options]))
 
 
@@ -81,13 +82,13 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def listing(family: str, recipes: Mapping[str, Recipe], default: str | None = None) -> str:
+def listing(family: str | None, recipes: Mapping[str, Recipe], default: str | None = None) -> str:
     """A page of text about the recipes: source, expected figure, cost and command of each."""
     lines = [
         f"usage: python {sys.argv[0]} {'NAME' if default is None else '[NAME]'} --data-dir FOLDER",
         "       and any option of train, which NAME --help lists",
         "",
-        family.strip(),
+        (family or "").strip(),
     ]
     for name, recipe in recipes.items():
         lines += ["", f"{name}{' (without a NAME)' if name == default else ''}: {recipe.title}"]

@@ -97,9 +97,8 @@ def _embeddings(kind, rng, rows, columns):
     elif kind in ("zero", "tiny", "large"):
         embeddings *= {"zero": 0.0, "tiny": 1e-4, "large": 1e3}[kind]
     elif kind != "random":
-        embeddings[rng.integers(rows)] = {"one zero row": 0, "nan": np.nan, "infinite": np.inf}[
-            kind
-        ]
+        value = {"one zero row": 0, "nan": np.nan, "infinite": np.inf}[kind]
+        embeddings[rng.integers(rows)] = value
     return embeddings
 
 
