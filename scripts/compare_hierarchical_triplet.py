@@ -67,6 +67,8 @@ HIERARCHICAL = {
     "levels": 16,
     "linkage": "average",
 }
+# the margins of the untrained head's tree cannot run away; batches follow the latest tree
+FIRST_TREE = {**HIERARCHICAL, "levels": 64, "margins": "of the first tree"}
 # 0.1 as published. d_H - s is about the gap that the classes have already: at -0.3 and below almost
 # no triplet violates the margin, from -0.2 on the margin grows with every tree.
 BETAS = (-0.3, -0.2, -0.1, 0.1)
@@ -82,27 +84,13 @@ TRIALS = {
         {**HIERARCHICAL, "anchor_classes": 16, "beta": beta} for beta in (-0.2, 0.1, 0.4, 0.8)
     ],
     "hierarchical, neighbours": [{**HIERARCHICAL, "beta": beta} for beta in BETAS],
-    # the margins of the untrained head's tree cannot run away; batches follow the latest tree
     "hierarchical, margins of the first tree": [
-        {
-            **HIERARCHICAL,
-            "levels": 64,
-            "margins": "of the first tree",
-            "anchor_classes": anchors,
-            "beta": beta,
-        }
+        {**FIRST_TREE, "anchor_classes": anchors, "beta": beta}
         for anchors in ANCHOR_CLASSES
         for beta in (-0.2, -0.1, 0.0, 0.1)
     ],
     "hierarchical, margins of the first tree, random classes": [
-        {
-            **HIERARCHICAL,
-            "levels": 64,
-            "margins": "of the first tree",
-            "anchor_classes": 16,
-            "beta": beta,
-        }
-        for beta in (-0.2, -0.1, 0.0, 0.1)
+        {**FIRST_TREE, "anchor_classes": 16, "beta": beta} for beta in (-0.2, -0.1, 0.0, 0.1)
     ],
 }
 ABLATION = {

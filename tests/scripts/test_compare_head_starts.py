@@ -31,6 +31,11 @@ def script():
         sys.path.remove(str(_FILE.parent))
 
 
+@pytest.fixture(scope="module")
+def experiment(script):
+    return sys.modules["head_start_experiment"]
+
+
 def _arrays(num_classes=18, images=6, channels=8):
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(num_classes), images)
@@ -46,12 +51,12 @@ def _comparison(script, folder, features=None, steps=4):
     return script.Comparison([feature_set], folder, plan), feature_set
 
 
-def test_a_fold_trains_the_weights_that_train_py_trains(script):
+def test_a_fold_trains_the_weights_that_train_py_trains(script, experiment):
     features, labels, is_test = _arrays()
     rows, ids = features[~is_test], labels[~is_test]
     folds, steps = class_folds(ids, 0), 8
     feature_set = script.FeatureSet("tiny", features, labels, is_test)
-    ours = script.Heads(feature_set, rows, ids, folds, seed=0, size=4, steps=steps, classes=3)
+    ours = experiment.Heads(feature_set, rows, ids, folds, seed=0, size=4, steps=steps, classes=3)
     # as keras_ms.run.training builds it from the settings of a run
     theirs = HeadFolds(
         rows[None], ids, folds, embedding_size=4, loss=keras_ms.MultiSimilarityLoss(),
@@ -72,12 +77,12 @@ def test_a_fold_trains_the_weights_that_train_py_trains(script):
         np.testing.assert_allclose(our, their, atol=1e-3)
 
 
-def test_each_seed_has_a_random_start_and_batches_of_its_own(script):
+def test_each_seed_has_a_random_start_and_batches_of_its_own(script, experiment):
     features, labels, is_test = _arrays()
     feature_set = script.FeatureSet("tiny", features, labels, is_test)
     starts = {}
     for seed in (0, 1):
-        heads = script.Heads(
+        heads = experiment.Heads(
             feature_set, features, labels, [is_test], seed=seed, size=4, steps=2, classes=3
         )
         for name in script.RANDOM_STARTS:
@@ -163,13 +168,14 @@ def test_sizes_starts_and_others_have_a_row_for_each_training(script, tmp_path, 
     assert {division for division, *_ in runs} == {"folds"}
 
 
-def test_the_divisions_hold_out_whole_classes(script):
+def test_the_divisions_hold_out_whole_classes(experiment):
     labels = np.repeat(np.arange(12), 4)
-    assert [held.sum() for held in script.divisions("a fifth", labels, 0)] == [8]
-    assert [held.sum() for held in script.divisions("a tenth", labels, 0)] == [8]  # two at least
-    draws = [script.divisions("a fifth", labels, draw)[0] for draw in range(3)]
+    assert [held.sum() for held in experiment.divisions("a fifth", labels, 0)] == [8]
+    # two classes at least
+    assert [held.sum() for held in experiment.divisions("a tenth", labels, 0)] == [8]
+    draws = [experiment.divisions("a fifth", labels, draw)[0] for draw in range(3)]
     assert len({draw.tobytes() for draw in draws}) > 1
-    folds = np.stack(script.divisions("folds", labels, 0))
+    folds = np.stack(experiment.divisions("folds", labels, 0))
     assert (folds.sum(axis=0) == 1).all()
 
 
