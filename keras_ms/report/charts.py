@@ -19,7 +19,7 @@ _MARGIN = 0.1
 _LEAST_RANGE = 0.02
 
 
-def close_range(values: Sequence[float], lowest: float, highest: float) -> tuple[float, float]:
+def close_range(values: Sequence[float], *, lowest: float, highest: float) -> tuple[float, float]:
     """(low, high) of an axis that shows what moves: the values with a margin, no more.
 
     Args:
@@ -29,7 +29,7 @@ def close_range(values: Sequence[float], lowest: float, highest: float) -> tuple
 
     Example:
 
-    >>> close_range([0.5, 0.6], 0, 1)
+    >>> close_range([0.5, 0.6], lowest=0, highest=1)
     (0.49, 0.61)
     """
     if not values:
@@ -75,7 +75,7 @@ def line_chart(
     xs, ys = zip(*every)
     if y_range is None:
         ys = [*ys, *levels.values()]
-        y_range = close_range(ys, 0 if min(ys) >= 0 else -math.inf, math.inf)
+        y_range = close_range(ys, lowest=0 if min(ys) >= 0 else -math.inf, highest=math.inf)
     axes = _Axes(min(xs), max(xs), *y_range)
     drawn, legend = [], []
     for number, (name, y) in enumerate(levels.items()):

@@ -81,7 +81,7 @@ def choice_section(choice: Choice | None) -> Markup | None:
             f"Recall@1 by the share of the trained weights. {_result(choice)}",
             curves,
             x_name="share of the trained weights",
-            y_range=close_range(every, 0, 1),
+            y_range=close_range(every, lowest=0, highest=1),
             levels=choice.levels(),
             mark=("chosen", best.alpha, best.recall[1]) if 1 in best.recall else None,
         )

@@ -183,7 +183,7 @@ def _shot(curriculum, images, row):
     is_centre = bool(curriculum.centre[row])
     name = image_name(images, row)
     spoken = f"{name}: {subset_name(subset)}, {density}" + ", the centre" * is_centre
-    small = picture(images, row, _PICTURE_SIZE)
+    small = picture(images, row, size=_PICTURE_SIZE)
     return tag(
         "div",
         tag("img", src=data_uri(small), alt=spoken, title=spoken, class_="pic"),

@@ -66,7 +66,9 @@ def write_curves(
     values = _draw(losses, {"loss": logged_points(rows, "loss")}, color="tab:red")
     losses.set(xlabel="step", ylabel="loss", title=f"Loss: {loss_name} (training classes)")
     if values:
-        losses.set_ylim(*close_range(values, 0 if min(values) >= 0 else -math.inf, math.inf))
+        losses.set_ylim(
+            *close_range(values, lowest=0 if min(values) >= 0 else -math.inf, highest=math.inf)
+        )
     names = dict.fromkeys(name for row in rows for name in row if "recall@" in name)
     values = _draw(recalls, {name.replace("_", " "): logged_points(rows, name) for name in names})
     recalls.set(xlabel="step", ylabel="share of queries", title=recall_title)
@@ -133,7 +135,7 @@ def _finish_recalls(chart, values, lines):
             value, color="black", linewidth=1, linestyle=_DASHES[number % len(_DASHES)],
             label=f"{name}: {value:.3f}", clip_on=False,
         )  # fmt: skip
-    chart.set_ylim(*close_range([*values, *lines.values()], 0, 1))
+    chart.set_ylim(*close_range([*values, *lines.values()], lowest=0, highest=1))
     if values or lines:
         # beside the curves it would hide some of them
         chart.legend(

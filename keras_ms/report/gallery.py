@@ -35,7 +35,7 @@ class Gallery:
         return Markup(
             "".join(
                 f".p{image}{{background-image:"
-                f"url({data_uri(picture(images, image, _PICTURE_SIZE))})}}"
+                f"url({data_uri(picture(images, image, size=_PICTURE_SIZE))})}}"
                 for image in sorted(self._used)
             )
         )

@@ -69,7 +69,7 @@ def map_section(report: Report, gallery: Gallery) -> Markup:
 
 def _fitting_sheets(report):
     for size in _SIZES:
-        uris = sheets(report.images, report.map_images, size)
+        uris = sheets(report.images, report.map_images, size=size)
         taken = sum(map(len, uris))
         if taken <= _MOST_SHEET_BYTES:
             break

@@ -17,7 +17,7 @@ SHEET_SIDE = 16
 _QUALITY = 78
 
 
-def picture(images: ImageList, index: int, size: int) -> Image.Image:
+def picture(images: ImageList, index: int, *, size: int) -> Image.Image:
     """The centre square of an image as a Pillow image of (size, size), RGB.
 
     It shows the pixels that training and evaluation read.
@@ -73,7 +73,7 @@ def png_uri(path: str | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def sheets(images: ImageList, chosen: Sequence[int] | np.ndarray, size: int) -> list[str]:
+def sheets(images: ImageList, chosen: Sequence[int] | np.ndarray, *, size: int) -> list[str]:
     """Pictures of the chosen images, side by side on sheets of 16 × 16, row by row.
 
     Args:
@@ -93,6 +93,6 @@ def sheets(images: ImageList, chosen: Sequence[int] | np.ndarray, size: int) -> 
         for place, index in enumerate(part):
             row, column = divmod(place, SHEET_SIDE)
             square = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
-            sheet[square] = np.asarray(picture(images, index, size))
+            sheet[square] = np.asarray(picture(images, index, size=size))
         uris.append(data_uri(Image.fromarray(sheet)))
     return uris

@@ -37,7 +37,7 @@ def training_section(report: Report) -> Markup | None:
     loss = {"loss": logged_points(rows, "loss")}
     recalls = {_readable(name): logged_points(rows, name) for name in names}
     every = [y for points in recalls.values() for _, y in points] + list(report.levels.values())
-    recall_range = close_range([y for y in every if math.isfinite(y)], 0, 1)
+    recall_range = close_range([y for y in every if math.isfinite(y)], lowest=0, highest=1)
     on = "validation" if any(name.startswith("val_") for name in names) else "test"
     figures = [
         (

@@ -47,6 +47,7 @@ def write_weight_picture(
     embeddings: Any,
     labels: Any,
     path: str | Path,
+    *,
     title: str | None = None,
 ) -> dict[str, PairWeights]:
     """Draws the weight of every pair of a batch against its similarity, a panel for each loss.

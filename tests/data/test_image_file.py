@@ -94,7 +94,7 @@ def refused(path, words):
         read_pixels,
         read_image,
         lambda path: read_crop(path, UNIFORM, *WINDOW),
-        lambda path: picture(ImageList([path], [0], "a", ["test"]), 0, 16),
+        lambda path: picture(ImageList([path], [0], "a", ["test"]), 0, size=16),
     ):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError)) as error:
             read(path)
@@ -296,13 +296,13 @@ def test_every_way_to_a_photo_turns_it_or_leaves_it(tmp_path):
     for cache in (False, True):
         trained, _ = next(iter(balanced_batches(images, images_per_class=2, cache=cache, **whole)))
         assert (trained[0].numpy() == square).all()
-    assert (np.asarray(picture(images, 0, 43)) == square).all()
+    assert (np.asarray(picture(images, 0, size=43)) == square).all()
     stored = np.asarray(photo())[:, 9 : 9 + 43]
     leave = {"apply_exif_orientation": False}
     images = replace(images, **leave)
     ((evaluated, _),) = evaluation_batches(images, 43, resize_to=43)
     assert (evaluated[0].numpy() == stored).all()
-    assert (np.asarray(picture(images, 0, 43)) == stored).all()
+    assert (np.asarray(picture(images, 0, size=43)) == stored).all()
     assert (decoded_images([path], True, **leave)(0).numpy() == np.asarray(photo())).all()
 
 

@@ -257,7 +257,7 @@ def test_curves_fill_their_chart():
         "r",
         {"Recall@1": points},
         x_name="step",
-        y_range=close_range([0.51, 0.53, 0.5], 0, 1),
+        y_range=close_range([0.51, 0.53, 0.5], lowest=0, highest=1),
         levels={"pooled features": 0.5},
     )
     page = Page(str(chart))

@@ -128,15 +128,15 @@ def test_a_chosen_point_that_is_none_is_refused(tmp_path, series, chosen):
     "values", [[0.5, 0.6], [1.0], [0.0], [0.0, 1.0], [0.999, 1.0], [0.3], [1e-9, 2e-9]]
 )
 def test_a_close_range_shows_all_and_leaves_nothing(values):
-    low, high = close_range(values, 0, 1)
+    low, high = close_range(values, lowest=0, highest=1)
     assert 0 <= low <= min(values) and max(values) <= high <= 1
     assert high - low >= 0.02 - 1e-9
     assert high - low <= max(0.02, 1.2 * (max(values) - min(values))) + 1e-9
 
 
 def test_a_close_range_of_losses_and_of_nothing():
-    assert close_range([], 0, 1) == (0, 1)
-    low, high = close_range([-3.0, 7.0], -np.inf, np.inf)
+    assert close_range([], lowest=0, highest=1) == (0, 1)
+    low, high = close_range([-3.0, 7.0], lowest=-np.inf, highest=np.inf)
     assert (low, high) == (-4, 8)
-    low, high = close_range([1e6], 0, np.inf)
+    low, high = close_range([1e6], lowest=0, highest=np.inf)
     assert low < 1e6 < high

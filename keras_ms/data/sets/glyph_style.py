@@ -1,7 +1,9 @@
 """How a glyph is drawn: from a font's character to images in random style, geometry and clutter."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 # a master is the mask from which images are warped: about as large as the largest of them, with
 # room around the ink for the turn
@@ -9,9 +11,9 @@ _MASTER_SIDE = 96
 _MASTER_INK = 60
 
 
-def draw_master(font, character):
+def draw_master(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
     """The character's ink, 255 on 0, its longer side `_MASTER_INK`, centred; None if blank."""
-    left, top, right, bottom = font.getbbox(character)
+    left, top, right, bottom = map(int, font.getbbox(character))
     if right <= left or bottom <= top:
         return None
     ink = Image.new("L", (right - left, bottom - top))
@@ -28,11 +30,17 @@ def draw_master(font, character):
     return master
 
 
-def draw_character(masters, image_size, count, seed):
+def draw_character(
+    masters: Sequence[Image.Image],
+    image_size: int,
+    *,
+    count: int,
+    seed: int | Sequence[int] | np.random.SeedSequence,
+) -> np.ndarray:
     """Draws one character in `count` random ways.
 
     Args:
-        masters: list of masks made by `draw_master`, one per font.
+        masters: masks made by `draw_master`, one per font.
         image_size: pixels of a side.
         count: number of images.
         seed: anything that `numpy.random.default_rng` takes.

@@ -90,7 +90,9 @@ def draw_glyphs(*, image_size: int = 64, images_per_class: int = 20, seed: int =
     for index, item in enumerate(characters):
         # a generator per character: its images do not depend on which others are drawn
         sequence = np.random.SeedSequence((seed, ord(item.character)))
-        images[index] = draw_character(item.masters, image_size, images_per_class, sequence)
+        images[index] = draw_character(
+            item.masters, image_size, count=images_per_class, seed=sequence
+        )
     names = [unicodedata.name(item.character).lower() for item in characters]
     return ImageList(
         paths=np.array(

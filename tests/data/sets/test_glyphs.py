@@ -80,7 +80,9 @@ def test_equal_arguments_give_equal_images(glyphs):
 
 def test_another_seed_draws_other_images(characters):
     masters = characters["A"].masters
-    first, again, other = (draw_character(masters, 32, 5, seed) for seed in ((0, 65), (0, 65), 1))
+    first, again, other = (
+        draw_character(masters, 32, count=5, seed=seed) for seed in ((0, 65), (0, 65), 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any(axis=(1, 2, 3)).all()
 
