@@ -1,7 +1,5 @@
 """Every recipe is a valid run, and names its command, source, expected figure and cost."""
 
-import dataclasses
-import json
 import re
 import runpy
 import sys
@@ -9,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_ms.run.setting_defaults import CLASSES_PER_BATCH, situation
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.defaults import CLASSES_PER_BATCH, situation
+from keras_ms.run.settings.earlier import translated
 
 FOLDER = Path(__file__).resolve().parents[2] / "scripts" / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "recipe")
@@ -55,11 +54,11 @@ def line_of(doc, label):
 
 def test_settings_are_valid_and_all_are_fields(recipe):
     _, _, given = recipe
-    settings = Settings(**given)
-    assert settings.dataset != "auto"
-    if settings.dataset in PROTOCOL:
-        assert settings.recall_ks() == PROTOCOL[settings.dataset]
-    assert json.loads(settings.to_json()).items() >= given.items()
+    settings = Settings.from_values(**given)
+    assert settings.data.dataset != "auto"
+    if settings.data.dataset in PROTOCOL:
+        assert settings.evaluation.ks == PROTOCOL[settings.data.dataset]
+    assert settings.values().items() >= translated(given).items()
 
 
 def test_the_command_runs_this_file(recipe):
@@ -74,9 +73,9 @@ def test_source_expected_figure_and_cost_are_named(recipe):
     assert re.match(r"\d\d\.\d+ \(.+\)|none published|none measured", expected)
     if path.stem in PUBLISHED:
         assert expected.startswith(PUBLISHED[path.stem])
-    settings = Settings(**given)
-    classes = settings.classes_per_batch or CLASSES_PER_BATCH[situation(settings)]
-    images = settings.steps * classes * settings.images_per_class
+    settings = Settings.from_values(**given)
+    classes = settings.batches.classes_per_batch or CLASSES_PER_BATCH[situation(settings)]
+    images = settings.training.steps * classes * settings.batches.images_per_class
     assert line_of(doc, "Cost").startswith(f"{images:,} training images")
     assert re.search(r"hour|minute|second", line_of(doc, "Cost"))
 
@@ -96,13 +95,13 @@ def test_the_independent_recipes_are_those_of_the_table():
     try:
         for name, row in rows.items():
             given = runpy.run_path(str(FOLDER / f"{name}_ms_independent.py"))["SETTINGS"]
-            settings = Settings(**given)
+            settings = Settings.from_values(**given)
             found = (
-                settings.learning_rate,
-                settings.backbone_learning_rate,
-                settings.decay_boundaries(),
-                settings.steps,
-                settings.coupled_l2,
+                settings.training.learning_rate,
+                settings.training.backbone_learning_rate,
+                settings.training.decay_boundaries(),
+                settings.training.steps,
+                settings.training.coupled_l2,
             )
             assert found == row
     finally:
@@ -120,7 +119,7 @@ def test_a_recipe_runs_with_options_over_its_settings(monkeypatch):
         runpy.run_path(str(FOLDER / "omniglot.py"), run_name="__main__")
     assert ended.value.code == 0
     given = runpy.run_path(str(FOLDER / "omniglot.py"))["SETTINGS"]
-    assert seen == [dataclasses.replace(Settings(**given), data_dir="there", steps=1200)]
+    assert seen == [Settings.from_values(**given).with_values(data_dir="there", steps=1200)]
 
 
 def test_a_recipe_resumes_with_the_settings_of_its_run(monkeypatch):
@@ -148,10 +147,14 @@ def test_a_recipe_trains_as_when_its_figure_was_measured(recipe):
     path, _, given = recipe
     if path.stem in MEASURED_ANEW:
         pytest.skip("its figure is that of the defaults")
-    settings = Settings(**given)
+    settings = Settings.from_values(**given)
     for name, value in MEASURED_WITH.items():
         expected = given.get(name, value)
-        if name == "backbone_learning_rate" and settings.weights and not settings.freeze_backbone:
+        if (
+            name == "backbone_learning_rate"
+            and settings.model.weights
+            and not settings.model.freeze_backbone
+        ):
             # one rate for all where a recipe gave none for the backbone
-            expected = settings.learning_rate if expected is None else expected
-        assert getattr(settings, name) == expected, name
+            expected = settings.training.learning_rate if expected is None else expected
+        assert settings.values()[name] == expected, name
