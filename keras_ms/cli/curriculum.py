@@ -251,10 +251,10 @@ def _listed(found, labels, path):
     # ids may be any numbers: only those that are there get a name
     classes, ids = np.unique(labels, return_inverse=True)
     return ImageList(
-        [f"row {row}" for row in range(len(labels))] if paths is None else paths,
+        np.array([f"row {row}" for row in range(len(labels))]) if paths is None else paths,
         ids,
-        classes if names is None else names[classes],
-        ["train"] * len(labels),
+        tuple(classes if names is None else names[classes]),
+        np.full(len(labels), "train"),
         name=Path(path).stem,
     )
 

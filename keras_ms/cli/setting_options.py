@@ -62,7 +62,7 @@ def _setting_option(one: Setting, explanation: str, hint: str | None):
         hint = "" if one.default in (None, "", ()) else f"(default: {_text(one.default)})"
     about = arg(help=explanation, help_behavior_hint=hint)
     if one.is_tuple:
-        return Annotated[one.type, with_commas(one.name), about]
+        return Annotated[one.annotation, with_commas(one.name), about]
     return Annotated[Literal[one.declaration.choices] if one.declaration.choices else kind, about]
 
 

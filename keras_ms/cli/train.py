@@ -74,9 +74,7 @@ def _given(words):
     loss = _loss_of(words)
     _refuse_unknown_options(words, f"loss={loss}", loss_options(loss))
     _refuse_unknown_options(words, "hdml", hdml_options())
-    groups: dict[str, Any] = parsed(
-        _options(loss), "train", _DESCRIPTION, words, none_is_a_value=True
-    )
+    groups = parsed(_options(loss), "train", _DESCRIPTION, words, none_is_a_value=True)
     run, given = groups.pop("run"), {}
     for group in groups.values():
         for name, value in group.items():
@@ -88,7 +86,7 @@ def _given(words):
     return run.get("resume"), run.get("config"), given
 
 
-def _options(loss):
+def _options(loss: str) -> Any:
     """The type of all options: those of the command, of each group of settings and of the loss."""
     named = {"loss": loss_options(loss), "hdml": hdml_options()}
     types = {"run": _RunOptions}

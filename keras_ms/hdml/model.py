@@ -100,11 +100,11 @@ class HDML(EmbedderTraining):
         embedder,
         classes,
         metric_loss="n_pair",
-        mode: str = "paper",
-        alpha: float | None = None,
-        beta: float = 1e4,
-        lambda_g: float = 0.5,
-        average_steps: int = 64,
+        mode="paper",
+        alpha=None,
+        beta=1e4,
+        lambda_g=0.5,
+        average_steps=64,
         name="hdml",
     ):
         features_and_embeddings = features_and_embeddings_model(embedder)

@@ -42,7 +42,8 @@ def load_run_images(
     """
     dataset, data_dir = settings.data.dataset, settings.data.data_dir or None
     made_for = {"image_size": settings.images.image_size, "seed": settings.training.seed}
-    options = {name: getattr(settings.data, name) for name in data_set_options()}
+    values = settings.values()
+    options = {name: values[name] for name in data_set_options() if name in values}
     options["test_classes"] = options["test_classes"] or None  # a file that lists them
     in_folds, whole_groups = settings.training.tune == "folds", settings.data.validation_groups
 

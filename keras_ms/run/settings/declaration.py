@@ -41,7 +41,7 @@ class Setting(NamedTuple):
         group: the name of the group in `Settings`.
         field: its name in the group.
         name: its flat name.
-        type: as annotated.
+        annotation: of the field.
         default: where nobody says anything; None is left to the situation or to the data.
         declaration: `Declaration`.
     """
@@ -49,19 +49,19 @@ class Setting(NamedTuple):
     group: str
     field: str
     name: str
-    type: Any
+    annotation: Any
     default: Any
     declaration: Declaration
 
     @property
     def kinds(self) -> tuple[type, ...]:
         """The types of its values, or of each part of a tuple; None is not among them."""
-        parts = typing.get_args(self.type) or (self.type,)
+        parts = typing.get_args(self.annotation) or (self.annotation,)
         return tuple(part for part in parts if part not in (type(None), Ellipsis))
 
     @property
     def is_tuple(self) -> bool:
-        return typing.get_origin(self.type) is tuple
+        return typing.get_origin(self.annotation) is tuple
 
 
 def setting(default: Any, explanation: str, **declared: Any) -> Any:
@@ -100,15 +100,16 @@ def check_group(group: Any) -> None:
         if one.is_tuple and isinstance(value, list):
             value = tuple(value)
             object.__setattr__(group, one.field, value)
-        if value is None and type(None) in typing.get_args(one.type):
+        if value is None and type(None) in typing.get_args(one.annotation):
             continue
-        if typing.get_origin(one.type) is Mapping:  # its owner knows which options there are
+        if typing.get_origin(one.annotation) is Mapping:  # its owner knows which options there are
             if isinstance(value, Mapping):
                 object.__setattr__(group, one.field, dict(value))  # nobody else's
             continue
         if one.is_tuple and not isinstance(value, tuple):
             raise _wrong_type(one.name, f"a tuple of {_in_words(one.kinds)}", value)
-        for part in value if one.is_tuple else (value,):
+        parts: tuple = value if isinstance(value, tuple) else (value,)
+        for part in parts:
             check_type(one.name, part, one.kinds)
             _check_bounds(one.name, part, one.declaration)
 
