@@ -52,14 +52,16 @@ def run(words: Sequence[str]) -> None:
     words, lines = words_of_now(words)
     for line in lines:
         print(line, file=sys.stderr)
-    resume, config, given = _given(words)
+    run_options, given = _given(words)
+    resume, config = run_options.get("resume"), run_options.get("config")
     if resume:
-        changed = sorted(set(given) - {"runs_folder"})
-        if changed or config:
+        changed = ["--config"] * bool(config)
+        changed += [flag(name) for name in sorted(given) if name != "runs_folder"]
+        if changed:
             raise ValueError(
-                "--resume continues a run with its own settings. Leave out "
-                + ", ".join(["--config"] * bool(config) + [flag(name) for name in changed])
+                f"--resume continues a run with its own settings. Leave out {', '.join(changed)}"
             )
+    given = _with_options(given)
     # defaults follow what is trained, so they are taken once all that is given is known
     settings = Settings.read(config, given) if config else Settings.from_values(**given)
 
@@ -70,20 +72,25 @@ def run(words: Sequence[str]) -> None:
 
 
 def _given(words):
-    """(run to resume or None, file of settings or None, the settings that are given)."""
+    """(options of the command, settings and options of the loss by their names): what is given."""
     loss = _loss_of(words)
     _refuse_unknown_options(words, f"loss={loss}", loss_options(loss))
     _refuse_unknown_options(words, "hdml", hdml_options())
     groups = parsed(_options(loss), "train", _DESCRIPTION, words, none_is_a_value=True)
-    run, given = groups.pop("run"), {}
-    for group in groups.values():
-        for name, value in group.items():
-            owner, _, option = name.partition(".")
-            if option:
-                given.setdefault(OPTIONS[owner], {})[option] = value
-            else:
-                given[name] = value
-    return run.get("resume"), run.get("config"), given
+    run_options = groups.pop("run")
+    return run_options, {name: value for group in groups.values() for name, value in group.items()}
+
+
+def _with_options(given):
+    """Settings by flat name, with the options of the loss and of HDML in a dict each."""
+    values = {}
+    for name, value in given.items():
+        owner, _, option_name = name.partition(".")
+        if option_name:
+            values.setdefault(OPTIONS[owner], {})[option_name] = value
+        else:
+            values[name] = value
+    return values
 
 
 def _options(loss: str) -> Any:
@@ -121,19 +128,19 @@ def _loss_of(words):
     return named if named in loss_names() else SETTINGS["loss"].default
 
 
-def _value_of(option, words):
+def _value_of(name, words):
     """What is given as an option, the last time; None where it is not."""
     for place in reversed(range(len(words))):
-        if words[place].startswith(f"{option}="):
+        if words[place].startswith(f"{name}="):
             return words[place].partition("=")[2]
-        if words[place] == option and place + 1 < len(words):
+        if words[place] == name and place + 1 < len(words):
             return words[place + 1]
     return None
 
 
 def _refuse_unknown_options(words, owner, declared):
     prefix = f"--{owner.partition('=')[0]}."
-    names = [option.name for option in declared]
+    names = [one.name for one in declared]
     for word in words:
         name = word.removeprefix(prefix).partition("=")[0].replace("-", "_")
         if word.startswith(prefix) and name not in names:

@@ -101,7 +101,7 @@ def test_what_is_given_wins_over_the_file(settings_of, tmp_path):
         ("--loss triplet --loss.gap 1", 1, "loss=triplet has no option 'gap'. It has margin, min"),
         ("--hdml paper --hdml.gamma 1", 1, "lambda_g"),
         ("--loss-settings", 1, "Expected a value behind --loss-settings"),
-        ("--resume --steps 3", 1, "Leave out --steps"),
+        ("--resume --steps 3 --loss.alpha 1", 1, "Leave out --loss.alpha, --steps"),
     ],
 )
 def test_wrong_words_are_refused(capsys, words, code, message):
