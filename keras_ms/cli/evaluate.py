@@ -2,22 +2,33 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional
 
 from keras_ms.cli.image_options import (
     IMAGE_SETTINGS,
-    add_image_options,
     config_settings,
-    given_settings,
+    image_options,
     image_settings,
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.setting_options import flag
-from keras_ms.run.settings import Settings
+from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.setting_options import with_commas
+from keras_ms.run.settings.declaration import flag
+from keras_ms.run.settings.groups import SETTINGS
 
 # those of keras_ms.evaluation, which would import Keras
 METRICS = ("recall", "r_precision", "map_at_r", "nmi", "ami", "f1")
+_DESCRIPTION = (
+    "Embeds the test images of a data set with a .keras file, a SavedModel folder or an .onnx file "
+    "and prints Recall@K, R-Precision and MAP@R with intervals; on request NMI, AMI and F1. "
+    "Without a model it measures saved embeddings."
+)
 # what differs from training
 _EXPLANATIONS = {
     "image_size": "height and width the network sees, pixels; needed, without --config, where the "
@@ -32,61 +43,74 @@ _EXPLANATIONS = {
 }
 
 
-def add_parser(commands):
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure a model on a data set, or saved embeddings",
-        description="Embeds the test images of a data set with a .keras file, a SavedModel folder "
-        "or an .onnx file and prints Recall@K, R-Precision and MAP@R with intervals; on request "
-        "NMI, AMI and F1. Without a model it measures saved embeddings.",
-    )
-    parser.set_defaults(command=_evaluate)
-    parser.add_argument(
-        "model",
-        metavar="MODEL_OR_EMBEDDINGS",
-        help="a .keras file, a SavedModel folder, an .onnx file; or an .npz file of embeddings "
-        "and labels",
-    )
-    parser.add_argument(
-        "data",
-        nargs="?",
-        metavar="DATASET",
-        help="name of a data set, or the folder or CSV file: short for --dataset or --data-dir",
-    )
-    parser.add_argument(
-        "--config", metavar="FILE", help="settings.json of the run: its images, as in training"
-    )
-    add_image_options(parser, _EXPLANATIONS)
-    parser.add_argument(
-        "--split", default="test", choices=("train", "validation", "test"), help="default: test"
-    )
-    parser.add_argument("--ks", help="the K of Recall@K (default: those of --config, else 1,2,4,8)")
-    parser.add_argument(
-        "--metrics",
-        default="recall,r_precision,map_at_r",
-        metavar="NAMES",
-        help=f"of {','.join(METRICS)}, or all (default: recall,r_precision,map_at_r). nmi, ami "
-        "and f1 take a k-means with a cluster for each class: long for many classes",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help="images embedded at a time (default: 64; a model of a fixed batch takes its own)",
-    )
-    parser.add_argument(
+if TYPE_CHECKING:
+    _Images = dict[str, Any]
+else:
+    _Images = image_options(_EXPLANATIONS)
+
+
+@dataclass(frozen=True)
+class _Options:
+    model: Annotated[
+        Positional[str],
+        option(
+            "a .keras file, a SavedModel folder, an .onnx file; or an .npz file of embeddings and "
+            "labels",
+            "MODEL_OR_EMBEDDINGS",
+        ),
+    ]
+    data: Annotated[
+        Positional[str],
+        option(
+            "name of a data set, or the folder or CSV file: short for --dataset or --data-dir",
+            "DATASET",
+            default="",
+        ),
+    ] = ""
+    config: Annotated[
+        str, option("settings.json of the run: its images, as in training", "FILE", default="")
+    ] = ""
+    split: Annotated[
+        Literal["train", "validation", "test"], option("which images are measured")
+    ] = "test"
+    ks: Annotated[
+        tuple[int, ...],
+        with_commas("ks"),
+        option("the K of Recall@K", default="those of --config, else 1,2,4,8"),
+    ] = ()
+    metrics: Annotated[
+        str,
+        option(
+            f"of {','.join(METRICS)}, or all. nmi, ami and f1 take a k-means with a cluster for "
+            "each class: long for many classes",
+            "NAMES",
+        ),
+    ] = "recall,r_precision,map_at_r"
+    batch_size: Annotated[
+        int | None,
+        option(
+            "images embedded at a time",
+            "N",
+            default="64; a model of a fixed batch takes its own",
+        ),
+    ] = None
+    bootstrap: Annotated[
         # see keras_ms/evaluation/class_bootstrap.py
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="times that classes are drawn for the intervals (default: 1000; 0: no intervals)",
-    )
-    parser.add_argument("--save-embeddings", metavar="FILE", help="write them into an .npz file")
-    parser.add_argument("--to", metavar="FILE", help="write the figures, as .json or .md")
+        int,
+        option("times that classes are drawn for the intervals; 0: no intervals", "N"),
+    ] = 1000
+    save_embeddings: Annotated[str, option("write them into an .npz file", "FILE", default="")] = ""
+    to: Annotated[str, option("write the figures, as .json or .md", "FILE", default="")] = ""
+    images: _Images = field(default_factory=dict)
 
 
-def _evaluate(options):
+def run(words: Sequence[str]) -> None:
+    """Measures as the words of the command line say.
+
+    Raises:
+        SystemExit: wrong words, or help.
+    """
+    options = parsed(_Options, "evaluate", _DESCRIPTION, words)
     from keras_ms.files import whole_file
 
     ks, metrics = _checked_options(options)
@@ -95,7 +119,7 @@ def _evaluate(options):
     from keras_ms.evaluation.all_metrics import checked_metrics
 
     checked_metrics(metrics)  # whether their library is installed
-    found = _saved(options) if Path(options["model"]).suffix == ".npz" else _embedded(options)
+    found = _saved(options) if Path(options.model).suffix == ".npz" else _embedded(options)
     evaluation = evaluate_embeddings(
         found["embeddings"],
         found["labels"],
@@ -103,18 +127,18 @@ def _evaluate(options):
         metrics=metrics,
         is_query=found["is_query"],
         is_gallery=found["is_gallery"],
-        num_resamples=options["bootstrap"],
-        seed=options["seed"] or 0,
+        num_resamples=options.bootstrap,
+        seed=options.images.get("seed", 0),
         verbose=True,
     )
-    table = f"{options['model']}: {evaluation.table()}"
+    table = f"{options.model}: {evaluation.table()}"
     print(table)
-    if options["to"]:
-        with whole_file(options["to"]) as temporary:
-            if Path(options["to"]).suffix == ".md":
+    if options.to:
+        with whole_file(options.to) as temporary:
+            if Path(options.to).suffix == ".md":
                 temporary.write_text(table + "\n", encoding="utf-8")
             else:
-                figures = {"model": options["model"]} | dataclasses.asdict(evaluation)
+                figures = {"model": options.model} | dataclasses.asdict(evaluation)
                 del figures["ranks"]  # one number an image
                 names = found["class_names"]
                 if names is not None:
@@ -123,7 +147,7 @@ def _evaluate(options):
                         for label, value in evaluation.recall_per_class.items()
                     }
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        print(f"Wrote {options['to']}")
+        print(f"Wrote {options.to}")
 
 
 def _checked_options(options):
@@ -131,8 +155,8 @@ def _checked_options(options):
     from keras_ms.files import check_writable
 
     for name, suffixes in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
-        path = options[name]
-        if path is None:
+        path = getattr(options, name)
+        if not path:
             continue
         if Path(path).suffix not in suffixes:
             raise ValueError(
@@ -140,24 +164,20 @@ def _checked_options(options):
             )
         check_writable(Path(path).parent)
     for name, least in (("bootstrap", 0), ("batch_size", 1)):
-        if options[name] is not None and options[name] < least:
-            raise ValueError(
-                f"Expected {flag(name)} of at least {least}. Received: {options[name]}"
-            )
-    text = options["ks"] or config_settings(options).ks
-    try:
-        ks = [int(k) for k in text.split(",")]
-    except ValueError:
-        ks = [0]
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"Expected {flag(name)} of at least {least}. Received: {value}")
+    ks = options.ks or config_settings(options).evaluation.ks
     if min(ks) < 1:
         raise ValueError(
-            f"Expected --ks as whole numbers of at least 1, such as 1,2,4,8. Received: {text}"
+            "Expected --ks as whole numbers of at least 1, such as 1,2,4,8. Received: "
+            + ",".join(map(str, ks))
         )
-    metrics = METRICS if options["metrics"] == "all" else options["metrics"].split(",")
+    metrics = METRICS if options.metrics == "all" else options.metrics.split(",")
     if not set(metrics) <= set(METRICS):
         raise ValueError(
             f"Expected --metrics to be some of {', '.join(METRICS)}, or all. "
-            f"Received: {options['metrics']}"
+            f"Received: {options.metrics}"
         )
     return ks, metrics
 
@@ -165,15 +185,14 @@ def _checked_options(options):
 def _saved(options):
     from keras_ms.evaluation.saved_embeddings import read_embeddings
 
-    about_images = (*IMAGE_SETTINGS, "data", "config", "batch_size", "save_embeddings")
-    given = {name for name in about_images if options[name] is not None}
+    others = (options.data, options.config, options.batch_size, options.save_embeddings)
     # the seed is that of the bootstrap too
-    if given - {"seed"} or options["split"] != "test":
+    if set(options.images) - {"seed"} or any(others) or options.split != "test":
         raise ValueError(
-            f"{options['model']} holds embeddings already: leave out the data set and everything "
+            f"{options.model} holds embeddings already: leave out the data set and everything "
             "else about images, --split, --batch-size and --save-embeddings"
         )
-    return read_embeddings(options["model"])
+    return read_embeddings(options.model)
 
 
 def _embedded(options):
@@ -181,24 +200,24 @@ def _embedded(options):
     from keras_ms.export.embedder import embed_images, load_embedder, view_sizes
     from keras_ms.run.images import load_run_images
 
-    embedder, split = load_embedder(options["model"]), options["split"]
+    embedder, split = load_embedder(options.model), options.split
     settings = _settings(options, embedder)
     rule = embedder.preprocessing
     if rule and rule.exif_orientation is not None:
-        if options["apply_exif_orientation"] not in (None, rule.exif_orientation):
+        if options.images.get("apply_exif_orientation") not in (None, rule.exif_orientation):
             raise ValueError(
                 f"{embedder.name} wants photos "
                 + ("turned as their EXIF orientation says" * rule.exif_orientation or "as stored")
                 + ", as its file records. Leave --apply-exif-orientation out"
             )
-        settings = dataclasses.replace(settings, apply_exif_orientation=rule.exif_orientation)
+        settings = settings.with_values(apply_exif_orientation=rule.exif_orientation)
     every = load_run_images(settings, needed=(split,))
     images = every.subset(split)
     size, resize_to = view_sizes(
         embedder,
         images,
-        image_size=settings.image_size,
-        resize_to=settings.resize_to or None,  # 0 stands for the default
+        image_size=settings.images.image_size,
+        resize_to=settings.images.resize_to or None,  # 0 stands for the default
     )
     print(
         f"Measured: the {len(images):,} {split} images of {images.name}, at {size} x {size} pixels"
@@ -216,28 +235,29 @@ def _embedded(options):
         images,
         image_size=size,
         resize_to=resize_to,
-        batch_size=options["batch_size"] or 64,
+        batch_size=options.batch_size or 64,
     )
-    if options["save_embeddings"]:
+    if options.save_embeddings:
         names = (*IMAGE_SETTINGS, "validation_groups", "rotated_classes")
-        data = {name: getattr(settings, name) for name in names}
+        values = settings.values()
+        data = {name: values[name] for name in names}
         data |= {"split": split, "resize_to": resize_to}
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
             data[name] = data[name] and str(Path(data[name]).resolve())
-        write_embeddings(options["save_embeddings"], embeddings, images, data)
-        print(f"Wrote {options['save_embeddings']}")
+        write_embeddings(options.save_embeddings, embeddings, images, data)
+        print(f"Wrote {options.save_embeddings}")
     names = ("labels", "is_query", "is_gallery", "class_names")
     return {"embeddings": embeddings} | {name: getattr(images, name) for name in names}
 
 
 def _settings(options, embedder):
     """Settings of the images: those of --config, the model's size, then what was given."""
-    given = given_settings(options)
-    if options["data"] is not None:
-        given |= _data_set(options["data"], given)
+    given = dict(options.images)
+    if options.data:
+        given |= _data_set(options.data, given)
     given = with_image_size(given, options, embedder.image_size, embedder.preprocessing)
-    if options["split"] == "test":
+    if options.split == "test":
         if "validation_fraction" in given:
             raise ValueError("--validation-fraction says nothing about --split test: leave it out")
         # no need for enough training classes to hold some out
@@ -247,7 +267,7 @@ def _settings(options, embedder):
 
 def _data_set(word, given):
     """The settings that the short form of --dataset or --data-dir stands for."""
-    choices = Settings.__dataclass_fields__["dataset"].metadata["choices"]
+    choices = SETTINGS["dataset"].declaration.choices
     is_name = word in choices and ("data_dir" in given or not Path(word).exists())
     name = "dataset" if is_name else "data_dir"
     if name in given:

@@ -1,9 +1,16 @@
 """Options of the command line that say which images are read, and how."""
 
-import dataclasses
+from __future__ import annotations
 
-from keras_ms.cli.setting_options import add_setting
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from keras_ms.cli.setting_options import setting_options
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.groups import SETTINGS
+
+if TYPE_CHECKING:
+    from keras_ms.export import Preprocessing
 
 # the others belong to a training
 IMAGE_SETTINGS = (
@@ -24,42 +31,58 @@ IMAGE_SETTINGS = (
 )
 
 
-def add_image_options(parser, explanations):
-    """Adds an option for each of IMAGE_SETTINGS.
+class ImageOptions(Protocol):
+    """What the functions here read of a command's options.
+
+    Attributes:
+        model: path of a model, or of an .npz file.
+        config: settings.json of a run, or empty.
+        images: the settings of images that are given, by name.
+    """
+
+    model: str
+    config: str
+    images: dict[str, Any]
+
+
+def image_options(explanations: Mapping[str, str] | None = None) -> Any:
+    """A type for `tyro.cli`: a dict of those of IMAGE_SETTINGS that are given.
 
     Args:
-        parser: of argparse.
-        explanations: dict, by setting, of what differs from training; others are explained as
-            there.
+        explanations: of what differs from training, by setting, with its default. Defaults to None:
+            all are explained as there.
     """
-    for name in IMAGE_SETTINGS:
-        explanation = Settings.__dataclass_fields__[name].metadata["explanation"]
-        add_setting(parser, name, explanations.get(name, explanation))
+    as_in_training = {name: SETTINGS[name].declaration.explanation for name in IMAGE_SETTINGS}
+    return setting_options(
+        IMAGE_SETTINGS,
+        explanations=as_in_training | dict(explanations or {}),
+        description="Which images there are, and what the network sees of them.",
+    )
 
 
-def given_settings(options):
-    """{setting: value} of the image options that were given."""
-    return {name: options[name] for name in IMAGE_SETTINGS if options[name] is not None}
-
-
-def config_settings(options):
+def config_settings(options: ImageOptions) -> Settings:
     """`Settings` of --config, or the defaults."""
-    return Settings.read(options["config"]) if options["config"] else Settings()
+    return Settings.read(options.config) if options.config else Settings()
 
 
-def image_settings(options, given):
+def image_settings(options: ImageOptions, given: Mapping[str, Any]) -> Settings:
     """`Settings` of --config, or the defaults, with what is given; nothing is trained with them."""
     settings = config_settings(options)
-    tune = "off" if given.get("validation_fraction") else settings.tune
-    return dataclasses.replace(settings, **given, tune=tune, interpolate=False)
+    tune = "off" if given.get("validation_fraction") else settings.training.tune
+    return settings.with_values(**given, tune=tune, interpolate=False)
 
 
-def with_image_size(given, options, model_size, preprocessing=None):
+def with_image_size(
+    given: Mapping[str, Any],
+    options: ImageOptions,
+    model_size: int | None,
+    preprocessing: Preprocessing | None = None,
+) -> dict[str, Any]:
     """The given settings with the size of the images that a model takes.
 
     Args:
-        given: of `given_settings`.
-        options: dict with `model`, its path, and `config`.
+        given: settings by flat name.
+        options: of the command.
         model_size: side in pixels, or None for a model that takes any.
         preprocessing: `Preprocessing` that the model's file records, or None.
 
@@ -71,13 +94,13 @@ def with_image_size(given, options, model_size, preprocessing=None):
         ValueError: neither says it.
     """
     if model_size:
-        return {"image_size": model_size} | given
-    if "image_size" in given or options["config"]:
-        return given
+        return {"image_size": model_size, **given}
+    if "image_size" in given or options.config:
+        return dict(given)
     recorded = preprocessing and preprocessing.image_size
     if not isinstance(recorded, int):
         raise ValueError(
-            f"{options['model']} takes images of any size: give --image-size, the side in pixels "
+            f"{options.model} takes images of any size: give --image-size, the side in pixels "
             "that it was trained with (or --config, the settings.json of its run)"
         )
-    return {"image_size": recorded} | given
+    return {"image_size": recorded, **given}

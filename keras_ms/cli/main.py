@@ -1,21 +1,12 @@
-"""The command line, keras-ms. The options of train are the fields of Settings; convert-weights,
-evaluate, report and curriculum have modules of their own."""
+"""The command line, keras-ms: one module a command, imported once it is asked for."""
 
 import argparse
-import dataclasses
-import json
+import importlib
 import logging
 import signal
 import sys
 
 from keras_ms import __version__
-from keras_ms.cli.convert_weights import add_parser as add_convert_weights
-from keras_ms.cli.curriculum import add_parser as add_curriculum
-from keras_ms.cli.evaluate import add_parser as add_evaluate
-from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.report import add_parser as add_report
-from keras_ms.cli.setting_options import add_setting, flag
-from keras_ms.run.settings import Settings
 from keras_ms.terminal.command_words import RunInterrupted, UnfinishedRun, resume_command
 from keras_ms.terminal.progress import is_terminal
 from keras_ms.terminal.start import interrupt_raises
@@ -27,6 +18,17 @@ from keras_ms.terminal.streams import (
     ending_on_signals,
     lasting_output,
 )
+
+# the module of this folder is called as the command is, with _ for -
+COMMANDS = {
+    "train": "train an embedder, evaluate it on unseen classes, export it",
+    "export": "export a saved .keras model",
+    "weights": "draw how much each loss makes every pair of a batch count, by its similarity",
+    "convert-weights": "convert the public PyTorch weights of BN-Inception",
+    "evaluate": "measure a model on a data set, or saved embeddings",
+    "report": "one HTML page about a trained model: metrics, map, best and worst queries",
+    "curriculum": "divide each class into clean, noisy and highly noisy images, by density",
+}
 
 # what bad data, settings, folders and files raise; anything else is a bug and keeps its traceback
 _USER_ERRORS = (ValueError, OSError, ImportError)
@@ -54,11 +56,11 @@ def main(arguments=None):
 
 
 def _run(arguments):
+    options = _parser().parse_args(arguments)
     try:
-        options = vars(_parser().parse_args(arguments))
-        command, debug = options.pop("command"), options.pop("debug")
         _log_to_terminal()
-        command(options)
+        module = importlib.import_module(f"keras_ms.cli.{options.command.replace('-', '_')}")
+        module.run(options.words)
     except KeyboardInterrupt as interruption:
         words = ""
         if isinstance(interruption, RunInterrupted):
@@ -70,7 +72,7 @@ def _run(arguments):
     except OutputLost:
         raise
     except _USER_ERRORS as error:
-        if debug:
+        if options.debug:
             raise
         words = ""
         if isinstance(error, UnfinishedRun):
@@ -91,148 +93,20 @@ def _log_to_terminal():
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _train(options):
-    resume, config = options.pop("resume"), options.pop("config")
-    given = {name: value for name, value in options.items() if value is not None}
-    if resume:
-        changed = sorted(set(given) - {"runs_folder"})
-        if changed or config:
-            raise ValueError(
-                "--resume continues a run with its own settings. Leave out "
-                + ", ".join(["--config"] * bool(config) + [flag(name) for name in changed])
-            )
-    # defaults follow what is trained, so they are taken once all that is given is known
-    settings = Settings.read(config, given) if config else Settings(**given)
-
-    import_keras()
-    from keras_ms.run.training import train
-
-    train(settings, resume)
-
-
-def _export(options):
-    metadata = json.loads(options["metadata"]) if options["metadata"] else None
-    formats = Settings(export=options["formats"]).exports()
-    import_keras()
-    from keras_ms.export import Preprocessing
-    from keras_ms.export.formats import export_formats
-    from keras_ms.export.keras_file import load_keras_file
-
-    model = load_keras_file(options["model"])
-    shorter = options["resize_to"]
-    export_formats(
-        model,
-        options["to"],
-        formats,
-        metadata=metadata,
-        preprocessing=None
-        if shorter is None
-        else Preprocessing(resize_to=shorter, exif_orientation=options["apply_exif_orientation"]),
-    )
-
-
-def _weights(options):
-    from keras_ms.run.losses import named_loss, pair_loss_names
-
-    names = options["losses"].split(",") if options["losses"] else list(pair_loss_names())
-    unknown = [name for name in names if name not in pair_loss_names()]
-    if unknown:
-        raise ValueError(
-            f"Unknown loss. Expected one of {', '.join(pair_loss_names())}. Received: "
-            f"{', '.join(unknown)}"
-        )
-    import_keras()
-    import numpy as np
-
-    from keras_ms.evaluation.saved_embeddings import read_embeddings
-    from keras_ms.files import whole_file
-    from keras_ms.report.weight_picture import example_batch, weight_table, write_weight_picture
-
-    losses = {name.replace("_", " "): named_loss(name) for name in names}
-    if options["embeddings"]:
-        found = read_embeddings(options["embeddings"])
-        embeddings, labels = found["embeddings"], found["labels"]
-        if np.abs(embeddings.astype(np.float64)).max() > np.finfo(np.float32).max:
-            raise ValueError(
-                f"Expected embeddings within the range of float32 in {options['embeddings']}. "
-                f"Received: up to {np.abs(embeddings).max():g}"
-            )
-    else:
-        embeddings, labels = example_batch(seed=options["seed"])
-    found = write_weight_picture(losses, embeddings, labels, options["to"])
-    table = weight_table(found, labels)
-    print(table)
-    if options["table"]:
-        with whole_file(options["table"]) as temporary:
-            temporary.write_text(table + "\n", encoding="utf-8")
-
-
 def _parser():
+    commands = "\n".join(f"  {name:<18}{what}" for name, what in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="keras-ms", description="Deep metric learning: train, measure, export."
+        prog="keras-ms",
+        description="Deep metric learning: train, measure, export.",
+        epilog=f"commands:\n{commands}\n\nkeras-ms COMMAND --help has the options of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     parser.add_argument("--version", action="version", version=f"keras-ms {__version__}")
-    commands = parser.add_subparsers(
-        required=True,
-        metavar="train | export | weights | convert-weights | evaluate | report | curriculum",
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
+    parser.add_argument(
+        "words", metavar="...", nargs=argparse.REMAINDER, help="options of the command"
     )
-
-    train = commands.add_parser(
-        "train",
-        help="train an embedder, evaluate it on unseen classes, export it",
-    )
-    train.set_defaults(command=_train)
-    train.add_argument("--config", metavar="FILE", help="settings.json to start from")
-    train.add_argument(
-        "--resume",
-        nargs="?",
-        const="latest",
-        metavar="RUN_FOLDER",
-        help="continue an interrupted run; without a folder, the newest unfinished one",
-    )
-    for option in dataclasses.fields(Settings):
-        add_setting(train, option.name)
-
-    export = commands.add_parser("export", help="export a saved .keras model")
-    export.set_defaults(command=_export)
-    export.add_argument("model", help="a .keras file")
-    export.add_argument("--to", required=True, metavar="FOLDER", help="folder to export into")
-    export.add_argument("--formats", default="saved_model,onnx", help="saved_model, onnx or both")
-    export.add_argument(
-        "--resize-to",
-        type=int,
-        metavar="PIXELS",
-        help="shorter side of a photo before its centre is cut out, recorded in the files",
-    )
-    export.add_argument(
-        "--apply-exif-orientation",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="with --resize-to: whether the model was trained on photos turned as their EXIF "
-        "orientation says, recorded in the files too",
-    )
-    export.add_argument("--metadata", metavar="JSON", help='such as \'{"recall_at_1": "0.61"}\'')
-
-    weights = commands.add_parser(
-        "weights",
-        help="draw how much each loss makes every pair of a batch count, against its similarity",
-    )
-    weights.set_defaults(command=_weights)
-    weights.add_argument("--to", default="weights.png", metavar="FILE", help="PNG, SVG or PDF")
-    weights.add_argument("--table", metavar="FILE", help="Markdown file for the table")
-    weights.add_argument("--losses", default="", help="names with commas between; empty: all")
-    weights.add_argument(
-        "--embeddings",
-        metavar="FILE",
-        help=".npz file with one batch, `embeddings` (batch, dimension) and `labels`; without it, "
-        "80 drawn embeddings as midway in training",
-    )
-    weights.add_argument("--seed", type=int, default=0, help="of the drawn embeddings")
-    add_convert_weights(commands)
-    add_evaluate(commands)
-    add_report(commands)
-    add_curriculum(commands)
     return parser
 
 

@@ -20,11 +20,16 @@ LOSS_SOURCES = ("losses",)
 
 
 class LossOption(NamedTuple):
-    """An option of a loss: its name, its default and what its docstring says of it."""
+    """An option of a loss: its name, its default, what its docstring says of it, its types."""
 
     name: str
     default: Any
     help: str
+    types: tuple[type, ...]
+
+
+# of values that a command line and a file of settings can hold
+_PLAIN_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
 
 
 class _Entry(NamedTuple):
@@ -65,6 +70,21 @@ def loss_options(name: str, sources: tuple[str, ...] = LOSS_SOURCES) -> tuple[Lo
     return _entry(name, sources).options
 
 
+def class_options(file: str, class_name: str) -> tuple[LossOption, ...]:
+    """The arguments with a default of a class that is made with options, as `loss_options`.
+
+    Args:
+        file: below keras_ms, without ".py".
+        class_name: of a class in it.
+
+    Example:
+
+    >>> class_options("hdml/model", "HDML")[-2].name
+    'average_steps'
+    """
+    return tuple(_options(_class_in(_PACKAGE / f"{file}.py", class_name), {}))
+
+
 def named_loss(name: str, *, sources: tuple[str, ...] = LOSS_SOURCES, **options: Any) -> Any:
     """The loss of this name with these options; the others keep their defaults.
 
@@ -94,7 +114,8 @@ def _entry(name, sources):
 @functools.cache
 def _entries(sources):
     """Of every name the _Entry, in alphabetical order."""
-    common = {option.name: option for option in _options(_pair_loss(), {})}
+    pair_loss = _class_in(_PACKAGE / "losses" / "pair_loss.py", "PairLoss")
+    common = {option.name: option for option in _options(pair_loss, {})}
     entries = {}
     for source in sources:
         place = _PACKAGE / source
@@ -111,9 +132,9 @@ def _entries(sources):
     return dict(sorted(entries.items()))
 
 
-def _pair_loss():
-    body = ast.parse((_PACKAGE / "losses" / "pair_loss.py").read_text(encoding="utf-8")).body
-    return next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "PairLoss")
+def _class_in(path, name):
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return next(node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
 
 
 def _is_loss(node):
@@ -147,8 +168,10 @@ def _options(node, common):
         *zip(positional, arguments.defaults),
         *zip(arguments.kwonlyargs, arguments.kw_defaults),
     ]
-    for argument, default in given:
-        yield LossOption(argument.arg, _literal(default), help_of.get(argument.arg, ""))
+    for argument, node in given:
+        default, explanation = _literal(node), help_of.get(argument.arg, "")
+        types = _types(argument.annotation) or _types_like(default)
+        yield LossOption(argument.arg, default, explanation, types)
     for name in re.findall(r"`(\w+)`", help_of.get("**options", "")):
         if name in common:
             yield common[name]
@@ -159,6 +182,22 @@ def _literal(node):
         return ast.literal_eval(node)
     except ValueError:  # a function, as PairLoss's miner: no option of a loss
         return ast.unparse(node)
+
+
+def _types(annotation):
+    """The types of `float | None` or `Literal["hard", "all"]`; () of what is no plain value."""
+    if isinstance(annotation, ast.BinOp):
+        return (*_types(annotation.left), *_types(annotation.right))
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+        values = ast.literal_eval(annotation.slice)
+        return tuple({type(value): 0 for value in (values if type(values) is tuple else [values])})
+    named = annotation is not None and ast.unparse(annotation)
+    return tuple(_PLAIN_TYPES[name] for name in (named,) if name in _PLAIN_TYPES)
+
+
+def _types_like(default):
+    # None may stand for a number
+    return (float, type(None)) if default is None else (type(default),)
 
 
 def _argument_help(docstring):

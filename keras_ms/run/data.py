@@ -40,15 +40,16 @@ class RunData:
         self._log = log
         self._verbose = verbose
         self._features = {}  # by split and view
-        if settings.feature_views > 1 and self._augmentation() == "none":
+        if settings.model.feature_views > 1 and self._augmentation() == "none":
             raise ValueError(
                 f"Expected feature_views=1 where images are not augmented ({images.name}: "
-                f"augmentation {settings.augmentation}). Received: {settings.feature_views}"
+                f"augmentation {settings.images.augmentation}). Received: "
+                f"{settings.model.feature_views}"
             )
         train = images.subset("train")
         self.subsets = None  # of a curriculum, for each training image
-        if settings.curriculum:
-            found = read_curriculum(settings.curriculum, train, allow_more=True)
+        if settings.batches.curriculum:
+            found = read_curriculum(settings.batches.curriculum, train, allow_more=True)
             self.subsets = found.subset
             self._tell_stages()
         self.order = self._neighbour_order(train.labels)
@@ -61,14 +62,15 @@ class RunData:
         return 1 if self.subsets is None else int(self.subsets.max()) + 1
 
     def _tell_stages(self):
-        steps = self.settings.steps // self.stages
+        steps = self.settings.training.steps // self.stages
         if steps == 0:
             raise ValueError(
                 f"Expected at least {self.stages} steps, one for each stage of the curriculum "
-                f"{self.settings.curriculum}. Received: steps={self.settings.steps}"
+                f"{self.settings.batches.curriculum}. Received: "
+                f"steps={self.settings.training.steps}"
             )
         for stage in range(self.stages):
-            end = (stage + 1) * steps if stage + 1 < self.stages else self.settings.steps
+            end = (stage + 1) * steps if stage + 1 < self.stages else self.settings.training.steps
             self._log(
                 f"Curriculum, stage {stage + 1}: steps {stage * steps} to {end}, "
                 f"{(self.subsets <= stage).sum():,} images"
@@ -82,7 +84,7 @@ class RunData:
         if not (self.images.split == split).any():
             return None
         images = self.images.subset(split)
-        if not self.settings.freeze_backbone:
+        if not self.settings.model.freeze_backbone:
             return self._plain_batches(images, cache="auto")
         pairs = (self.features(split), images.labels)
         return tf.data.Dataset.from_tensor_slices(pairs).batch(1024)
@@ -91,21 +93,21 @@ class RunData:
         """Endless balanced batches from `start_step` on; with an `order`, an epoch of them."""
         settings = self.settings
         images = self.images.subset("train")
-        if settings.freeze_backbone:
+        if settings.model.freeze_backbone:
             features = self.training_features()
             source, options = (features, images.labels), {"views": True}
             if len(features) == 1:
                 source, options = (features[0], images.labels), {}
         else:
             source = images
-            options = {"image_size": settings.image_size, **self._view_options()}
+            options = {"image_size": settings.images.image_size, **self._view_options()}
         if self.order is not None:
             return neighbour_batches(source, self.order, **options)
         return self._balanced(source, start_step, **options)
 
     def training_features(self):
         """float32 (views, N, channels): features of the training images, view 0 the plain one."""
-        views = range(self.settings.feature_views)
+        views = range(self.settings.model.feature_views)
         return np.stack([self.features("train", view) for view in views])
 
     def head_batches(self, features, labels):
@@ -115,19 +117,19 @@ class RunData:
             features: (N, channels), or (views, N, channels).
             labels: integers (N,).
         """
-        classes = min(self.settings.classes_per_batch, len(np.unique(labels)))
+        classes = min(self.settings.batches.classes_per_batch, len(np.unique(labels)))
         return balanced_batches(
             (features, labels),
             views=features.ndim == 3,
             classes_per_batch=classes,
-            images_per_class=self.settings.images_per_class,
-            seed=self.settings.seed,
+            images_per_class=self.settings.batches.images_per_class,
+            seed=self.settings.training.seed,
         )
 
     def plain_training(self):
         """`(items, labels)`: all training images as the trained model takes them, in order."""
         images = self.images.subset("train")
-        if self.settings.freeze_backbone:
+        if self.settings.model.freeze_backbone:
             return self.features("train"), images.labels
         return self._plain_batches(images, cache="auto").map(lambda image, _: image), images.labels
 
@@ -139,12 +141,12 @@ class RunData:
 
     def release_features(self):
         """Frees the memory of features that are not trained on; they stay on disk."""
-        if not self.settings.freeze_backbone:
+        if not self.settings.model.freeze_backbone:
             self._features.clear()
 
     def _pooled_features(self, images, view):
         settings = self.settings
-        size = settings.image_size
+        size = settings.images.image_size
         # what is decoded otherwise, as JPEGs once were, is another picture
         files = {"jpeg": "accurate", "exif": images.apply_exif_orientation}
         files = files if images.images is None else {}
@@ -157,8 +159,8 @@ class RunData:
         else:
             shown = {
                 "view": [
-                    size, view, settings.seed, self._augmentation(), settings.crop_scale,
-                    settings.distortion,
+                    size, view, settings.training.seed, self._augmentation(),
+                    settings.images.crop_scale, settings.images.distortion,
                 ],
                 **files,
             }  # fmt: skip
@@ -167,8 +169,8 @@ class RunData:
                 return augmented_batches(
                     images,
                     size,
-                    seed=(settings.seed, view),
-                    batch_size=settings.evaluation_batch_size,
+                    seed=(settings.training.seed, view),
+                    batch_size=settings.evaluation.evaluation_batch_size,
                     **self._view_options(),
                 )
 
@@ -177,7 +179,7 @@ class RunData:
             images,
             shown,
             batches,
-            Path(settings.runs_folder) / "features",
+            Path(settings.training.runs_folder) / "features",
             log=self._log,
             verbose=self._verbose,
         )
@@ -194,13 +196,13 @@ class RunData:
     def raw_pixels(self):
         """The test images as float32 rows, each about its own mean; None where not asked for."""
         images = self.images.subset("test")
-        wanted = self.settings.raw_pixels
+        wanted = self.settings.evaluation.raw_pixels
         if wanted is None:
             # of photos they say little, and take a minute
             wanted = images.images is not None and len(images) <= _MOST_IMAGES_FOR_PIXELS
         if not wanted:
             return None
-        size = min(_PIXELS, self.settings.image_size)
+        size = min(_PIXELS, self.settings.images.image_size)
         batches = evaluation_batches(images, size, resize_to=size, cache=False)
         pixels = [batch.numpy() for batch, _ in batches]
         pixels = np.concatenate(pixels).reshape(len(images), -1)
@@ -210,44 +212,44 @@ class RunData:
     def _balanced(self, source, start_step, **options):
         settings = self.settings
         shared = {
-            "classes_per_batch": settings.classes_per_batch,
-            "images_per_class": settings.images_per_class,
-            "seed": settings.seed,
+            "classes_per_batch": settings.batches.classes_per_batch,
+            "images_per_class": settings.batches.images_per_class,
+            "seed": settings.training.seed,
             "start_step": start_step,
             **options,
         }
         if self.subsets is None:
             return balanced_batches(source, **shared)
         return curriculum_balanced_batches(
-            source, self.subsets, steps_per_stage=settings.steps // self.stages, **shared
+            source, self.subsets, steps_per_stage=settings.training.steps // self.stages, **shared
         )
 
     def _neighbour_order(self, labels):
         settings = self.settings
-        if settings.neighbour_classes == 1:
+        if settings.batches.neighbour_classes == 1:
             return None
         return NeighbourIndices(
             labels,
-            anchor_classes=settings.classes_per_batch // settings.neighbour_classes,
-            classes_each=settings.neighbour_classes,
-            images_per_class=settings.images_per_class,
-            steps_per_epoch=settings.steps_per_epoch,
-            seed=settings.seed,
+            anchor_classes=settings.batches.classes_per_batch // settings.batches.neighbour_classes,
+            classes_each=settings.batches.neighbour_classes,
+            images_per_class=settings.batches.images_per_class,
+            steps_per_epoch=settings.training.steps_per_epoch,
+            seed=settings.training.seed,
         )
 
     def _plain_batches(self, images, cache):
         settings = self.settings
         return evaluation_batches(
             images,
-            settings.image_size,
+            settings.images.image_size,
             resize_to=shorter_side(settings, self.images),
-            batch_size=settings.evaluation_batch_size,
+            batch_size=settings.evaluation.evaluation_batch_size,
             cache=cache,
         )
 
     def _augmentation(self):
-        if self.settings.augmentation != "auto":
-            return self.settings.augmentation
+        if self.settings.images.augmentation != "auto":
+            return self.settings.images.augmentation
         if self.images.images is None:
             return "crop"
         return "none" if self.images.name == "glyphs" else "distort"
@@ -255,13 +257,15 @@ class RunData:
     def _view_options(self):
         augmentation = self._augmentation()
         return {
-            "crop_scale": (self.settings.crop_scale, 1.0) if augmentation == "crop" else None,
+            "crop_scale": (self.settings.images.crop_scale, 1.0)
+            if augmentation == "crop"
+            else None,
             "flip": augmentation == "crop",
             "distort": self._distort() if augmentation == "distort" else None,
         }
 
     def _distort(self):
-        strength = self.settings.distortion
+        strength = self.settings.images.distortion
         if strength == 1:
             return distort
         defaults = inspect.signature(distort).parameters
@@ -273,4 +277,4 @@ class RunData:
 
 def shorter_side(settings, images):
     """Pixels of the shorter side of an image before its centre is cut out, in evaluation."""
-    return settings.resize_to or default_resize_to(images, settings.image_size)
+    return settings.images.resize_to or default_resize_to(images, settings.images.image_size)

@@ -16,15 +16,17 @@ def embedder_of(settings: Settings) -> keras.Model:
         keras.Model, from images to unit-norm embeddings.
     """
     return build_embedder(
-        settings.backbone,
-        embedding_size=settings.embedding_size,
-        image_size=settings.image_size,
-        weights=settings.weights or None,
-        output_layer=settings.output_layer or None,
-        pooling=settings.pooling,
-        frozen_batch_norm=settings.frozen_batch_norm,
-        freeze_backbone=settings.freeze_backbone,
+        settings.model.backbone,
+        embedding_size=settings.model.embedding_size,
+        image_size=settings.images.image_size,
+        weights=settings.model.weights or None,
+        output_layer=settings.model.output_layer or None,
+        pooling=settings.model.pooling,
+        frozen_batch_norm=settings.model.frozen_batch_norm,
+        freeze_backbone=settings.model.freeze_backbone,
         # what is computed from features is set once they are there
-        head_initializer="official" if settings.head_initializer == "official" else "orthogonal",
-        seed=settings.seed,
+        head_initializer="official"
+        if settings.model.head_initializer == "official"
+        else "orthogonal",
+        seed=settings.training.seed,
     )

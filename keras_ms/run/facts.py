@@ -4,7 +4,6 @@ Files of every version are read: before there was a choice.json, baselines.json 
 the test classes alone, and some of its names and of summary.json's were others.
 """
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from keras_ms.report.choice_section import Choice, MeasuredCandidate
 from keras_ms.report.markup import percent
 from keras_ms.run.closing import below_pooled_features
 from keras_ms.run.damaged_files import DamagedFile, finite_numbers
+from keras_ms.run.losses import chosen_options
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
@@ -35,39 +35,41 @@ def run_facts(run, settings, images, embedder, weights):
         weights: which weights that has, in words.
     """
     # a choice by folds may be still to come
-    rate = "to be chosen" if settings.learning_rate is None else f"{settings.learning_rate:g}"
+    model, batches, training = settings.model, settings.batches, settings.training
+    rate = "to be chosen" if training.learning_rate is None else f"{training.learning_rate:g}"
     facts = {
         "Data": f"{images.name}: "
         + ", ".join(
             f"{split} {classes:,} classes ({count:,} images)"
             for split, (classes, count) in images.counts().items()
         ),
-        "Embedder": f"{settings.backbone} at {settings.image_size} px, {embedder.output_shape[-1]} "
-        f"dimensions, {embedder.count_params():,} parameters"
-        + (", backbone frozen" if settings.freeze_backbone else ""),
-        "Loss": settings.loss.replace("_", " ") + _in_brackets(settings.loss_options()),
-        "Training": f"{settings.steps:,} steps of {settings.classes_per_batch} classes × "
-        f"{settings.images_per_class} images, learning rate {rate} "
-        f"({settings.schedule}), seed {settings.seed}",
+        "Embedder": f"{model.backbone} at {settings.images.image_size} px, "
+        f"{embedder.output_shape[-1]} dimensions, {embedder.count_params():,} parameters"
+        + (", backbone frozen" if model.freeze_backbone else ""),
+        "Loss": settings.loss.name.replace("_", " ")
+        + _in_brackets(chosen_options(settings.loss.name, settings.loss.options)),
+        "Training": f"{training.steps:,} steps of {batches.classes_per_batch} classes × "
+        f"{batches.images_per_class} images, learning rate {rate} ({training.schedule}), "
+        f"seed {training.seed}",
         "Weights": weights,
     }
-    if settings.hdml != "off":
-        facts["Hardness-aware"] = f"as in the {settings.hdml} form" + _in_brackets(
-            settings.hdml_options()
+    if settings.hdml.mode != "off":
+        facts["Hardness-aware"] = f"as in the {settings.hdml.mode} form" + _in_brackets(
+            settings.hdml.options
         )
-    count = settings.neighbour_classes
-    batches = f"batches of groups of {count} near classes" if count > 1 else "random classes"
+    count = batches.neighbour_classes
+    near = f"batches of groups of {count} near classes" if count > 1 else "random classes"
     if run.class_tree.is_file():
         facts["Class tree"] = (
-            f"{settings.tree_levels} levels, {settings.tree_linkage} linkage, rebuilt every epoch; "
-            f"margins of the {settings.tree_margins} tree; {batches}"
+            f"{settings.loss.tree_levels} levels, {settings.loss.tree_linkage} linkage, rebuilt "
+            f"every epoch; margins of the {settings.loss.tree_margins} tree; {near}"
         )
     elif count > 1:
-        facts["Near classes"] = f"{batches}, by the embeddings of every epoch"
-    if settings.framed_drawings:
+        facts["Near classes"] = f"{near}, by the embeddings of every epoch"
+    if settings.data.framed_drawings:
         facts["Drawings"] = "cut to a square around the ink"
-    if settings.curriculum:
-        facts["Curriculum"] = f"in stages, by {Path(settings.curriculum).name}"
+    if batches.curriculum:
+        facts["Curriculum"] = f"in stages, by {Path(batches.curriculum).name}"
     known = [
         f"{percent(recall[1], 1)} {_IN_WORDS.get(name, name.replace('_', ' '))}"
         for name, recall in run_baselines(run)["test"].items()
@@ -194,17 +196,25 @@ def run_pictures(run):
 
 
 def _in_brackets(options):
-    words = ", ".join(f"{name} {value}" for name, value in options.items())
-    return f" ({words})" if words else ""
+    return f" ({_with_commas(options)})" if options else ""
+
+
+def _with_commas(options):
+    return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
 def shown_settings(settings):
-    """The settings without the folders they name, a dict."""
-    values = dataclasses.asdict(settings)
-    return {
+    """The settings without the folders they name, and what they hold as text, a dict."""
+    values = {
         name: Path(value).name if name in _PATHS and value else value
-        for name, value in values.items()
+        for name, value in settings.values().items()
     }
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            values[name] = ", ".join(map(str, value))
+        elif isinstance(value, dict):
+            values[name] = _with_commas(value)
+    return values
 
 
 def run_history(run):

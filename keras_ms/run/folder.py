@@ -6,7 +6,6 @@ would have followed, to the last bit where the machine and the number of threads
 """
 
 import csv
-import dataclasses
 import errno
 import json
 import os
@@ -21,7 +20,7 @@ from keras_ms.run.damaged_files import (
     read_numbers,
 )
 from keras_ms.run.origin import data_summary, environment
-from keras_ms.run.settings import Settings
+from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.training_state import read_story, restore_state, save_state
 from keras_ms.terminal.command_words import resume_command
 
@@ -138,10 +137,10 @@ class RunFolder:
             settings: `Settings`.
             images: the run's `ImageList`. Defaults to None: no data.json.
         """
-        if settings.curriculum:
+        if settings.batches.curriculum:
             # whatever becomes of the file, a resumed run goes on with the table that it began with
             with whole_file(self.curriculum) as temporary:
-                temporary.write_bytes(Path(settings.curriculum).read_bytes())
+                temporary.write_bytes(Path(settings.batches.curriculum).read_bytes())
         # settings.json makes it a run: what a resumed run reads is there before
         with whole_file(self.settings) as temporary:
             temporary.write_text(settings.to_json(), encoding="utf-8")
@@ -229,26 +228,25 @@ class RunFolder:
                 f"{error}. {self.settings} is written once, as a run begins: mend it, or begin a "
                 "new run"
             ) from error
-        saved = read_json(self.settings, "settings")
+        saved = read_values(self.settings)
         is_open = saved.get("backbone_learning_rate") is None
-        if "tune" not in saved and is_open and settings.backbone_learning_rate is not None:
+        if "tune" not in saved and is_open and settings.training.backbone_learning_rate is not None:
             # the run began when an open rate was that of the head
-            settings = dataclasses.replace(settings, backbone_learning_rate=settings.learning_rate)
+            settings = settings.with_values(backbone_learning_rate=settings.training.learning_rate)
         if self.curriculum.is_file():
-            settings = dataclasses.replace(settings, curriculum=str(self.curriculum))
+            settings = settings.with_values(curriculum=str(self.curriculum))
         return settings
 
     def settled_settings(self):
         """The settings, with what folds have chosen of what was left open."""
         settings, choice = self.read_settings(), self.read_json(self.choice)
-        if choice is None or settings.tune != "folds":
+        if choice is None or settings.training.tune != "folds":
             return settings
         with self.naming(self.choice):
             chosen = choice["candidates"][choice["chosen"]]
-            return dataclasses.replace(
-                settings,
-                head_initializer=settings.head_initializer or chosen["start"],
-                learning_rate=settings.learning_rate or chosen["learning_rate"],
+            return settings.with_values(
+                head_initializer=settings.model.head_initializer or chosen["start"],
+                learning_rate=settings.training.learning_rate or chosen["learning_rate"],
             )
 
     def write_json(self, path, content):

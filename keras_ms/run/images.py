@@ -19,8 +19,8 @@ from keras_ms.data.sets.catalogue import (
 )
 from keras_ms.data.sets.rotated_classes import rotated_classes
 from keras_ms.data.text_files import read_lines
-from keras_ms.run.setting_defaults import validation_fraction
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.defaults import validation_fraction
 
 
 def load_run_images(
@@ -40,11 +40,12 @@ def load_run_images(
         ValueError, FileNotFoundError: no such data; the message says what is expected, in Python
             and in options of the command line.
     """
-    dataset, data_dir = settings.dataset, settings.data_dir or None
-    made_for = {"image_size": settings.image_size, "seed": settings.seed}
-    options = {name: getattr(settings, name) for name in data_set_options()}
+    dataset, data_dir = settings.data.dataset, settings.data.data_dir or None
+    made_for = {"image_size": settings.images.image_size, "seed": settings.training.seed}
+    values = settings.values()
+    options = {name: values[name] for name in data_set_options() if name in values}
     options["test_classes"] = options["test_classes"] or None  # a file that lists them
-    in_folds, whole_groups = settings.tune == "folds", settings.validation_groups
+    in_folds, whole_groups = settings.training.tune == "folds", settings.data.validation_groups
 
     def fraction(num_classes: int) -> float:
         return validation_fraction(settings, num_classes)

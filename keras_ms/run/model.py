@@ -15,7 +15,6 @@ from keras_ms.optimizers import GroupedAdam, StageSchedule
 from keras_ms.pairs.replicas import mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
-from keras_ms.run.setting_checks import parsed_decay_steps
 
 
 class RunModel:
@@ -40,11 +39,12 @@ class RunModel:
 
     def __init__(self, settings):
         self.settings = settings
-        self.loss = named_loss(settings.loss, **settings.loss_options())
+        self.loss = named_loss(settings.loss.name, **settings.loss.options)
         self._other_rates = {}  # of HDML's optimizers beside the embedder's
         # first: without GPUs it divides the processor, which TensorFlow allows at its start only
-        self._strategy = mirrored_strategy(settings.devices) if settings.devices > 1 else None
-        keras.utils.set_random_seed(settings.seed)
+        devices = settings.training.devices
+        self._strategy = mirrored_strategy(devices) if devices > 1 else None
+        keras.utils.set_random_seed(settings.training.seed)
 
     def build(self, labels):
         """Makes the models. Not in the constructor: bad images are to be found before it.
@@ -55,13 +55,13 @@ class RunModel:
         settings = self.settings
         with self.scope():
             self.embedder = embedder_of(settings)
-            if self._strategy and not settings.freeze_backbone:
+            if self._strategy and not settings.model.freeze_backbone:
                 _synchronize_batch_norm(self.embedder, True)
             self.features_model, self.head = split_embedder(self.embedder)
             self.random_head = ops.convert_to_numpy(self.embedder.get_layer("embedding").kernel)
             self.embedding_size = self.random_head.shape[1]
-            self.model = self.head if settings.freeze_backbone else self.embedder
-            if settings.hdml != "off":
+            self.model = self.head if settings.model.freeze_backbone else self.embedder
+            if settings.hdml.mode != "off":
                 self.model = self._hdml(labels)
             elif not self.loss.normalize:
                 self.model = without_normalization(self.model)
@@ -78,7 +78,7 @@ class RunModel:
         """
         # XLA for the whole network was slower on CPUs; the loss compiles its own part
         options = {"optimizer": self._optimizer(stages), "jit_compile": False}
-        if self.settings.hdml != "off":
+        if self.settings.hdml.mode != "off":
             for name, rate in self._other_rates.items():
                 options[f"{name}_optimizer"] = keras.optimizers.Adam(rate)
         else:
@@ -104,36 +104,36 @@ class RunModel:
 
     def _metrics(self):
         # the mining of the others is not that of the metric
-        mines = self.settings.loss == "multi_similarity"
+        mines = self.settings.loss.name == "multi_similarity"
         return [MinedAnchors(epsilon=self.loss.epsilon)] if mines else []
 
     def _hdml(self, labels):
-        settings, options = self.settings, self.settings.hdml_options()
+        settings, options = self.settings, dict(self.settings.hdml.options)
         self._other_rates = {
-            name: options.pop(f"{name}_learning_rate")
+            name: float(options.pop(f"{name}_learning_rate"))
             for name in ("generator", "classifier")
             if f"{name}_learning_rate" in options
         }
         # the paper's averages are those of the last epoch
-        if settings.hdml == "paper":
-            options.setdefault("average_steps", settings.steps_per_epoch)
+        if settings.hdml.mode == "paper":
+            options.setdefault("average_steps", settings.training.steps_per_epoch)
         # the published triplet variant takes distances of embeddings as they are
-        is_triplet = settings.loss == "triplet"
+        is_triplet = settings.loss.name == "triplet"
         try:
-            metric_loss = TripletTuples(**settings.loss_options()) if is_triplet else self.loss
-            return HDML(self.model, labels, metric_loss, mode=settings.hdml, **options)
+            metric_loss = TripletTuples(**settings.loss.options) if is_triplet else self.loss
+            return HDML(self.model, labels, metric_loss, mode=settings.hdml.mode, **options)
         except TypeError as error:
             raise ValueError(f"HDML: {error}") from error
 
     def _optimizer(self, stages):
         settings = self.settings
         factors = None
-        if settings.backbone_learning_rate is not None:
+        if settings.training.backbone_learning_rate is not None:
             backbone = {id(v) for v in self.embedder.get_layer("backbone").trainable_variables}
-            factor = settings.backbone_learning_rate / settings.learning_rate
-            trained = self.embedder if settings.hdml != "off" else self.model
+            factor = settings.training.backbone_learning_rate / settings.training.learning_rate
+            trained = self.embedder if settings.hdml.mode != "off" else self.model
             factors = [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
-        return self.optimizer(self.schedule(settings.learning_rate, stages), factors)
+        return self.optimizer(self.schedule(settings.training.learning_rate, stages), factors)
 
     def optimizer(self, schedule, factors=None):
         """The optimizer of the settings.
@@ -142,7 +142,7 @@ class RunModel:
             schedule: learning rate as Keras takes it.
             factors: of each trained variable's learning rate. Defaults to None: 1.
         """
-        return GroupedAdam(schedule, factors, coupled_l2=self.settings.coupled_l2)
+        return GroupedAdam(schedule, factors, coupled_l2=self.settings.training.coupled_l2)
 
     def schedule(self, rate, stages=1):
         """The learning rate as Keras takes it, run `stages` times in as many parts of the steps.
@@ -155,13 +155,13 @@ class RunModel:
             ValueError: `decay_steps` that do not fit into a stage.
         """
         settings = self.settings
-        steps = settings.steps // stages
-        if settings.schedule == "constant":
+        steps = settings.training.steps // stages
+        if settings.training.schedule == "constant":
             return rate
-        if settings.schedule == "cosine":
+        if settings.training.schedule == "cosine":
             schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
         else:
-            boundaries = parsed_decay_steps(settings, steps)
+            boundaries = settings.training.decay_boundaries(steps)
             schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
                 list(boundaries), [rate * 0.1**number for number in range(len(boundaries) + 1)]
             )

@@ -1,6 +1,5 @@
 """The report of a run, or of saved embeddings: find images and embeddings, write the page."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from keras_ms.run.images import load_run_images
 from keras_ms.run.model import RunModel
 from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.terminal.command_words import UnfinishedRun
 from keras_ms.terminal.progress import print_line
 
@@ -63,12 +63,11 @@ def run_report(
         ValueError: images that are not those of the run, or that cannot be read.
     """
     settings = run.read_settings()
-    settings = dataclasses.replace(
-        settings,
+    settings = settings.with_values(
         # cached features lie beside the run, wherever that was moved to
         runs_folder=str(run.path.parent),
-        data_dir=data_dir or settings.data_dir,
-        test_classes=test_classes or settings.test_classes,
+        data_dir=data_dir or settings.data.data_dir,
+        test_classes=test_classes or settings.data.test_classes,
         # the table of a curriculum is for training
         curriculum="",
     )
@@ -84,8 +83,8 @@ def run_report(
     report = collect_report(
         embeddings,
         test,
-        settings.recall_ks(),
-        title=f"{images.name}: {settings.loss.replace('_', ' ')}",
+        settings.evaluation.ks,
+        title=f"{images.name}: {settings.loss.name.replace('_', ' ')}",
         unseen=True,
         facts=run_facts(run, run.settled_settings(), images, embedder, weights),
         settings=shown_settings(run.settled_settings()),
@@ -156,12 +155,12 @@ def _data_of(file, data, dataset, data_dir):
     data = {"validation_fraction": 0.0} | (data or {})
     split = data.pop("split", "test")
     given = {"dataset": dataset, "data_dir": data_dir}
-    known = Settings.__dataclass_fields__
-    if not set(data) <= set(known):
-        raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(set(data) - set(known)))}")
+    unknown = sorted(set(data) - set(SETTINGS))
+    if unknown:
+        raise ValueError(f"Unknown settings in {file}: {', '.join(unknown)}")
     given = {name: value for name, value in given.items() if value}
     with naming_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
-        return Settings(**(data | given)), split
+        return Settings.from_values(**(data | given)), split
 
 
 def _check_rows(file, found, images):
@@ -191,7 +190,7 @@ def _images(settings, log, needed=None):
     try:
         return load_run_images(settings, log, needed)
     except FileNotFoundError as error:
-        more = ", and --test-classes, their list" if settings.test_classes else ""
+        more = ", and --test-classes, their list" if settings.data.test_classes else ""
         raise FileNotFoundError(
             f"{error}. Give --data-dir, where the images lie now{more}"
         ) from error
@@ -199,20 +198,20 @@ def _images(settings, log, needed=None):
 
 def _embeddings(embedder, settings, images, log, verbose):
     """Embeddings of the run's test images, of cached features where the backbone is frozen."""
-    folder = Path(settings.runs_folder) / "features"
-    if settings.freeze_backbone:
+    folder = Path(settings.training.runs_folder) / "features"
+    if settings.model.freeze_backbone:
         try:
             check_writable(folder)
         except OSError as error:
             log(f"{error}. The features are computed once more and not kept")
-            settings = dataclasses.replace(
-                settings, freeze_backbone=False, feature_views=1, tune="off", interpolate=False
+            settings = settings.with_values(
+                freeze_backbone=False, feature_views=1, tune="off", interpolate=False
             )
     features_model, head = split_embedder(embedder)
     data = RunData(settings, images, features_model, log, verbose)
     count = int((images.split == "test").sum())
     log(f"Embedding {count:,} test images")
-    model = head if settings.freeze_backbone else embedder
+    model = head if settings.model.freeze_backbone else embedder
     batches = batches_without_labels(data.evaluation("test"))
     return embed_batches(model, batches, total=count, verbose=verbose, log=log)
 
@@ -243,14 +242,14 @@ def _embedder(run, settings, images, choice):
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
         return load_keras_file(run.model), words
-    if settings.weights and not settings.freeze_backbone:
+    if settings.model.weights and not settings.model.freeze_backbone:
         # the best weights are those of the whole embedder: what it started from may be gone
         # given weights freeze the statistics unless the settings say otherwise
-        frozen = settings.frozen_batch_norm is not False
-        settings = dataclasses.replace(
-            settings, weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
+        frozen = settings.model.frozen_batch_norm is not False
+        settings = settings.with_values(
+            weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
         )
-    models = RunModel(dataclasses.replace(settings, devices=1))
+    models = RunModel(settings.with_values(devices=1))
     models.build(images.subset("train").labels)
     load_weights(models.model, run.best_weights, run.remedy(run.best_weights))
     return models.embedder, "the best so far on the validation classes; the run is not finished"

@@ -1,7 +1,6 @@
 """The training run: settings -> images, model, fit, choice, evaluation, export."""
 
 import contextlib
-import dataclasses
 import itertools
 import signal
 import time
@@ -34,7 +33,7 @@ from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
 from keras_ms.run.images import load_run_images
 from keras_ms.run.model import RunModel
-from keras_ms.run.setting_defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
+from keras_ms.run.settings.defaults import UNTUNED_HEAD, classes_per_batch, validation_fraction
 from keras_ms.run.training_state import SaveRun
 from keras_ms.terminal.command_words import RunInterrupted
 from keras_ms.terminal.keras_progress import TrainingLines
@@ -71,20 +70,20 @@ def train(settings, resume=None, log=print_line):
     """
     with lasting_output(), contextlib.ExitStack() as held:
         if resume:
-            run = RunFolder.find(resume, settings.runs_folder)
+            run = RunFolder.find(resume, settings.training.runs_folder)
             held.enter_context(run.lock())
             settings = run.read_settings()
             log(f"Continuing {run.path}")
         else:
             run = _claimed_run(settings, held)
         # what would fail at the end fails now
-        if settings.exports():
-            check_writable(settings.export_folder)
-        if "onnx" in settings.exports():
+        if settings.export.formats:
+            check_writable(settings.export.export_folder)
+        if "onnx" in settings.export.formats:
             for package in ("onnx", "onnxruntime", "tf2onnx"):
                 import_onnx_package(package)
         policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(settings.precision)
+        keras.config.set_dtype_policy(settings.training.precision)
         try:
             training = _Training(settings, run, log)
             images = training.data.images
@@ -106,15 +105,15 @@ def train(settings, resume=None, log=print_line):
 
 def _claimed_run(settings, held):
     """The folder of a new run, this process's alone until `held`, an ExitStack, is closed."""
-    name = settings.run_name or _run_name(settings)
+    name = settings.training.run_name or _run_name(settings)
     for number in itertools.count(1):
         # of runs without a name that begin in the same second each gets one
-        run = RunFolder(Path(settings.runs_folder) / (name + f"-{number}" * (number > 1)))
+        run = RunFolder(Path(settings.training.runs_folder) / (name + f"-{number}" * (number > 1)))
         try:
             held.enter_context(run.claim())
             return run
         except (FileExistsError, BlockingIOError):
-            if settings.run_name:
+            if settings.training.run_name:
                 raise
 
 
@@ -124,12 +123,11 @@ class _Training:
     def __init__(self, settings, run, log):
         self.run, self.log = run, log
         self.models = RunModel(settings)
-        self.ks = settings.recall_ks()
+        self.ks = settings.evaluation.ks
         images = load_run_images(settings, log)
         labels = images.subset("train").labels
         # from here on nothing is open but what folds choose, in settings.json too
-        settings = dataclasses.replace(
-            settings,
+        settings = settings.with_values(
             classes_per_batch=classes_per_batch(settings, len(np.unique(labels))),
             validation_fraction=validation_fraction(
                 settings, len(np.unique(images.labels[images.split != "test"]))
@@ -141,17 +139,17 @@ class _Training:
         self.data = RunData(settings, images, self.models.features_model, log, verbose)
         self.verbose = verbose
         # raises what is wrong with it before the run begins
-        self.models.schedule(settings.learning_rate or 1.0, self.data.stages)
+        self.models.schedule(settings.training.learning_rate or 1.0, self.data.stages)
         parameters, trained = self.models.num_parameters()
-        self.log(f"{settings.backbone}: {parameters:,} parameters, {trained:,} trained")
+        self.log(f"{settings.model.backbone}: {parameters:,} parameters, {trained:,} trained")
         # the features of a network that knows something are what training has to improve on
-        self.has_features = bool(settings.weights) or settings.freeze_backbone
+        self.has_features = bool(settings.model.weights) or settings.model.freeze_backbone
 
     def finish(self):
         started = time.perf_counter()
         remove_unfinished(self.run.path, alone=True)
         remove_unfinished(self._export_folder())
-        choice = self._choose_by_folds() if self.settings.tune == "folds" else None
+        choice = self._choose_by_folds() if self.settings.training.tune == "folds" else None
         self._start_head()
         results = self._baselines(choice)
         self.data.release_features()
@@ -159,7 +157,7 @@ class _Training:
         results["test"]["last"] = self._recalls("test")
         if choice:
             between.take(choice.chosen.alpha)
-        elif self.settings.tune == "folds" and self._stays_at_start():
+        elif self.settings.training.tune == "folds" and self._stays_at_start():
             # nothing could be measured, and the start loses nothing
             between.take(0.0)
             results["test"]["chosen"] = results["test"]["step_0"]
@@ -197,7 +195,7 @@ class _Training:
         """The `Choice` of start, learning rate and alpha of the head; the settings follow it."""
         settings, run = self.settings, self.run
         labels = self.data.images.subset("train").labels
-        folds = class_folds(labels, settings.seed, self._groups(labels))
+        folds = class_folds(labels, settings.training.seed, self._groups(labels))
         if not folds:
             choice = None
             start, rate = UNTUNED_HEAD["head_initializer"], UNTUNED_HEAD["learning_rate"]
@@ -215,10 +213,9 @@ class _Training:
         if choice:
             self.log(choice_table(choice))
             start, rate = choice.chosen.start, choice.chosen.learning_rate
-        self.settings = self.models.settings = dataclasses.replace(
-            settings,
-            head_initializer=settings.head_initializer or start,
-            learning_rate=settings.learning_rate or rate,
+        self.settings = self.models.settings = settings.with_values(
+            head_initializer=settings.model.head_initializer or start,
+            learning_rate=settings.training.learning_rate or rate,
         )
         return choice
 
@@ -228,17 +225,24 @@ class _Training:
         with run.naming(run.choice):
             choice = Choice.from_json(run.read_json(run.choice))
             # whatever is asked of it later
-            for one in (choice.at_start(), choice.last(self.settings.steps), *choice.candidates):
+            for one in (
+                choice.at_start(),
+                choice.last(self.settings.training.steps),
+                *choice.candidates,
+            ):
                 _ = [one.recall[k] for k in self.ks], f"{one.learning_rate:g} {one.steps:d}"
             return choice
 
     def _stays_at_start(self):
         """Whether the start is kept where no classes can be held out to choose by."""
-        return self.settings.interpolate and self.settings.head_initializer in (None, *STARTS)
+        return self.settings.training.interpolate and self.settings.model.head_initializer in (
+            None,
+            *STARTS,
+        )
 
     def _groups(self, labels):
         """The group of each image's class, where whole groups are held out; else None."""
-        images, whole = self.data.images, self.settings.validation_groups
+        images, whole = self.data.images, self.settings.data.validation_groups
         # characters of one alphabet are told apart more easily than those of a new one
         if not (images.name == "omniglot" if whole is None else whole):
             return None
@@ -246,7 +250,7 @@ class _Training:
 
     def _measured_folds(self, folds, labels):
         settings, run, models = self.settings, self.run, self.models
-        given_rate = settings.learning_rate
+        given_rate = settings.training.learning_rate
         features = self.data.training_features()
         heads = HeadFolds(
             features,
@@ -258,16 +262,16 @@ class _Training:
             optimizer=models.optimizer,
             schedule=models.schedule(1.0),
             batches=self.data.head_batches,
-            steps=settings.steps,
+            steps=settings.training.steps,
             starts=self._starts_of_folds(folds),
             rates=RATES if given_rate is None else (given_rate,),
-            alphas=ALPHAS if settings.interpolate else (0.0, 1.0),
+            alphas=ALPHAS if settings.training.interpolate else (0.0, 1.0),
             random_start=lambda start: models.random_head,
             ks=self.ks,
         )
         self.log(
             f"Choosing by {len(folds)} folds over the training classes: "
-            f"{len(heads.trainings())} heads of {settings.steps} steps"
+            f"{len(heads.trainings())} heads of {settings.training.steps} steps"
         )
         # of an interrupted run
         with run.naming(run.folds):
@@ -299,7 +303,7 @@ class _Training:
 
     def _starts_of_folds(self, folds):
         """The starts to try: those that the training part of every fold allows."""
-        given = self.settings.head_initializer
+        given = self.settings.model.head_initializer
         usable = [self._usable_starts(~held) for held in folds]
         common = tuple(start for start in usable[0] if all(start in x for x in usable))
         common = common or ("orthogonal",)
@@ -315,10 +319,12 @@ class _Training:
 
     def _start_head(self):
         """A head that begins at the axes of its features gets them."""
-        start, run = self.settings.head_initializer, self.run
+        start, run = self.settings.model.head_initializer, self.run
         # what is measured of the start, or kept of it, is there once the state is
         kept = [run.state, run.baselines]
-        kept += [run.start_weights] * (self.settings.interpolate or self.settings.tune == "folds")
+        kept += [run.start_weights] * (
+            self.settings.training.interpolate or self.settings.training.tune == "folds"
+        )
         if start not in STARTS or all(file.is_file() for file in kept):
             return
         usable = self._usable_starts()
@@ -392,7 +398,7 @@ class _Training:
             recall.set_model(self.models.model)
             between = None
             # folds choose between the start and the trained weights at least
-            if settings.interpolate or settings.tune == "folds":
+            if settings.training.interpolate or settings.training.tune == "folds":
                 between = InterpolateWeights(recall, start_path=run.start_weights)
                 between.set_model(self.models.model)
                 with run.naming(run.start_weights) if run.start_weights.is_file() else nothing:
@@ -411,15 +417,15 @@ class _Training:
             tree_callbacks = self._tree_callbacks()
         if best:
             recall.best_value, recall.best_step = best["value"], best["step"]
-        epochs = settings.steps // settings.steps_per_epoch
+        epochs = settings.training.steps // settings.training.steps_per_epoch
         if epoch < epochs:
-            done = epoch * settings.steps_per_epoch
-            self.log(f"Training: steps {done} to {settings.steps}")
-            lines = [TrainingLines(settings.steps, done, log=self.log)]
+            done = epoch * settings.training.steps_per_epoch
+            self.log(f"Training: steps {done} to {settings.training.steps}")
+            lines = [TrainingLines(settings.training.steps, done, log=self.log)]
             self.models.model.fit(
                 self.data.training(start_step=done),
                 # batches that follow a class tree come an epoch at a time
-                steps_per_epoch=None if self.data.order else settings.steps_per_epoch,
+                steps_per_epoch=None if self.data.order else settings.training.steps_per_epoch,
                 initial_epoch=epoch,
                 epochs=epochs,
                 shuffle=False,  # the batches come in the sampler's order
@@ -431,7 +437,7 @@ class _Training:
                     ExplainZeroLoss(),
                     SaveRun(
                         run,
-                        settings.steps_per_epoch,
+                        settings.training.steps_per_epoch,
                         rows,
                         lambda: {"value": recall.best_value, "step": recall.best_step},
                     ),
@@ -443,14 +449,14 @@ class _Training:
     def _tree_callbacks(self):
         """What builds the class tree before every epoch, for the loss or the batches."""
         settings, loss, order = self.settings, self.models.loss, self.data.order
-        if settings.loss == "hierarchical_triplet":
-            if settings.tree_margins == "first" and self.run.first_class_tree.is_file():
+        if settings.loss.name == "hierarchical_triplet":
+            if settings.loss.tree_margins == "first" and self.run.first_class_tree.is_file():
                 with self.run.naming(self.run.first_class_tree):
                     loss.assign_tree(ClassTree.load(self.run.first_class_tree))
             options = {
-                "levels": settings.tree_levels,
-                "linkage": settings.tree_linkage,
-                "margins": settings.tree_margins,
+                "levels": settings.loss.tree_levels,
+                "linkage": settings.loss.tree_linkage,
+                "margins": settings.loss.tree_margins,
                 "folder": self.run.path,
             }
         elif order is not None:
@@ -463,7 +469,7 @@ class _Training:
     def _choose_by_validation(self, recall, between, rows, before):
         """The `Choice` by the validation classes; the model ends with the chosen weights."""
         settings, run = self.settings, self.run
-        kind = settings.head_initializer, settings.learning_rate
+        kind = settings.model.head_initializer, settings.training.learning_rate
         if run.choice.is_file() and run.chosen_weights.is_file():
             choice = self._read_choice()
             load_weights(self.models.model, run.chosen_weights, run.remedy(run.chosen_weights))
@@ -521,7 +527,7 @@ class _Training:
         write_curves(
             rows,
             run.curves,
-            settings.loss.replace("_", " "),
+            settings.loss.name.replace("_", " "),
             recall_title=f"Recall@K ({of} classes)",
             lines=lines[of],
             series_lines=lines["validation"],
@@ -533,7 +539,7 @@ class _Training:
                 tree = ClassTree.load(run.class_tree)
             names = self.data.images.class_names
             tree.draw(run.tree_picture, {label: names[label] for label in tree.class_ids.tolist()})
-        if settings.hdml != "off":
+        if settings.hdml.mode != "off":
             draw_hardness({name: [row[name] for row in rows] for name in rows[0]}, run.hardness)
 
     def _record_chosen(self, choice, results):
@@ -541,7 +547,7 @@ class _Training:
         test, validation = results["test"], results["validation"]
         counted = test.get("chosen", test["last"])
         if choice:
-            last = choice.last(self.settings.steps)
+            last = choice.last(self.settings.training.steps)
             validation["last"] = _plain(last.recall)
             validation["chosen"] = _plain(choice.chosen.recall)
             # embedding the test images takes long: not twice
@@ -565,16 +571,16 @@ class _Training:
         exports = export_formats(
             deployed,
             self._export_folder(),
-            self.settings.exports(),
+            self.settings.export.formats,
             metadata={
                 "training_data": f"{data.images.name}: {data.num_classes('train')} classes",
                 "recall_at_1": f"{counted['1']:.4f} on {data.num_classes('test')} unseen classes",
             },
             preprocessing=Preprocessing(
-                image_size=self.settings.image_size,
+                image_size=self.settings.images.image_size,
                 resize_to=shorter_side(self.settings, data.images),
                 exif_orientation=data.images.apply_exif_orientation,
-                before_resizing=drawings if self.settings.framed_drawings else "",
+                before_resizing=drawings if self.settings.data.framed_drawings else "",
             ),
             log=self.log,
         )
@@ -586,13 +592,13 @@ class _Training:
                 load_embedder(written),
                 images,
                 resize_to=shorter_side(self.settings, data.images),
-                batch_size=self.settings.evaluation_batch_size,
+                batch_size=self.settings.evaluation.evaluation_batch_size,
             )
             test["exported"] = self._recalls_of("test", embeddings)
         return exports
 
     def _export_folder(self):
-        return Path(self.settings.export_folder) / self.run.path.name
+        return Path(self.settings.export.export_folder) / self.run.path.name
 
     def _recalls(self, split):
         """Recall@K of the model's weights by K as text; None if the embeddings are not finite."""
@@ -615,8 +621,8 @@ class _Training:
 
 
 def _run_name(settings):
-    data = Path(settings.data_dir).resolve().name if settings.data_dir else "glyphs"
-    return f"{data}-{settings.backbone}-{datetime.now():%Y%m%d-%H%M%S}"
+    data = Path(settings.data.data_dir).resolve().name if settings.data.data_dir else "glyphs"
+    return f"{data}-{settings.model.backbone}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _recalls_by_alpha(found):

@@ -28,7 +28,7 @@ def _independent(
     recalls: str,
     training_images: int,
     hours: int,
-    **published: int | float | str,
+    **published: int | float | tuple[int, ...],
 ) -> Recipe:
     benchmark = official.BENCHMARKS[dataset]
     return Recipe(
@@ -51,7 +51,7 @@ RECIPES = {
         learning_rate=1e-5,
         backbone_learning_rate=5e-6,
         coupled_l2=2.5e-3,
-        decay_steps="3000,6000",
+        decay_steps=(3000, 6000),
     ),
     "cars": _independent(
         "cars",
@@ -62,7 +62,7 @@ RECIPES = {
         learning_rate=2e-5,
         backbone_learning_rate=2e-5,
         coupled_l2=2.5e-3,
-        decay_steps="2000",
+        decay_steps=(2000,),
     ),
     "sop": _independent(
         "sop",
@@ -73,7 +73,7 @@ RECIPES = {
         learning_rate=2.5e-4,
         backbone_learning_rate=5e-5,
         coupled_l2=1e-5,
-        decay_steps="6000",
+        decay_steps=(6000,),
     ),
     "in_shop": _independent(
         "in_shop",
@@ -85,7 +85,7 @@ RECIPES = {
         learning_rate=5e-4,
         backbone_learning_rate=1e-4,
         coupled_l2=1e-5,
-        decay_steps="6000",
+        decay_steps=(6000,),
     ),
 }
 

@@ -17,14 +17,14 @@ from recipe import Recipe, run
 class Benchmark(NamedTuple):
     title: str
     data_dir: str
-    ks: str  # the K of Recall@K that its papers report
+    ks: tuple[int, ...]  # the K of Recall@K that its papers report
 
 
 BENCHMARKS = {
-    "cub": Benchmark("CUB-200-2011", "CUB_200_2011", "1,2,4,8,16,32"),
-    "cars": Benchmark("Cars-196", "cars196", "1,2,4,8,16,32"),
-    "sop": Benchmark("Stanford Online Products", "Stanford_Online_Products", "1,10,100,1000"),
-    "in_shop": Benchmark("DeepFashion In-Shop", "In-shop", "1,10,20,30,40,50"),
+    "cub": Benchmark("CUB-200-2011", "CUB_200_2011", (1, 2, 4, 8, 16, 32)),
+    "cars": Benchmark("Cars-196", "cars196", (1, 2, 4, 8, 16, 32)),
+    "sop": Benchmark("Stanford Online Products", "Stanford_Online_Products", (1, 10, 100, 1000)),
+    "in_shop": Benchmark("DeepFashion In-Shop", "In-shop", (1, 10, 20, 30, 40, 50)),
 }
 
 PROTOCOL: dict[str, Any] = {
@@ -34,10 +34,7 @@ PROTOCOL: dict[str, Any] = {
     "embedding_size": 512,
     "frozen_batch_norm": True,
     "head_initializer": "official",
-    "alpha": 2.0,
-    "beta": 40.0,
-    "threshold": 0.5,
-    "epsilon": 0.1,
+    "loss_options": {"alpha": 2.0, "beta": 40.0, "threshold": 0.5, "epsilon": 0.1},
     "images_per_class": 5,
     "steps": 3000,
     "steps_per_epoch": 200,
@@ -45,7 +42,7 @@ PROTOCOL: dict[str, Any] = {
     "backbone_learning_rate": 3e-5,
     "coupled_l2": 5e-4,
     "schedule": "step",
-    "decay_steps": "1200,2400",
+    "decay_steps": (1200, 2400),
     "validation_fraction": 0.0,
 }
 BN_INCEPTION: dict[str, Any] = {

@@ -69,17 +69,8 @@ def run(family: str | None, recipes: Mapping[str, Recipe], default: str | None =
         sys.exit(main(["train", *options]))
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.json"
-        config.write_text(json.dumps(flat_settings(recipe.settings)))
+        config.write_text(json.dumps(dict(recipe.settings)))
         sys.exit(main(["train", "--config", str(config), *options]))
-
-
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a recipe as `--config` reads them."""
-    flat = dict(settings)
-    for options, text in (("loss_options", "loss_settings"), ("hdml_options", "hdml_settings")):
-        if options in flat:
-            flat[text] = ",".join(f"{name}={value}" for name, value in flat.pop(options).items())
-    return flat
 
 
 def listing(family: str | None, recipes: Mapping[str, Recipe], default: str | None = None) -> str:

@@ -171,6 +171,6 @@ def test_who_asks_for_the_lines_of_tensorflow_gets_them(tmp_path):
 def test_a_training_shows_nothing_of_tensorflow(tmp_path):
     folder = write_gradients(tmp_path / "gradients")
     # two steps that surely find pairs: no warning of the library either
-    more = ("--steps", "2", "--steps-per-epoch", "2", "--epsilon", "2")
+    more = ("--steps", "2", "--steps-per-epoch", "2", "--loss.epsilon", "2")
     script = _started_by_a_user(SCRIPTS / "train.py", *train_words(folder, tmp_path, *more)[1:])
     assert "Recall@K" in script[0] and script[1] == ""

@@ -45,6 +45,8 @@ def answer(*words):
         (("keras-ms", "train", "--help"), 0, "--image-size"),
         (("keras-ms", "train", "--losss", "triplet"), 2, "--losss"),
         (("keras-ms", "train", "--loss", "triplets"), 2, "triplet"),
+        (("keras-ms", "train", "--loss", "triplet", "--loss.gap", "1"), 1, "mining"),
+        (("keras-ms", "train", "--loss.alpha", "much"), 2, "--loss.alpha"),
         (("keras-ms", "train", "--steps", "7", "--steps-per-epoch", "2"), 1, "multiple of"),
         (("keras-ms", "evaluate", "--help"), 0, "--split"),
         (("keras-ms", "evaluate", "m.keras", "--metrics", "recal"), 1, "map_at_r"),

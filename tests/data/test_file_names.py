@@ -113,7 +113,7 @@ def test_accents_written_in_two_ways_are_one_name(tmp_path):
     root = make(tmp_path / "birds", ["a", "b", NFD, "zo\u00eb"])
     names = tmp_path / "test.txt"
     names.write_bytes(f"{NFC}\r\n\r\n zoe\u0308 \r\n".encode("utf-8-sig"))
-    settings = Settings(
+    settings = Settings.from_values(
         data_dir=str(root), test_classes=str(names), validation_fraction=0.0, dataset="folder"
     )
     images = load_run_images(settings, log=lambda line: None)
@@ -181,7 +181,7 @@ from keras_ms.run.images import load_run_images
 from keras_ms.run.settings import Settings
 assert sys.getfilesystemencoding() == "ascii"
 root, names, table = json.loads(sys.stdin.read())
-settings = Settings(data_dir=root, test_classes=names, validation_fraction=0.0)
+settings = Settings.from_values(data_dir=root, test_classes=names, validation_fraction=0.0)
 images = load_run_images(settings, log=lambda line: None)
 found = [images.class_names, images.name]
 for split in ("train", "test"):
@@ -191,7 +191,7 @@ for split in ("train", "test"):
     assert set(views.numpy()[:, 0, 0, 0]) == {40 * {"a": 0, "b": 1, "c": 2}.get(
         images.class_names[n][0], 0) + 40 * (images.class_names[n][3:] == "\\\\xe9")
         for n in set(part.labels)}, split
-settings = Settings(data_dir=table, validation_fraction=0.0)
+settings = Settings.from_values(data_dir=table, validation_fraction=0.0)
 listed = load_run_images(settings, lambda line: None, ("test",))
 assert all(os.path.isfile(path) for path in listed.paths)
 print(json.dumps([*found, listed.class_names]))

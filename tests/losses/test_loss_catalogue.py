@@ -47,6 +47,13 @@ def test_unknown_names_and_options_are_refused_with_the_known():
         losses.named_loss("contrastive", treshold=1)
 
 
+def test_types_are_those_of_the_annotations():
+    types = {option.name: option.types for option in losses.loss_options("multi_similarity")}
+    assert types["alpha"] == (float,) and types["epsilon"] == (float, type(None))
+    assert set(types["jit_compile"]) == {bool, str}
+    assert {option.types for option in losses.loss_options("triplet")[:2]} == {(float,), (str,)}
+
+
 def test_a_new_file_is_a_new_loss(tmp_path):
     source = '''
 class SquaredLoss(PairLoss):
@@ -66,7 +73,7 @@ class SquaredLoss(PairLoss):
     sources = (str(tmp_path),)
     assert catalogue.loss_names(sources) == ("squared",)
     power, jit_compile = catalogue.loss_options("squared", sources)
-    assert power == ("power", 2, "of the similarity, a whole number.")
+    assert power == ("power", 2, "of the similarity, a whole number.", (int,))
     assert (jit_compile.name, jit_compile.default) == ("jit_compile", "auto")
 
 

@@ -227,6 +227,6 @@ def test_more_gpus_than_there_are_and_a_late_division_are_refused(monkeypatch):
 
 def test_devices_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="devices. Expected a divisor of the batch.* = 80.*: 3"):
-        Settings(classes_per_batch=16, images_per_class=5, devices=3)
+        Settings.from_values(classes_per_batch=16, images_per_class=5, devices=3)
     with pytest.raises(ValueError, match="devices. Expected at least 1"):
-        Settings(devices=0)
+        Settings.from_values(devices=0)

@@ -24,7 +24,7 @@ def squares():
 
 def mean_change(squares, tmp_path, **settings):
     """How far the pictures of a batch are from the drawn ones, on average."""
-    given = Settings(
+    given = Settings.from_values(
         image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
         augmentation="distort", **settings,
     )  # fmt: skip
@@ -42,14 +42,14 @@ def test_distortion_has_a_strength(squares, tmp_path):
 
 def test_strength_is_refused_where_nothing_is_distorted():
     with pytest.raises(ValueError, match="distortion.*unset with augmentation=crop"):
-        Settings(augmentation="crop", distortion=2.0)
+        Settings.from_values(augmentation="crop", distortion=2.0)
     with pytest.raises(ValueError, match="distortion.*at most 5"):
-        Settings(distortion=6.0)
+        Settings.from_values(distortion=6.0)
 
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_head_is_trained_on_views_of_features(squares, tmp_path, monkeypatch, views):
-    given = Settings(
+    given = Settings.from_values(
         image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
         augmentation="distort", freeze_backbone=True, feature_views=views, tune="off",
     )  # fmt: skip

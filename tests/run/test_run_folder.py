@@ -20,7 +20,7 @@ def test_of_those_that_begin_together_one_has_the_folder(tmp_path):
             barrier.wait()
             try:
                 with run.claim():
-                    run.create(Settings(seed=seed))
+                    run.create(Settings.from_values(seed=seed))
                     results.append(seed)
                     barrier.wait()
             except (FileExistsError, BlockingIOError) as error:
@@ -36,7 +36,7 @@ def test_of_those_that_begin_together_one_has_the_folder(tmp_path):
         winners = [seed for seed in results if seed is not None]
         assert len(results) == 4 and len(winners) == 1
         run = RunFolder(tmp_path / f"runs {number}" / "run")
-        assert run.read_settings().seed == winners[0]
+        assert run.read_settings().training.seed == winners[0]
 
 
 _TWO_PROCESSES = """
@@ -49,7 +49,7 @@ def begin(folder, seed, barrier, results):
     barrier.wait()
     try:
         with run.claim():
-            run.create(Settings(seed=seed))
+            run.create(Settings.from_values(seed=seed))
             results.put(seed)
             barrier.wait()
     except (FileExistsError, BlockingIOError):
@@ -64,7 +64,7 @@ for number in range(20):
     [process.start() for process in both]
     found = sorted((results.get() for _ in both), key=bool)
     [process.join() for process in both]
-    assert found[0] is None and found[1] == RunFolder(folder).read_settings().seed, found
+    assert found[0] is None and found[1] == RunFolder(folder).read_settings().training.seed, found
 print("one each time")
 """
 
@@ -109,7 +109,7 @@ def test_runs_without_a_name_that_begin_in_one_second_have_names_of_their_own(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(training, "_run_name", lambda settings: "birds")
-    settings = Settings(runs_folder=str(tmp_path))
+    settings = Settings.from_values(runs_folder=str(tmp_path))
     with training.contextlib.ExitStack() as first, training.contextlib.ExitStack() as second:
         names = [training._claimed_run(settings, held).path.name for held in (first, second)]
     assert names == ["birds", "birds-2"]

@@ -1,6 +1,5 @@
 """From the settings of a run to its images, and training on a list with a gallery."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +13,7 @@ from keras_ms.run.settings import Settings
 
 
 def load(folder, **options):
-    settings = Settings(data_dir=str(folder), validation_fraction=0.0, **options)
+    settings = Settings.from_values(data_dir=str(folder), validation_fraction=0.0, **options)
     return load_run_images(settings, lambda line: None)
 
 
@@ -31,7 +30,7 @@ def test_messages_name_the_options_of_the_command_line(tmp_path):
     with pytest.raises(ValueError, match="'cub' needs data_dir.*--data-dir"):
         load("", dataset="cub")
     with pytest.raises(ValueError, match="class_depth.*at least 1"):
-        Settings(class_depth=0)
+        Settings.from_values(class_depth=0)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +49,12 @@ def test_arguments_in_command_words(message, words):
 @pytest.mark.parametrize("name", ["rotated_classes", "framed_drawings"])
 def test_glyphs_refuse_what_is_for_omniglot(name):
     with pytest.raises(ValueError, match=f"{name}.*'glyphs'.*--no-{name.replace('_', '-')} after"):
-        load_run_images(Settings(**{name: True}))
+        load_run_images(Settings.from_values(**{name: True}))
 
 
 def test_only_the_needed_splits_have_to_be_there(tmp_path):
     path = write_csv(tmp_path, ["a,test,1,1"] * 2 + ["b,test,1,1", "c,validation,1,1"])
-    settings = Settings(data_dir=str(path), validation_fraction=0.0)
+    settings = Settings.from_values(data_dir=str(path), validation_fraction=0.0)
     images = load_run_images(settings, lambda line: None, needed=("test",))
     assert images.counts()["test"] == (2, 3)
     with pytest.raises(ValueError, match="no train classes"):
@@ -72,7 +71,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     rows = [f"{name},train,1,1" for name in "abcd" for _ in range(2)]
     rows += [f"{name},test,{query},{1 - query}" for name in "ef" for query in (1, 0, 0)]
-    settings = Settings(
+    settings = Settings.from_values(
         data_dir=str(write_csv(folder, rows)),
         validation_fraction=0.0,
         image_size=32,
@@ -108,17 +107,19 @@ def test_training_searches_queries_in_the_gallery(trained):
 
 @pytest.mark.slow
 def test_omniglot_holds_out_alphabets_and_turns_characters(shared_data):
-    settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
+    settings = Settings.from_values(
+        dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3
+    )
     plain = load_run_images(settings)
     held = plain.labels[plain.split == "validation"]
     alphabets = {plain.class_names[label].split("/")[0] for label in held}
     trained = {plain.class_names[label].split("/")[0] for label in plain.subset("train").labels}
     assert len(alphabets) == 9 and not alphabets & trained
-    turned = load_run_images(dataclasses.replace(settings, rotated_classes=True))
+    turned = load_run_images(settings.with_values(rotated_classes=True))
     classes, images = plain.counts()["train"]
     assert turned.counts() == {**plain.counts(), "train": (4 * classes, 4 * images)}
-    framed = load_run_images(dataclasses.replace(settings, framed_drawings=True))
+    framed = load_run_images(settings.with_values(framed_drawings=True))
     assert framed.counts() == plain.counts()
-    wanted = load_omniglot(shared_data, image_size=settings.image_size, framed=True)
+    wanted = load_omniglot(shared_data, image_size=settings.images.image_size, framed=True)
     assert np.array_equal(framed.subset("test").images, wanted.subset("test").images)
     assert not np.array_equal(framed.images, plain.images)

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from keras_ms.run.folder import RunFolder
-from keras_ms.run.setting_defaults import (
+from keras_ms.run.settings import Settings
+from keras_ms.run.settings.defaults import (
     BACKBONE_RATE,
     DEFAULTS,
     UNTUNED_HEAD,
@@ -16,7 +17,7 @@ from keras_ms.run.setting_defaults import (
     situation,
     validation_fraction,
 )
-from keras_ms.run.settings import Settings
+from keras_ms.run.settings.earlier import translated
 
 SITUATIONS = {
     "scratch": {},
@@ -27,24 +28,24 @@ SITUATIONS = {
 
 @pytest.mark.parametrize("kind, given", SITUATIONS.items())
 def test_every_default_is_that_of_the_situation(kind, given):
-    settings = Settings(**given)
+    settings = Settings.from_values(**given)
     assert situation(settings) == kind
     for name, value in DEFAULTS[kind].items():
-        assert getattr(settings, name) == value, name
-    assert settings.tune == ("folds" if kind == "frozen" else "off")
-    assert settings.steps_per_epoch == 100
+        assert settings.values()[name] == value, name
+    assert settings.training.tune == ("folds" if kind == "frozen" else "off")
+    assert settings.training.steps_per_epoch == 100
     rate = pytest.approx(BACKBONE_RATE * 1e-4) if kind == "finetuned" else None
-    assert settings.backbone_learning_rate == rate
+    assert settings.training.backbone_learning_rate == rate
 
 
 def test_a_frozen_backbone_is_frozen_with_and_without_weights():
-    assert situation(Settings(freeze_backbone=True)) == "frozen"
+    assert situation(Settings.from_values(freeze_backbone=True)) == "frozen"
 
 
 @pytest.mark.parametrize("kind, given", SITUATIONS.items())
 def test_nothing_that_is_needed_stays_open(kind, given):
     """What is None after all is left to the data or to the folds, and documented as such."""
-    left = {name for name, value in dataclasses.asdict(Settings(**given)).items() if value is None}
+    left = {name for name, value in Settings.from_values(**given).values().items() if value is None}
     expected = {
         "class_depth", "validation_fraction", "validation_groups", "classes_per_batch",
         "raw_pixels", "frozen_batch_norm",
@@ -65,29 +66,30 @@ def test_what_is_given_wins(given):
         "images_per_class": 3, "steps": 77, "steps_per_epoch": 11, "learning_rate": 0.5,
         "crop_scale": 0.9, "interpolate": False,
     }  # fmt: skip
-    settings = Settings(**given, **values)
-    assert {name: getattr(settings, name) for name in values} == values
+    settings = Settings.from_values(**given, **values)
+    assert {name: settings.values()[name] for name in values} == values
 
 
 def test_completing_twice_changes_nothing():
     for given in SITUATIONS.values():
-        settings = Settings(**given)
+        settings = Settings.from_values(**given)
         assert complete(settings) == {}
-        assert dataclasses.replace(settings) == settings
+        assert settings.with_values() == dataclasses.replace(settings) == settings
 
 
 def test_a_head_without_folds_takes_the_untuned_start_and_rate():
     for more in ({"tune": "off"}, {"validation_fraction": 0.2}, {"hdml": "paper"}):
-        settings = Settings(**SITUATIONS["frozen"], **more)
-        assert settings.tune == "off"
-        assert settings.head_initializer == UNTUNED_HEAD["head_initializer"]
-        assert settings.learning_rate == UNTUNED_HEAD["learning_rate"]
+        settings = Settings.from_values(**SITUATIONS["frozen"], **more)
+        assert settings.training.tune == "off"
+        assert settings.model.head_initializer == UNTUNED_HEAD["head_initializer"]
+        assert settings.training.learning_rate == UNTUNED_HEAD["learning_rate"]
 
 
 def test_the_backbone_follows_the_rate_of_the_head():
-    settings = Settings(**SITUATIONS["finetuned"], learning_rate=0.02)
-    assert settings.backbone_learning_rate == pytest.approx(0.002)
-    assert Settings(weights="a.weights.h5", backbone_learning_rate=0.0).backbone_learning_rate == 0
+    settings = Settings.from_values(**SITUATIONS["finetuned"], learning_rate=0.02)
+    assert settings.training.backbone_learning_rate == pytest.approx(0.002)
+    still = Settings.from_values(weights="a.weights.h5", backbone_learning_rate=0.0)
+    assert still.training.backbone_learning_rate == 0
 
 
 # --- folds ---------------------------------------------------------------------------------------
@@ -107,21 +109,25 @@ def test_the_backbone_follows_the_rate_of_the_head():
 def test_folds_are_refused_with_the_reason(more, reason):
     given = {**SITUATIONS["frozen"], **more}
     with pytest.raises(ValueError, match=f"tune.*off: .*{reason}"):
-        Settings(**given, tune="folds")
-    settings = Settings(**given)  # unasked, they are not tried
-    assert settings.tune == "off"
+        Settings.from_values(**given, tune="folds")
+    settings = Settings.from_values(**given)  # unasked, they are not tried
+    assert settings.training.tune == "off"
     assert reason in refuses_folds(settings)
 
 
 def test_folds_of_a_run_that_held_out_nothing_else():
     frozen = {**SITUATIONS["frozen"], "validation_fraction": 0.0}
-    assert Settings(**frozen, tune="folds").interpolate  # as settings.json of such a run says
-    assert Settings(**frozen).tune == "off"  # unasked, no held-out classes means no choice
+    assert Settings.from_values(
+        **frozen, tune="folds"
+    ).training.interpolate  # as settings.json of such a run says
+    assert (
+        Settings.from_values(**frozen).training.tune == "off"
+    )  # unasked, no held-out classes means no choice
 
 
 def test_folds_are_not_refused_for_a_plain_head():
-    settings = Settings(**SITUATIONS["frozen"], loss="n_pair", feature_views=2)
-    assert refuses_folds(settings) == "" and settings.tune == "folds"
+    settings = Settings.from_values(**SITUATIONS["frozen"], loss="n_pair", feature_views=2)
+    assert refuses_folds(settings) == "" and settings.training.tune == "folds"
 
 
 # --- interpolation -------------------------------------------------------------------------------
@@ -141,16 +147,16 @@ def test_folds_are_not_refused_for_a_plain_head():
     ],
 )
 def test_interpolation_is_on_where_it_means_something(given, expected):
-    assert Settings(**given).interpolate is expected
+    assert Settings.from_values(**given).training.interpolate is expected
     if not expected:
         with pytest.raises(ValueError, match="--interpolate out"):
-            Settings(**given, interpolate=True)
+            Settings.from_values(**given, interpolate=True)
 
 
 def test_a_network_from_scratch_with_frozen_statistics_may_be_interpolated():
-    settings = Settings(interpolate=True, frozen_batch_norm=True)
-    assert settings.interpolate is True
-    assert Settings(frozen_batch_norm=True).interpolate is False
+    settings = Settings.from_values(interpolate=True, frozen_batch_norm=True)
+    assert settings.training.interpolate is True
+    assert Settings.from_values(frozen_batch_norm=True).training.interpolate is False
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -171,13 +177,13 @@ def test_a_network_from_scratch_with_frozen_statistics_may_be_interpolated():
     ],
 )
 def test_steps_per_epoch_divide_the_steps(steps, expected):
-    assert Settings(steps=steps).steps_per_epoch == expected
+    assert Settings.from_values(steps=steps).training.steps_per_epoch == expected
 
 
 def test_steps_below_1_are_refused_and_not_divided():
     for steps in (0, -5):
         with pytest.raises(ValueError, match="steps.*at least 1"):
-            Settings(steps=steps)
+            Settings.from_values(steps=steps)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,9 @@ def test_steps_below_1_are_refused_and_not_divided():
     ],
 )
 def test_the_share_of_held_out_classes(given, num_classes, expected):
-    assert validation_fraction(Settings(**given), num_classes) == pytest.approx(expected)
+    assert validation_fraction(Settings.from_values(**given), num_classes) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,7 @@ def test_the_share_of_held_out_classes(given, num_classes, expected):
     ],
 )
 def test_classes_in_a_batch(given, num_classes, expected):
-    assert classes_per_batch(Settings(**given), num_classes) == expected
+    assert classes_per_batch(Settings.from_values(**given), num_classes) == expected
 
 
 # --- files of settings ---------------------------------------------------------------------------
@@ -258,19 +266,19 @@ def read_old(folder, **changes):
 )
 def test_a_run_of_the_version_before_goes_on_as_it_began(tmp_path, changes):
     settings = read_old(tmp_path, **changes)
-    assert (settings.tune, settings.interpolate) == ("off", False)
-    found = dataclasses.asdict(settings)
-    expected = {**BEFORE, **changes}
-    if settings.weights and not settings.freeze_backbone:
+    assert (settings.training.tune, settings.training.interpolate) == ("off", False)
+    values = settings.values()
+    expected = translated({**BEFORE, **changes})
+    if settings.model.weights and not settings.model.freeze_backbone:
         # the backbone trained at the rate of the head where none was given
         rate = expected["backbone_learning_rate"]
         expected["backbone_learning_rate"] = 0.002 if rate is None else rate
-    assert {name: found[name] for name in BEFORE} == expected
+    assert {name: values[name] for name in expected} == expected
 
 
 def test_a_new_run_goes_on_with_its_own(tmp_path):
     for number, given in enumerate(SITUATIONS.values()):
         run = RunFolder(tmp_path / str(number))
-        settings = Settings(**given, classes_per_batch=4)
+        settings = Settings.from_values(**given, classes_per_batch=4)
         run.create(settings)
         assert run.read_settings() == settings

@@ -93,7 +93,7 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
 @pytest.mark.parametrize("more", [(), ("--freeze-backbone",)], ids=["whole", "head"])
 def test_another_loss_by_name(folder, tmp_path, more):
     """N-pair trains before the L2 normalisation; what is kept and exported has it."""
-    words = ("--loss", "n_pair", "--loss-settings", "regularization=0.01", *more)
+    words = ("--loss", "n_pair", "--loss.regularization", "0.01", *more)
     assert main(train_words(folder, tmp_path, *words, "--export", "onnx")) == 0
     run = tmp_path / "runs" / "run"
     rows = history(run)
@@ -185,7 +185,9 @@ def test_a_diverged_run_says_so_and_keeps_its_weights(folder, tmp_path, capsys):
 
 def test_a_run_that_is_being_trained_is_not_resumed(folder, tmp_path, capsys):
     run = RunFolder(tmp_path / "runs" / "run")
-    run.create(Settings(data_dir=str(folder), image_size=32, classes_per_batch=4, export=""))
+    run.create(
+        Settings.from_values(data_dir=str(folder), image_size=32, classes_per_batch=4, export="")
+    )
     with run.lock():
         assert "another process" in _refusal(capsys, ["train", "--resume", str(run.path)])
         latest = ["train", "--resume", "--runs-folder", str(tmp_path / "runs")]
@@ -215,9 +217,9 @@ def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path
         (train_words(folder, out, "--classes-per-batch", "40"), "40"),
         (train_words(folder, out, "--steps", "10"), "multiple"),
         (train_words(folder, out, "--resize-to", "16"), "resize_to"),
-        (train_words(folder, out, "--threshold", "nan"), "threshold"),
+        (train_words(folder, out, "--loss.threshold", "nan"), "threshold"),
         (train_words(folder, out, "--feature-views", "2"), "feature_views"),
-        (train_words(folder, out, "--loss", "triplet", "--loss-settings", "gap=1"), "gap"),
+        (train_words(folder, out, "--loss", "triplet", "--loss.gap", "1"), "mining"),
         (["train", "--skip-unreadable"], "image folders"),
         (["train", "--dataset", "omniglot"], "--data-dir"),
         (["train", "--config", str(tmp_path / "none.json")], "none.json"),

@@ -20,6 +20,7 @@ from keras_ms.run.choice import Choice, best_of
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES
+from keras_ms.run.settings import read_values
 from keras_ms.run.training_state import SaveRun
 
 
@@ -85,9 +86,12 @@ def head(folder, tmp_path_factory):
 
 
 def test_folds_try_every_start_rate_and_share_and_take_the_best(head):
-    assert head.settings.tune == "folds"
+    assert head.settings.training.tune == "folds"
     # what is not given stays open in the run's settings: the choice says what was taken
-    assert head.settings.head_initializer is None and head.settings.learning_rate is None
+    assert (
+        head.settings.model.head_initializer is None
+        and head.settings.training.learning_rate is None
+    )
     choice = head.choice
     assert choice.by == "3 folds over 10 training classes"
     tried = {(c.start, c.learning_rate, c.alpha) for c in choice.candidates}
@@ -199,8 +203,8 @@ def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
     words = ("--freeze-backbone", "--tune", "off", "--steps", "6", "--steps-per-epoch", "2",
              "--export", "")  # fmt: skip
     finished = ran(folder, tmp_path, *words)
-    assert finished.settings.head_initializer == "whitened"
-    assert finished.settings.interpolate is True
+    assert finished.settings.model.head_initializer == "whitened"
+    assert finished.settings.training.interpolate is True
     assert finished.choice.by == "3 held-out classes"  # a third of 10
     assert_chosen_among_steps_and_shares(finished, 6, (2, 4))
     assert not finished.run.folds.exists()
@@ -216,8 +220,11 @@ def finetuned(folder, weights, tmp_path_factory):
 
 
 def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
-    assert (finetuned.settings.tune, finetuned.settings.interpolate) == ("off", True)
-    assert finetuned.settings.backbone_learning_rate == pytest.approx(0.0003)
+    assert (finetuned.settings.training.tune, finetuned.settings.training.interpolate) == (
+        "off",
+        True,
+    )
+    assert finetuned.settings.training.backbone_learning_rate == pytest.approx(0.0003)
     assert_chosen_among_steps_and_shares(finetuned, 6, (2, 4))
     assert_exported_as_chosen(finetuned)
     model = embedder_of(finetuned.settings)
@@ -264,7 +271,7 @@ def test_a_run_folder_of_the_version_before_resumes_as_it_began(
         assert main(train_words(folder, tmp_path / "old", *words)) == 130
     run = RunFolder(tmp_path / "old" / "runs" / "run")
     # as it was written: no choice of weights, one rate for all unless given, baselines unsplit
-    values = json.loads(run.settings.read_text())
+    values = read_values(run.settings)
     for name in ("tune", "interpolate", "raw_pixels"):
         del values[name]
     run.write_json(run.settings, {**values, "backbone_learning_rate": None})

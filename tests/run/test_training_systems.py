@@ -45,7 +45,7 @@ def table(folder):
 def words_of(system, table):
     return {
         "hierarchical triplet": ("--loss", "hierarchical_triplet", "--neighbour-classes", "2"),
-        "hdml": ("--loss", "n_pair", "--hdml", "paper", "--hdml-settings", "alpha=20,beta=1e3",
+        "hdml": ("--loss", "n_pair", "--hdml", "paper", "--hdml.alpha", "20", "--hdml.beta", "1e3",
                  "--images-per-class", "2"),
         "official hdml": ("--loss", "multi_similarity", "--hdml", "official"),
         "curriculum": ("--curriculum", str(table), "--images-per-class", "2"),
@@ -99,7 +99,7 @@ def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, t
     from keras_ms.run.data import RunData
     from keras_ms.run.model import RunModel
 
-    settings = Settings(
+    settings = Settings.from_values(
         data_dir=str(folder), curriculum=str(table), steps=6, steps_per_epoch=2, image_size=16,
         classes_per_batch=3, images_per_class=2, runs_folder=str(tmp_path), validation_fraction=0.0,
         learning_rate=0.1,
@@ -212,14 +212,13 @@ def test_a_killed_run_resumes(folder, table, tmp_path, system):
         (("--tree-levels", "4"), "tree_levels.*hierarchical_triplet"),
         (("--hdml", "paper", "--neighbour-classes", "2"), "neighbour_classes=2 and hdml=paper"),
         (("--loss", "hierarchical_triplet", "--neighbour-classes", "3"), "divisor"),
-        (("--hdml-settings", "alpha=2"), "hdml_settings.*empty with hdml=off"),
+        (("--hdml.alpha", "2"), "hdml=off has no option 'alpha'.*leave it out"),
         (("--hdml", "paper", "--loss", "hierarchical_triplet"), "one of loss=hierarchical_triplet"),
-        (("--hdml", "paper", "--hdml-settings", "gamma=2"), "gamma"),
+        (("--hdml", "paper", "--hdml.gamma", "2"), "gamma.*lambda_g"),
         (("--hdml", "paper", "--devices", "2"), "devices.*1 with hdml"),
         (("--hdml", "paper", "--loss", "n_pair"), "images_per_class.*2 with hdml and n_pair"),
-        (("--hdml", "paper", "--hdml-settings", "generator_learning_rate=-1"),
+        (("--hdml", "paper", "--hdml.generator_learning_rate=-1"),
          "generator_learning_rate.*above 0"),
-        (("--hdml", "paper", "--hdml-settings", "alpha=abc"), "alpha.*number"),
         (("--curriculum", "nowhere.csv"), "nowhere.csv"),
         (("--curriculum", "TABLE", "--neighbour-classes", "2"), "neighbour_classes=2 and a curric"),
         (("--curriculum", "TABLE", "--steps", "2", "--steps-per-epoch", "1"), "at least 3 steps"),

@@ -1,7 +1,5 @@
 """Every recipe is a valid run, and names its command, source, expected figure and cost."""
 
-import dataclasses
-import json
 import re
 import runpy
 import sys
@@ -9,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_ms.run.setting_defaults import CLASSES_PER_BATCH, situation
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.defaults import CLASSES_PER_BATCH, situation
 
 FOLDER = Path(__file__).resolve().parents[2] / "scripts" / "recipes"
 FAMILIES = ("official", "independent", "cub200_2010", "grocery", "omniglot")
@@ -58,16 +56,10 @@ def families(monkeypatch):
 
 @pytest.fixture(params=PUBLISHED | MEASURED)
 def recipe(request, families):
-    """(family and name, its `Recipe`, its settings as `--config` reads them)"""
+    """(family and name, its `Recipe`, its settings)"""
     family, name = request.param.split()
     recipe = families[family]["RECIPES"][name]
-    return request.param, recipe, _flat(recipe)
-
-
-def _flat(recipe):
-    from recipe import flat_settings  # once the families' folder is on the path
-
-    return flat_settings(recipe.settings)
+    return request.param, recipe, recipe.settings
 
 
 def _run(monkeypatch, *words):
@@ -92,11 +84,11 @@ def test_every_recipe_has_a_figure_here(families):
 
 def test_settings_are_valid_and_all_are_fields(recipe):
     _, _, given = recipe
-    settings = Settings(**given)
-    assert settings.dataset != "auto"
-    if settings.dataset in PROTOCOL:
-        assert settings.recall_ks() == PROTOCOL[settings.dataset]
-    assert json.loads(settings.to_json()).items() >= given.items()
+    settings = Settings.from_values(**given)
+    assert settings.data.dataset != "auto"
+    if settings.data.dataset in PROTOCOL:
+        assert settings.evaluation.ks == PROTOCOL[settings.data.dataset]
+    assert settings.values().items() >= given.items()
 
 
 def test_source_expected_figure_and_cost_are_named(recipe):
@@ -105,9 +97,9 @@ def test_source_expected_figure_and_cost_are_named(recipe):
     assert re.match(r"\d\d\.\d+ \(.+\)|none published", said.expected)
     assert said.expected.startswith((PUBLISHED | MEASURED)[name])
     assert ("(measured" in said.expected) == (name in MEASURED)
-    settings = Settings(**given)
-    classes = settings.classes_per_batch or CLASSES_PER_BATCH[situation(settings)]
-    images = settings.steps * classes * settings.images_per_class
+    settings = Settings.from_values(**given)
+    classes = settings.batches.classes_per_batch or CLASSES_PER_BATCH[situation(settings)]
+    images = settings.training.steps * classes * settings.batches.images_per_class
     assert said.cost.startswith(f"{images:,} training images")
     assert re.search(r"hour|minute|second", said.cost)
 
@@ -132,13 +124,13 @@ def test_the_independent_recipes_are_those_of_the_table(families):
         "in_shop": (5e-4, 1e-4, (6000,), 12000, 1e-5),
     }
     for name, row in rows.items():
-        settings = Settings(**_flat(families["independent"]["RECIPES"][name]))
+        settings = Settings.from_values(**families["independent"]["RECIPES"][name].settings)
         assert row == (
-            settings.learning_rate,
-            settings.backbone_learning_rate,
-            settings.decay_boundaries(),
-            settings.steps,
-            settings.coupled_l2,
+            settings.training.learning_rate,
+            settings.training.backbone_learning_rate,
+            settings.training.decay_boundaries(),
+            settings.training.steps,
+            settings.training.coupled_l2,
         )
 
 
@@ -147,14 +139,16 @@ def test_a_recipe_runs_with_options_over_its_settings(words, families, monkeypat
     options = ("--data-dir", "there", "--steps", "1200")
     calls = _run(monkeypatch, "omniglot.py", *words, *options)
     said = families["omniglot"]["RECIPES"][words[0] if words else "multi_similarity"]
-    given = Settings(**_flat(said))
-    assert calls == [(dataclasses.replace(given, data_dir="there", steps=1200), None)]
+    given = Settings.from_values(**said.settings)
+    assert calls == [(given.with_values(data_dir="there", steps=1200), None)]
 
 
 def test_options_of_losses_reach_the_run(families):
     recipes = families["omniglot"]["RECIPES"]
-    assert Settings(**_flat(recipes["hdml"])).hdml_options() == {"alpha": 1, "beta": 1000}
-    assert Settings(**_flat(recipes["hierarchical_triplet"])).loss_options() == {"beta": 0.1}
+    hdml = Settings.from_values(**recipes["hdml"].settings)
+    assert hdml.hdml.options == {"alpha": 1, "beta": 1000}
+    hierarchical = Settings.from_values(**recipes["hierarchical_triplet"].settings)
+    assert hierarchical.loss.options == {"beta": 0.1}
 
 
 @pytest.mark.parametrize("words", [("hdml",), ()])
@@ -195,10 +189,14 @@ def test_a_recipe_trains_as_when_its_figure_was_measured(recipe):
     recipe_name, _, given = recipe
     if recipe_name in MEASURED_ANEW:
         pytest.skip("its figure is that of the defaults")
-    settings = Settings(**given)
+    settings = Settings.from_values(**given)
     for name, value in MEASURED_WITH.items():
         expected = given.get(name, value)
-        if name == "backbone_learning_rate" and settings.weights and not settings.freeze_backbone:
+        if (
+            name == "backbone_learning_rate"
+            and settings.model.weights
+            and not settings.model.freeze_backbone
+        ):
             # one rate for all where a recipe gave none for the backbone
-            expected = settings.learning_rate if expected is None else expected
-        assert getattr(settings, name) == expected, name
+            expected = settings.training.learning_rate if expected is None else expected
+        assert settings.values()[name] == expected, name

@@ -3,10 +3,17 @@
 What was measured for them is in docs/transfer.md.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_ms.run.settings.settings import Settings
+
 # 16 x 5 is the official recipe for photos; for characters, more classes hold more hard negatives
 _PHOTOS = {"images_per_class": 5, "image_size": 160}
 
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     # what the default run needs, about two minutes on two cores
     "scratch": {
         "image_size": 64,  # at which the dots and clutter of drawn glyphs stay apart
@@ -51,73 +58,74 @@ VALIDATION_FRACTION = {"scratch": 0.1, "frozen": 0.2, "finetuned": 0.2}
 LEAST_VALIDATION_CLASSES = 10
 
 
-def situation(settings):
+def situation(settings: Settings) -> str:
     """ "scratch", "frozen" or "finetuned", a key of DEFAULTS."""
-    if settings.freeze_backbone:
+    if settings.model.freeze_backbone:
         return "frozen"
-    return "finetuned" if settings.weights else "scratch"
+    return "finetuned" if settings.model.weights else "scratch"
 
 
-def complete(settings):
-    """{name: value} for the settings that were left open and can be known without the data."""
-    kind = situation(settings)
-    filled = {}
+def complete(settings: Settings) -> dict[str, Any]:
+    """Values, by flat name, of what was left open and can be known without the data."""
+    kind, given = situation(settings), settings.values()
+    chosen = {}
 
-    def fill(name, value):
-        if getattr(settings, name) is None and value is not None:
-            filled[name] = value
+    def choose(name, value):
+        if given[name] is None and value is not None:
+            chosen[name] = value
 
-    tune = settings.tune
+    tune = given["tune"]
     if tune == "auto":
-        is_open = settings.validation_fraction is None and not refuses_folds(settings)
-        tune = "folds" if is_open else "off"
-        filled["tune"] = tune
+        is_open = given["validation_fraction"] is None and not refuses_folds(settings)
+        tune = chosen["tune"] = "folds" if is_open else "off"
     for name, value in DEFAULTS[kind].items():
-        fill(name, value)
+        choose(name, value)
     if kind == "frozen" and tune == "off":
         for name, value in UNTUNED_HEAD.items():
-            fill(name, value)
+            choose(name, value)
     if kind == "finetuned":
-        rate = settings.learning_rate or filled.get("learning_rate")
-        fill("backbone_learning_rate", BACKBONE_RATE * rate)
-    if filled.get("interpolate") and not can_interpolate(settings, tune):
-        filled["interpolate"] = False
-    fill("steps_per_epoch", _steps_per_epoch(filled.get("steps", settings.steps)))
-    return filled
+        rate = given["learning_rate"] or chosen["learning_rate"]
+        choose("backbone_learning_rate", BACKBONE_RATE * rate)
+    if chosen.get("interpolate") and not can_interpolate(settings, tune):
+        chosen["interpolate"] = False
+    choose("steps_per_epoch", _steps_per_epoch(chosen.get("steps", given["steps"])))
+    return chosen
 
 
-def refuses_folds(settings):
+def refuses_folds(settings: Settings) -> str:
     """Why no folds over the classes can choose, in words; empty where they can."""
-    if not settings.freeze_backbone:
+    if not settings.model.freeze_backbone:
         return "folds need freeze_backbone: a whole network takes too long to train in each"
-    if settings.validation_fraction:
+    if settings.data.validation_fraction:
         return "folds hold out every training class once, so they leave no validation_fraction"
-    if settings.loss == "hierarchical_triplet" or settings.neighbour_classes > 1:
+    if settings.loss.name == "hierarchical_triplet" or settings.batches.neighbour_classes > 1:
         return "a class tree follows one training"
-    if settings.hdml != "off":
+    if settings.hdml.mode != "off":
         return "hdml trains networks of its own beside the head"
-    if settings.curriculum:
+    if settings.batches.curriculum:
         return "a curriculum's stages divide one training"
     return ""
 
 
-def can_interpolate(settings, tune):
+def can_interpolate(settings: Settings, tune: str) -> bool:
     """Whether weights between start and trained ones mean something and can be chosen among."""
-    moving = not settings.freeze_backbone and settings.frozen_batch_norm is False
-    from_scratch = situation(settings) == "scratch" and settings.frozen_batch_norm is not True
-    return not (moving or from_scratch or (settings.validation_fraction == 0 and tune == "off"))
+    moving = not settings.model.freeze_backbone and settings.model.frozen_batch_norm is False
+    from_scratch = situation(settings) == "scratch" and settings.model.frozen_batch_norm is not True
+    return not (
+        moving or from_scratch or (settings.data.validation_fraction == 0 and tune == "off")
+    )
 
 
-def validation_fraction(settings, num_classes):
+def validation_fraction(settings: Settings, num_classes: int) -> float:
     """The share of the training classes that is held out.
 
     Args:
         settings: `Settings`, complete.
         num_classes: training classes, those to be held out among them.
     """
-    if settings.validation_fraction is not None:
-        return settings.validation_fraction
-    if settings.tune == "folds":
+    if settings.data.validation_fraction is not None:
+        return settings.data.validation_fraction
+    if settings.training.tune == "folds":
         return 0.0
     share = VALIDATION_FRACTION[situation(settings)]
     if situation(settings) == "scratch":
@@ -126,16 +134,19 @@ def validation_fraction(settings, num_classes):
     return min(1 / 3, max(share, LEAST_VALIDATION_CLASSES / num_classes))
 
 
-def classes_per_batch(settings, num_classes):
+def classes_per_batch(settings: Settings, num_classes: int) -> int:
     """Classes in a batch: as set, else the default or as many as there are to train on."""
-    if settings.classes_per_batch is not None:
-        return settings.classes_per_batch
+    if settings.batches.classes_per_batch is not None:
+        return settings.batches.classes_per_batch
     most = min(CLASSES_PER_BATCH[situation(settings)], num_classes)
 
     def fits(count):
         # whole groups of neighbours, and equal parts for all devices
-        batch = count * settings.images_per_class
-        return count % settings.neighbour_classes == 0 and batch % settings.devices == 0
+        batch = count * settings.batches.images_per_class
+        return (
+            count % settings.batches.neighbour_classes == 0
+            and batch % settings.training.devices == 0
+        )
 
     return next((count for count in range(most, 1, -1) if fits(count)), max(2, most))
 
@@ -143,6 +154,6 @@ def classes_per_batch(settings, num_classes):
 def _steps_per_epoch(steps):
     """The largest divisor of all steps that is 100 or less: what stands between evaluations."""
     steps = max(1, steps)
-    found = next(count for count in range(min(100, steps), 0, -1) if steps % count == 0)
+    divisor = next(count for count in range(min(100, steps), 0, -1) if steps % count == 0)
     # of a number like 601 that would be 1: an evaluation after every step
-    return found if found * 20 >= min(100, steps) else steps
+    return divisor if divisor * 20 >= min(100, steps) else steps

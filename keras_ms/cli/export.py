@@ -1,0 +1,65 @@
+"""keras-ms export: a saved .keras model as SavedModel and ONNX."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from keras_ms.cli.keras_import import import_keras
+from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.setting_options import with_commas
+from keras_ms.run.settings.groups import SETTINGS
+from keras_ms.run.settings.training import ExportSettings
+
+
+@dataclass(frozen=True)
+class _Options:
+    model: Annotated[Positional[str], option("a .keras file", "MODEL")]
+    to: Annotated[str, option("folder to export into", "FOLDER")]
+    formats: Annotated[
+        tuple[str, ...], with_commas("export"), option("saved_model, onnx or both")
+    ] = SETTINGS["export"].default
+    resize_to: Annotated[
+        int | None,
+        option(
+            "shorter side of a photo before its centre is cut out, recorded in the files",
+            "PIXELS",
+            default="",
+        ),
+    ] = None
+    apply_exif_orientation: Annotated[
+        bool,
+        option(
+            "with --resize-to: whether the model was trained on photos turned as their EXIF "
+            "orientation says, recorded in the files too"
+        ),
+    ] = True
+    metadata: Annotated[str, option('such as \'{"recall_at_1": "0.61"}\'', "JSON", default="")] = ""
+
+
+def run(words: Sequence[str]) -> None:
+    """Exports as the words of the command line say.
+
+    Raises:
+        SystemExit: wrong words, or help.
+    """
+    options = parsed(_Options, "export", "Exports a saved .keras model.", words)
+    metadata = json.loads(options.metadata) if options.metadata else None
+    formats = ExportSettings(options.formats).formats
+    import_keras()
+    from keras_ms.export import Preprocessing
+    from keras_ms.export.formats import export_formats
+    from keras_ms.export.keras_file import load_keras_file
+
+    model, shorter = load_keras_file(options.model), options.resize_to
+    export_formats(
+        model,
+        options.to,
+        formats,
+        metadata=metadata,
+        preprocessing=None
+        if shorter is None
+        else Preprocessing(resize_to=shorter, exif_orientation=options.apply_exif_orientation),
+    )

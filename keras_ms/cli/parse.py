@@ -1,0 +1,51 @@
+"""Words of the command line, parsed by tyro: each command declares its options as a dataclass."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+def option(explanation: str, metavar: str | None = None, *, default: str | None = None) -> Any:
+    """What stands beside the type of an option, in `Annotated`.
+
+    Args:
+        explanation: of the option.
+        metavar: what stands for its value. Defaults to None: its type.
+        default: what the help says of its default. Defaults to None: the default itself.
+    """
+    hint = f"(default: {default})" if default else default
+    return tyro.conf.arg(help=explanation, metavar=metavar, help_behavior_hint=hint)
+
+
+def parsed(
+    kind: type[Options],
+    command: str,
+    description: str,
+    words: Sequence[str],
+    *,
+    none_is_a_value: bool = False,
+) -> Options:
+    """The options that the words give.
+
+    Args:
+        kind: a dataclass, or a `TypedDict`; the names of groups in it are left out of the options.
+        command: name of the command.
+        description: of the command, for its help.
+        words: those behind the command's name.
+        none_is_a_value: whether the word None is one, where a type allows it; else it is a text
+            like any other. Defaults to False.
+
+    Raises:
+        SystemExit: wrong words, with code 2, or help.
+    """
+    as_text = () if none_is_a_value else (tyro.conf.DisallowNone,)
+    return tyro.cli(
+        kind,
+        prog=f"keras-ms {command}",
+        description=description,
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes, *as_text),
+    )

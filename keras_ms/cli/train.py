@@ -1,0 +1,149 @@
+"""keras-ms train: an embedder, trained, evaluated on unseen classes and exported."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, TypedDict
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+from keras_ms.cli.earlier_words import words_of_now
+from keras_ms.cli.keras_import import import_keras
+from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.setting_options import named_options, setting_options
+from keras_ms.run.losses import hdml_options, loss_names, loss_options
+from keras_ms.run.settings import Settings, read_values
+from keras_ms.run.settings.declaration import flag
+from keras_ms.run.settings.groups import GROUPS, OPTIONS, SETTINGS
+
+_DESCRIPTION = (
+    "Trains an embedder, evaluates it on unseen classes and exports it. Defaults follow what is "
+    "trained: a network from scratch, a head on a frozen backbone, a pretrained network."
+)
+
+_RUN_FOLDER = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[RUN_FOLDER]",
+    instance_from_str=lambda words: _at_most_one(words),
+    is_instance=lambda value: isinstance(value, str),
+    str_from_instance=lambda value: [value],
+)
+
+
+class _RunOptions(TypedDict, total=False):
+    config: Annotated[
+        str, option("settings.json to start from; what is given wins", "FILE", default="")
+    ]
+    resume: Annotated[
+        str,
+        _RUN_FOLDER,
+        option(
+            "continue an interrupted run; without a folder, the newest unfinished one", default=""
+        ),
+    ]
+
+
+def run(words: Sequence[str]) -> None:
+    """Trains as the words of the command line say.
+
+    Raises:
+        SystemExit: wrong words, or help.
+        ValueError: settings that contradict each other, or an option that the loss does not have.
+    """
+    words, lines = words_of_now(words)
+    for line in lines:
+        print(line, file=sys.stderr)
+    run_options, given = _given(words)
+    resume, config = run_options.get("resume"), run_options.get("config")
+    if resume:
+        changed = ["--config"] * bool(config)
+        changed += [flag(name) for name in sorted(given) if name != "runs_folder"]
+        if changed:
+            raise ValueError(
+                f"--resume continues a run with its own settings. Leave out {', '.join(changed)}"
+            )
+    given = _with_options(given)
+    # defaults follow what is trained, so they are taken once all that is given is known
+    settings = Settings.read(config, given) if config else Settings.from_values(**given)
+
+    import_keras()
+    from keras_ms.run.training import train
+
+    train(settings, resume)
+
+
+def _given(words):
+    """(options of the command, settings and options of the loss by their names): what is given."""
+    loss = _loss_of(words)
+    _refuse_unknown_options(words, f"loss={loss}", loss_options(loss))
+    _refuse_unknown_options(words, "hdml", hdml_options())
+    groups = parsed(_options(loss), "train", _DESCRIPTION, words, none_is_a_value=True)
+    run_options = groups.pop("run")
+    return run_options, {name: value for group in groups.values() for name, value in group.items()}
+
+
+def _with_options(given):
+    """Settings by flat name, with the options of the loss and of HDML in a dict each."""
+    values = {}
+    for name, value in given.items():
+        owner, _, option_name = name.partition(".")
+        if option_name:
+            values.setdefault(OPTIONS[owner], {})[option_name] = value
+        else:
+            values[name] = value
+    return values
+
+
+def _options(loss: str) -> Any:
+    """The type of all options: those of the command, of each group of settings and of the loss."""
+    named = {"loss": loss_options(loss), "hdml": hdml_options()}
+    types = {"run": _RunOptions}
+    for group, kind in GROUPS.items():
+        names = [name for name, one in SETTINGS.items() if one.group == group]
+        description = (kind.__doc__ or "").partition("\n")[0]
+        if group == "loss":
+            description += f" Here those of {loss}; --loss NAME --help has those of another."
+        types[group] = setting_options(
+            [name for name in names if name not in OPTIONS.values()],
+            description=description,
+            more=named_options(group, named.get(group, ())),
+        )
+    return TypedDict("Options", types)  # pyright: ignore
+
+
+def _at_most_one(words):
+    if len(words) > 1:
+        raise ValueError(f"expected one folder, received {' '.join(words)}")
+    return words[0] if words else "latest"
+
+
+def _loss_of(words):
+    """The loss that the words name, or their file of settings: it decides which options there are.
+
+    Another word than a loss is refused when all words are parsed.
+    """
+    named = _value_of("--loss", words)
+    config = _value_of("--config", words)
+    if named is None and config is not None:
+        named = read_values(config).get("loss")
+    return named if named in loss_names() else SETTINGS["loss"].default
+
+
+def _value_of(name, words):
+    """What is given as an option, the last time; None where it is not."""
+    for place in reversed(range(len(words))):
+        if words[place].startswith(f"{name}="):
+            return words[place].partition("=")[2]
+        if words[place] == name and place + 1 < len(words):
+            return words[place + 1]
+    return None
+
+
+def _refuse_unknown_options(words, owner, declared):
+    prefix = f"--{owner.partition('=')[0]}."
+    names = [one.name for one in declared]
+    for word in words:
+        name = word.removeprefix(prefix).partition("=")[0].replace("-", "_")
+        if word.startswith(prefix) and name not in names:
+            raise ValueError(
+                f"{owner} has no option {name!r}. It has {', '.join(names)}. Received: {word}"
+            )
