@@ -6,15 +6,23 @@ the test classes alone, and some of its names and of summary.json's were others.
 
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_ms.data.image_folder import image_fault
+from keras_ms.data.image_list import ImageList
 from keras_ms.report.choice_section import Choice, ShownCandidate
 from keras_ms.report.markup import percent
 from keras_ms.run.closing import below_pooled_features
 from keras_ms.run.damaged_files import DamagedFile, finite_numbers
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.settings import Settings
+
+History = Sequence[dict[str, float]]
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
@@ -24,7 +32,14 @@ _IN_WORDS = {"pooled_features": "pooled features", "step_0": "before training"}
 _LARGEST_PICTURE = 3 * 2**20  # bytes
 
 
-def run_facts(run, settings, images, embedder, weights):
+def run_facts(
+    run: RunFolder,
+    settings: Settings,
+    *,
+    images: ImageList,
+    embedder: keras.Model,
+    weights: str,
+) -> dict[str, str]:
     """What the run is, text by name.
 
     Args:
@@ -85,7 +100,7 @@ def run_facts(run, settings, images, embedder, weights):
     return facts
 
 
-def run_baselines(run):
+def run_baselines(run: RunFolder) -> dict[str, dict[str, dict[int, float]]]:
     """Recalls of what needs no training.
 
     Args:
@@ -102,7 +117,7 @@ def run_baselines(run):
         return {split: _recalls(found.get(split)) for split in ("validation", "test")}
 
 
-def run_test_recalls(run):
+def run_test_recalls(run: RunFolder) -> dict[str, dict[int, float]]:
     """Recall@K by K on the test classes of "raw_pixels", "step_0", "last", "chosen" and others.
 
     None of them before the run is finished.
@@ -112,7 +127,7 @@ def run_test_recalls(run):
         return _recalls(found.get("test_recall"))
 
 
-def run_choice(run):
+def run_choice(run: RunFolder) -> Choice | None:
     """The `Choice` of the run; None where it had none to make.
 
     Raises:
@@ -139,7 +154,7 @@ def run_choice(run):
         )  # fmt: skip
 
 
-def run_levels(run, history):
+def run_levels(run: RunFolder, history: History) -> dict[str, float]:
     """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
 
     Args:
@@ -152,7 +167,7 @@ def run_levels(run, history):
     return {words: found[name][1] for name, words in _IN_WORDS.items() if 1 in found.get(name, {})}
 
 
-def run_remarks(run, history):
+def run_remarks(run: RunFolder, history: History) -> list[str]:
     """What a user should know first: a list of sentences, most often none."""
     choice, baselines, test = run_choice(run), run_baselines(run), run_test_recalls(run)
     pairs = {}
@@ -172,16 +187,16 @@ def run_remarks(run, history):
     return [sentence] if sentence else []
 
 
-def _recalls(found):
-    """{name: {K: recall}} by the names of this version, without those that diverged."""
+def _recalls(stages: Mapping[str, Any] | None) -> dict[str, dict[int, float]]:
+    """{stage: {K: recall}} by the names of this version, without those that diverged."""
     return {
         _RENAMED.get(name, name): finite_numbers(recall)
-        for name, recall in (found or {}).items()
+        for name, recall in (stages or {}).items()
         if recall
     }
 
 
-def run_pictures(run):
+def run_pictures(run: RunFolder) -> dict[str, Path]:
     """The PNG files of the run that the page shows, by title."""
     # Of thousands of classes it is longer than anyone scrolls, and the page has a size to keep to.
     drawn = run.tree_picture.is_file() and run.tree_picture.stat().st_size < _LARGEST_PICTURE
@@ -198,7 +213,7 @@ def _in_brackets(options):
     return f" ({words})" if words else ""
 
 
-def shown_settings(settings):
+def shown_settings(settings: Settings) -> dict[str, Any]:
     """The settings without the folders they name, a dict."""
     values = dataclasses.asdict(settings)
     return {
@@ -207,7 +222,7 @@ def shown_settings(settings):
     }
 
 
-def run_history(run):
+def run_history(run: RunFolder) -> list[dict[str, float]]:
     """The history, a list of dicts of numbers: that of the training state, and what followed it.
 
     Empty before the first epoch.
