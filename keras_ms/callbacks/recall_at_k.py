@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -13,9 +13,11 @@ from keras import ops
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
-from keras_ms.data.image_list import ImageList
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.evaluation.retrieval import Recalls, checked_ks, recall_at_k
+
+if TYPE_CHECKING:
+    from keras_ms.data.image_list import ImageList
 
 
 class RecallAtK(keras.callbacks.Callback):
@@ -111,7 +113,7 @@ class RecallAtK(keras.callbacks.Callback):
         batch_size: int = 64,
         embedder: keras.Model | None = None,
         at_start: bool = True,
-        images: ImageList | None = None,
+        images: "ImageList | None" = None,
         verbose: int = 0,
     ):
         super().__init__()

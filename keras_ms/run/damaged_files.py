@@ -7,10 +7,12 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 # they say themselves what is wrong, and the file is none the worse for it
 _NOT_DAMAGE = (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError)
@@ -39,7 +41,7 @@ def naming_file(path: str | Path, expected: str, remedy: str = "") -> Iterator[N
 
     ```python
     with naming_file("choice.json", "what was chosen", "Delete it"):
-        chosen = found["candidates"][found["chosen"]]
+        chosen = choice["candidates"][choice["chosen"]]
     ```
     """
     try:
@@ -65,10 +67,10 @@ def read_json(path: Path, expected: str, remedy: str = "") -> Any:
         return None
     with naming_file(path, expected, remedy):
         # some editors mark UTF-8 at the beginning of a file
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
-        if not isinstance(found, (dict, list)):
-            raise ValueError(f"the JSON value {str(found)[:40]!r}")
-        return found
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        if not isinstance(content, (dict, list)):
+            raise ValueError(f"the JSON value {str(content)[:40]!r}")
+        return content
 
 
 def read_arrays(
@@ -111,7 +113,7 @@ def read_numbers(path: Path, expected: str, remedy: str = "") -> list[dict[str, 
         return rows
 
 
-def load_weights(model: keras.Model, path: Path, remedy: str = "") -> None:
+def load_weights(model: "keras.Model", path: Path, remedy: str = "") -> None:
     """Loads a .weights.h5 file into the model it was saved from.
 
     Raises:

@@ -110,11 +110,11 @@ def run_baselines(run: RunFolder) -> dict[str, dict[str, dict[int, float]]]:
         Dict from "validation" and "test" to a dict from "raw_pixels", "pooled_features" and
         "step_0", the network before training, to Recall@K by K. What is not known is left out.
     """
-    found = run.read_json(run.baselines) or {}
+    written = run.read_json(run.baselines) or {}
     with run.naming(run.baselines):
-        if not set(found) <= {"validation", "test"}:
-            found = {"test": found}
-        return {split: _recalls(found.get(split)) for split in ("validation", "test")}
+        if not set(written) <= {"validation", "test"}:
+            written = {"test": written}
+        return {split: _recalls(written.get(split)) for split in ("validation", "test")}
 
 
 def run_test_recalls(run: RunFolder) -> dict[str, dict[int, float]]:
@@ -122,9 +122,9 @@ def run_test_recalls(run: RunFolder) -> dict[str, dict[int, float]]:
 
     None of them before the run is finished.
     """
-    found = run.read_json(run.summary) or {}
+    summary = run.read_json(run.summary) or {}
     with run.naming(run.summary):
-        return _recalls(found.get("test_recall"))
+        return _recalls(summary.get("test_recall"))
 
 
 def run_choice(run: RunFolder) -> Choice | None:
@@ -134,8 +134,8 @@ def run_choice(run: RunFolder) -> Choice | None:
         ValueError: choice.json is not what a run writes.
     """
     file = run.choice
-    found = run.read_json(file)
-    if found is None:
+    written = run.read_json(file)
+    if written is None:
         return None
     with run.naming(file):
         candidates = [
@@ -146,12 +146,15 @@ def run_choice(run: RunFolder) -> Choice | None:
                 finite_numbers(one["recall"]),
                 one.get("start", ""),
             )  # fmt: skip
-            for one in found["candidates"]
+            for one in written["candidates"]
         ]
         return Choice(
-            found["by"], candidates, found["chosen"], finite_numbers(found.get("pooled_features")),
-            finite_numbers(found.get("step_0")),
-        )  # fmt: skip
+            written["by"],
+            candidates,
+            written["chosen"],
+            finite_numbers(written.get("pooled_features")),
+            finite_numbers(written.get("step_0")),
+        )
 
 
 def run_levels(run: RunFolder, history: History) -> dict[str, float]:
@@ -163,8 +166,10 @@ def run_levels(run: RunFolder, history: History) -> dict[str, float]:
             classes of a run without these.
     """
     on = "validation" if any(name.startswith("val_") for row in history for name in row) else "test"
-    found = run_baselines(run)[on]
-    return {words: found[name][1] for name, words in _IN_WORDS.items() if 1 in found.get(name, {})}
+    recalls = run_baselines(run)[on]
+    return {
+        words: recalls[name][1] for name, words in _IN_WORDS.items() if 1 in recalls.get(name, {})
+    }
 
 
 def run_remarks(run: RunFolder, history: History) -> list[str]:
@@ -176,8 +181,8 @@ def run_remarks(run: RunFolder, history: History) -> list[str]:
         where = f"when it was chosen ({choice.by})"
         pairs[where] = best.recall.get(1), choice.pooled_features.get(1)
     else:
-        found = [row.get("val_recall@1", np.nan) for row in history]
-        best = np.nanmax(found) if np.isfinite(found).any() else None
+        measured = [row.get("val_recall@1", np.nan) for row in history]
+        best = np.nanmax(measured) if np.isfinite(measured).any() else None
         pooled = baselines["validation"].get("pooled_features", {})
         pairs["on the validation classes"] = best, pooled.get(1)
     chosen = test.get("chosen", test.get("last", {}))

@@ -22,7 +22,8 @@ def as_texts(recall: Mapping[int, float]) -> Recall:
 
 def embeddings_recall(images: ImageList, embeddings: np.ndarray, *, ks: Sequence[int]) -> Recall:
     """Recall@K of embeddings of the images, a row for each."""
-    return as_texts(recall_at_k(**images.retrieval_arguments(embeddings), ks=ks))
+    arguments: dict[str, Any] = images.retrieval_arguments(embeddings)
+    return as_texts(recall_at_k(**arguments, ks=ks))
 
 
 def model_recall(
