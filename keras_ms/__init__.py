@@ -66,6 +66,7 @@ __all__ = [
     "HistogramLoss",
     "ImageList",
     "InterpolateWeights",
+    "KeepBestWeights",
     "LiftedStructureLoss",
     "MarginLoss",
     "MinedAnchors",

@@ -2,4 +2,5 @@
 
 from keras_ms.callbacks.explain_zero_loss import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks.interpolate_weights import InterpolateWeights as InterpolateWeights
+from keras_ms.callbacks.keep_best_weights import KeepBestWeights as KeepBestWeights
 from keras_ms.callbacks.recall_at_k import RecallAtK as RecallAtK

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,11 +44,15 @@ class ExplainZeroLoss(keras.callbacks.Callback):
         >>> callback.on_epoch_end(0, {"loss": 0.3, "mined_anchors": 0.8})  # no warning
     """
 
-    def __init__(self, loss_name="loss", mined_name="mined_anchors"):
+    # set by Keras before training begins
+    model: Any
+    params: Any
+
+    def __init__(self, loss_name: str = "loss", mined_name: str = "mined_anchors"):
         super().__init__()
         self.loss_name = loss_name
         self.mined_name = mined_name
-        self._explained = set()
+        self._explained: set[str] = set()
         self._fits = False
 
     def on_train_begin(self, logs=None):
@@ -77,21 +82,21 @@ class ExplainZeroLoss(keras.callbacks.Callback):
                        + self._why_diverged())  # fmt: skip
             return
         mined = self._named(logs, self.mined_name)
-        found = [
+        faults = [
             *(f"no anchor had any mined pair ({name} = 0)" for name in mined if mined[name] == 0),
             *(f"the loss was exactly 0 ({name} = 0)" for name in losses if losses[name] == 0),
         ]
-        if found and is_validation:
+        if faults and is_validation:
             self._warn(
                 "validation",
-                f"{where} {found[0]}: this says nothing about the model, and a callback that "
+                f"{where} {faults[0]}: this says nothing about the model, and a callback that "
                 f"watches it keeps the first epoch. {_PAIRS.format(ways=_VALIDATION_WAYS)} "
                 "keras_ms.RecallAtK measures the retrieval itself.",
             )
-        elif found:
+        elif faults:
             self._warn(
                 "training",
-                f"{where} {found[0]}: nothing was learned from it. "
+                f"{where} {faults[0]}: nothing was learned from it. "
                 + _PAIRS.format(ways=_TRAINING_WAYS),
             )
 
@@ -102,13 +107,15 @@ class ExplainZeroLoss(keras.callbacks.Callback):
         """
         outputs = getattr(self.model, "output_names", None) or ()
         names = (name, *(f"{output}_{name}" for output in outputs))
-        keys = [f"{prefix}{key}" for prefix in ("", "val_") for key in names]
-        found = {key: logs[key] for key in keys if key in logs}
-        return {key: float(value) for key, value in found.items() if np.size(value) == 1}
+        possible = [f"{prefix}{one}" for prefix in ("", "val_") for one in names]
+        logged = {one: logs[one] for one in possible if one in logs}
+        return {one: float(value) for one, value in logged.items() if np.size(value) == 1}
 
     def _why_diverged(self):
         variables = self.model.trainable_variables if self.model is not None else []
-        broken = [v.path for v in variables if not np.isfinite(ops.convert_to_numpy(v)).all()]
+        broken = [
+            v.path for v in variables if not np.isfinite(np.asarray(ops.convert_to_numpy(v))).all()
+        ]
         if broken:
             return (
                 f"{len(broken)} of {len(variables)} trained variables hold NaN or infinity (the "

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.callbacks.keep_best_weights import KeepBestWeights
+from keras_ms.callbacks.kept_weights import weights_of_file
+from keras_ms.callbacks.recall_at_k import RecallAtK
 from keras_ms.callbacks.training_steps import optimizer_steps
 from keras_ms.models.saved_files import write_weights
 
@@ -36,19 +40,20 @@ class InterpolateWeights(keras.callbacks.Callback):
     gets better at these and worse at all others. Weights on the way back often beat both ends on
     classes that were not trained on (Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR
     2022), and with α = 0 among the candidates training cannot make the model worse on the images it
-    is chosen by. Each α of the grid is measured on the images of a `RecallAtK`, whose own best step
-    is a candidate too; the model ends with the best of all. Of equals the smallest α is kept.
+    is chosen by. Each α of the grid is measured on the images of a `RecallAtK`, and the step whose
+    weights a `KeepBestWeights` has kept is a candidate too; the model ends with the best of all. Of
+    equals the smallest α is kept.
 
-    Put it behind its `RecallAtK` in the list of callbacks. A model that trains its `embedder`, such
+    Put it behind both in the list of callbacks. A model that trains its `embedder`, such
     as `keras_ms.CrossBatchMemory` and `keras_ms.HDML`, has that interpolated, and a `RecallAtK`
     with an `embedder` of its own has that one.
 
     Args:
-        recall: the `keras_ms.RecallAtK` of the same `fit`, on held-out classes. To let one of its
-            steps be chosen, have it keep the best weights (`weights_path` or
-            `keep_best_weights`).
+        recall: the `keras_ms.RecallAtK` of the same `fit`, on held-out classes.
         alphas: shares of the trained weights to measure, from 0 to 1. Defaults to the quarters:
             each costs one pass over the images of `recall`, and recall changes slowly with α.
+        best: the `keras_ms.KeepBestWeights` of `recall`, whose step can be chosen. Defaults to
+            None: none of the steps on the way can.
         start_path: file, ending in ".weights.h5", that keeps the start: a run that was interrupted
             and is continued finds it there. A file that is there is always taken: remove that of
             an earlier run to start anew. Defaults to None: in memory.
@@ -59,10 +64,10 @@ class InterpolateWeights(keras.callbacks.Callback):
         chosen: the `Candidate` that the model ended with.
 
     Raises:
-        ValueError: an α outside 0..1, another `start_path`, a `recall` that restores weights
-            itself; in `fit`, after the first epoch: batch normalisation whose statistics move (they
-            belong to the weights they were gathered with, and mean nothing in between), or any
-            other variable that changes without being trained.
+        ValueError: an α outside 0..1, another `start_path`, a `best` of another `recall` or one
+            that restores weights itself; in `fit`, after the first epoch: batch normalisation whose
+            statistics move (they belong to the weights they were gathered with, and mean nothing in
+            between), or any other variable that changes without being trained.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -70,31 +75,49 @@ class InterpolateWeights(keras.callbacks.Callback):
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
         >>> model.compile("adam", loss=MultiSimilarityLoss())
         >>> recall = RecallAtK((images, labels), ks=(1, 2))
-        >>> between = InterpolateWeights(recall)
-        >>> history = model.fit(images, labels, callbacks=[recall, between], verbose=0)
-        >>> [candidate.alpha for candidate in between.candidates]
-        [0.0, 0.25, 0.5, 0.75, 1.0]
+        >>> best = KeepBestWeights(recall)
+        >>> between = InterpolateWeights(recall, best=best)
+        >>> history = model.fit(images, labels, callbacks=[recall, best, between], verbose=0)
+        >>> between.chosen.recalls == max(c.recalls for c in between.candidates)
+        True
     """
 
-    def __init__(self, recall, alphas=(0.0, 0.25, 0.5, 0.75, 1.0), *, start_path=None, verbose=0):
+    # set by Keras before training begins
+    model: Any
+
+    def __init__(
+        self,
+        recall: RecallAtK,
+        alphas: Iterable[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+        *,
+        best: KeepBestWeights | None = None,
+        start_path: str | Path | None = None,
+        verbose: int = 0,
+    ):
         super().__init__()
         self.recall = recall
+        self.best = recall.keeper if best is None else best
         self.alphas = checked_alphas(alphas)
         if start_path is not None and not str(start_path).endswith(".weights.h5"):
             raise ValueError(
                 f"Expected a `start_path` that ends in '.weights.h5'. Received: {start_path}"
             )
-        if recall.restore_best_weights:
+        if self.best is not None and self.best.recall is not recall:
+            raise ValueError(
+                "Expected `best` to keep the best weights by the same `recall`. Received the "
+                "KeepBestWeights of another RecallAtK"
+            )
+        if self.best is not None and self.best.restore:
             raise ValueError(
                 "InterpolateWeights ends with the best of all weights, the best step's included. "
-                "Received a RecallAtK with restore_best_weights=True, which would set them first: "
-                "leave that out and give it keep_best_weights=True or weights_path"
+                "Received a KeepBestWeights that restores them, which would set them first: leave "
+                "restore=True out (restore_best_weights=True of a RecallAtK)"
             )
         self.start_path = None if start_path is None else Path(start_path)
         self.verbose = verbose
-        self.candidates = []
-        self.chosen = None
-        self._start = None
+        self.candidates: list[Candidate] = []
+        self.chosen: Candidate | None = None
+        self._start: list[np.ndarray] = []
         self._fit_has_begun = True
         self._checked = False
 
@@ -106,7 +129,7 @@ class InterpolateWeights(keras.callbacks.Callback):
             return
         # not before: callbacks that restore a model do so when training begins
         self._fit_has_begun = True
-        if self._start is not None:
+        if self._start:
             return
         is_there = self.start_path is not None and self.start_path.is_file()
         now = _values(self._embedder)
@@ -134,27 +157,20 @@ class InterpolateWeights(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.choose()
 
-    def keep_start(self):
+    def keep_start(self) -> None:
         """Takes the weights of `start_path`, or the current ones, as the start; once."""
-        if self._start is not None:
+        if self._start:
             return
         if self.start_path is None:
             self._start = _values(self._embedder)
         elif self.start_path.is_file():
-            # the file holds the optimizer's state too, which goes on from where it is
-            live = [*self._embedder.variables, *_optimizer_variables(self._embedder)]
-            now = [_numpy(variable) for variable in live]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-                self._embedder.load_weights(self.start_path)
-            self._start = _values(self._embedder)
-            for variable, value in zip(live, now):
-                variable.assign(value)
+            with weights_of_file(self._embedder, self.start_path):
+                self._start = _values(self._embedder)
         else:
             write_weights(self._embedder, self.start_path)
             self._start = _values(self._embedder)
 
-    def choose(self, known=None):
+    def choose(self, known: Mapping[float, Any] | None = None) -> Candidate:
         """Measures every candidate and leaves the model with the best one.
 
         `fit` does so at its end. Where training is over already, call it with the trained weights
@@ -172,27 +188,26 @@ class InterpolateWeights(keras.callbacks.Callback):
         end = _values(self._embedder)
         step = self.recall.step
         known = known or {}
-        found = []
+        candidates = []
         for alpha in self.alphas:
             self._set(alpha, end)
-            found.append(Candidate(step, alpha, known.get(alpha) or self.recall.recalls()))
-            self._tell(found[-1])
-        best = max(found, key=self._value)  # of equals the first, the smallest alpha
-        if self._may_take_best_step() and self.recall.best_value > self._value(best):
-            step = self.recall.best_step
-            history = dict(self.recall.history)
-            best = Candidate(step, 1.0, history.get(step, {self._k: self.recall.best_value}))
-            found.append(best)
-            self._tell(best)
-            self.recall.load_best_weights()
+            candidates.append(Candidate(step, alpha, known.get(alpha) or self.recall.recalls()))
+            self._tell(candidates[-1])
+        chosen = max(candidates, key=self._value)  # of equals the first, the smallest alpha
+        best, best_step = self.best, self._best_step()
+        if best and best_step and self._value(best_step) > self._value(chosen):
+            chosen = best_step
+            candidates.append(chosen)
+            self._tell(chosen)
+            best.load()
         else:
-            self._set(best.alpha, end)
-        self.candidates, self.chosen = found, best
+            self._set(chosen.alpha, end)
+        self.candidates, self.chosen = candidates, chosen
         if self.verbose:
-            print(f"kept: step {best.step}, alpha {best.alpha:g}")
-        return best
+            print(f"kept: step {chosen.step}, alpha {chosen.alpha:g}")
+        return chosen
 
-    def take(self, alpha):
+    def take(self, alpha: float) -> None:
         """Leaves the model with the weights at `alpha` between the start and its current ones."""
         self.keep_start()
         self._check_nothing_else_moved()
@@ -213,9 +228,17 @@ class InterpolateWeights(keras.callbacks.Callback):
         value = candidate.recalls[self._k]
         return -1.0 if math.isnan(value) else value
 
-    def _may_take_best_step(self):
-        kept = self.recall.weights_path is not None or self.recall.best_weights is not None
-        return kept and self.recall.best_step is not None
+    def _best_step(self):
+        """The best step on the way as a `Candidate`; None where its weights are not kept."""
+        step, value = self.recall.best_step, self.recall.best_value
+        if self.best is None or not self.best.has_weights or step is None or value is None:
+            return None
+        of_step = (
+            recalls
+            for measured_step, recalls in self.recall.history
+            if (measured_step, recalls[self._k]) == (step, value)
+        )
+        return Candidate(step, 1.0, next(of_step, {self._k: value}))
 
     def _tell(self, candidate):
         if self.verbose:
@@ -239,7 +262,7 @@ class InterpolateWeights(keras.callbacks.Callback):
                 )
 
 
-def between(start, end, alpha):
+def between(start: np.ndarray, end: np.ndarray, alpha: float) -> np.ndarray:
     """(1 − alpha) · start + alpha · end, in float64 and rounded back; 0 and 1 are exact.
 
     Args:
@@ -257,7 +280,7 @@ def between(start, end, alpha):
     return mixed.astype(start.dtype)
 
 
-def checked_alphas(alphas):
+def checked_alphas(alphas: Iterable[float]) -> tuple[float, ...]:
     """The shares as a tuple of floats in ascending order, else a ValueError."""
     try:
         checked = tuple(sorted({float(alpha) for alpha in alphas}))
@@ -281,11 +304,6 @@ def _are_same(values, others):
 def _assign(model, values):
     for variable, value in zip(model.variables, values):
         variable.assign(value)
-
-
-def _optimizer_variables(model):
-    optimizer = getattr(model, "optimizer", None)
-    return [] if optimizer is None else optimizer.variables
 
 
 def _numpy(variable):

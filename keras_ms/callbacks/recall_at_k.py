@@ -2,22 +2,22 @@
 
 import math
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.callbacks.kept_weights import (
-    Kept,
-    check_same_measure,
-    labels_digest,
-    read_kept,
-    save_kept,
-)
+from keras_ms.callbacks.keep_best_weights import KeepBestWeights
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.evaluation.retrieval import Recalls, checked_ks, recall_at_k
+
+if TYPE_CHECKING:
+    from keras_ms.data.image_list import ImageList
 
 
 class RecallAtK(keras.callbacks.Callback):
@@ -41,11 +41,12 @@ class RecallAtK(keras.callbacks.Callback):
     taken, which may be one too high after an epoch.
 
     `best_value`, `best_step` and `history` are never reset: a second `fit` with the same callback
-    continues them, and an interrupted run may set them before its own `fit`. In another process
-    they come from `weights_path`, whose file says what its weights reached: a run is continued,
-    and a file that is there is not replaced by worse weights, where `fit` begins at an epoch
-    above 0 or with an optimizer that has counted steps, as `keras.callbacks.BackupAndRestore` and
-    `initial_epoch` have it. Any other fit begins anew and replaces the file.
+    continues them, and an interrupted run may set them before its own `fit`.
+
+    To keep the best weights put `keras_ms.KeepBestWeights(recall)` behind it. The arguments
+    `keep_best_weights`, `weights_path` and `restore_best_weights`, the attribute `best_weights` and
+    `load_best_weights()` do what its `in_memory`, `path`, `restore`, `weights` and `load()` do;
+    they are deprecated.
 
     Args:
         dataset: images and labels to search in one another: a finite `tf.data.Dataset` (or any
@@ -53,22 +54,16 @@ class RecallAtK(keras.callbacks.Callback):
             one tuple of arrays (images, labels). Images: what the model takes, dicts too. Labels:
             integer class ids, (batch,) or (batch, 1). One that does not know its length is read
             up to 200,000 images, or until it begins again.
-        ks: the values of K. The first one chooses the best weights. Defaults to (1, 2, 4, 8).
+        ks: the values of K. Of the first one the best is known. Defaults to (1, 2, 4, 8).
         prefix: begins the names in the logs. Defaults to "val_", Keras's mark for held-out data.
         every_steps: measure after every so many training steps instead of after each epoch; the
             logs of an epoch then carry the latest values. Defaults to None.
-        keep_best_weights: keep a copy of the best weights in memory, as `best_weights` (a list of
-            arrays for `model.set_weights`). Defaults to False: they double the model's memory.
-        weights_path: keep the best weights in this file instead, ending in ".weights.h5", written
-            whole or not at all, with the recall that they reached. Defaults to None.
-        restore_best_weights: at the end of training, set the best weights again (from
-            `weights_path` if given, else from memory). Defaults to False.
+        keep_best_weights, weights_path, restore_best_weights: deprecated, see above.
         batch_size: images embedded at a time when `dataset` is a tuple of arrays. Defaults to 64:
             enough to keep a processor busy; it changes memory and speed only.
         embedder: model that embeds the images, where the model that is trained goes further than
             the embeddings (`keras_ms.Proxies` after them, or a classifier). It shares its weights
-            with the trained model, whose weights are those kept as the best. Defaults to None:
-            the trained model embeds.
+            with the trained model. Defaults to None: the trained model embeds.
         at_start: measure before the first step too, as step 0, so that weights which training does
             not improve are found to be the best. Left out where measurements exist already: in a
             second `fit`, or in a run that is continued. Defaults to True.
@@ -82,15 +77,13 @@ class RecallAtK(keras.callbacks.Callback):
             `keras_ms.recall_at_k`.
         best_value: highest recall at the first of `ks`; None before the first measurement.
         best_step: training steps done when it was reached.
-        best_weights: see `keep_best_weights`; None without it.
 
     Raises:
         ValueError: an infinite or single-use dataset, invalid options; before the first epoch,
-            batches that are not (images, labels), labels that are no class ids (one-hot, names,
-            those of several outputs), and in a run that is continued a `weights_path` that was
-            chosen by another K or other images; with the first measurement, images that are not
-            those of `images`, a model whose output is not (batch, dimension), or labels without
-            any class of two images.
+            batches that are not (images, labels), or labels that are no class ids (one-hot, names,
+            those of several outputs); with the first measurement, images that are not those of
+            `images`, a model whose output is not (batch, dimension), or labels without any class
+            of two images.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -103,72 +96,97 @@ class RecallAtK(keras.callbacks.Callback):
         ['loss', 'val_recall@1', 'val_recall@2']
     """
 
+    # set by Keras before training begins
+    model: Any
+    params: Any
+
     def __init__(
         self,
-        dataset,
-        ks=(1, 2, 4, 8),
+        dataset: Any,
+        ks: Sequence[int] = (1, 2, 4, 8),
         *,
-        prefix="val_",
-        every_steps=None,
-        keep_best_weights=False,
-        weights_path=None,
-        restore_best_weights=False,
-        batch_size=64,
-        embedder=None,
-        at_start=True,
-        images=None,
-        verbose=0,
+        prefix: str = "val_",
+        every_steps: int | None = None,
+        keep_best_weights: bool = False,
+        weights_path: str | Path | None = None,
+        restore_best_weights: bool = False,
+        batch_size: int = 64,
+        embedder: keras.Model | None = None,
+        at_start: bool = True,
+        images: "ImageList | None" = None,
+        verbose: int = 0,
     ):
         super().__init__()
         if every_steps is not None and every_steps < 1:
             raise ValueError(
                 f"Expected `every_steps` of at least 1, or None. Received: {every_steps}"
             )
-        if weights_path is not None and not str(weights_path).endswith(".weights.h5"):
-            raise ValueError(
-                f"Expected a `weights_path` that ends in '.weights.h5'. Received: {weights_path}"
-            )
         self.dataset = dataset
         self.ks = tuple(checked_ks(ks))
         self.prefix = prefix
         self.every_steps = every_steps
-        self.keep_best_weights = keep_best_weights or (restore_best_weights and not weights_path)
-        self.weights_path = weights_path
-        self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
         self._validation = ValidationSet(dataset, batch_size)
         self.embedder = embedder
         self.at_start = at_start
         self.images = images
         self.verbose = verbose
-        self.history = []
-        self.best_value = None
-        self.best_step = None
-        self.best_weights = None
+        self.history: list[tuple[int, Recalls]] = []
+        self.best_value: float | None = None
+        self.best_step: int | None = None
+        self.fit_has_begun = True
+        self.keeper: KeepBestWeights | None = None
         self._steps = TrainingSteps()
-        self._fit_has_begun = True
-        self._labels = None
+        self._labels: np.ndarray | None = None
         self._warned_of_nan = False
         if every_steps is not None:
             # Keras waits for each step's logs as soon as one callback has this method: only then
             self.on_train_batch_end = self._measure_every_steps
+        if keep_best_weights or restore_best_weights or weights_path is not None:
+            warnings.warn(
+                "keep_best_weights, weights_path and restore_best_weights of RecallAtK go with the "
+                "next version: put keras_ms.KeepBestWeights(recall) behind it",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            self.keeper = KeepBestWeights(
+                self,
+                weights_path,
+                in_memory=keep_best_weights,
+                restore=restore_best_weights,
+                verbose=verbose,
+            )
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """Names of the values in the logs, in the order of `ks`."""
         return [f"{self.prefix}recall@{k}" for k in self.ks]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Class ids of the images, in the order in which they were read last."""
+        if self._labels is None:
+            self._labels = np.concatenate([labels for _, labels in self._validation.batches()])
+        return self._labels
+
+    def set_model(self, model):
+        super().set_model(model)
+        if self.keeper:
+            self.keeper.set_model(model)
+
     def on_train_begin(self, logs=None):
         self._validation.check()
-        self._fit_has_begun = False
+        self.fit_has_begun = False
+        if self.keeper:
+            self.keeper.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._fit_has_begun:
+        if not self.fit_has_begun:
             # not before: callbacks that restore a model do so when training begins
-            self._fit_has_begun = True
+            self.fit_has_begun = True
             self._steps.begin_fit(self.model, epoch, self.params.get("steps"))
-            if epoch or optimizer_steps(self.model):
-                self._recall_best()
+            if self.keeper:
+                self.keeper.go_on(epoch)
             if self.at_start and not self.history and self.best_step is None:
                 self.measure()
         self._steps.begin_epoch(self.model)
@@ -182,28 +200,28 @@ class RecallAtK(keras.callbacks.Callback):
             logs.update(zip(self.names, (latest[k] for k in self.ks)))
 
     def on_train_end(self, logs=None):
-        if not self.restore_best_weights or self.best_step is None:
-            return
-        self.load_best_weights()
-        if self.verbose:
-            print(f"best weights restored: step {self.best_step}")
-
-    def load_best_weights(self):
-        """Sets the weights of `best_step`, from `weights_path` if given, else from memory."""
-        if self.weights_path is not None:
-            with warnings.catch_warnings():
-                # weights kept before the first step have no state of the optimizer with them
-                warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-                self.model.load_weights(self.weights_path)
-        else:
-            self.model.set_weights(self.best_weights)
+        if self.keeper:
+            self.keeper.on_train_end(logs)
 
     @property
-    def step(self):
+    def best_weights(self) -> list[np.ndarray] | None:
+        """Deprecated: `KeepBestWeights.weights`."""
+        return self.keeper.weights if self.keeper else None
+
+    def load_best_weights(self) -> None:
+        """Deprecated: `KeepBestWeights.load`."""
+        if self.keeper is None:
+            raise ValueError(
+                "RecallAtK keeps no weights: put keras_ms.KeepBestWeights(recall) behind it"
+            )
+        self.keeper.load()
+
+    @property
+    def step(self) -> int:
         """Training steps done: batches of all fits, never fewer than the optimizer's."""
         return max(self._steps.done, optimizer_steps(self.model))
 
-    def measure(self):
+    def measure(self) -> Recalls:
         """Embeds the dataset with the current weights and records the recalls.
 
         Returns:
@@ -215,7 +233,8 @@ class RecallAtK(keras.callbacks.Callback):
         # NaN compares as False: a diverged model is never the best
         if not math.isnan(value) and (self.best_value is None or value > self.best_value):
             self.best_value, self.best_step = value, self._steps.done
-            self._keep_weights()
+        if self.keeper:
+            self.keeper.keep()
         if self.verbose:
             values = ", ".join(f"recall@{k} {recalls[k]:.4f}" for k in self.ks)
             skipped = f" ({recalls.num_skipped} skipped)" if recalls.num_skipped else ""
@@ -223,7 +242,7 @@ class RecallAtK(keras.callbacks.Callback):
             print(f"{step}: {values} of {recalls.num_queries} images{skipped}")
         return recalls
 
-    def recalls(self):
+    def recalls(self) -> Recalls:
         """The recalls of the current weights, as `keras_ms.recall_at_k`; nothing is recorded."""
         return self._recalls(*self._embed())
 
@@ -231,40 +250,12 @@ class RecallAtK(keras.callbacks.Callback):
         return bool(self.history) and self.history[-1][0] > 0
 
     def _measure_every_steps(self, batch, logs=None):
+        every, before = self.every_steps or 1, self._steps.done
         # `batch` jumps by steps_per_execution: a multiple of every_steps may lie within the jump
-        before = self._steps.done
-        self._steps.see(min(batch + 1, self.params.get("steps") or math.inf))
-        if self._steps.done // self.every_steps > before // self.every_steps:
+        in_epoch = batch + 1
+        self._steps.see(min(in_epoch, self.params.get("steps") or in_epoch))
+        if self._steps.done // every > before // every:
             self.measure()
-
-    def _recall_best(self):
-        """In a run that is continued, what `weights_path` says of its weights."""
-        if self.weights_path is None or self.best_step is not None:
-            return
-        kept = read_kept(self.weights_path)
-        if kept is None:
-            return
-        if self._labels is None:
-            self._labels = np.concatenate([labels for _, labels in self._validation.batches()])
-        check_same_measure(kept, self.weights_path, self.ks[0], labels_digest(self._labels))
-        self.best_value, self.best_step = kept.value, kept.step
-        if self.keep_best_weights:
-            # the file holds the optimizer's state too, which goes on from where it is
-            optimizer = getattr(self.model, "optimizer", None)
-            live = [*self.model.variables, *(optimizer.variables if optimizer else ())]
-            now = [ops.convert_to_numpy(variable) for variable in live]
-            self.load_best_weights()
-            self.best_weights = self.model.get_weights()
-            for variable, value in zip(live, now):
-                variable.assign(value)
-
-    def _keep_weights(self):
-        if self.keep_best_weights:
-            self.best_weights = self.model.get_weights()
-        if self.weights_path is not None:
-            labels = labels_digest(self._labels)
-            kept = Kept(self.best_value, self.best_step, self.ks[0], labels)
-            save_kept(self.model, self.weights_path, kept)
 
     def _embed(self):
         model = self.model if self.embedder is None else self.embedder
@@ -295,7 +286,7 @@ class RecallAtK(keras.callbacks.Callback):
             )
         return Recalls(dict.fromkeys(self.ks, math.nan), len(labels), 0)
 
-    def _arguments(self, embeddings, labels):
+    def _arguments(self, embeddings, labels) -> dict[str, Any]:
         if self.images is None:
             return {"embeddings": embeddings, "labels": labels}
         if not np.array_equal(labels, self.images.labels):

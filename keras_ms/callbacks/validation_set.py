@@ -2,10 +2,14 @@
 
 import warnings
 import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_ms.arguments import class_ids
 
 # Of a dataset that does not know its length: as many images say that it may have no end, and as
 # many that it has none. The largest test set of the field holds 60,502.
@@ -30,7 +34,7 @@ class ValidationSet:
         ValueError: what cannot be read again or has no end, or is no images with labels.
     """
 
-    def __init__(self, dataset, batch_size):
+    def __init__(self, dataset: Any, batch_size: int):
         self.dataset = dataset
         self.batch_size = batch_size
         self.has_known_length = True
@@ -58,14 +62,14 @@ class ValidationSet:
                 "leave out .repeat(), or cut it with .take(number_of_batches)"
             )
 
-    def check(self):
+    def check(self) -> None:
         """Raises ValueError if there is no first batch, or it is none of (images, class ids)."""
         if isinstance(self.dataset, tuple):
             return
         if next(iter(self.batches()), None) is None:
             raise ValueError("Expected images to measure on. Received an empty dataset: no batch")
 
-    def batches(self):
+    def batches(self) -> Iterator[tuple[Any, np.ndarray]]:
         """Yields (images, labels): images as they come, labels as integers (batch,)."""
         endless = None if self.has_known_length else _Endless()
         for batch in self._given_batches():
@@ -110,34 +114,22 @@ class ValidationSet:
         check_some_class_has_two(ids)
 
 
-def checked_labels(labels):
-    """Class ids as an integer array (count,), from a tensor of any backend too.
+def checked_labels(labels: Any) -> np.ndarray:
+    """Class ids as int64 (count,), from a tensor of any backend too.
 
     Raises:
         ValueError: labels of several outputs, one-hot vectors, names, floats; it says what to do.
     """
     if isinstance(labels, dict) or (isinstance(labels, (tuple, list)) and _holds_arrays(labels)):
-        keys = sorted(labels) if isinstance(labels, dict) else f"{len(labels)} arrays"
+        outputs = sorted(labels) if isinstance(labels, dict) else f"{len(labels)} arrays"
         raise ValueError(
             "Expected labels as one array of integer class ids. Received those of several outputs: "
-            f"{keys}. Give one of them: dataset.map(lambda images, labels: (images, labels[…]))"
+            f"{outputs}. Give one of them: dataset.map(lambda images, labels: (images, labels[…]))"
         )
-    ids = ops.convert_to_numpy(labels) if ops.is_tensor(labels) else np.asarray(labels)
-    if ids.ndim == 2 and ids.shape[1] > 1:
-        raise ValueError(
-            "Expected labels as integer class ids of shape (count,) or (count, 1). Received shape "
-            f"{ids.shape}. Where they are one-hot, give their argmax: "
-            "dataset.map(lambda images, labels: (images, tf.argmax(labels, axis=-1)))"
-        )
-    if ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
-        raise ValueError(
-            "Expected labels as integer class ids of shape (count,) or (count, 1). Received: "
-            f"{ids.dtype} of shape {ids.shape}. Number the classes where they are names"
-        )
-    return ids.reshape(-1)
+    return class_ids(labels)
 
 
-def check_some_class_has_two(ids):
+def check_some_class_has_two(ids: np.ndarray) -> None:
     """Raises ValueError if no two labels are equal: no query has anything to find."""
     if np.unique(ids, return_counts=True)[1].max() < 2:
         raise ValueError(

@@ -1,7 +1,10 @@
 """Which weights count: what was measured, on what, and what was chosen."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from keras_ms.run.folder import RunFolder
 
 
 class MeasuredWeights(NamedTuple):
@@ -17,23 +20,23 @@ class MeasuredWeights(NamedTuple):
 
     steps: int
     alpha: float
-    recall: dict
+    recall: dict[int, float]
     start: str
     learning_rate: float
 
     @property
-    def step(self):
+    def step(self) -> int | None:
         """Training steps whose weights these are: 0 for the start; None for weights in between."""
         return {0.0: 0, 1.0: self.steps}.get(self.alpha)
 
     @property
-    def value(self):
+    def value(self) -> float:
         """Recall@1, or -1 where the weights hold NaN."""
         return -1.0 if math.isnan(self.recall[1]) else self.recall[1]
 
 
 class Choice(NamedTuple):
-    """MeasuredWeightss, and which of them is taken.
+    """Weights that were measured, and which of them are taken.
 
     Attributes:
         by: what they were measured on, in words: "3 folds over 40 training classes".
@@ -44,15 +47,15 @@ class Choice(NamedTuple):
     """
 
     by: str
-    candidates: list
+    candidates: list[MeasuredWeights]
     chosen: MeasuredWeights
-    pooled_features: dict | None
+    pooled_features: dict[int, float] | None
 
-    def at_start(self):
+    def at_start(self) -> MeasuredWeights:
         """The candidate that the chosen training began with."""
         return self._of_same_kind(alpha=0.0)
 
-    def last(self, steps):
+    def last(self, steps: int) -> MeasuredWeights:
         """The candidate of the last weights of the chosen training."""
         return self._of_same_kind(alpha=1.0, steps=steps)
 
@@ -64,19 +67,19 @@ class Choice(NamedTuple):
             if (c.start, c.learning_rate, c.alpha) == kind and steps in (None, c.steps)
         )
 
-    def series(self):
+    def series(self) -> dict[str, list[tuple[float, float]]]:
         """{training in words: [(alpha, Recall@1)]} of the trainings measured between their ends."""
-        found = {}
+        series = {}
         for c in self.candidates:
-            found.setdefault(_training_name(c), []).append((c.alpha, c.recall[1]))
-        return {name: sorted(points) for name, points in found.items() if len(points) > 1}
+            series.setdefault(_training_name(c), []).append((c.alpha, c.recall[1]))
+        return {name: sorted(points) for name, points in series.items() if len(points) > 1}
 
-    def place(self):
+    def place(self) -> tuple[str, float] | None:
         """(training, alpha) of the chosen one in `series`; None where that is not in it."""
         name = _training_name(self.chosen)
         return (name, self.chosen.alpha) if name in self.series() else None
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """As a dict that JSON can hold; Recall@K with K as text."""
         return {
             "by": self.by,
@@ -87,20 +90,39 @@ class Choice(NamedTuple):
         }
 
     @classmethod
-    def from_json(cls, found):
+    def from_json(cls, written: Mapping[str, Any]) -> "Choice":
         """The choice that `to_json` wrote."""
         candidates = [
-            MeasuredWeights(**{**c, "recall": _ks(c["recall"])}) for c in found["candidates"]
+            MeasuredWeights(**{**c, "recall": _numbered(c["recall"])})
+            for c in written["candidates"]
         ]
-        pooled = found["pooled_features"]
-        return cls(found["by"], candidates, candidates[found["chosen"]], _ks(pooled))
+        pooled = written["pooled_features"]
+        return cls(written["by"], candidates, candidates[written["chosen"]], _numbered(pooled))
 
 
 def _training_name(candidate):
     return f"{candidate.start}, rate {candidate.learning_rate:g}, {candidate.steps} steps"
 
 
-def best_of(candidates):
+def read_choice(run: RunFolder, *, steps: int, ks: Sequence[int]) -> Choice:
+    """The choice that an earlier session of a run made.
+
+    Args:
+        run: the run's folder.
+        steps: of the training.
+        ks: the K of Recall@K.
+
+    Raises:
+        DamagedFile: choice.json lacks something that is asked of a choice later.
+    """
+    with run.naming(run.choice):
+        choice = Choice.from_json(run.read_json(run.choice))
+        for one in (choice.at_start(), choice.last(steps), *choice.candidates):
+            _ = [one.recall[k] for k in ks], f"{one.learning_rate:g} {one.steps:d}"
+        return choice
+
+
+def best_of(candidates: Sequence[MeasuredWeights]) -> MeasuredWeights:
     """The candidate of the highest Recall@1.
 
     Of equals the one that stays nearest to the start: the smallest alpha, then the smallest rate.
@@ -108,7 +130,7 @@ def best_of(candidates):
     return min(candidates, key=lambda c: (-c.value, c.alpha, c.learning_rate, c.start))
 
 
-def choice_table(choice):
+def choice_table(choice: Choice) -> str:
     """The candidates as lines of text: a row for each training, a column for each alpha.
 
     Recall@1 in hundredths; what was chosen stands in brackets.
@@ -140,5 +162,5 @@ def _texts(recall):
     return None if recall is None else {str(k): float(value) for k, value in recall.items()}
 
 
-def _ks(recall):
+def _numbered(recall):
     return None if recall is None else {int(k): value for k, value in recall.items()}

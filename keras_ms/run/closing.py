@@ -1,5 +1,19 @@
 """The closing words of a run: what each stage reaches, and whether training was worth it."""
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_ms.data.image_list import ImageList
+from keras_ms.run.choice import Choice
+
+# by "validation" and "test", then by stage: Recall@K by K as text, None where embeddings hold NaN
+StageRecalls = dict[str, dict[str, dict[str, float] | None]]
+
+_DIVERGED = (
+    "Training diverged: its last weights hold NaN or infinity, earlier ones were kept. Lower the "
+    "learning rate, or train in float32"
+)
 # in the order of the table; what a run lacks is left out
 _NAMES = {
     "raw_pixels": "raw pixels",
@@ -11,15 +25,76 @@ _NAMES = {
 }
 
 
-def closing_table(results, ks):
+def finite_recall(recalls: StageRecalls, last_weights: Path) -> dict[str, float]:
+    """Recall@K on the test classes of the weights that count: the chosen ones, else the last.
+
+    Args:
+        recalls: of every stage.
+        last_weights: file of the last weights, for the error.
+
+    Raises:
+        ValueError: the training diverged, so there is nothing to export.
+    """
+    recall = recalls["test"].get("chosen", recalls["test"]["last"])
+    if recall is None:
+        raise ValueError(
+            "Training diverged: the embeddings hold NaN or infinity, so there is nothing to "
+            f"export. The last weights are in {last_weights}. Lower the learning rate, or train "
+            "in float32"
+        )
+    return recall
+
+
+def closing_words(recalls: StageRecalls, ks: Sequence[int]) -> list[str]:
+    """What a user is told of a training that has ended: the table, and what should be known first.
+
+    Args: as `closing_table`.
+    """
+    words = [closing_table(recalls, ks)]
+    if recalls["test"]["last"] is None:
+        words.append(_DIVERGED)
+    return [*words, *filter(None, [shortfall(recalls)])]
+
+
+def run_summary(
+    images: ImageList,
+    recalls: StageRecalls,
+    *,
+    choice: Choice | None,
+    exports: Mapping[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """What summary.json holds, a dict.
+
+    Args:
+        images: with all splits.
+        recalls: of every stage.
+        choice: what was chosen among what; None where there was nothing to choose.
+        exports: of `keras_ms.export.formats.export_formats`.
+        seconds: that this session took.
+    """
+    return {
+        "data": {split: list(count) for split, count in images.counts().items()},
+        "passed_over": images.passed_over,
+        "test_recall": recalls["test"],
+        "validation_recall": recalls["validation"],
+        "best_step": choice.chosen.step if choice else None,
+        "choice": choice.to_json() if choice else None,
+        "below_pooled_features": shortfall(recalls) or None,
+        "exports": exports,
+        "seconds_of_last_session": round(seconds, 1),
+    }
+
+
+def closing_table(recalls: StageRecalls, ks: Sequence[int]) -> str:
     """Recall@K of every stage as lines of text.
 
     Args:
-        results: {"validation": {stage: recalls}, "test": {stage: recalls}}; recalls are dicts from
+        recalls: {"validation": {stage: recall}, "test": {stage: recall}}; a recall is a dict from
             K as text to a number, or None where the embeddings hold NaN.
         ks: the K of the test classes; of the validation classes Recall@1 is shown.
     """
-    validation, test = results["validation"], results["test"]
+    validation, test = recalls["validation"], recalls["test"]
     width = 8 * len(ks) + 4
     titles = ("test classes (unseen)", "test (unseen)", "test")
     title = next(words for words in titles if len(words) < width)
@@ -34,21 +109,24 @@ def closing_table(results, ks):
     return "\n".join(lines)
 
 
-def shortfall(results):
+def shortfall(recalls: StageRecalls) -> str:
     """A sentence for the user if the chosen embedder is below the features it began with, else "".
 
     Args:
-        results: as in `closing_table`.
+        recalls: as in `closing_table`.
     """
     pairs = {}
     for classes in ("validation", "test"):
-        found = results[classes]
-        chosen, pooled = found.get("chosen") or found.get("last"), found.get("pooled_features")
+        stages = recalls[classes]
+        chosen, pooled = stages.get("chosen") or stages.get("last"), stages.get("pooled_features")
         pairs[f"on the {classes} classes"] = (chosen or {}).get("1"), (pooled or {}).get("1")
     return below_pooled_features(pairs)
 
 
-def below_pooled_features(pairs, show="{:.3f}".format):
+def below_pooled_features(
+    pairs: Mapping[str, tuple[float | None, float | None]],
+    show: Callable[[float], str] = "{:.3f}".format,
+) -> str:
     """A sentence for the user about where training made the embedder worse, "" if nowhere.
 
     Args:
@@ -71,7 +149,7 @@ def below_pooled_features(pairs, show="{:.3f}".format):
     )
 
 
-def _cell(recalls, stage, k):
-    if stage not in recalls:
+def _cell(stages, stage, k):
+    if stage not in stages:
         return f"{'':>8}"
-    return f"{recalls[stage][str(k)]:8.3f}" if recalls[stage] else f"{'NaN':>8}"
+    return f"{stages[stage][str(k)]:8.3f}" if stages[stage] else f"{'NaN':>8}"

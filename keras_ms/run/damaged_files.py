@@ -4,10 +4,15 @@ import csv
 import json
 import math
 import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 # they say themselves what is wrong, and the file is none the worse for it
 _NOT_DAMAGE = (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError)
@@ -18,7 +23,7 @@ class DamagedFile(ValueError):
 
 
 @contextmanager
-def naming_file(path, expected, remedy=""):
+def naming_file(path: str | Path, expected: str, remedy: str = "") -> Iterator[None]:
     """Errors of reading a file, or of using what was read, become one that names the file.
 
     Readers of JSON, of zip archives and of HDF5 raise a dozen kinds of errors, most of which do
@@ -36,7 +41,7 @@ def naming_file(path, expected, remedy=""):
 
     ```python
     with naming_file("choice.json", "what was chosen", "Delete it"):
-        chosen = found["candidates"][found["chosen"]]
+        chosen = choice["candidates"][choice["chosen"]]
     ```
     """
     try:
@@ -50,7 +55,7 @@ def naming_file(path, expected, remedy=""):
         ) from error
 
 
-def read_json(path, expected, remedy=""):
+def read_json(path: Path, expected: str, remedy: str = "") -> Any:
     """The dict or the list of a JSON file; None where there is no file.
 
     Args: as `naming_file`.
@@ -62,13 +67,15 @@ def read_json(path, expected, remedy=""):
         return None
     with naming_file(path, expected, remedy):
         # some editors mark UTF-8 at the beginning of a file
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
-        if not isinstance(found, (dict, list)):
-            raise ValueError(f"the JSON value {str(found)[:40]!r}")
-        return found
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        if not isinstance(content, (dict, list)):
+            raise ValueError(f"the JSON value {str(content)[:40]!r}")
+        return content
 
 
-def read_arrays(path, names, expected, remedy=""):
+def read_arrays(
+    path: Path, names: Callable[[list[str]], Iterable[str]], expected: str, remedy: str = ""
+) -> dict[str, np.ndarray]:
     """Arrays of an .npz file, a dict; nothing in the file can run.
 
     Args:
@@ -86,7 +93,7 @@ def read_arrays(path, names, expected, remedy=""):
             return {name: saved[name] for name in names(saved.files)}
 
 
-def read_numbers(path, expected, remedy=""):
+def read_numbers(path: Path, expected: str, remedy: str = "") -> list[dict[str, float]]:
     """The rows of a CSV file of numbers, a list of dicts; an empty cell is left out.
 
     Args: as `naming_file`.
@@ -106,7 +113,7 @@ def read_numbers(path, expected, remedy=""):
         return rows
 
 
-def load_weights(model, path, remedy=""):
+def load_weights(model: "keras.Model", path: Path, remedy: str = "") -> None:
     """Loads a .weights.h5 file into the model it was saved from.
 
     Raises:
@@ -118,14 +125,14 @@ def load_weights(model, path, remedy=""):
         model.load_weights(path)
 
 
-def finite_numbers(found):
+def finite_numbers(recall: Mapping[str, float | None] | None) -> dict[int, float]:
     """Dict of the entries that are finite numbers, from K as text to K; None is nothing.
 
     Raises:
         ValueError, TypeError, AttributeError: something else than recalls.
     """
-    recalls = {int(k): value for k, value in (found or {}).items() if value is not None}
-    return {k: value for k, value in recalls.items() if math.isfinite(value)}
+    known = {int(k): value for k, value in (recall or {}).items() if value is not None}
+    return {k: value for k, value in known.items() if math.isfinite(value)}
 
 
 def _fault(path, error):

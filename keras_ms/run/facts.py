@@ -5,16 +5,24 @@ the test classes alone, and some of its names and of summary.json's were others.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_ms.data.image_folder import image_fault
+from keras_ms.data.image_list import ImageList
 from keras_ms.report.choice_section import Choice, MeasuredCandidate
 from keras_ms.report.markup import percent
 from keras_ms.run.closing import below_pooled_features
 from keras_ms.run.damaged_files import DamagedFile, finite_numbers
+from keras_ms.run.folder import RunFolder
 from keras_ms.run.losses import chosen_options
+from keras_ms.run.settings import Settings
+
+History = Sequence[dict[str, float]]
 
 # they name folders of one computer; the last part says enough
 _PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
@@ -24,7 +32,14 @@ _IN_WORDS = {"pooled_features": "pooled features", "step_0": "before training"}
 _LARGEST_PICTURE = 3 * 2**20  # bytes
 
 
-def run_facts(run, settings, images, embedder, weights):
+def run_facts(
+    run: RunFolder,
+    settings: Settings,
+    *,
+    images: ImageList,
+    embedder: keras.Model,
+    weights: str,
+) -> dict[str, str]:
     """What the run is, text by name.
 
     Args:
@@ -87,7 +102,7 @@ def run_facts(run, settings, images, embedder, weights):
     return facts
 
 
-def run_baselines(run):
+def run_baselines(run: RunFolder) -> dict[str, dict[str, dict[int, float]]]:
     """Recalls of what needs no training.
 
     Args:
@@ -97,32 +112,32 @@ def run_baselines(run):
         Dict from "validation" and "test" to a dict from "raw_pixels", "pooled_features" and
         "step_0", the network before training, to Recall@K by K. What is not known is left out.
     """
-    found = run.read_json(run.baselines) or {}
+    written = run.read_json(run.baselines) or {}
     with run.naming(run.baselines):
-        if not set(found) <= {"validation", "test"}:
-            found = {"test": found}
-        return {split: _recalls(found.get(split)) for split in ("validation", "test")}
+        if not set(written) <= {"validation", "test"}:
+            written = {"test": written}
+        return {split: _recalls(written.get(split)) for split in ("validation", "test")}
 
 
-def run_test_recalls(run):
+def run_test_recalls(run: RunFolder) -> dict[str, dict[int, float]]:
     """Recall@K by K on the test classes of "raw_pixels", "step_0", "last", "chosen" and others.
 
     None of them before the run is finished.
     """
-    found = run.read_json(run.summary) or {}
+    summary = run.read_json(run.summary) or {}
     with run.naming(run.summary):
-        return _recalls(found.get("test_recall"))
+        return _recalls(summary.get("test_recall"))
 
 
-def run_choice(run):
+def run_choice(run: RunFolder) -> Choice | None:
     """The `Choice` of the run; None where it had none to make.
 
     Raises:
         ValueError: choice.json is not what a run writes.
     """
     file = run.choice
-    found = run.read_json(file)
-    if found is None:
+    written = run.read_json(file)
+    if written is None:
         return None
     with run.naming(file):
         candidates = [
@@ -133,15 +148,18 @@ def run_choice(run):
                 finite_numbers(one["recall"]),
                 one.get("start", ""),
             )  # fmt: skip
-            for one in found["candidates"]
+            for one in written["candidates"]
         ]
         return Choice(
-            found["by"], candidates, found["chosen"], finite_numbers(found.get("pooled_features")),
-            finite_numbers(found.get("step_0")),
-        )  # fmt: skip
+            written["by"],
+            candidates,
+            written["chosen"],
+            finite_numbers(written.get("pooled_features")),
+            finite_numbers(written.get("step_0")),
+        )
 
 
-def run_levels(run, history):
+def run_levels(run: RunFolder, history: History) -> dict[str, float]:
     """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
 
     Args:
@@ -150,11 +168,13 @@ def run_levels(run, history):
             classes of a run without these.
     """
     on = "validation" if any(name.startswith("val_") for row in history for name in row) else "test"
-    found = run_baselines(run)[on]
-    return {words: found[name][1] for name, words in _IN_WORDS.items() if 1 in found.get(name, {})}
+    recalls = run_baselines(run)[on]
+    return {
+        words: recalls[name][1] for name, words in _IN_WORDS.items() if 1 in recalls.get(name, {})
+    }
 
 
-def run_remarks(run, history):
+def run_remarks(run: RunFolder, history: History) -> list[str]:
     """What a user should know first: a list of sentences, most often none."""
     choice, baselines, test = run_choice(run), run_baselines(run), run_test_recalls(run)
     pairs = {}
@@ -163,8 +183,8 @@ def run_remarks(run, history):
         where = f"when it was chosen ({choice.by})"
         pairs[where] = best.recall.get(1), choice.pooled_features.get(1)
     else:
-        found = [row.get("val_recall@1", np.nan) for row in history]
-        best = np.nanmax(found) if np.isfinite(found).any() else None
+        measured = [row.get("val_recall@1", np.nan) for row in history]
+        best = np.nanmax(measured) if np.isfinite(measured).any() else None
         pooled = baselines["validation"].get("pooled_features", {})
         pairs["on the validation classes"] = best, pooled.get(1)
     chosen = test.get("chosen", test.get("last", {}))
@@ -174,16 +194,16 @@ def run_remarks(run, history):
     return [sentence] if sentence else []
 
 
-def _recalls(found):
-    """{name: {K: recall}} by the names of this version, without those that diverged."""
+def _recalls(stages: Mapping[str, Any] | None) -> dict[str, dict[int, float]]:
+    """{stage: {K: recall}} by the names of this version, without those that diverged."""
     return {
         _RENAMED.get(name, name): finite_numbers(recall)
-        for name, recall in (found or {}).items()
+        for name, recall in (stages or {}).items()
         if recall
     }
 
 
-def run_pictures(run):
+def run_pictures(run: RunFolder) -> dict[str, Path]:
     """The PNG files of the run that the page shows, by title."""
     # Of thousands of classes it is longer than anyone scrolls, and the page has a size to keep to.
     drawn = run.tree_picture.is_file() and run.tree_picture.stat().st_size < _LARGEST_PICTURE
@@ -203,7 +223,7 @@ def _with_commas(options):
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
-def shown_settings(settings):
+def shown_settings(settings: Settings) -> dict[str, Any]:
     """The settings without the folders they name, and what they hold as text, a dict."""
     values = {
         name: Path(value).name if name in _PATHS and value else value
@@ -217,7 +237,7 @@ def shown_settings(settings):
     return values
 
 
-def run_history(run):
+def run_history(run: RunFolder) -> list[dict[str, float]]:
     """The history, a list of dicts of numbers: that of the training state, and what followed it.
 
     Empty before the first epoch.

@@ -9,9 +9,14 @@ import csv
 import errno
 import json
 import os
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import keras
+
+from keras_ms.data.image_list import ImageList
 from keras_ms.files import check_writable, whole_file
 from keras_ms.run.damaged_files import (
     DamagedFile,
@@ -56,7 +61,7 @@ class RunFolder:
         path: the folder; it need not exist yet.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         # resolved, so that even "." has a name
         self.path = Path(path).resolve()
         self.settings = self.path / "settings.json"
@@ -80,7 +85,7 @@ class RunFolder:
         self.tree_picture = self.path / "class_tree.png"
         self.hardness = self.path / "hardness.png"
 
-    def check_new(self):
+    def check_new(self) -> None:
         """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
         try:
             begun = self.settings.exists()
@@ -94,7 +99,7 @@ class RunFolder:
         check_writable(self.path.parent)
 
     @contextmanager
-    def claim(self):
+    def claim(self) -> Iterator[None]:
         """Makes the folder of a run that is to begin and keeps it for this process, as `lock`.
 
         Of processes that begin a run of one name together one has the folder before any of them
@@ -129,7 +134,7 @@ class RunFolder:
             "--run-name or --runs-folder",
         )
 
-    def create(self, settings, images=None):
+    def create(self, settings: Settings, images: ImageList | None = None) -> None:
         """Makes the folder and writes settings.json, environment.json and data.json into it, and
         a copy of the curriculum's table.
 
@@ -146,7 +151,7 @@ class RunFolder:
             temporary.write_text(settings.to_json(), encoding="utf-8")
         self.complete(images)
 
-    def complete(self, images=None):
+    def complete(self, images: ImageList | None = None) -> None:
         """Writes environment.json and data.json where they are missing.
 
         Args:
@@ -158,7 +163,7 @@ class RunFolder:
             self.write_json(self.data, data_summary(images))
 
     @classmethod
-    def find(cls, path, runs_folder="runs"):
+    def find(cls, path: str | Path, runs_folder: str | Path = "runs") -> "RunFolder":
         """The run to resume: `path`, or the newest unfinished run in `runs_folder` that no
         process is working on, for "latest".
 
@@ -185,7 +190,7 @@ class RunFolder:
         return run
 
     @contextmanager
-    def lock(self):
+    def lock(self) -> Iterator[None]:
         """Keeps a second process from working on the run; released when the process ends.
 
         Raises:
@@ -220,7 +225,7 @@ class RunFolder:
         except OSError:
             return False
 
-    def read_settings(self):
+    def read_settings(self) -> Settings:
         try:
             settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
         except ValueError as error:
@@ -237,7 +242,7 @@ class RunFolder:
             settings = settings.with_values(curriculum=str(self.curriculum))
         return settings
 
-    def settled_settings(self):
+    def settled_settings(self) -> Settings:
         """The settings, with what folds have chosen of what was left open."""
         settings, choice = self.read_settings(), self.read_json(self.choice)
         if choice is None or settings.training.tune != "folds":
@@ -249,12 +254,12 @@ class RunFolder:
                 learning_rate=settings.training.learning_rate or chosen["learning_rate"],
             )
 
-    def write_json(self, path, content):
+    def write_json(self, path: Path, content: Any) -> None:
         with whole_file(path) as temporary:
             text = json.dumps(content, indent=2, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
 
-    def read_json(self, path):
+    def read_json(self, path: Path) -> Any:
         """What `write_json` wrote, None without the file.
 
         Raises:
@@ -262,11 +267,11 @@ class RunFolder:
         """
         return read_json(path, *self._contents(path))
 
-    def naming(self, path):
+    def naming(self, path: Path) -> AbstractContextManager[None]:
         """A context that turns errors about a file's content into a `DamagedFile` about it."""
         return naming_file(path, *self._contents(path))
 
-    def remedy(self, path):
+    def remedy(self, path: Path) -> str:
         """What to do about a damaged file of the run, in words."""
         return self._contents(path)[1]
 
@@ -276,7 +281,7 @@ class RunFolder:
         command = resume_command(self.path, ["train"])
         return expected, f"Delete {what}; then this {again}: {command}"
 
-    def write_history(self, rows):
+    def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
         with whole_file(self.history) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -284,7 +289,7 @@ class RunFolder:
                 writer.writeheader()
                 writer.writerows(rows)
 
-    def read_history(self):
+    def read_history(self) -> list[dict[str, float]]:
         """The rows of history.csv, dicts of numbers; none without the file.
 
         Raises:
@@ -294,11 +299,17 @@ class RunFolder:
             return []
         return read_numbers(self.history, *self._contents(self.history))
 
-    def save_state(self, model, epoch, rows, best):
+    def save_state(
+        self,
+        model: keras.Model,
+        epoch: int,
+        rows: Sequence[Mapping[str, float]],
+        best: Mapping[str, Any],
+    ) -> None:
         """As `keras_ms.run.training_state.save_state`, into the folder."""
-        save_state(self.state, model, epoch, rows, best)
+        save_state(self.state, model, epoch=epoch, rows=rows, best=best)
 
-    def read_story(self):
+    def read_story(self) -> dict[str, Any] | None:
         """The dict of "epoch", "rows" and "best" in the training state; None without a state.
 
         Raises:
@@ -308,7 +319,9 @@ class RunFolder:
             return None
         return read_story(self.state, *self._contents(self.state))
 
-    def restore_state(self, model):
+    def restore_state(
+        self, model: keras.Model
+    ) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
         """As `keras_ms.run.training_state.restore_state`, from the folder.
 
         Returns:
@@ -317,4 +330,5 @@ class RunFolder:
         """
         if not self.state.is_file():
             return 0, [], {}
-        return restore_state(self.state, model, *self._contents(self.state))
+        expected, remedy = self._contents(self.state)
+        return restore_state(self.state, model, expected=expected, remedy=remedy)

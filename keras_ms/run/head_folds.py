@@ -4,6 +4,9 @@ On cached features a head trains in seconds, so every training class can be held
 by a few held-out classes follows their chance.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -19,8 +22,13 @@ ALPHAS = tuple(number / 8 for number in range(9))
 RATES = (1e-4, 5e-4)
 NUM_FOLDS = 3
 
+# of one head: (alpha, {K: recall}), alphas in ascending order
+AlphaRecalls = list[tuple[float, dict[int, float]]]
 
-def class_folds(labels, seed, groups=None):
+
+def class_folds(
+    labels: np.ndarray, seed: int, groups: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Divides the classes at random: 3 folds, or 2 of less than 9 classes.
 
     Args:
@@ -68,27 +76,42 @@ class HeadFolds:
     """
 
     def __init__(
-        self, features, labels, folds, *, embedding_size, loss, normalize, optimizer, schedule,
-        batches, steps, starts, rates, alphas, random_start, ks,
-    ):  # fmt: skip
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        folds: Sequence[np.ndarray],
+        *,
+        embedding_size: int,
+        loss: Any,
+        normalize: bool,
+        optimizer: Callable[[Any], keras.optimizers.Optimizer],
+        schedule: Any,
+        batches: Callable[[np.ndarray, np.ndarray], Any],
+        steps: int,
+        starts: Sequence[str],
+        rates: Sequence[float],
+        alphas: Sequence[float],
+        random_start: Callable[[str], np.ndarray],
+        ks: Sequence[int],
+    ):
         self.features, self.labels, self.folds = features, labels, folds
         self.starts, self.rates, self.alphas = starts, rates, alphas
         self._steps, self._batches, self._ks = steps, batches, ks
         self._random_start = random_start
-        self._begins = {}
+        self._begins: dict[tuple[int, str], Any] = {}  # (kernel, bias) by fold and start
         self._rate = keras.Variable(1.0, trainable=False, name="rate")
         inputs = keras.Input((features.shape[-1],))
-        self._layer = layers.Dense(embedding_size, dtype="float32", name="embedding")
+        self._layer: Any = layers.Dense(embedding_size, dtype="float32", name="embedding")
         outputs = self._layer(inputs)
         if normalize:
             outputs = layers.UnitNormalization(dtype="float32")(outputs)
-        self._model = keras.Model(inputs, outputs)
+        self._model: Any = keras.Model(inputs, outputs)
         self._model.compile(
             optimizer(_Scaled(schedule, self._rate)), loss, jit_compile=False,
             auto_scale_loss=False,  # all is float32; a scale of 0 would be left by the reset below
         )  # fmt: skip
 
-    def trainings(self):
+    def trainings(self) -> list[tuple[int, str, float]]:
         """(fold, start, rate) of every training, in the order in which they are done."""
         return [
             (fold, start, rate)
@@ -97,12 +120,11 @@ class HeadFolds:
             for rate in self.rates
         ]
 
-    def pooled_features(self):
+    def pooled_features(self) -> dict[int, float]:
         """Recall@K of the features themselves, by K."""
-        found = [self._recalls(self.features[0][held], held) for held in self.folds]
-        return self._mean(found)
+        return self._mean([self._recalls(self.features[0][held], held) for held in self.folds])
 
-    def measure(self, fold, start, rate):
+    def measure(self, fold: int, start: str, rate: float) -> AlphaRecalls:
         """Trains one head and returns [(alpha, {K: recall})] on the fold's held-out classes."""
         held = self.folds[fold]
         if (fold, start) not in self._begins:  # the axes are the same for every rate
@@ -122,14 +144,14 @@ class HeadFolds:
             self._batches(source, self.labels[~held]),
             steps_per_epoch=self._steps, epochs=1, shuffle=False, verbose=0,
         )  # fmt: skip
-        end = ops.convert_to_numpy(self._layer.kernel), ops.convert_to_numpy(self._layer.bias)
-        found = []
+        end = [np.asarray(ops.convert_to_numpy(v)) for v in (self._layer.kernel, self._layer.bias)]
+        recalls = []
         for alpha in self.alphas:
             kernel, bias = (between(s, e, alpha) for s, e in zip(begin, end))
-            found.append((alpha, self._recalls(self.features[0][held] @ kernel + bias, held)))
-        return found
+            recalls.append((alpha, self._recalls(self.features[0][held] @ kernel + bias, held)))
+        return recalls
 
-    def choice(self, measured):
+    def choice(self, measured: Mapping[tuple[int, str, float], AlphaRecalls]) -> Choice:
         """The `Choice` by what was measured.
 
         Args:
@@ -170,8 +192,8 @@ class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
         super().__init__()
         self.schedule, self.rate = schedule, rate
 
-    def __call__(self, step):
-        factor = self.schedule(step) if callable(self.schedule) else self.schedule
+    def __call__(self, step: Any) -> Any:
+        factor: Any = self.schedule(step) if callable(self.schedule) else self.schedule
         return factor * ops.convert_to_tensor(self.rate)
 
     def get_config(self):

@@ -1,6 +1,8 @@
 """What a run trains: the embedder as the settings say, and the part of it that fit sees."""
 
 import contextlib
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,161 +13,171 @@ from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.models.embedding import split_embedder, without_normalization
 from keras_ms.models.saved_files import write_model
-from keras_ms.optimizers import GroupedAdam, StageSchedule
 from keras_ms.pairs.replicas import mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
+from keras_ms.run.optimizer import learning_rate, run_optimizer
+from keras_ms.run.settings import Settings
 
 
-class RunModel:
-    """The models of one run, which share their variables; `build` makes them.
-
-    Args:
-        settings: `Settings`.
-
-    Raises:
-        ValueError: settings that the loss does not take, more devices than there are.
+class RunModels(NamedTuple):
+    """The models of one run, which share their variables.
 
     Attributes:
         embedder: images to unit-norm embeddings, what is deployed.
         features_model: images to pooled features.
         head: pooled features to unit-norm embeddings.
-        random_head: the kernel of the head as it was built.
-        embedding_size: dimensions of the embedding.
-        model: what fit trains and evaluation embeds with: the embedder on images, or its head on
+        trained: what fit trains and evaluation embeds with: the embedder on images, or its head on
             cached features with a frozen backbone; or `keras_ms.hdml.model.HDML` around it.
         loss: the loss of the settings.
+        random_kernel: of the head as it was built, (features, dimensions).
+        strategy: `tf.distribute.Strategy` over several devices, or None.
     """
 
-    def __init__(self, settings):
-        self.settings = settings
-        self.loss = named_loss(settings.loss.name, **settings.loss.options)
-        self._other_rates = {}  # of HDML's optimizers beside the embedder's
-        # first: without GPUs it divides the processor, which TensorFlow allows at its start only
-        devices = settings.training.devices
-        self._strategy = mirrored_strategy(devices) if devices > 1 else None
-        keras.utils.set_random_seed(settings.training.seed)
+    embedder: keras.Model
+    features_model: keras.Model
+    head: keras.Model
+    trained: keras.Model
+    loss: Any
+    random_kernel: np.ndarray
+    strategy: Any
 
-    def build(self, labels):
-        """Makes the models. Not in the constructor: bad images are to be found before it.
-
-        Args:
-            labels: class ids of the training images.
-        """
-        settings = self.settings
-        with self.scope():
-            self.embedder = embedder_of(settings)
-            if self._strategy and not settings.model.freeze_backbone:
-                _synchronize_batch_norm(self.embedder, True)
-            self.features_model, self.head = split_embedder(self.embedder)
-            self.random_head = ops.convert_to_numpy(self.embedder.get_layer("embedding").kernel)
-            self.embedding_size = self.random_head.shape[1]
-            self.model = self.head if settings.model.freeze_backbone else self.embedder
-            if settings.hdml.mode != "off":
-                self.model = self._hdml(labels)
-            elif not self.loss.normalize:
-                self.model = without_normalization(self.model)
-
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager:
         """Where variables are made: on every device, if there are several."""
-        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+        return _scope(self.strategy)
 
-    def compile(self, stages=1):
-        """Compiles `model` with the optimizer, loss and metrics of the settings.
 
-        Args:
-            stages: how often the learning-rate schedule is run, in as many parts of the steps.
-        """
+def run_loss(settings: Settings) -> Any:
+    """The loss of the settings.
+
+    Raises:
+        ValueError: settings that it does not take.
+    """
+    return named_loss(settings.loss.name, **settings.loss.options)
+
+
+def device_strategy(settings: Settings) -> Any:
+    """The `tf.distribute.Strategy` over the devices of the settings; None for one device.
+
+    Called before anything is computed: without GPUs it divides the processor, which TensorFlow
+    allows at its start only.
+
+    Raises:
+        ValueError: more devices than there are.
+    """
+    return mirrored_strategy(settings.training.devices) if settings.training.devices > 1 else None
+
+
+def build_models(
+    settings: Settings, labels: np.ndarray, *, loss: Any, strategy: Any = None
+) -> RunModels:
+    """The models of a run, before training and not compiled.
+
+    Args:
+        settings: `Settings`.
+        labels: class ids of the training images.
+        loss: of `run_loss`.
+        strategy: of `device_strategy`. Defaults to None: one device.
+
+    Raises:
+        ValueError: settings that the backbone, the head or HDML do not take.
+    """
+    with _scope(strategy):
+        embedder = embedder_of(settings)
+        if strategy and not settings.model.freeze_backbone:
+            _synchronize_batch_norm(embedder, True)
+        features_model, head = split_embedder(embedder)
+        kernel: Any = embedder.get_layer("embedding").kernel
+        random_kernel = np.asarray(ops.convert_to_numpy(kernel))
+        trained = head if settings.model.freeze_backbone else embedder
+        if settings.hdml.mode != "off":
+            trained = _hdml(settings, trained, labels, loss)
+        elif not loss.normalize:
+            trained = without_normalization(trained)
+    return RunModels(embedder, features_model, head, trained, loss, random_kernel, strategy)
+
+
+def compile_model(settings: Settings, models: RunModels, *, stages: int = 1) -> None:
+    """Compiles what is trained with the optimizer, loss and metrics of the settings.
+
+    Args:
+        settings: `Settings`, with a learning rate.
+        models: of `build_models`.
+        stages: how often the learning-rate schedule is run, in as many parts of the steps.
+    """
+    with models.scope():
+        schedule = learning_rate(settings, settings.training.learning_rate, stages=stages)
+        optimizer = run_optimizer(settings, schedule, factors=_rate_factors(settings, models))
         # XLA for the whole network was slower on CPUs; the loss compiles its own part
-        options = {"optimizer": self._optimizer(stages), "jit_compile": False}
-        if self.settings.hdml.mode != "off":
-            for name, rate in self._other_rates.items():
+        options: dict[str, Any] = {"optimizer": optimizer, "jit_compile": False}
+        if settings.hdml.mode != "off":
+            for name, rate in _hdml_options(settings)[1].items():
                 options[f"{name}_optimizer"] = keras.optimizers.Adam(rate)
         else:
-            options |= {"loss": self.loss, "metrics": self._metrics()}
-        self.model.compile(**options)
+            # the mining of the other losses is not that of the metric
+            mines = settings.loss.name == "multi_similarity"
+            metrics = [MinedAnchors(epsilon=models.loss.epsilon)] if mines else []
+            options |= {"loss": models.loss, "metrics": metrics}
+        models.trained.compile(**options)
 
-    def save_deployed(self, path):
-        """Saves the embedder as a .keras file that loads on one device and on every backend.
 
-        Returns:
-            The model that was saved, without the optimizer's state, which is twice the weights.
-        """
-        deployed = keras.Model(self.embedder.inputs, self.embedder.outputs, name="embedder")
-        if self._strategy:
-            _synchronize_batch_norm(self.embedder, False)
-        write_model(deployed, path)
-        return keras.saving.load_model(path, compile=False) if self._strategy else deployed
+def parameters_in_words(embedder: keras.Model) -> str:
+    """How many parameters the embedder has, and how many of them are trained."""
+    trained = sum(int(np.prod(v.shape)) for v in embedder.trainable_variables)
+    return f"{embedder.count_params():,} parameters, {trained:,} trained"
 
-    def num_parameters(self):
-        """`(all, trained)` numbers of the embedder's parameters."""
-        trained = sum(int(np.prod(v.shape)) for v in self.embedder.trainable_variables)
-        return self.embedder.count_params(), trained
 
-    def _metrics(self):
-        # the mining of the others is not that of the metric
-        mines = self.settings.loss.name == "multi_similarity"
-        return [MinedAnchors(epsilon=self.loss.epsilon)] if mines else []
+def save_deployed(models: RunModels, path: Path) -> keras.Model:
+    """Saves the embedder as a .keras file that loads on one device and on every backend.
 
-    def _hdml(self, labels):
-        settings, options = self.settings, dict(self.settings.hdml.options)
-        self._other_rates = {
-            name: float(options.pop(f"{name}_learning_rate"))
-            for name in ("generator", "classifier")
-            if f"{name}_learning_rate" in options
-        }
-        # the paper's averages are those of the last epoch
-        if settings.hdml.mode == "paper":
-            options.setdefault("average_steps", settings.training.steps_per_epoch)
-        # the published triplet variant takes distances of embeddings as they are
-        is_triplet = settings.loss.name == "triplet"
-        try:
-            metric_loss = TripletTuples(**settings.loss.options) if is_triplet else self.loss
-            return HDML(self.model, labels, metric_loss, mode=settings.hdml.mode, **options)
-        except TypeError as error:
-            raise ValueError(f"HDML: {error}") from error
+    Returns:
+        The model that was saved, without the optimizer's state, which is twice the weights.
+    """
+    embedder, strategy = models.embedder, models.strategy
+    deployed = keras.Model(embedder.inputs, embedder.outputs, name="embedder")
+    if strategy:
+        _synchronize_batch_norm(embedder, False)
+    write_model(deployed, path)
+    return keras.saving.load_model(path, compile=False) if strategy else deployed
 
-    def _optimizer(self, stages):
-        settings = self.settings
-        factors = None
-        if settings.training.backbone_learning_rate is not None:
-            backbone = {id(v) for v in self.embedder.get_layer("backbone").trainable_variables}
-            factor = settings.training.backbone_learning_rate / settings.training.learning_rate
-            trained = self.embedder if settings.hdml.mode != "off" else self.model
-            factors = [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
-        return self.optimizer(self.schedule(settings.training.learning_rate, stages), factors)
 
-    def optimizer(self, schedule, factors=None):
-        """The optimizer of the settings.
+def _scope(strategy):
+    return strategy.scope() if strategy else contextlib.nullcontext()
 
-        Args:
-            schedule: learning rate as Keras takes it.
-            factors: of each trained variable's learning rate. Defaults to None: 1.
-        """
-        return GroupedAdam(schedule, factors, coupled_l2=self.settings.training.coupled_l2)
 
-    def schedule(self, rate, stages=1):
-        """The learning rate as Keras takes it, run `stages` times in as many parts of the steps.
+def _hdml(settings, embedder, labels, loss):
+    options, _ = _hdml_options(settings)
+    # the paper's averages are those of the last epoch
+    if settings.hdml.mode == "paper":
+        options.setdefault("average_steps", settings.training.steps_per_epoch)
+    # the published triplet variant takes distances of embeddings as they are
+    is_triplet = settings.loss.name == "triplet"
+    try:
+        metric_loss = TripletTuples(**settings.loss.options) if is_triplet else loss
+        return HDML(embedder, labels, metric_loss, mode=settings.hdml.mode, **options)
+    except TypeError as error:
+        raise ValueError(f"HDML: {error}") from error
 
-        Args:
-            rate: the highest learning rate.
-            stages: how often the schedule is run.
 
-        Raises:
-            ValueError: `decay_steps` that do not fit into a stage.
-        """
-        settings = self.settings
-        steps = settings.training.steps // stages
-        if settings.training.schedule == "constant":
-            return rate
-        if settings.training.schedule == "cosine":
-            schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
-        else:
-            boundaries = settings.training.decay_boundaries(steps)
-            schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-                list(boundaries), [rate * 0.1**number for number in range(len(boundaries) + 1)]
-            )
-        return schedule if stages == 1 else StageSchedule(schedule, steps, stages)
+def _hdml_options(settings):
+    """(options of HDML, learning rates of its optimizers beside the embedder's, by part)."""
+    options = dict(settings.hdml.options)
+    rates = {
+        name: float(options.pop(f"{name}_learning_rate"))
+        for name in ("generator", "classifier")
+        if f"{name}_learning_rate" in options
+    }
+    return options, rates
+
+
+def _rate_factors(settings, models):
+    """Of each trained variable's learning rate, a list; None where all have one rate."""
+    if settings.training.backbone_learning_rate is None:
+        return None
+    backbone = {id(v) for v in models.embedder.get_layer("backbone").trainable_variables}
+    factor = settings.training.backbone_learning_rate / settings.training.learning_rate
+    trained = models.embedder if settings.hdml.mode != "off" else models.trained
+    return [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
 
 
 def _synchronize_batch_norm(model, synchronized):

@@ -4,9 +4,12 @@ import hashlib
 import json
 import platform
 from importlib import metadata
+from typing import Any
 
 import keras
 import numpy as np
+
+from keras_ms.data.image_list import ImageList
 
 _PACKAGES = (
     "keras_ms",
@@ -21,7 +24,7 @@ _PACKAGES = (
 )
 
 
-def data_summary(images):
+def data_summary(images: ImageList) -> dict[str, Any]:
     """What tells the images of one run from others, a dict that JSON can hold.
 
     Args:
@@ -39,7 +42,7 @@ def data_summary(images):
     }
 
 
-def environment():
+def environment() -> dict[str, Any]:
     """Versions of what computes, a dict that JSON can hold."""
     versions = {}
     for package in _PACKAGES:

@@ -2,6 +2,7 @@
 
 from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import InterpolateWeights as InterpolateWeights
+from keras_ms.callbacks import KeepBestWeights as KeepBestWeights
 from keras_ms.callbacks import RecallAtK as RecallAtK
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
 from keras_ms.hdml.model import HDML as HDML

@@ -1,7 +1,10 @@
 """The report of a run, or of saved embeddings: find images and embeddings, write the page."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_ms.data.damaged_images import naming_damaged
@@ -12,7 +15,7 @@ from keras_ms.files import check_writable
 from keras_ms.models.embedding import split_embedder
 from keras_ms.report import collect_report, write_report
 from keras_ms.run.damaged_files import load_weights, naming_file
-from keras_ms.run.data import RunData
+from keras_ms.run.data import run_data
 from keras_ms.run.facts import (
     run_choice,
     run_facts,
@@ -22,8 +25,9 @@ from keras_ms.run.facts import (
     run_remarks,
     shown_settings,
 )
+from keras_ms.run.folder import RunFolder
 from keras_ms.run.images import load_run_images
-from keras_ms.run.model import RunModel
+from keras_ms.run.model import build_models, run_loss
 from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.groups import SETTINGS
@@ -32,15 +36,15 @@ from keras_ms.terminal.progress import print_line
 
 
 def run_report(
-    run,
-    path,
+    run: RunFolder,
+    path: str | Path,
     *,
-    data_dir=None,
-    test_classes=None,
-    num_map_images=None,
-    verbose=2,
-    log=print_line,
-):
+    data_dir: str | None = None,
+    test_classes: str | None = None,
+    num_map_images: int | None = None,
+    verbose: int = 2,
+    log: Callable[[str], Any] = print_line,
+) -> int:
     """Embeds the test images of a run once more and writes the page about them.
 
     The embedder is embedder.keras of a finished run; of a run that still trains, the best weights
@@ -86,7 +90,9 @@ def run_report(
         settings.evaluation.ks,
         title=f"{images.name}: {settings.loss.name.replace('_', ' ')}",
         unseen=True,
-        facts=run_facts(run, run.settled_settings(), images, embedder, weights),
+        facts=run_facts(
+            run, run.settled_settings(), images=images, embedder=embedder, weights=weights
+        ),
         settings=shown_settings(run.settled_settings()),
         history=history,
         pictures=run_pictures(run),
@@ -100,14 +106,14 @@ def run_report(
 
 
 def embeddings_report(
-    file,
-    path,
+    file: str | Path,
+    path: str | Path,
     *,
-    dataset=None,
-    data_dir=None,
-    num_map_images=None,
-    log=print_line,
-):
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    num_map_images: int | None = None,
+    log: Callable[[str], Any] = print_line,
+) -> int:
     """Writes the page about saved embeddings of the images of a data set.
 
     Args:
@@ -126,11 +132,11 @@ def embeddings_report(
         FileNotFoundError: no such file, or no such data.
         ValueError: a file of other content, of other images, or that does not say of which.
     """
-    found = read_embeddings(file)
-    settings, split = _data_of(file, found["data"], dataset, data_dir)
+    saved: Any = read_embeddings(file)
+    settings, split = _data_of(file, saved["data"], dataset, data_dir)
     images = _images(settings, log, needed=(split,)).subset(split)
-    _check_rows(file, found, images)
-    embeddings = found["embeddings"]
+    _check_rows(file, saved, images)
+    embeddings = saved["embeddings"]
     report = collect_report(
         embeddings,
         images,
@@ -145,7 +151,7 @@ def embeddings_report(
     return write_report(report, path)
 
 
-def _data_of(file, data, dataset, data_dir):
+def _data_of(file, data: dict[str, Any] | None, dataset, data_dir) -> tuple[Settings, str]:
     """(`Settings` of the images, their split): as saved, and as given."""
     if data is None and not dataset and not data_dir:
         raise ValueError(
@@ -155,34 +161,34 @@ def _data_of(file, data, dataset, data_dir):
     data = {"validation_fraction": 0.0} | (data or {})
     split = data.pop("split", "test")
     given = {"dataset": dataset, "data_dir": data_dir}
-    unknown = sorted(set(data) - set(SETTINGS))
+    unknown = set(data) - set(SETTINGS)
     if unknown:
-        raise ValueError(f"Unknown settings in {file}: {', '.join(unknown)}")
+        raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(unknown))}")
     given = {name: value for name, value in given.items() if value}
     with naming_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
         return Settings.from_values(**(data | given)), split
 
 
-def _check_rows(file, found, images):
+def _check_rows(file, saved, images):
     """Raises ValueError unless the saved rows are those of the images, in their order."""
-    labels = found["labels"].reshape(-1)
+    labels = saved["labels"].reshape(-1)
     if not np.array_equal(labels, images.labels):
         raise ValueError(
             f"Expected in {file} the labels of the {len(images)} images of {images.name}, in "
             f"their order. Received: {len(labels)} labels"
             + (" in another order or of other classes" if len(labels) == len(images) else "")
         )
-    if found["paths"] is None:
+    if saved["paths"] is None:
         return
     # folders may have moved
-    pairs = [(Path(a).name, Path(b).name) for a, b in zip(found["paths"], images.paths)]
+    pairs = [(Path(a).name, Path(b).name) for a, b in zip(saved["paths"], images.paths)]
     other = [row for row, (a, b) in enumerate(pairs) if a != b]
     if other:
-        saved, here = pairs[other[0]]
+        in_file, here = pairs[other[0]]
         raise ValueError(
             f"Expected in {file} embeddings of the images of {images.name}, in their order. "
             f"{len(other)} of {len(pairs)} are of files of another name, the first is row "
-            f"{other[0]}: {saved}, here {here}"
+            f"{other[0]}: {in_file}, here {here}"
         )
 
 
@@ -208,7 +214,7 @@ def _embeddings(embedder, settings, images, log, verbose):
                 freeze_backbone=False, feature_views=1, tune="off", interpolate=False
             )
     features_model, head = split_embedder(embedder)
-    data = RunData(settings, images, features_model, log, verbose)
+    data = run_data(settings, images, features_model=features_model, log=log, verbose=verbose)
     count = int((images.split == "test").sum())
     log(f"Embedding {count:,} test images")
     model = head if settings.model.freeze_backbone else embedder
@@ -216,7 +222,7 @@ def _embeddings(embedder, settings, images, log, verbose):
     return embed_batches(model, batches, total=count, verbose=verbose, log=log)
 
 
-def _map_options(num_map_images):
+def _map_options(num_map_images) -> dict[str, Any]:
     return {} if num_map_images is None else {"num_map_images": num_map_images}
 
 
@@ -230,7 +236,7 @@ def _check_weights(run):
         )
 
 
-def _embedder(run, settings, images, choice):
+def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
     """(embedder, which weights it has in words)."""
     if run.model.is_file():
         summary = run.read_json(run.summary) or {}
@@ -241,7 +247,8 @@ def _embedder(run, settings, images, choice):
                 words = f"of step {best:,}, the best on the validation classes"
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
-        return load_keras_file(run.model), words
+        embedder: Any = load_keras_file(run.model)
+        return embedder, words
     if settings.model.weights and not settings.model.freeze_backbone:
         # the best weights are those of the whole embedder: what it started from may be gone
         # given weights freeze the statistics unless the settings say otherwise
@@ -249,9 +256,8 @@ def _embedder(run, settings, images, choice):
         settings = settings.with_values(
             weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
         )
-    models = RunModel(settings.with_values(devices=1))
-    models.build(images.subset("train").labels)
-    load_weights(models.model, run.best_weights, run.remedy(run.best_weights))
+    models = build_models(settings, images.subset("train").labels, loss=run_loss(settings))
+    load_weights(models.trained, run.best_weights, run.remedy(run.best_weights))
     return models.embedder, "the best so far on the validation classes; the run is not finished"
 
 
@@ -264,7 +270,7 @@ def _check_same(images, run):
         with run.naming(run.summary):
             trained = {**found, "counts": summary.get("data", found["counts"])}
     with run.naming(run.data):
-        trained["counts"], trained["test_classes"]
+        _ = trained["counts"], trained["test_classes"]
     if found != trained:
         same = found["counts"] == trained["counts"]
         raise ValueError(

@@ -1,6 +1,9 @@
 """The state of a training between two epochs, in one .npz file that is written whole."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -8,8 +11,15 @@ import numpy as np
 from keras_ms.files import whole_file
 from keras_ms.run.damaged_files import naming_file, read_arrays
 
+if TYPE_CHECKING:
+    from keras_ms.run.folder import RunFolder
 
-def save_state(path, model, epoch, rows, best):
+History = Sequence[Mapping[str, float]]
+
+
+def save_state(
+    path: Path, model: keras.Model, *, epoch: int, rows: History, best: Mapping[str, Any]
+) -> None:
     """Saves everything that training continues from.
 
     Args:
@@ -19,17 +29,18 @@ def save_state(path, model, epoch, rows, best):
         rows: history so far, a list of dicts.
         best: dict of what is known of the best weights so far.
     """
-    arrays = {
-        f"variable_{i:05d}": keras.ops.convert_to_numpy(v)
+    arrays: dict[str, Any] = {
+        f"variable_{i:05d}": np.asarray(keras.ops.convert_to_numpy(v))
         for i, v in enumerate(_state_variables(model))
     }
-    story = json.dumps({"epoch": epoch, "rows": rows, "best": best})
+    story = np.array(json.dumps({"epoch": epoch, "rows": rows, "best": best}))
+    arrays = {"story": story, **arrays}
     with whole_file(path) as temporary:
         with open(temporary, "wb") as file:
-            np.savez(file, story=np.array(story), **arrays)
+            np.savez(file, **arrays)
 
 
-def read_story(path, expected, remedy):
+def read_story(path: Path, expected: str, remedy: str) -> dict[str, Any]:
     """What `save_state` saved beside the variables: a dict of "epoch", "rows" and "best".
 
     Args: as `keras_ms.run.damaged_files.naming_file`.
@@ -41,7 +52,9 @@ def read_story(path, expected, remedy):
         return _story(read_arrays(path, lambda names: ["story"], expected, remedy))
 
 
-def restore_state(path, model, expected, remedy):
+def restore_state(
+    path: Path, model: keras.Model, *, expected: str, remedy: str
+) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
     """Restores what `save_state` saved into `model`.
 
     Args:
@@ -57,9 +70,9 @@ def restore_state(path, model, expected, remedy):
     """
     variables = _state_variables(model)
     with naming_file(path, expected, remedy):
-        found = read_arrays(path, list, expected, remedy)
-        story = _story(found)
-    arrays = [array for name, array in found.items() if name.startswith("variable_")]
+        saved = read_arrays(path, list, expected, remedy)
+        story = _story(saved)
+    arrays = [array for name, array in saved.items() if name.startswith("variable_")]
     shapes = [tuple(v.shape) for v in variables]
     if [a.shape for a in arrays] != shapes:
         raise ValueError(
@@ -81,7 +94,16 @@ class SaveRun(keras.callbacks.Callback):
         best: function that returns what is known of the best weights, a dict.
     """
 
-    def __init__(self, run, steps_per_epoch, rows, best):
+    model: Any  # set by Keras before training begins
+
+    def __init__(
+        self,
+        run: "RunFolder",
+        steps_per_epoch: int,
+        *,
+        rows: list[dict[str, float]],
+        best: Callable[[], Mapping[str, Any]],
+    ):
         super().__init__()
         self.run = run
         self.steps_per_epoch = steps_per_epoch

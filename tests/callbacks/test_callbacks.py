@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import keras_ms
-from keras_ms.callbacks import ExplainZeroLoss, RecallAtK, validation_set
+from keras_ms.callbacks import ExplainZeroLoss, KeepBestWeights, RecallAtK, validation_set
 from keras_ms.callbacks.training_steps import optimizer_steps
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
@@ -80,9 +79,10 @@ def test_an_embedder_within_the_trained_model_is_measured():
     classifier = keras.Sequential([inner, keras.layers.Dense(NUM_CLASSES)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     classifier.compile(keras.optimizers.SGD(0.5), loss)
-    of_embeddings = RecallAtK((IMAGES, LABELS), embedder=inner, restore_best_weights=True)
+    of_embeddings = RecallAtK((IMAGES, LABELS), embedder=inner)
     of_outputs = RecallAtK((IMAGES, LABELS), prefix="output_")
-    history = fit(classifier, [of_embeddings, of_outputs])
+    best = KeepBestWeights(of_embeddings, restore=True)
+    history = fit(classifier, [of_embeddings, best, of_outputs])
     expected = recall_at_k(inner(IMAGES, training=False), LABELS)
     assert of_embeddings.best_value == expected[1]  # the whole model's best weights came back
     assert of_embeddings.best_value == max(history["val_recall@1"])
@@ -153,19 +153,6 @@ def test_steps_go_on_in_a_second_fit():
     assert resumed.history[0][1] == recall.history[-1][1]
 
 
-def test_the_start_can_be_the_best():
-    model = embedder(optimizer=keras.optimizers.SGD(0.5))
-    start = recall_at_k(model(IMAGES, training=False), LABELS)
-
-    def spoil(batch, logs):
-        model.set_weights([np.zeros_like(value) for value in model.get_weights()])
-
-    recall = RecallAtK((IMAGES, LABELS), restore_best_weights=True)
-    fit(model, [recall, keras.callbacks.LambdaCallback(on_train_batch_end=spoil)])
-    assert (recall.best_step, recall.best_value) == (0, start[1])
-    assert recall_at_k(model(IMAGES, training=False), LABELS) == start
-
-
 def test_the_start_is_left_out_on_request_and_where_a_run_goes_on():
     plain = RecallAtK((IMAGES, LABELS), at_start=False)
     continued = RecallAtK((IMAGES, LABELS))
@@ -173,29 +160,6 @@ def test_the_start_is_left_out_on_request_and_where_a_run_goes_on():
     fit(embedder(), [plain, continued], epochs=1)
     for recall in (plain, continued):
         assert [step for step, _ in recall.history] == [5]
-
-
-@pytest.mark.parametrize("to_file", [False, True])
-def test_best_weights_are_kept_and_restored(to_file, tmp_path):
-    path = tmp_path / "weights" / "best.weights.h5" if to_file else None
-    model = embedder(optimizer=keras.optimizers.SGD(0.5))
-    recall = RecallAtK(
-        (IMAGES, LABELS), restore_best_weights=True, weights_path=path, at_start=False
-    )
-
-    def spoil(epoch, logs):
-        if epoch == 2:
-            model.set_weights([np.zeros_like(value) for value in model.get_weights()])
-
-    history = fit(model, [keras.callbacks.LambdaCallback(on_epoch_end=spoil), recall], epochs=3)
-    assert history["val_recall@1"][-1] == 0  # collapsed, yet the best comes back
-    assert recall.best_value == max(history["val_recall@1"]) > 0
-    assert recall.best_step in (5, 10)
-    restored = recall_at_k(model(IMAGES, training=False), LABELS)
-    assert restored[1] == recall.best_value
-    assert (recall.best_weights is None) == to_file
-    if to_file:
-        assert [file.name for file in path.parent.iterdir()] == ["best.weights.h5"]
 
 
 def test_a_shuffling_dataset_is_measured_rightly():
@@ -236,12 +200,13 @@ def test_mixed_precision(policy):
 
 def test_divergence_is_logged_as_nan_with_one_warning():
     model = embedder(optimizer=keras.optimizers.SGD(float("nan")))
-    recall = RecallAtK((IMAGES, LABELS), keep_best_weights=True, at_start=False)
+    recall = RecallAtK((IMAGES, LABELS), at_start=False)
+    best = KeepBestWeights(recall)
     with pytest.warns(UserWarning, match="80 of 80 embeddings hold NaN") as caught:
-        history = fit(model, [recall], epochs=3)
+        history = fit(model, [recall, best], epochs=3)
     assert len([w for w in caught if "hold NaN" in str(w.message)]) == 1
     assert all(math.isnan(value) for value in history["val_recall@1"])
-    assert recall.best_value is None and recall.best_weights is None
+    assert recall.best_value is None and best.weights is None
 
 
 def test_verbose_prints_one_line_for_each_measurement(capsys):
@@ -267,7 +232,6 @@ def endless():
         ({"dataset": endless()}, "repeats forever"),
         ({"dataset": iter([(IMAGES, LABELS)])}, "read once"),
         ({"dataset": (IMAGES, LABELS), "every_steps": 0}, "every_steps"),
-        ({"dataset": (IMAGES, LABELS), "weights_path": "best.h5"}, "weights.h5"),
     ],
 )
 def test_bad_options_are_explained(arguments, message):
@@ -336,26 +300,6 @@ def test_steps_of_models_with_optimizers_by_name():
     assert optimizer_steps(model) == 0
     model.optimizers["a"].iterations.assign(3)
     assert optimizer_steps(model) == 3
-
-
-def test_a_continued_run_has_its_best_weights_in_memory_too(tmp_path):
-    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
-    y = np.arange(32) % 4
-
-    def run(**options):
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
-        model.compile(keras.optimizers.SGD(0.0), loss=keras_ms.MultiSimilarityLoss())
-        recall = keras_ms.RecallAtK(
-            (x, y), ks=(1,), weights_path=tmp_path / "best.weights.h5", keep_best_weights=True
-        )
-        model.fit(x, y, verbose=0, callbacks=[recall], **options)
-        return model, recall
-
-    run(epochs=1)
-    model, recall = run(epochs=2, initial_epoch=1)
-    for best, now in zip(recall.best_weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(best, now)
 
 
 def class_by_class():
@@ -466,75 +410,6 @@ def test_steps_rise_where_fit_does_not_know_the_number_of_batches():
     assert (first, second) in ((0, 5), (0, 6)) and third > second
 
 
-# --- a run that is continued in another process
-
-
-def interrupted(folder, at=None, spoiled=None, dataset=(IMAGES, LABELS), **options):
-    """A fit with BackupAndRestore that stops in epoch `at`; its weights are lost in `spoiled`."""
-    model = embedder(optimizer=keras.optimizers.SGD(0.0))
-    recall = RecallAtK(dataset, weights_path=folder / "best.weights.h5", **options)
-
-    def on_epoch_end(epoch, logs):
-        if epoch == spoiled:
-            model.set_weights([np.zeros_like(value) for value in model.get_weights()])
-        if epoch == at:
-            raise KeyboardInterrupt
-
-    stop = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
-    backup = keras.callbacks.BackupAndRestore(folder / "backup")
-    try:
-        fit(model, [recall, stop, backup], epochs=5)
-    except KeyboardInterrupt:
-        pass
-    return recall
-
-
-def kept_value(folder):
-    model = embedder(seed=9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an optimizer's state that this one lacks
-        model.load_weights(folder / "best.weights.h5")
-    return recall_at_k(model(IMAGES, training=False), LABELS)[1]
-
-
-def test_better_weights_outlive_a_restart(tmp_path):
-    before = interrupted(tmp_path, at=3, spoiled=1)
-    assert before.best_value == kept_value(tmp_path) > 0
-    after = interrupted(tmp_path)
-    assert (after.best_value, after.best_step) == (before.best_value, before.best_step) == (
-        kept_value(tmp_path), 0,
-    )  # fmt: skip
-    # the epoch that was cut short is trained again
-    assert [step for step, _ in after.history] == [20, 25]
-    assert after.history[-1][1][1] < after.best_value
-
-
-def test_a_fit_that_begins_anew_replaces_the_file(tmp_path):
-    interrupted(tmp_path, ks=(8,))
-    again = interrupted(tmp_path, ks=(1,))  # another K: no matter, nothing is continued
-    assert again.best_step == 0
-    assert again.best_value == kept_value(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "changed", [{"ks": (2, 1)}, {"dataset": rows(60, seed=4)}], ids=["another K", "other images"]
-)
-def test_a_file_of_another_measure_is_refused_before_training_goes_on(changed, tmp_path):
-    interrupted(tmp_path, at=2)
-    bytes_before = (tmp_path / "best.weights.h5").read_bytes()
-    with pytest.raises(ValueError, match=r"recall@1.*cannot be compared.*remove the file"):
-        interrupted(tmp_path, **changed)
-    assert (tmp_path / "best.weights.h5").read_bytes() == bytes_before
-
-
-def test_a_file_without_a_value_is_said_and_replaced(tmp_path):
-    interrupted(tmp_path, at=2)
-    embedder().save_weights(tmp_path / "best.weights.h5")
-    with pytest.warns(UserWarning, match="does not say which recall"):
-        recall = interrupted(tmp_path)
-    assert recall.best_value == kept_value(tmp_path)
-
-
 # --- what is measured on
 
 
@@ -562,7 +437,7 @@ class Forever:
         ((IMAGES, {"class": LABELS, "colour": LABELS}), r"several outputs: \['class', 'colour'\]"),
         ((IMAGES, np.eye(8)[LABELS]), r"\(80, 8\).*argmax"),
         ((IMAGES, LABELS.astype("float32")), "integer class ids.*float32"),
-        ((IMAGES, np.array(["cat"] * 80)), "Number the classes"),
+        ((IMAGES, np.array(["cat"] * 80)), "number the names"),
         ((IMAGES, np.arange(80)), "every class holds a single image"),
         ((IMAGES, LABELS, LABELS), "a tuple of 3"),
         (lambda: (IMAGES, LABELS), "Received: function"),

@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 from keras_ms import HDML, CrossBatchMemory, MultiSimilarityLoss, Proxies, ProxyNCALoss
-from keras_ms.callbacks import InterpolateWeights, RecallAtK
+from keras_ms.callbacks import InterpolateWeights, KeepBestWeights, RecallAtK
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.models.embedding import build_embedder
@@ -153,7 +153,8 @@ def test_take_sets_a_share_without_measuring():
 def test_a_step_on_the_way_can_be_the_best(tmp_path, to_file):
     """Weights that were perfect after the first epoch, and spoiled afterwards."""
     path = tmp_path / "best.weights.h5" if to_file else None
-    recall = RecallAtK(HELD_OUT, ks=(1,), weights_path=path, keep_best_weights=not to_file)
+    recall = RecallAtK(HELD_OUT, ks=(1,))
+    best = KeepBestWeights(recall, path)
     # constant weights see nothing: the step before is better than all that lies between
     spoil = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: (
@@ -167,8 +168,8 @@ def test_a_step_on_the_way_can_be_the_best(tmp_path, to_file):
             epoch or model.set_weights([np.eye(10, 4, dtype="float32"), np.zeros(4, "float32")])
         )
     )
-    chooser = InterpolateWeights(recall)
-    fitted(model, lift, spoil, recall, chooser)
+    chooser = InterpolateWeights(recall, best=best)
+    fitted(model, lift, spoil, recall, best, chooser)
     assert chooser.chosen.step == recall.best_step == 3
     assert chooser.chosen.alpha == 1.0
     assert chooser.chosen.recalls[1] == recall.best_value
@@ -440,9 +441,11 @@ def test_alphas_outside_are_refused(alphas):
 def test_bad_arguments_are_explained():
     with pytest.raises(ValueError, match="ends in '.weights.h5'.*start.npz"):
         InterpolateWeights(RecallAtK(HELD_OUT), start_path="start.npz")
-    restoring = RecallAtK(HELD_OUT, restore_best_weights=True)
-    with pytest.raises(ValueError, match="keep_best_weights=True or weights_path"):
-        InterpolateWeights(restoring)
+    recall = RecallAtK(HELD_OUT)
+    with pytest.raises(ValueError, match="leave restore=True out"):
+        InterpolateWeights(recall, best=KeepBestWeights(recall, restore=True))
+    with pytest.raises(ValueError, match="KeepBestWeights of another RecallAtK"):
+        InterpolateWeights(recall, best=KeepBestWeights(RecallAtK(HELD_OUT)))
 
 
 def test_a_start_that_is_not_the_runs_own_is_said(tmp_path):

@@ -1,8 +1,10 @@
 """The closing words of a run."""
 
+from pathlib import Path
+
 import pytest
 
-from keras_ms.run.closing import closing_table, shortfall
+from keras_ms.run.closing import closing_table, closing_words, finite_recall, shortfall
 
 RESULTS = {
     "validation": {
@@ -61,3 +63,18 @@ def test_no_shortfall_no_words(classes):
 def test_without_a_choice_the_last_weights_count():
     results = {"validation": {}, "test": {"last": {"1": 0.4}, "pooled_features": {"1": 0.5}}}
     assert "0.400 against 0.500" in shortfall(results)
+
+
+def test_what_counts_is_the_chosen_weights_then_the_last_ones():
+    last = {"1": 0.4, "2": 0.5}
+    assert finite_recall(RESULTS, Path("last.weights.h5")) == RESULTS["test"]["chosen"]
+    assert finite_recall({"test": {"last": last}}, Path("last.weights.h5")) == last
+    for test in ({"last": None}, {"last": last, "chosen": None}):
+        with pytest.raises(ValueError, match="nothing to export.*last.weights.h5.*float32"):
+            finite_recall({"test": test}, Path("last.weights.h5"))
+
+
+def test_a_training_whose_last_weights_diverged_is_told():
+    table, diverged = closing_words(RESULTS, (1, 2))
+    assert table == closing_table(RESULTS, (1, 2))
+    assert "earlier ones were kept. Lower the learning rate" in diverged

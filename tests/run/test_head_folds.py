@@ -1,7 +1,6 @@
 """Heads trained for each fold over the training classes, and what they are measured on."""
 
 import math
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 from keras_ms import MultiSimilarityLoss, NPairLoss
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.models.head_start import head_axes, usable_starts
+from keras_ms.models.head_start import head_axes
 from keras_ms.run.head_folds import ALPHAS, HeadFolds, class_folds
-from keras_ms.run.training import _Training
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(12), 4)
@@ -299,22 +297,3 @@ def test_what_is_chosen_beats_the_features_on_classes_that_nobody_saw(shared_dat
     started = recall_at_k(features[~train] @ kernel + bias, labels[~train], (1,))[1]
     assert frozen == pytest.approx(0.511, abs=0.002)
     assert started > frozen + 0.05
-
-
-@pytest.mark.parametrize(
-    "given, starts", [(None, ("pca",)), ("whitened", ("pca",)), ("pca", ("pca",)),
-                      ("orthogonal", ("orthogonal",))]
-)  # fmt: skip
-def test_starts_that_the_training_part_of_a_fold_does_not_allow_are_not_tried(given, starts):
-    # images of a class are equal in the second half of the classes
-    features = np.where(LABELS[:, None] < 6, FEATURES, FEATURES[4 * (np.arange(48) // 4)])
-    said = []
-    training = SimpleNamespace(
-        settings=SimpleNamespace(head_initializer=given),
-        log=said.append,
-        _usable_starts=lambda rows=slice(None): usable_starts(features[rows], LABELS[rows], 4),
-    )
-    assert "whitened" in training._usable_starts()
-    folds = [LABELS < 6, LABELS >= 6]
-    assert _Training._starts_of_folds(training, folds) == starts
-    assert len(said) == (given == "whitened")

@@ -1,11 +1,16 @@
 """What a run trains on, as its settings say."""
 
+import inspect
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_ms.data.distortions import distort
 from keras_ms.data.image_list import ImageList
-from keras_ms.run.data import RunData
+from keras_ms.run.data import run_data
 from keras_ms.run.settings import Settings
+from keras_ms.run.views import _DISTORTION
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def mean_change(squares, tmp_path, **settings):
         image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
         augmentation="distort", **settings,
     )  # fmt: skip
-    data = RunData(given, squares, None, print, 0)
+    data = run_data(given, squares, features_model=None, log=print, verbose=0)
     batch, _ = next(iter(data.training(start_step=0)))
     return np.abs(batch.numpy() - squares.images[:16].astype(float)).mean()
 
@@ -38,6 +43,14 @@ def test_distortion_has_a_strength(squares, tmp_path):
     assert none < 1e-3
     assert 1 < usual < 0.75 * strong
     assert usual == mean_change(squares, tmp_path)
+
+
+def test_a_strength_of_1_is_that_of_distort_itself():
+    """Nothing but the strength tells the views of a run from those of `distort`."""
+    names = inspect.signature(distort).parameters
+    assert _DISTORTION == {name: names[name].default for name in _DISTORTION}
+    images = tf.random.stateless_uniform((3, 24, 24, 1), (0, 1), maxval=255.0)
+    np.testing.assert_array_equal(distort(images, (0, 1), **_DISTORTION), distort(images, (0, 1)))
 
 
 def test_strength_is_refused_where_nothing_is_distorted():
@@ -53,10 +66,10 @@ def test_a_head_is_trained_on_views_of_features(squares, tmp_path, monkeypatch, 
         image_size=24, classes_per_batch=2, images_per_class=8, runs_folder=str(tmp_path),
         augmentation="distort", freeze_backbone=True, feature_views=views, tune="off",
     )  # fmt: skip
-    data = RunData(given, squares, None, print, 0)
+    data = run_data(given, squares, features_model=None, log=print, verbose=0)
     # as many views as images would fit a guess by the shape
     features = np.arange(16.0)[:, None] + 100 * np.arange(16)[:, None, None]
-    monkeypatch.setattr(data, "features", lambda split, view=0: features[view])
+    monkeypatch.setattr(data.features, "of_split", lambda split, view=0: features[view])
     labels = squares.subset("train").labels
     for batches in (data.training(start_step=0), data.head_batches(features[:views], labels)):
         rows, drawn = next(iter(batches))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from keras_ms.run import training
+from keras_ms.run import session
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
 
@@ -108,11 +108,10 @@ def test_a_lock_that_was_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
 def test_runs_without_a_name_that_begin_in_one_second_have_names_of_their_own(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "_run_name", lambda settings: "birds")
+    monkeypatch.setattr(session, "_run_name", lambda settings: "birds")
     settings = Settings.from_values(runs_folder=str(tmp_path))
-    with training.contextlib.ExitStack() as first, training.contextlib.ExitStack() as second:
-        names = [training._claimed_run(settings, held).path.name for held in (first, second)]
-    assert names == ["birds", "birds-2"]
+    with session.opened_run(settings) as (first, _), session.opened_run(settings) as (second, _):
+        assert [first.path.name, second.path.name] == ["birds", "birds-2"]
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])

@@ -96,8 +96,8 @@ def test_an_hdml_run_logs_and_draws_the_hardness(folder, table, tmp_path):
 
 
 def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, table, tmp_path):
-    from keras_ms.run.data import RunData
-    from keras_ms.run.model import RunModel
+    from keras_ms.run.data import run_data
+    from keras_ms.run.model import build_models, compile_model, run_loss
 
     settings = Settings.from_values(
         data_dir=str(folder), curriculum=str(table), steps=6, steps_per_epoch=2, image_size=16,
@@ -105,15 +105,14 @@ def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, t
         learning_rate=0.1,
     )  # fmt: skip
     images = ImageList.from_folder(folder)
-    models = RunModel(settings)
-    models.build(images.subset("train").labels)
-    data = RunData(settings, images, models.features_model, print, 0)
+    models = build_models(settings, images.subset("train").labels, loss=run_loss(settings))
+    data = run_data(settings, images, features_model=models.features_model, log=print)
     assert data.stages == 3
     weights = [batch[2].numpy() for batch in data.training(start_step=0).take(6)]
     assert all((step == 1).all() for step in weights[:2])
     assert set(np.unique(np.concatenate(weights[2:]))) == {0.5, 1}
-    models.compile(data.stages)
-    rates = [float(models.model.optimizer._learning_rate(step)) for step in range(6)]
+    compile_model(settings, models, stages=data.stages)
+    rates = [float(models.trained.optimizer._learning_rate(step)) for step in range(6)]
     assert rates == pytest.approx([0.1, 0.05] * 3)
 
 

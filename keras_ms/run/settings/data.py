@@ -40,7 +40,7 @@ class DataSettings:
         "images below one are its own; default: one level, images directly in the class folders",
         at_least=1,
     )
-    validation_fraction: float | None = setting(
+    validation_fraction: float = setting(
         # the best weights have to be chosen on classes that are neither trained on nor reported
         None,
         "share of the training classes held out to choose the best weights; 0 for none; default: "
@@ -82,7 +82,7 @@ class DataSettings:
 class ImageSettings:
     """What the network sees of an image, in training and in evaluation."""
 
-    image_size: int | None = setting(
+    image_size: int = setting(
         None,
         "height and width the network sees, pixels; default: 160 with a pretrained or frozen "
         "backbone, else 64",
@@ -112,7 +112,7 @@ class ImageSettings:
         at_most=5,
         read_with={"augmentation": ("auto", "distort")},
     )
-    crop_scale: float | None = setting(
+    crop_scale: float = setting(
         None,
         "smallest share of an image's area that a crop keeps; default: 0.3 when a pretrained "
         "network is fine-tuned, else 0.16",

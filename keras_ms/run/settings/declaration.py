@@ -41,7 +41,7 @@ class Setting(NamedTuple):
         group: the name of the group in `Settings`.
         field: its name in the group.
         name: its flat name.
-        annotation: of the field.
+        annotation: of the field once the settings are complete.
         default: where nobody says anything; None is left to the situation or to the data.
         declaration: `Declaration`.
     """
@@ -100,7 +100,7 @@ def check_group(group: Any) -> None:
         if one.is_tuple and isinstance(value, list):
             value = tuple(value)
             object.__setattr__(group, one.field, value)
-        if value is None and type(None) in typing.get_args(one.annotation):
+        if value is None and one.default is None:  # left to the situation or to the data
             continue
         if typing.get_origin(one.annotation) is Mapping:  # its owner knows which options there are
             if isinstance(value, Mapping):

@@ -1,0 +1,107 @@
+"""The files that a run writes for other programs, and what one of them reaches."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_ms.export import Preprocessing
+from keras_ms.export.embedder import embed_images, load_embedder
+from keras_ms.export.formats import export_formats
+from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.files import check_writable
+from keras_ms.run.data import RunData
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.recalls import Recall, embeddings_recall
+from keras_ms.run.settings import Settings
+from keras_ms.run.views import shorter_side
+
+_FRAMED = "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
+
+
+def check_exports(settings: Settings) -> None:
+    """What would fail at the end of a run fails now.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ImportError: a package that ONNX files take is missing.
+    """
+    if settings.export.formats:
+        check_writable(settings.export.export_folder)
+    if "onnx" in settings.export.formats:
+        for package in ("onnx", "onnxruntime", "tf2onnx"):
+            import_onnx_package(package)
+
+
+def export_folder(run: RunFolder, settings: Settings) -> Path:
+    """The folder of the run's exports."""
+    return Path(settings.export.export_folder) / run.path.name
+
+
+def write_exports(
+    run: RunFolder,
+    settings: Settings,
+    deployed: keras.Model,
+    *,
+    data: RunData,
+    recall: Recall,
+    log: Callable[[str], Any],
+) -> dict[str, Any]:
+    """Writes the formats of the settings; each says what it was trained on and what it reaches.
+
+    Args:
+        run: the run's folder.
+        settings: its `Settings`.
+        deployed: images to unit-norm embeddings.
+        data: the run's data.
+        recall: of the test images by these weights, by K as text.
+        log: function that takes a line of text for the user.
+
+    Returns:
+        As `keras_ms.export.formats.export_formats`.
+    """
+    images, counts = data.images, data.images.counts()
+    return export_formats(
+        deployed,
+        export_folder(run, settings),
+        settings.export.formats,
+        metadata={
+            "training_data": f"{images.name}: {counts['train'][0]} classes",
+            "recall_at_1": f"{recall['1']:.4f} on {counts['test'][0]} unseen classes",
+        },
+        preprocessing=Preprocessing(
+            image_size=settings.images.image_size,
+            resize_to=shorter_side(settings, images),
+            exif_orientation=images.apply_exif_orientation,
+            before_resizing=_FRAMED if settings.data.framed_drawings else "",
+        ),
+        log=log,
+    )
+
+
+def exported_recall(
+    settings: Settings,
+    exports: Mapping[str, Any],
+    *,
+    data: RunData,
+    log: Callable[[str], Any],
+) -> Recall:
+    """Recall@K of the test images by a file that was written: of ONNX, where there is one.
+
+    Args:
+        settings: `Settings`.
+        exports: of `write_exports`, at least one.
+        data: the run's data.
+        log: function that takes a line of text for the user.
+    """
+    written = (exports.get("onnx") or exports["saved_model"])["path"]
+    images = data.images.subset("test")
+    log(f"Embedding {len(images)} test images with {written}")
+    embeddings = embed_images(
+        load_embedder(written),
+        images,
+        resize_to=shorter_side(settings, images),
+        batch_size=settings.evaluation.evaluation_batch_size,
+    )
+    return embeddings_recall(images, embeddings, ks=settings.evaluation.ks)

@@ -1,0 +1,179 @@
+"""The training of a run: fit from its last complete epoch to its last step."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_ms.callbacks import ExplainZeroLoss, InterpolateWeights, KeepBestWeights, RecallAtK
+from keras_ms.htl.callback import RebuildClassTree
+from keras_ms.htl.class_tree import ClassTree
+from keras_ms.models.saved_files import write_weights
+from keras_ms.run.damaged_files import load_weights
+from keras_ms.run.data import RunData
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.model import RunModels
+from keras_ms.run.settings import Settings
+from keras_ms.run.training_state import SaveRun
+from keras_ms.terminal.keras_progress import TrainingLines
+from keras_ms.terminal.progress import shown_progress
+
+
+class Fitted(NamedTuple):
+    """What a training leaves beside the last weights in its model.
+
+    Attributes:
+        recall: what measured the validation classes, or the test classes without any.
+        best: what kept the best weights; None without validation classes.
+        between: what knows the weights that training began with; None where they cannot be kept.
+        rows: the history, a dict for each epoch.
+    """
+
+    recall: RecallAtK
+    best: KeepBestWeights | None
+    between: InterpolateWeights | None
+    rows: list[dict[str, float]]
+
+    def take(self, alpha: float) -> None:
+        """Leaves the model with weights between the start and the last ones.
+
+        Args:
+            alpha: share of the last weights, 0 to 1.
+
+        Raises:
+            ValueError: the start was not kept.
+        """
+        if self.between is None:
+            raise ValueError(f"Expected a start to go back to, for alpha={alpha}. None was kept")
+        self.between.take(alpha)
+
+
+def fit_model(
+    run: RunFolder,
+    settings: Settings,
+    *,
+    models: RunModels,
+    data: RunData,
+    log: Callable[[str], Any],
+) -> Fitted:
+    """Trains the steps that are left, an epoch at a time, and keeps the last weights.
+
+    Args:
+        run: the run's folder, with what earlier sessions left.
+        settings: its `Settings`.
+        models: its models, compiled.
+        data: its data.
+        log: function that takes a line of text for the user.
+
+    Raises:
+        DamagedFile: the files of an earlier session.
+    """
+    model = models.trained
+    recall = _recall_at_k(settings, data)
+    # what is chosen by is not the test classes
+    best = KeepBestWeights(recall, run.best_weights) if recall.prefix == "val_" else None
+    with models.scope():
+        for callback in (recall, best):
+            if callback:
+                callback.set_model(model)
+        between = _interpolation(run, settings, model, recall, best)
+        epoch, rows = _restored(run, model, recall, best)
+        # the margins of its loss are variables too
+        trees = _class_tree_callbacks(run, settings, models, data)
+    epochs = settings.training.steps // settings.training.steps_per_epoch
+    if epoch < epochs:
+        steps_done, verbose = epoch * settings.training.steps_per_epoch, shown_progress()
+        log(f"Training: steps {steps_done} to {settings.training.steps}")
+        lines = TrainingLines(settings.training.steps, steps_done, log=log)
+        model.fit(
+            data.training(start_step=steps_done),
+            # batches that follow a class tree come an epoch at a time
+            steps_per_epoch=None if data.order else settings.training.steps_per_epoch,
+            initial_epoch=epoch,
+            epochs=epochs,
+            shuffle=False,  # the batches come in the sampler's order
+            verbose=verbose,
+            callbacks=[
+                *trees,
+                recall,
+                *([best] if best else []),
+                *([lines] if verbose == 2 else []),
+                ExplainZeroLoss(),
+                SaveRun(
+                    run,
+                    settings.training.steps_per_epoch,
+                    rows=rows,
+                    best=lambda: {"value": recall.best_value, "step": recall.best_step},
+                ),
+            ],
+        )
+    write_weights(model, run.last_weights)
+    return Fitted(recall, best, between, rows)
+
+
+def _recall_at_k(settings, data):
+    validation = data.evaluation("validation")
+    split = "test" if validation is None else "validation"
+    return RecallAtK(
+        data.evaluation("test") if validation is None else validation,
+        ks=settings.evaluation.ks,
+        images=data.images.subset(split),
+        # without validation classes the curve shows the test classes: reported, not chosen by
+        prefix="test_" if validation is None else "val_",
+        at_start=validation is not None,
+    )
+
+
+def _interpolation(run, settings, model, recall, best):
+    """An `InterpolateWeights` that knows the start; None where no weights in between are asked."""
+    # folds choose between the start and the trained weights at least
+    if not settings.training.interpolate and settings.training.tune != "folds":
+        return None
+    between = InterpolateWeights(recall, best=best, start_path=run.start_weights)
+    between.set_model(model)
+    is_there = run.start_weights.is_file()
+    with run.naming(run.start_weights) if is_there else contextlib.nullcontext():
+        between.keep_start()
+    return between
+
+
+def _restored(
+    run: RunFolder, model: keras.Model, recall: RecallAtK, best: KeepBestWeights | None
+) -> tuple[int, list[dict[str, float]]]:
+    """Restores the last complete epoch into model and callback: its number and the history."""
+    story = run.read_story()
+    if best and story and story["best"].get("step") is not None:
+        # needed at the end, so it is read now; the state replaces what it sets
+        load_weights(model, run.best_weights, run.remedy(run.best_weights))
+    epoch, rows, measured = run.restore_state(model)
+    if rows:
+        # the file of them may have been cut off meanwhile
+        run.write_history(rows)
+    else:
+        run.chosen_weights.unlink(missing_ok=True)
+    if measured:
+        recall.best_value, recall.best_step = measured["value"], measured["step"]
+    return epoch, rows
+
+
+def _class_tree_callbacks(run, settings, models, data):
+    """What builds the class tree before every epoch, for the loss or the batches."""
+    if settings.loss.name == "hierarchical_triplet":
+        loss = models.loss
+        if settings.loss.tree_margins == "first" and run.first_class_tree.is_file():
+            with run.naming(run.first_class_tree):
+                loss.assign_tree(ClassTree.load(run.first_class_tree))
+        options: dict[str, Any] = {
+            "levels": settings.loss.tree_levels,
+            "linkage": settings.loss.tree_linkage,
+            "margins": settings.loss.tree_margins,
+            "folder": run.path,
+        }
+    elif data.order is not None:
+        # the batches ask for the nearest classes alone: no levels, and the faster linkage
+        loss, options = None, {"levels": 1, "linkage": "single"}
+    else:
+        return []
+    items, labels = data.plain_training()
+    return [RebuildClassTree(loss, items, labels, data.order, **options)]

@@ -1,0 +1,64 @@
+"""How a run shows its images: cut from the middle in evaluation, varied at random in training."""
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from keras_ms.data.distortions import distort
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.images import default_resize_to, evaluation_batches
+from keras_ms.run.settings import Settings
+
+# of `distort`, what the setting `distortion` multiplies, at a strength of 1
+_DISTORTION = {"rotation": 10.0, "scale": 0.15, "shear": 0.15, "translation": 0.08}
+
+
+def shorter_side(settings: Settings, images: ImageList) -> int:
+    """Pixels of the shorter side of an image before its centre is cut out, in evaluation."""
+    return settings.images.resize_to or default_resize_to(images, settings.images.image_size)
+
+
+def plain_batches(
+    settings: Settings, images: ImageList, *, cache: bool | str = "auto"
+) -> tf.data.Dataset:
+    """Batches (images, labels) of the images in their order, as they are evaluated.
+
+    Args:
+        settings: `Settings`.
+        images: an `ImageList`.
+        cache: as in `keras_ms.data.images.evaluation_batches`.
+    """
+    return evaluation_batches(
+        images,
+        settings.images.image_size,
+        resize_to=shorter_side(settings, images),
+        batch_size=settings.evaluation.evaluation_batch_size,
+        cache=cache,
+    )
+
+
+def augmentation(settings: Settings, images: ImageList) -> str:
+    """How training varies the images: "none", "crop" or "distort"."""
+    if settings.images.augmentation != "auto":
+        return settings.images.augmentation
+    if images.images is None:
+        return "crop"
+    return "none" if images.name == "glyphs" else "distort"
+
+
+def view_options(settings: Settings, images: ImageList) -> dict[str, Any]:
+    """The augmentation as options of `balanced_batches` and `augmented_batches`."""
+    chosen = augmentation(settings, images)
+    return {
+        "crop_scale": (settings.images.crop_scale, 1.0) if chosen == "crop" else None,
+        "flip": chosen == "crop",
+        "distort": _distortion(settings.images.distortion) if chosen == "distort" else None,
+    }
+
+
+def _distortion(strength):
+    if strength == 1:
+        return distort
+    options = {name: strength * value for name, value in _DISTORTION.items()}
+    return functools.partial(distort, **options)
