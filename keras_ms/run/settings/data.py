@@ -82,7 +82,7 @@ class DataSettings:
 class ImageSettings:
     """What the network sees of an image, in training and in evaluation."""
 
-    image_size: int | None = setting(
+    image_size: int = setting(
         None,
         "height and width the network sees, pixels; default: 160 with a pretrained or frozen "
         "backbone, else 64",
@@ -112,7 +112,7 @@ class ImageSettings:
         at_most=5,
         read_with={"augmentation": ("auto", "distort")},
     )
-    crop_scale: float | None = setting(
+    crop_scale: float = setting(
         None,
         "smallest share of an image's area that a crop keeps; default: 0.3 when a pretrained "
         "network is fine-tuned, else 0.16",

@@ -16,7 +16,7 @@ class BatchSettings:
         "where there are fewer",
         at_least=2,
     )
-    images_per_class: int | None = setting(
+    images_per_class: int = setting(
         None,
         "images of each class in a batch, at least 2, to have pairs; default: 4 from scratch, "
         "else 5",
@@ -43,12 +43,12 @@ class BatchSettings:
 class TrainingSettings:
     """How long and how fast the network trains, and how its weights are chosen."""
 
-    steps: int | None = setting(
+    steps: int = setting(
         None,
         "training steps in all; default: 600, or 300 when a pretrained network is fine-tuned",
         at_least=1,
     )
-    steps_per_epoch: int | None = setting(
+    steps_per_epoch: int = setting(
         None,
         "steps between evaluations; default: 100, or what divides the steps",
         at_least=1,
@@ -92,7 +92,7 @@ class TrainingSettings:
         "is given is not chosen; off; auto: folds wherever they can choose",
         choices=("auto", "folds", "off"),
     )
-    interpolate: bool | None = setting(
+    interpolate: bool = setting(
         None,
         "at the end, keep the best weights between the start and the trained ones, by the held-out "
         "classes; default: yes with pretrained weights and frozen batch statistics",
@@ -127,7 +127,7 @@ class TrainingSettings:
             ValueError: `decay_steps` that do not ascend within the steps.
         """
         end = f"steps={self.steps}" if steps is None else f"{steps}, the steps of a stage"
-        last = (self.steps or 0) if steps is None else steps
+        last = self.steps if steps is None else steps
         if not self.decay_steps:
             return int(0.4 * last), int(0.8 * last)
         if list(self.decay_steps) != sorted({0, last, *self.decay_steps})[1:-1]:
