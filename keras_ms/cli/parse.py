@@ -41,11 +41,13 @@ def parsed(
     Raises:
         SystemExit: wrong words, with code 2, or help.
     """
-    as_text = () if none_is_a_value else (tyro.conf.DisallowNone,)
+    markers = [tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff]
+    if not none_is_a_value:
+        markers.append(tyro.conf.DisallowNone)
     return tyro.cli(
         kind,
         prog=f"keras-ms {command}",
         description=description,
         args=words,
-        config=(tyro.conf.OmitArgPrefixes, *as_text),
+        config=markers,
     )

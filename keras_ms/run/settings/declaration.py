@@ -41,8 +41,9 @@ class Setting(NamedTuple):
         group: the name of the group in `Settings`.
         field: its name in the group.
         name: its flat name.
-        annotation: of the field once the settings are complete.
-        default: where nobody says anything; None is left to the situation or to the data.
+        annotation: of the field.
+        default: where nobody says anything; None is left to the situation (`Settings` has a value
+            then, so that its type is without None) or to the data.
         declaration: `Declaration`.
     """
 
@@ -100,7 +101,7 @@ def check_group(group: Any) -> None:
         if one.is_tuple and isinstance(value, list):
             value = tuple(value)
             object.__setattr__(group, one.field, value)
-        if value is None and one.default is None:  # left to the situation or to the data
+        if value is None and one.default is None:  # left open
             continue
         if typing.get_origin(one.annotation) is Mapping:  # its owner knows which options there are
             if isinstance(value, Mapping):
