@@ -74,7 +74,8 @@ class RunData(NamedTuple):
             labels: integers (N,).
         """
         settings = self.settings
-        classes = min(settings.classes_per_batch, len(np.unique(labels)))
+        most = len(np.unique(labels))
+        classes = min(settings.classes_per_batch or most, most)
         return balanced_batches(
             (features, labels),
             views=features.ndim == 3,
