@@ -104,7 +104,12 @@ def compile_model(settings: Settings, models: RunModels, *, stages: int = 1) -> 
         settings: `Settings`, with a learning rate.
         models: of `build_models`.
         stages: how often the learning-rate schedule is run, in as many parts of the steps.
+
+    Raises:
+        ValueError: a learning rate that folds have still to choose.
     """
+    if settings.training.learning_rate is None:
+        raise ValueError("Expected settings with a learning rate. Received one that is still open")
     with models.scope():
         schedule = learning_rate(settings, settings.training.learning_rate, stages=stages)
         optimizer = run_optimizer(settings, schedule, factors=_rate_factors(settings, models))
