@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -138,10 +139,10 @@ def _run(words, folder, output, before):
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else 1)
 
 
-def write_pictures(root, names="abcdefghijklmnop"):
+def write_pictures(root: Any, names: Iterable[str] = "abcdefghijklmnop") -> Any:
     """Classes of 4 small PNG files, a colour each."""
     rng = np.random.default_rng(0)
     for name in names:
@@ -170,18 +171,18 @@ def left_over(folder):
 def contents(folder):
     """What a run leaves, to compare: names of files, and the state, history, recalls in them."""
     run = Path(folder)
-    found = {str(path.relative_to(run)): "" for path in run.rglob("*") if path.is_file()}
-    found.pop(".lock", None)
+    bytes_of = {str(path.relative_to(run)): b"" for path in run.rglob("*") if path.is_file()}
+    bytes_of.pop(".lock", None)
     with np.load(run / "state.npz") as state:
-        found |= {name: state[name].tobytes() for name in state.files}
+        bytes_of |= {name: state[name].tobytes() for name in state.files}
     for name in ("history.csv", "baselines.json", "choice.json"):
-        if name in found:
-            found[name] = (run / name).read_bytes()
-    return found
+        if name in bytes_of:
+            bytes_of[name] = (run / name).read_bytes()
+    return bytes_of
 
 
-def difference(found, expected):
+def difference(left, expected):
     """In words; "" for none."""
-    keys = sorted(set(found) | set(expected))
-    other = [key for key in keys if found.get(key) != expected.get(key)]
+    names = sorted(set(left) | set(expected))
+    other = [name for name in names if left.get(name) != expected.get(name)]
     return f"another {', '.join(other)}" if other else ""
