@@ -171,18 +171,18 @@ def left_over(folder):
 def contents(folder):
     """What a run leaves, to compare: names of files, and the state, history, recalls in them."""
     run = Path(folder)
-    bytes_of = {str(path.relative_to(run)): b"" for path in run.rglob("*") if path.is_file()}
-    bytes_of.pop(".lock", None)
+    found = {str(path.relative_to(run)): "" for path in run.rglob("*") if path.is_file()}
+    found.pop(".lock", None)
     with np.load(run / "state.npz") as state:
-        bytes_of |= {name: state[name].tobytes() for name in state.files}
+        found |= {name: state[name].tobytes() for name in state.files}
     for name in ("history.csv", "baselines.json", "choice.json"):
-        if name in bytes_of:
-            bytes_of[name] = (run / name).read_bytes()
-    return bytes_of
+        if name in found:
+            found[name] = (run / name).read_bytes()
+    return found
 
 
-def difference(left, expected):
+def difference(found, expected):
     """In words; "" for none."""
-    names = sorted(set(left) | set(expected))
-    other = [name for name in names if left.get(name) != expected.get(name)]
+    keys = sorted(set(found) | set(expected))
+    other = [key for key in keys if found.get(key) != expected.get(key)]
     return f"another {', '.join(other)}" if other else ""
