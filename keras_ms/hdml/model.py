@@ -146,7 +146,7 @@ class HDML(EmbedderTraining):
     def compile(
         self,
         optimizer: Any = None,
-        loss: None = None,
+        loss: Any = None,
         *args: Any,
         generator_optimizer: Any = None,
         classifier_optimizer: Any = None,

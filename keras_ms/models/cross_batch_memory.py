@@ -119,7 +119,7 @@ class CrossBatchMemory(EmbedderTraining):
         )
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: None = None, *args: Any, **options: Any
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **options: Any
     ) -> None:
         """As `keras.Model.compile`, without a loss: it was given to the constructor."""
         if loss is not None:
