@@ -222,7 +222,7 @@ class ClassTree:
         )
 
     def draw(
-        self, path: str | os.PathLike, class_names: Mapping[int, str] | Sequence[str] | None = None
+        self, path: str | os.PathLike, class_names: Mapping[int, Any] | Sequence[Any] | None = None
     ) -> None:
         """Draws the tree, a row for each class, and writes the picture whole or not at all.
 
