@@ -7,6 +7,7 @@ a command, so do Keras and all the rest: its help and its refusals take no secon
 
 import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 from keras_ms.compat import find_moved_modules
 from keras_ms.terminal.start import is_command, quiet_import, start_command
@@ -22,6 +23,35 @@ else:
     with quiet_import():
         import keras
     from keras_ms.run.registered import *
+
+if TYPE_CHECKING:
+    from keras_ms.curriculum.batches import (
+        curriculum_balanced_batches as curriculum_balanced_batches,
+    )
+    from keras_ms.curriculum.batches import curriculum_batches as curriculum_batches
+    from keras_ms.curriculum.subsets import curriculum_subsets as curriculum_subsets
+    from keras_ms.curriculum.table import read_curriculum as read_curriculum
+    from keras_ms.curriculum.table import write_curriculum as write_curriculum
+    from keras_ms.data.balanced_batches import balanced_batches as balanced_batches
+    from keras_ms.data.image_list import ImageList as ImageList
+    from keras_ms.data.load_images import load_images as load_images
+    from keras_ms.data.sets.cars import load_cars as load_cars
+    from keras_ms.data.sets.csv_list import load_csv as load_csv
+    from keras_ms.data.sets.cub import load_cub as load_cub
+    from keras_ms.data.sets.glyphs import draw_glyphs as draw_glyphs
+    from keras_ms.data.sets.grocery import load_grocery as load_grocery
+    from keras_ms.data.sets.in_shop import load_in_shop as load_in_shop
+    from keras_ms.data.sets.omniglot import load_omniglot as load_omniglot
+    from keras_ms.data.sets.sop import load_sop as load_sop
+    from keras_ms.data.validation_batches import validation_batches as validation_batches
+    from keras_ms.evaluation import evaluate_embeddings as evaluate_embeddings
+    from keras_ms.export import Preprocessing as Preprocessing
+    from keras_ms.export import export_onnx as export_onnx
+    from keras_ms.export import export_saved_model as export_saved_model
+    from keras_ms.htl.batches import NeighbourIndices as NeighbourIndices
+    from keras_ms.htl.batches import neighbour_batches as neighbour_batches
+    from keras_ms.report import collect_report as collect_report
+    from keras_ms.report import write_report as write_report
 
 _ON_FIRST_USE = {
     "ImageList": "keras_ms.data.image_list",
@@ -116,7 +146,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'keras_ms' has no attribute {name!r}")
     module = importlib.import_module(_ON_FIRST_USE.get(name, "keras_ms.run.registered"))
@@ -125,5 +155,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))

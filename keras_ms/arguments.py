@@ -1,8 +1,11 @@
-"""Checks of what users give."""
+"""What users give, and checks of it."""
 
 from typing import Any
 
 import numpy as np
+
+# a tensor of whichever backend Keras runs on, or what becomes one
+Tensor = Any
 
 _NUMBER_THEM = "numpy.unique(labels, return_inverse=True)[1]"
 

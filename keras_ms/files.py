@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _LOCK = ".writing"
 
 
 @contextmanager
-def whole_file(path):
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path that becomes `path` when the block ends without an error.
 
     Args:
@@ -47,7 +48,7 @@ def whole_file(path):
 
 
 @contextmanager
-def whole_folder(path, *, replace=True):
+def whole_folder(path: str | os.PathLike, *, replace: bool = True) -> Iterator[Path]:
     """Yields a new, empty temporary folder that becomes `path` when the block ends without error.
 
     Args:
@@ -89,7 +90,7 @@ def whole_folder(path, *, replace=True):
             raise
 
 
-def remove_unfinished(folder, alone=False):
+def remove_unfinished(folder: str | os.PathLike, alone: bool = False) -> None:
     """Removes what a killed process was writing into the folder and never got its name.
 
     Args:
@@ -103,13 +104,13 @@ def remove_unfinished(folder, alone=False):
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_writable(folder):
+def check_writable(folder: str | os.PathLike) -> None:
     """Makes the folder if it is missing; raises OSError if nothing can be written into it."""
     with _temporary_folder(Path(folder), ".check.", "Cannot write"):
         pass
 
 
-def is_full_disk(error):
+def is_full_disk(error: BaseException) -> bool:
     """Whether an error, of whatever writer, says that the disk or a quota is used up."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
@@ -118,7 +119,7 @@ def is_full_disk(error):
     return bool(re.search(words, str(error)))
 
 
-def full_disk_error(path, byte_count=None):
+def full_disk_error(path: str | os.PathLike, byte_count: int | None = None) -> OSError:
     """The OSError of a full disk: the file, what it needs where that is known, what to do.
 
     Args:

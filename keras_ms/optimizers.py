@@ -1,9 +1,12 @@
 """Adam with a learning rate a parameter group and coupled L2; a schedule that starts again."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import Tensor, whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -33,17 +36,17 @@ class GroupedAdam(keras.optimizers.Adam):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        learning_rate_factors=None,
-        coupled_l2=0.0,
-        name="grouped_adam",
-        **kwargs,
+        learning_rate: Any = 1e-3,
+        learning_rate_factors: Sequence[float] | None = None,
+        coupled_l2: float = 0.0,
+        name: str = "grouped_adam",
+        **kwargs: Any,
     ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.learning_rate_factors = learning_rate_factors
         self.coupled_l2 = coupled_l2
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         factors = self.learning_rate_factors
         if factors is not None and len(factors) != len(variables):
             raise ValueError(
@@ -52,7 +55,7 @@ class GroupedAdam(keras.optimizers.Adam):
             )
         super().build(variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         if self.coupled_l2:
             gradient = ops.cast(gradient, variable.dtype) + self.coupled_l2 * variable
         if self.learning_rate_factors is not None:
@@ -60,7 +63,7 @@ class GroupedAdam(keras.optimizers.Adam):
             learning_rate = learning_rate * factor
         super().update_step(gradient, variable, learning_rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "learning_rate_factors": self.learning_rate_factors,
@@ -96,7 +99,13 @@ class StageSchedule(keras.optimizers.schedules.LearningRateSchedule):
     True
     """
 
-    def __init__(self, schedule, steps_per_stage, stages=3, name="stage_schedule"):
+    def __init__(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        steps_per_stage: int,
+        stages: int = 3,
+        name: str = "stage_schedule",
+    ):
         super().__init__()
         if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
             raise ValueError(
@@ -108,13 +117,13 @@ class StageSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.stages = whole_number("stages", stages)
         self.name = name
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         # whole numbers: float32 does not hold every step beyond 2**24
         step = ops.cast(step, "int32")
         stage = ops.minimum(step // self.steps_per_stage, self.stages - 1)
         return self.schedule(step - stage * self.steps_per_stage)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "schedule": keras.optimizers.schedules.serialize(self.schedule),
             "steps_per_stage": self.steps_per_stage,
@@ -123,6 +132,6 @@ class StageSchedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "StageSchedule":
         schedule = keras.optimizers.schedules.deserialize(config["schedule"])
         return cls(**{**config, "schedule": schedule})

@@ -40,7 +40,7 @@ HEADER = f"{'':<48}{'tried':>8}{'survived':>10}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=PARTS, action="append", help="default: all")
     parser.add_argument("--short", action="store_true", help="a sample of every part")
     parser.add_argument("--seed", type=int, default=0)

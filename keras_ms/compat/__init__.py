@@ -5,6 +5,8 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
+from types import ModuleType
+from typing import Any
 
 # below keras_ms: where a module was, and where it is
 MOVED = {
@@ -42,6 +44,7 @@ MOVED = {
     "embed": "export.embedder",
     "evaluate_command": "cli.evaluate",
     "exact_labels": "pairs.labels",
+    "evaluation.tiles": "evaluation.device_counts",
     "features": "models.features",
     "html_report": "report",
     "html_report.charts": "report.charts",
@@ -95,12 +98,12 @@ MOVED = {
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the modules of `MOVED`: each is the module at its new place, not a copy of it."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname.removeprefix("keras_ms.") not in MOVED:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         before = module.__name__
         now = f"keras_ms.{MOVED[before.removeprefix('keras_ms.')]}"
         warnings.warn(

@@ -5,7 +5,9 @@ images, which `fit` hands to the loss. One dataset, one `fit`: each stage contin
 """
 
 import logging
+from collections.abc import Iterator, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,18 +38,18 @@ _VIEW_OPTIONS = (
 
 
 def curriculum_balanced_batches(
-    source,
-    subset,
+    source: Any,
+    subset: Any,
     *,
-    steps_per_stage,
-    stages=None,
-    weights=STAGE_WEIGHTS,
-    classes_per_batch=16,  # as balanced_batches
-    images_per_class=5,
-    seed=0,
-    start_step=0,
-    **options,
-):
+    steps_per_stage: int,
+    stages: int | None = None,
+    weights: Sequence[float] = STAGE_WEIGHTS,
+    classes_per_batch: int = 16,  # as balanced_batches
+    images_per_class: int = 5,
+    seed: int = 0,
+    start_step: int = 0,
+    **options: Any,
+) -> tf.data.Dataset:
     """Endless P classes × K images for an embedder, from clean to highly noisy images, weighted.
 
     Steps from k · steps_per_stage on are those of stage k; the last stage has no end. Within a
@@ -113,17 +115,17 @@ def curriculum_balanced_batches(
 
 
 def curriculum_batches(
-    source,
-    subset,
+    source: Any,
+    subset: Any,
     *,
-    batch_size,
-    steps_per_stage,
-    stages=None,
-    weights=STAGE_WEIGHTS,
-    seed=0,
-    start_step=0,
-    **options,
-):
+    batch_size: int,
+    steps_per_stage: int,
+    stages: int | None = None,
+    weights: Sequence[float] = STAGE_WEIGHTS,
+    seed: int = 0,
+    start_step: int = 0,
+    **options: Any,
+) -> tf.data.Dataset:
     """Endless shuffled batches for a classifier, from clean to highly noisy images, weighted.
 
     As `curriculum_balanced_batches`, with images of any class in a batch: all images of the stage
@@ -173,7 +175,9 @@ def curriculum_batches(
     return _weighted(source, labels, each, numbered, {**shape, "seed": seed, **options})
 
 
-def shuffled_indices(size, batch_size, seed=0, start_step=0, stream=0):
+def shuffled_indices(
+    size: int, batch_size: int, seed: int = 0, start_step: int = 0, stream: int = 0
+) -> Iterator[np.ndarray]:
     """Endless batches of numbers below `size`: each once in random order, then again in another.
 
     Args:

@@ -113,18 +113,18 @@ def _is_hdf5(array):
 def _as_array(array):
     """A NumPy array, without a copy where the memory can be shared."""
     try:
-        found = numpy_array(array)
+        rows = numpy_array(array)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"Expected an array of numbers in (array, labels). Received "
             f"{type_in_words(array)}, which does not become one ({error})"
         ) from None
-    if found is None:
+    if rows is None:
         raise ValueError(
             f"Expected the array of (array, labels) as {_TAKEN}. Received {type_in_words(array)}: "
             "convert it with numpy.asarray, or read it into an array first"
         )
-    return found
+    return rows
 
 
 def numpy_array(values: Any) -> np.ndarray | None:

@@ -7,21 +7,23 @@ import math
 
 import tensorflow as tf
 
+from keras_ms.arguments import Tensor
+
 
 def distort(
-    images,
-    seed,
+    images: tf.Tensor,
+    seed: Tensor,
     *,
-    rotation=10.0,  # handwriting leans this much; beyond ~30, letters turn into others (N, Z)
-    scale=0.15,  # about the spread of sizes between two writers
-    shear=0.15,  # about 9 degrees of slant
-    translation=0.08,  # keeps a character that fills 5/6 of the side inside the image
-    perspective=0.0,  # drawings lie flat; photographs want about 0.1
-    brightness=0.0,  # off: it costs a pass over the batch and line drawings have no lighting
-    contrast=0.0,
-    erasing=0.0,  # off: an erased stroke can make one character of another
-    fill="nearest",
-):
+    rotation: float = 10.0,  # as handwriting leans; beyond ~30, letters turn into others (N, Z)
+    scale: float = 0.15,  # about the spread of sizes between two writers
+    shear: float = 0.15,  # about 9 degrees of slant
+    translation: float = 0.08,  # keeps a character that fills 5/6 of the side inside the image
+    perspective: float = 0.0,  # drawings lie flat; photographs want about 0.1
+    brightness: float = 0.0,  # off: a pass over the batch, and line drawings have no lighting
+    contrast: float = 0.0,
+    erasing: float = 0.0,  # off: an erased stroke can make one character of another
+    fill: str | float = "nearest",
+) -> tf.Tensor:
     """Turns, stretches, slants and shifts each image by its own random amounts.
 
     Args:
@@ -97,8 +99,17 @@ def distort(
 
 
 def affine_transforms(
-    batch, height, width, seed, *, rotation, scale, shear, translation, perspective=0.0
-):
+    batch: Tensor,
+    height: Tensor,
+    width: Tensor,
+    seed: Tensor,
+    *,
+    rotation: float,
+    scale: float,
+    shear: float,
+    translation: float,
+    perspective: float = 0.0,
+) -> tf.Tensor:
     """Random maps from output to input pixels, one row of eight numbers per image.
 
     A row (a0, a1, a2, b0, b1, b2, c0, c1) sends the output pixel (x, y) to the input position

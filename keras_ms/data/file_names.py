@@ -66,6 +66,6 @@ def all_file_bytes(paths: Iterable) -> np.ndarray:
 
 def some_names(names: Sequence, separator: str = ", ") -> str:
     """The first names in one text, and how many more there are."""
-    shown = separator.join(shown_name(name) for name in names[:_MAX_NAMED])
+    listed = separator.join(shown_name(name) for name in names[:_MAX_NAMED])
     more = len(names) - _MAX_NAMED
-    return shown if more <= 0 else f"{shown}{separator}and {more} more"
+    return listed if more <= 0 else f"{listed}{separator}and {more} more"

@@ -92,9 +92,9 @@ def folder_layout(
 
 def _split_folders(root):
     """[(split, its folder)] in the order of SPLITS; None where the folder is not split so."""
-    found = [(_SPLIT_NAMES.get(same_name(f.name).strip().lower()), f) for f in root.folders]
-    splits = [(split, folder) for split, folder in found if split]
-    others = [folder for split, folder in found if not split]
+    named = [(_SPLIT_NAMES.get(same_name(f.name).strip().lower()), f) for f in root.folders]
+    splits = [(split, folder) for split, folder in named if split]
+    others = [folder for split, folder in named if not split]
     if not splits:
         return None
     if others:
@@ -184,10 +184,10 @@ def _classes(parent, split, class_depth, passed_over):
 
 def _refuse_query_and_gallery(root):
     names = {same_name(folder.name).lower(): folder.name for folder in root.folders}
-    found = [names[name] for name in names if name in _QUERIES | _GALLERIES]
+    named = [names[name] for name in names if name in _QUERIES | _GALLERIES]
     if _QUERIES & set(names) and _GALLERIES & set(names):
         raise ValueError(
-            f"{_EXPECTED}. {shown_name(root.path)} has {some_names(found)}: queries and a gallery "
+            f"{_EXPECTED}. {shown_name(root.path)} has {some_names(named)}: queries and a gallery "
             "share their classes. List the images in a CSV file with the columns path, label, "
             "split, is_query and is_gallery, and read that (keras_ms.load_csv; docs/data.md)"
         )
@@ -234,17 +234,17 @@ def _refuse_deeper(root, starts, parents, suffixes, class_depth):
     while not deep.images:
         deep = next(folder for folder in deep.folders if folder.num_images)
     example = os.path.relpath(os.path.join(deep.path, deep.images[0]), start.path)
-    found, first = _levels(deep, start), _levels(holding, start)
-    lie = f"images lie {found} levels below {shown_name(start.path)}, as in {shown_name(example)}"
+    depth, least = _levels(deep, start), _levels(holding, start)
+    lie = f"images lie {depth} levels below {shown_name(start.path)}, as in {shown_name(example)}"
     if class_depth is not None:
         raise ValueError(
             f"Expected class folders {class_depth} levels down (class_depth={class_depth}). Their "
-            f"{lie}: use class_depth={found} or less"
+            f"{lie}: use class_depth={depth} or less"
         )
     raise ValueError(
         f"{_EXPECTED}. Here {lie}, and which of the folders is the class is not clear: "
-        f"class_depth={found} makes each folder {found} levels down a "
-        f"class, class_depth={first} gives all images below {shown_name(holding.name)} to one class"
+        f"class_depth={depth} makes each folder {depth} levels down a "
+        f"class, class_depth={least} gives all images below {shown_name(holding.name)} to one class"
     )
 
 

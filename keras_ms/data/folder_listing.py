@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from keras_ms.data.file_names import same_name, shown_name
@@ -72,15 +72,15 @@ class Folder:
     maybe_images: bool = False
 
     @property
-    def name(self):
+    def name(self) -> str:
         return os.path.basename(self.path)
 
-    def files(self):
+    def files(self) -> list[str]:
         """Paths of the images in it."""
         prefix = "" if str(self.path) == os.curdir else self.path
         return [os.path.join(prefix, name).removeprefix(f".{os.sep}") for name in self.images]
 
-    def below(self):
+    def below(self) -> Iterator["Folder"]:
         """It and all folders below it, each before those below it."""
         left = [self]
         while left:

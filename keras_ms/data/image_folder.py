@@ -3,8 +3,10 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,16 +31,16 @@ _BLOCK = 2048
 
 
 def read_image_folder(
-    folder,
+    folder: str | os.PathLike,
     *,
-    test_fraction,
-    test_classes,
-    class_depth,
-    skip_unreadable,
-    skip_small_classes,
-    check_images,
-    progress,
-):
+    test_fraction: float,
+    test_classes: Sequence[str] | None,
+    class_depth: int | None,
+    skip_unreadable: bool,
+    skip_small_classes: bool,
+    check_images: bool,
+    progress: Callable[[int, int | None], None] | None,
+) -> dict[str, Any]:
     """The columns of an ImageList read from a folder; `ImageList.from_folder` says the rules.
 
     Returns:
@@ -47,11 +49,11 @@ def read_image_folder(
         test/ where the folder has them.
     """
     folder = Path(file_path(folder))
-    shown = shown_name(folder)
+    place = shown_name(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             "Expected a folder with one subfolder of images per class. "
-            f"{'It is a file' if folder.exists() else 'It does not exist'}: {shown}"
+            f"{'It is a file' if folder.exists() else 'It does not exist'}: {place}"
         )
     if not 0 <= test_fraction <= 1:
         raise ValueError(f"Expected `test_fraction` from 0 to 1. Received: {test_fraction}")
@@ -59,29 +61,29 @@ def read_image_folder(
         class_depth = whole_number("class_depth", class_depth)
     layout = folder_layout(list_folder(folder, SUFFIXES, progress), SUFFIXES, class_depth)
     if layout.where != str(folder):
-        logger.info("%s: its classes are the folders of %s", shown, shown_name(layout.where))
+        logger.info("%s: its classes are the folders of %s", place, shown_name(layout.where))
     classes, passed_over = layout.classes, Counter(layout.passed_over)
-    _check_disjoint(classes, shown)
-    classes = _with_test_classes(classes, test_classes, shown)
+    _check_disjoint(classes, place)
+    classes = _with_test_classes(classes, test_classes, place)
     if check_images:
         classes = _readable(classes, skip_unreadable, progress, passed_over)
-    classes = _without_empty(classes, skip_small_classes, shown, passed_over)
+    classes = _without_empty(classes, skip_small_classes, place, passed_over)
     # 0.29 * 100 is 28.999…: rounded down only after lifting what is whole in decimals
     num_train = len(classes) - int(test_fraction * len(classes) + 1e-9)
     classes = [
         one._replace(split=one.split or ("train" if position < num_train else "test"))
         for position, one in enumerate(classes)
     ]
-    classes = _trainable(classes, skip_small_classes, shown, passed_over)
+    classes = _trainable(classes, skip_small_classes, place, passed_over)
     if sum(one.split == "test" for one in classes) == 1:
-        logger.warning("%s has one test class: its Recall@K will be 100 %%, always", shown)
+        logger.warning("%s has one test class: its Recall@K will be 100 %%, always", place)
     sizes = [len(one.files) for one in classes]
     if +passed_over:
         serious = any(map(may_be_images, passed_over))
         logger.log(
             logging.WARNING if serious else logging.INFO,
             "%s: %s%s",
-            shown,
+            place,
             tally_line(sum(sizes), passed_over),
             ". class_depth=1 takes the images in subfolders" if passed_over[DEEPER] else "",
         )
@@ -94,29 +96,29 @@ def read_image_folder(
     }
 
 
-def _check_disjoint(classes, shown):
+def _check_disjoint(classes, place):
     """Raises where a class lies in two of train/, validation/ and test/."""
     times = Counter(one.name for one in classes)
     twice = sorted(name for name, number in times.items() if number > 1)
     if len(times) == 1 and twice:
         raise ValueError(
-            f"Expected class folders in the train, validation and test subfolders of {shown}. Each "
+            f"Expected class folders in the train, validation and test subfolders of {place}. Each "
             f"has one folder of images only, {twice[0]}: put the images into a folder for each "
             "class, or list them with their classes in a CSV file (keras_ms.load_csv)"
         )
     if twice:
         raise ValueError(
-            f"Expected different classes in the train, validation and test subfolders of {shown}: "
+            f"Expected different classes in the train, validation and test subfolders of {place}: "
             "zero-shot evaluation needs class-disjoint folders. In more than one: "
             f"{some_names(twice)}. Put all images of a class into one of them"
         )
 
 
-def _with_test_classes(classes, test_classes, shown):
+def _with_test_classes(classes, test_classes, place):
     if test_classes is None:
         return classes
     if any(one.split for one in classes):
-        raise ValueError(f"{shown} has train and test subfolders: leave out `test_classes`")
+        raise ValueError(f"{place} has train and test subfolders: leave out `test_classes`")
     if isinstance(test_classes, str):
         raise ValueError(f"Expected `test_classes` as a list of names. Received: {test_classes!r}")
     names = {one.name for one in classes}
@@ -124,17 +126,17 @@ def _with_test_classes(classes, test_classes, shown):
     missing = sorted(wanted[name] for name in wanted.keys() - names)
     if missing or not wanted:
         raise ValueError(
-            f"Expected `test_classes` to name subfolders of {shown}. "
+            f"Expected `test_classes` to name subfolders of {place}. "
             f"Not there: {some_names(missing) or '(the list is empty)'}"
         )
     return [one._replace(split="test" if one.name in wanted else "train") for one in classes]
 
 
-def _without_empty(classes, skip_small_classes, shown, passed_over):
+def _without_empty(classes, skip_small_classes, place, passed_over):
     """The classes without those that have no images, which raise unless they are to be skipped."""
     empty = [one.name for one in classes if not one.files]
     if empty:
-        message = f"{len(empty)} class folders of {shown} have no images: {some_names(empty)}"
+        message = f"{len(empty)} class folders of {place} have no images: {some_names(empty)}"
         if not skip_small_classes:
             kinds = tally_line(0, passed_over).partition("; ")[2] if passed_over else ""
             raise ValueError(
@@ -145,17 +147,17 @@ def _without_empty(classes, skip_small_classes, shown, passed_over):
     if len(classes) < 2:
         raise ValueError(
             "Expected at least 2 classes (one subfolder of images per class). "
-            f"{shown} has {len(classes)}: {some_names([one.name for one in classes])}"
+            f"{place} has {len(classes)}: {some_names([one.name for one in classes])}"
         )
     return classes
 
 
-def _trainable(classes, skip_small_classes, shown, passed_over):
+def _trainable(classes, skip_small_classes, place, passed_over):
     """The classes without those to train that are too small to make a positive pair."""
     small = [one.name for one in classes if one.split == "train" and len(one.files) < 2]
     if small:
         message = (
-            f"{len(small)} training classes of {shown} have 1 image (at least 2 are needed to "
+            f"{len(small)} training classes of {place} have 1 image (at least 2 are needed to "
             f"make a positive pair): {some_names(small)}"
         )
         if not skip_small_classes:
@@ -167,7 +169,7 @@ def _trainable(classes, skip_small_classes, shown, passed_over):
     # none at all is fine: a set that is only evaluated
     if num_train == 1 or not classes:
         raise ValueError(
-            f"Expected at least 2 training classes. {shown} leaves {num_train} of "
+            f"Expected at least 2 training classes. {place} leaves {num_train} of "
             f"{len(classes)}: add classes or lower `test_fraction`"
         )
     return classes

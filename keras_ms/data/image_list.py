@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class ImageList:
     passed_over: dict = field(default_factory=dict)
     apply_exif_orientation: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (
             ("paths", _as_paths(self.paths)),
             ("labels", class_ids(self.labels)),
@@ -147,10 +148,10 @@ class ImageList:
                     "`is_query` and `is_gallery` each image is both"
                 )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{self.name}: {len(self)} images"]
         lines += [
             f"  {name}: {classes} classes, {images} images"
@@ -180,7 +181,7 @@ class ImageList:
             every.copy() if self.is_gallery is None else self.is_gallery,
         )
 
-    def retrieval_arguments(self, embeddings: np.ndarray) -> dict[str, np.ndarray]:
+    def retrieval_arguments(self, embeddings: np.ndarray) -> dict[str, Any]:
         """What `keras_ms.recall_at_k` takes to search these images' queries in their gallery.
 
         Args:

@@ -83,18 +83,18 @@ def plain_jpeg(contents: bytes) -> PlainJpeg | None:
 @functools.lru_cache(64)  # most encoders write one table for all their files
 def _quantisation_tables(segment):
     """Numbers of the tables of a segment; with None among them where it is not valid."""
-    found, position = set(), 0
+    tables, position = set(), 0
     while position < len(segment):
         precision, number = divmod(segment[position], 16)
         position += 65 if precision == 0 else 129
-        found.add(number if precision < 2 and number < 4 else None)
-    return frozenset(found if position == len(segment) else {None})
+        tables.add(number if precision < 2 and number < 4 else None)
+    return frozenset(tables if position == len(segment) else {None})
 
 
 @functools.lru_cache(64)
 def _huffman_tables(segment):
     """As `_quantisation_tables`; the 16 next numbers are those of the second kind of table."""
-    found, position = set(), 0
+    tables, position = set(), 0
     while position < len(segment):
         number, counts = segment[position], segment[position + 1 : position + 17]
         symbols = segment[position + 17 : position + 17 + sum(counts)]
@@ -110,8 +110,8 @@ def _huffman_tables(segment):
         )
         if not fits:
             return frozenset({None})
-        found.add(number)
-    return frozenset(found if position == len(segment) else {None})
+        tables.add(number)
+    return frozenset(tables if position == len(segment) else {None})
 
 
 def _size(frame, quantisation):

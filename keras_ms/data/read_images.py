@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.arguments import Tensor
 from keras_ms.data.exif_orientation import TURNS
 from keras_ms.data.image_file import decoded
 from keras_ms.data.plain_jpeg import plain_jpeg
@@ -63,7 +64,14 @@ def read_image(path: tf.Tensor, *, apply_exif_orientation: bool = True) -> tf.Te
     return image_of(file, apply_exif_orientation=apply_exif_orientation)
 
 
-def read_crop(path, uniform, scale, ratio, *, apply_exif_orientation=True):
+def read_crop(
+    path: tf.Tensor,
+    uniform: Tensor,
+    scale: tuple[float, float] | None,
+    ratio: tuple[float, float],
+    *,
+    apply_exif_orientation: bool = True,
+) -> tf.Tensor:
     """A random crop of an image file, as `crop_of` takes it."""
     file = open_file(path, apply_exif_orientation=apply_exif_orientation)
     return crop_of(file, uniform, scale, ratio, apply_exif_orientation=apply_exif_orientation)
@@ -91,7 +99,14 @@ def image_of(file: File, *, apply_exif_orientation: bool = True) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def crop_of(file, uniform, scale, ratio, *, apply_exif_orientation=True):
+def crop_of(
+    file: File,
+    uniform: Tensor,
+    scale: tuple[float, float] | None,
+    ratio: tuple[float, float],
+    *,
+    apply_exif_orientation: bool = True,
+) -> tf.Tensor:
     """A random crop of a `File`, uint8; of a plain JPEG only the crop is decoded.
 
     It is the window of `image_of`'s pixels. Those of a JPEG differ along the border of the crop,
@@ -122,13 +137,13 @@ def crop_of(file, uniform, scale, ratio, *, apply_exif_orientation=True):
 def _structures(contents, apply_exif_orientation):
     """int32 (files, 3) of the bytes of files."""
 
-    def found(contents):
+    def structures_of(contents):
         structures = np.array([plain_jpeg(file) or _OTHER for file in contents], np.int32)
         if not apply_exif_orientation:
             structures[:, 2] = np.minimum(structures[:, 2], 1)
         return structures
 
-    return tf.ensure_shape(tf.numpy_function(found, [contents], tf.int32), (None, 3))
+    return tf.ensure_shape(tf.numpy_function(structures_of, [contents], tf.int32), (None, 3))
 
 
 def _decoded(file, apply_exif_orientation):
@@ -165,7 +180,13 @@ def _turned(image, orientation):
     return tf.cond(orientation == 1, lambda: image, turn)
 
 
-def crop_window(height, width, uniform, scale, ratio):
+def crop_window(
+    height: Tensor,
+    width: Tensor,
+    uniform: Tensor,
+    scale: tuple[float, float] | None,
+    ratio: tuple[float, float],
+) -> tuple[tf.Tensor, ...]:
     """The window of a random resized crop: (top, left, height, width), int32.
 
     The area is uniform in `scale` times the image's area, the ratio width / height log-uniform in
@@ -202,7 +223,12 @@ def crop_window(height, width, uniform, scale, ratio):
     return tuple(tf.cast(value, tf.int32) for value in (top, left, crop_height, crop_width))
 
 
-def crop(image, uniform, scale, ratio):
+def crop(
+    image: tf.Tensor,
+    uniform: Tensor,
+    scale: tuple[float, float] | None,
+    ratio: tuple[float, float],
+) -> tf.Tensor:
     """The same random crop of an image that is decoded already."""
     shape = tf.shape(image)
     top, left, height, width = crop_window(shape[0], shape[1], uniform, scale, ratio)

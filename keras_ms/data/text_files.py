@@ -44,8 +44,8 @@ def read_text(path: str | Path, what: str = "text", *, keep_bytes: bool = False)
     """
     path = Path(file_path(path))
     if path.is_dir() or not path.exists():
-        found = "It is a folder" if path.is_dir() else "There is no such file"
-        raise FileNotFoundError(f"Expected {what}. {found}: {shown_name(path)}")
+        instead = "It is a folder" if path.is_dir() else "There is no such file"
+        raise FileNotFoundError(f"Expected {what}. {instead}: {shown_name(path)}")
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content:

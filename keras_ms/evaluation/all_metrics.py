@@ -1,10 +1,11 @@
 """Every metric of a set of embeddings in one call, with intervals and counts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import Tensor, class_ids
 from keras_ms.evaluation.average_precision import precision_at_r
 from keras_ms.evaluation.class_bootstrap import NUM_RESAMPLES, class_bootstrap
 from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, require_scikit_learn
@@ -41,19 +42,19 @@ class Evaluation:
             and for what is no query. None without the metric "recall".
     """
 
-    values: dict
-    intervals: dict = field(default_factory=dict)
-    recall_per_class: dict = field(default_factory=dict)
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    recall_per_class: dict[int, float] = field(default_factory=dict)
     num_queries: int = 0
     num_items: int = 0
-    num_skipped: int = None
+    num_skipped: int | None = None
     num_classes: int = 0
-    num_clusters: int = None
+    num_clusters: int | None = None
     num_resamples: int = 0
     # equality of arrays is none of one answer
-    ranks: np.ndarray = field(default=None, repr=False, compare=False)
+    ranks: np.ndarray | None = field(default=None, repr=False, compare=False)
 
-    def table(self):
+    def table(self) -> str:
         """The values as a Markdown table, with a line about the counts above."""
         lines = [
             f"{self.num_queries:,} queries in {self.num_items:,} items, {self.num_classes:,} "
@@ -77,17 +78,17 @@ class Evaluation:
 
 
 def evaluate_embeddings(
-    embeddings,
-    labels,
+    embeddings: Tensor,
+    labels: Tensor,
     *,
-    ks=(1, 2, 4, 8),
-    metrics=RETRIEVAL_METRICS,
-    is_query=None,
-    is_gallery=None,
-    num_resamples=NUM_RESAMPLES,
-    seed=0,
-    verbose=False,
-):
+    ks: Sequence[int] = (1, 2, 4, 8),
+    metrics: Sequence[str] = RETRIEVAL_METRICS,
+    is_query: Tensor | None = None,
+    is_gallery: Tensor | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+    verbose: bool = False,
+) -> Evaluation:
     """Recall@K, R-Precision, MAP@R, NMI, AMI and F1 of embeddings, as asked for.
 
     Without `is_query` and `is_gallery` every image searches all others. With them the queries
@@ -117,8 +118,8 @@ def evaluate_embeddings(
             gallery, or no query with a relevant item.
 
     Example:
-        >>> found = evaluate_embeddings([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], [7, 7, 8], ks=(1,))
-        >>> found.values
+        >>> result = evaluate_embeddings([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], [7, 7, 8], ks=(1,))
+        >>> result.values
         {'recall@1': 1.0, 'r_precision': 1.0, 'map_at_r': 1.0}
     """
     ks, metrics = checked_ks(ks), checked_metrics(metrics)
@@ -129,8 +130,8 @@ def evaluate_embeddings(
     used = np.union1d(query_rows, gallery_rows)
     sets = _searched(embeddings, labels, query_rows, gallery_rows)
 
-    shown = shown_progress() if verbose else 0
-    scores, skipped, query_ranks = _query_scores(sets, metrics, ks, shown)
+    verbosity = shown_progress() if verbose else 0
+    scores, skipped, query_ranks = _query_scores(sets, metrics, ks, verbosity)
     values, intervals, per_class, ranks = {}, {}, {}, None
     scored_labels = labels[query_rows][~skipped]
     if scores:
@@ -148,7 +149,9 @@ def evaluate_embeddings(
                 scored_labels,
                 num_resamples=num_resamples,
                 seed=seed,
-                progress=share_progress("intervals", num_resamples, shown, unit="draws of classes"),
+                progress=share_progress(
+                    "intervals", num_resamples, verbosity, unit="draws of classes"
+                ),
             )
             intervals = dict(zip(scores, map(tuple, ends.T.tolist())))
     if query_ranks is not None:
@@ -161,9 +164,9 @@ def evaluate_embeddings(
         if verbose:
             print_line(f"k-means, {num_classes:,} clusters")
         clusters = cluster_embeddings(embeddings[used], num_classes, seed=seed)
-        found = cluster_scores(labels[used], clusters)
-        values |= {name: getattr(found, name) for name in CLUSTER_METRICS if name in metrics}
-        num_clusters = found.num_clusters
+        clustering = cluster_scores(labels[used], clusters)
+        values |= {name: getattr(clustering, name) for name in CLUSTER_METRICS if name in metrics}
+        num_clusters = clustering.num_clusters
     return Evaluation(
         values,
         intervals,
@@ -193,20 +196,20 @@ def _searched(embeddings, labels, query_rows, gallery_rows):
     }
 
 
-def _query_scores(sets, metrics, ks, shown):
+def _query_scores(sets, metrics, ks, verbosity):
     """{name: score of each query} of the retrieval metrics, which queries are skipped, ranks."""
     num_queries = len(sets["labels"])
     scores, skipped, ranks = {}, np.zeros(num_queries, bool), None
     if "recall" in metrics:
-        progress = share_progress("Recall@K", num_queries, shown, unit="queries")
+        progress = share_progress("Recall@K", num_queries, verbosity, unit="queries")
         ranks = best_positive_ranks(**sets, progress=progress)
         skipped = ranks == 0
         scores |= {f"recall@{k}": ranks <= k for k in ks}
     if {"r_precision", "map_at_r"} & set(metrics):
-        progress = share_progress("R-Precision, MAP@R", num_queries, shown, unit="queries")
-        found = precision_at_r(**sets, progress=progress)
-        skipped = found.num_relevant == 0
-        by_name = {"r_precision": found.r_precision, "map_at_r": found.average_precision}
+        progress = share_progress("R-Precision, MAP@R", num_queries, verbosity, unit="queries")
+        precision = precision_at_r(**sets, progress=progress)
+        skipped = precision.num_relevant == 0
+        by_name = {"r_precision": precision.r_precision, "map_at_r": precision.average_precision}
         scores |= {name: score for name, score in by_name.items() if name in metrics}
     return scores, skipped, ranks
 
@@ -217,7 +220,7 @@ def _mean_per_class(scores, labels):
     return dict(zip(classes.tolist(), means.tolist()))
 
 
-def checked_metrics(metrics):
+def checked_metrics(metrics: Sequence[str]) -> list[str]:
     """The names in the order of `METRICS`, else a ValueError; scikit-learn if they need it."""
     given = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [name for name in given if name not in METRICS]

@@ -12,11 +12,14 @@ the few whose order to a positive float32 leaves in doubt are computed again.
 
 import math
 import operator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import Tensor
+from keras_ms.evaluation.device_counts import full_float32_products
 from keras_ms.evaluation.exact_similarity import (
     NO_PAIR,
     TIE,
@@ -27,7 +30,6 @@ from keras_ms.evaluation.exact_similarity import (
 )
 from keras_ms.evaluation.inputs import retrieval_sets
 from keras_ms.evaluation.ranks import on_accelerator
-from keras_ms.evaluation.tiles import full_float32_products
 from keras_ms.pairs.rounding import rounding_bound
 
 # Similarities held at a time, 64 MB: hundreds of queries against a large gallery, so that the
@@ -54,15 +56,15 @@ class PrecisionAtR(NamedTuple):
 
 
 def precision_at_r(
-    embeddings,
-    labels,
-    gallery_embeddings=None,
-    gallery_labels=None,
+    embeddings: Tensor,
+    labels: Tensor,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
     *,
-    query_positions=None,
-    block_size=None,
-    progress=None,
-):
+    query_positions: Tensor | None = None,
+    block_size: int | None = None,
+    progress: Callable[[float], Any] | None = None,
+) -> PrecisionAtR:
     """R-Precision of each query, and its average precision in the first R places.
 
         R-Precision = (1/R) Σ_{i≤R} rel(i)        MAP@R = mean of (1/R) Σ_{i≤R} P(i) · rel(i)
@@ -98,7 +100,7 @@ def precision_at_r(
     num_queries, num_items = len(queries.rows), len(gallery.rows)
     if block_size is None:
         block_size = min(_MOST_QUERIES, max(1, _MOST_SIMILARITIES // num_items))
-    found = PrecisionAtR(
+    result = PrecisionAtR(
         np.full(num_queries, np.nan), np.full(num_queries, np.nan), np.zeros(num_queries, np.int64)
     )
     product = _product(queries.rows, gallery.rows, block_size)
@@ -110,11 +112,11 @@ def precision_at_r(
             last = min(first + step, stop)
             ranked = similarity[first - start : last - start]
             scores = _scores(ranked, queries, gallery, first, last)
-            for into, values in zip(found, scores):
+            for into, values in zip(result, scores):
                 into[queries.order[first:last]] = values
         if progress:
             progress(stop / num_queries)
-    return found
+    return result
 
 
 def _product(queries, gallery, block_size):
@@ -149,7 +151,7 @@ def _scores(similarity, queries, gallery, start, stop):
         exact[similarity == NO_PAIR] = NO_PAIR
         place = max(0, exact.shape[1] - depth)
         exact.partition(place, axis=1)
-        ahead = [_num_ahead(row[place:], of) for row, of in zip(exact, thresholds)]
+        ahead = [_num_ahead(row[place:], of_query) for row, of_query in zip(exact, thresholds)]
     else:
         ahead = _by_float32(similarity, chosen, vectors, gallery.rows, thresholds, bound)
     scores = [_query_scores(of_query) for of_query in ahead]
@@ -218,8 +220,8 @@ def _by_float32(similarity, chosen, vectors, gallery, thresholds, bound):
     ahead, in_doubt = [], []
     for number, of_query in enumerate(thresholds):
         span = slice(bounds[number], bounds[number + 1])
-        found, doubtful = _certainly_ahead(values[span], of_query, bound)
-        ahead.append(found)
+        certain, doubtful = _certainly_ahead(values[span], of_query, bound)
+        ahead.append(certain)
         if doubtful is not None:
             in_doubt.append((number, span, span.start + doubtful))
     if in_doubt:

@@ -1,8 +1,12 @@
 """How far a figure would move with other test classes: the bootstrap over classes."""
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+from keras_ms.arguments import Tensor
 
 # The ends of a 95 % interval then rest on 25 resamples each, and move by about a tenth of the
 # interval's half width from seed to seed: enough for the digits that are reported.
@@ -10,8 +14,14 @@ NUM_RESAMPLES = 1000
 
 
 def class_bootstrap(
-    scores, labels, *, num_resamples=NUM_RESAMPLES, confidence=0.95, seed=0, progress=None
-):
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[float], Any] | None = None,
+) -> np.ndarray:
     """Percentile interval of the mean score when test classes are drawn anew.
 
     Images of one class are alike, so they do not count as independent: whole classes are drawn

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import Tensor, class_ids
 from keras_ms.evaluation.inputs import checked_embeddings, unit_rows
 
 
@@ -29,7 +29,7 @@ class ClusterScores(NamedTuple):
     num_clusters: int
 
 
-def cluster_scores(labels, clusters):
+def cluster_scores(labels: Tensor, clusters: Tensor) -> ClusterScores:
     """Scores of given clusters.
 
     Args:
@@ -65,7 +65,7 @@ def cluster_scores(labels, clusters):
     )
 
 
-def cluster_embeddings(embeddings, num_clusters, *, seed=0):
+def cluster_embeddings(embeddings: Tensor, num_clusters: int, *, seed: int = 0) -> np.ndarray:
     """K-means clusters of the unit rows.
 
     Args:
@@ -101,7 +101,7 @@ def cluster_embeddings(embeddings, num_clusters, *, seed=0):
     return clusters[copies.reshape(-1)].astype(np.int64)
 
 
-def require_scikit_learn():
+def require_scikit_learn() -> None:
     """Raises ImportError, which says what to install, where scikit-learn is missing."""
     _scikit_learn("cluster")
 

@@ -5,12 +5,13 @@ products decide; the processor finds the best positives and decides what they le
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from keras_ms.evaluation import tiles
+from keras_ms.evaluation import device_counts
 from keras_ms.evaluation.exact_similarity import (
     NO_PAIR,
     Thresholds,
@@ -19,14 +20,17 @@ from keras_ms.evaluation.exact_similarity import (
     count_exactly,
     is_crowded,
 )
+from keras_ms.evaluation.inputs import RetrievalSet
 
 
-def sorted_ranks(queries, gallery, block_size, progress):
+def sorted_ranks(
+    queries: RetrievalSet, gallery: RetrievalSet, block_size: int, progress: Callable[[float], Any]
+) -> np.ndarray:
     """As `processor_ranks.sorted_ranks`; tiles have at most `block_size` rows and columns."""
     best = best_positives(queries, gallery, block_size)
-    thresholds = Thresholds.of(best, queries.rows.shape[1])
+    thresholds = Thresholds.of_positives(best, queries.rows.shape[1])
     ahead = np.zeros(len(best), np.int64)
-    with tiles.full_float32_products():
+    with device_counts.full_float32_products():
         blocks = _blocks(queries, block_size, thresholds)
         if queries is gallery:
             _count_within(blocks, ahead, progress)
@@ -94,7 +98,9 @@ def _padded(values, tile, filling):
 
 
 def _count_within(blocks, ahead, progress):
-    count_rows, count_tile = map(tiles.compiled, (tiles.count_rows, tiles.count_tile))
+    count_rows, count_tile = map(
+        device_counts.compiled, (device_counts.count_rows, device_counts.count_tile)
+    )
     for j, b in enumerate(blocks):
         for a in blocks[: j + 1]:
             if a.classes[0] == b.classes[-1]:
@@ -110,7 +116,7 @@ def _count_within(blocks, ahead, progress):
 
 
 def _count_against(queries, gallery, ahead, progress):
-    count_rows = tiles.compiled(tiles.count_rows)
+    count_rows = device_counts.compiled(device_counts.count_rows)
     for number, a in enumerate(queries, 1):
         for b in gallery:
             _add(ahead, a, b, count_rows(a.rows, b.rows, a.labels, b.labels, a.low, a.high))
@@ -119,16 +125,16 @@ def _count_against(queries, gallery, ahead, progress):
 
 def _add(ahead, a, b, of_a, of_b=None):
     """Adds what one tile has found, for the rows of `a` and, if counted, for those of `b`."""
-    found = [(a, 1, of_a)] if of_b is None else [(a, 1, of_a), (b, 0, of_b)]
+    sides = [(a, 1, of_a)] if of_b is None else [(a, 1, of_a), (b, 0, of_b)]
     size = len(a.unit_rows) * len(b.unit_rows)
-    if any(is_crowded(int(num_doubtful), size) for _, _, (_, num_doubtful, _) in found):
+    if any(is_crowded(int(num_doubtful), size) for _, _, (_, num_doubtful, _) in sides):
         negatives = a.classes[:, None] != b.classes
         of_columns = None if of_b is None else b.thresholds
         counts = count_exactly(a.unit_rows, b.unit_rows, negatives, a.thresholds, of_columns)
-        for (block, _, _), more in zip(found, counts):
+        for (block, _, _), more in zip(sides, counts):
             ahead[block.where] += more
         return
-    for block, axis, (certain, num_doubtful, doubtful) in found:
+    for block, axis, (certain, num_doubtful, doubtful) in sides:
         ahead[block.where] += ops.convert_to_numpy(certain)[: len(block.unit_rows)]
         # flags are fetched only where there are any
         if int(num_doubtful):

@@ -15,7 +15,7 @@ def embed_batches(
     *,
     total: int | None = None,
     batch_size: int | None = None,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | np.ndarray | None = None,
     source: str = "the model",
     what: str = "embedding",
     unit: str = "images",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_ms.evaluation.inputs import RetrievalSet
 from keras_ms.pairs.rounding import rounding_bound
 
 # Ties are pessimistic: equal rows have similarities that differ by 1e-16 in float64, and so must
@@ -49,46 +50,50 @@ class Thresholds(NamedTuple):
     high: np.ndarray
 
     @classmethod
-    def of(cls, positives, dimension):
-        """Those of positives of float64 similarities; NO_PAIR has a threshold nothing reaches."""
+    def of_positives(cls, positives: np.ndarray, dimension: int) -> "Thresholds":
+        """Those of float64 similarities of positives; NO_PAIR has a threshold nothing reaches."""
         exact = np.where(positives > NO_PAIR, positives - TIE, np.inf)
         bound = rounding_bound(dimension)
         return cls(exact, rounded_down(exact - bound), -rounded_down(-exact - bound))
 
-    def part(self, rows):
+    def part(self, rows: slice) -> "Thresholds":
         return Thresholds(self.exact[rows], self.low[rows], self.high[rows])
 
 
-def rounded_down(values):
+def rounded_down(values: np.ndarray) -> np.ndarray:
     """float32 numbers next to float64 ones and no larger."""
     nearest = values.astype(np.float32)
     return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
-def similarities(a, b):
+def similarities(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """float64 (len(a), len(b)): all similarities of two sets of float32 rows."""
-    found = np.empty((len(a), len(b)))
+    result = np.empty((len(a), len(b)))
     step = max(16, _NUMBERS // a.shape[1])
     for c in range(0, len(b), step):
         columns = b[c : c + step].astype(np.float64).T
         for r in range(0, len(a), step):
             rows = a[r : r + step].astype(np.float64)
-            np.matmul(rows, columns, out=found[r : r + step, c : c + step])
-    return found
+            np.matmul(rows, columns, out=result[r : r + step, c : c + step])
+    return result
 
 
-def pair_similarities(a, b, rows, columns):
+def pair_similarities(
+    a: np.ndarray, b: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
     """float64 (count,): the similarities of the pairs (a[rows[i]], b[columns[i]])."""
-    found = np.empty(len(rows))
+    result = np.empty(len(rows))
     step = max(16, _NUMBERS_OF_PAIRS // a.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         of_a, of_b = a[rows[part]].astype(np.float64), b[columns[part]].astype(np.float64)
-        np.einsum("nd,nd->n", of_a, of_b, out=found[part])
-    return found
+        np.einsum("nd,nd->n", of_a, of_b, out=result[part])
+    return result
 
 
-def count_doubtful(a, b, doubtful, thresholds, axis):
+def count_doubtful(
+    a: np.ndarray, b: np.ndarray, doubtful: np.ndarray, thresholds: Thresholds, axis: int
+) -> np.ndarray:
     """How many of the pairs in doubt are ahead.
 
     Args:
@@ -105,7 +110,13 @@ def count_doubtful(a, b, doubtful, thresholds, axis):
     return np.bincount(owners[ahead], minlength=len(thresholds.exact))
 
 
-def count_exactly(a, b, negatives, of_rows, of_columns=None):
+def count_exactly(
+    a: np.ndarray,
+    b: np.ndarray,
+    negatives: np.ndarray | None,
+    of_rows: Thresholds,
+    of_columns: Thresholds | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """How many pairs are ahead, with no help of float32: for parts where most are in doubt.
 
     Args:
@@ -125,12 +136,12 @@ def count_exactly(a, b, negatives, of_rows, of_columns=None):
     return in_rows, np.count_nonzero(similarity >= of_columns.exact, axis=0)
 
 
-def is_crowded(num_pairs, size):
+def is_crowded(num_pairs: int, size: int) -> bool:
     """Whether so many of `size` pairs are wanted that a product of all of them costs less."""
     return num_pairs * _PAIRS_OF_A_PRODUCT > size
 
 
-def best_positives(queries, gallery, block_size):
+def best_positives(queries: RetrievalSet, gallery: RetrievalSet, block_size: int) -> np.ndarray:
     """float64 (num_queries,): the highest similarity to another item of the class, or NO_PAIR.
 
     Args:
@@ -145,8 +156,8 @@ def best_positives(queries, gallery, block_size):
             rows = slice(a, min(a + block_size, stop))
             for c in range(first, last, block_size):
                 columns = slice(c, min(c + block_size, last))
-                found = similarities(queries.rows[rows], gallery.rows[columns])
+                similarity = similarities(queries.rows[rows], gallery.rows[columns])
                 own = queries.items[rows, None] == gallery.items[columns]
-                found[own] = NO_PAIR
-                np.maximum(best[rows], found.max(axis=1), out=best[rows])
+                similarity[own] = NO_PAIR
+                np.maximum(best[rows], similarity.max(axis=1), out=best[rows])
     return best

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import class_ids, unmasked
+from keras_ms.arguments import Tensor, class_ids, unmasked
 
 # Numbers that are normalised at a time: their copies, not the whole set's, are held.
 _NUMBERS = 2**19
@@ -27,20 +27,24 @@ class RetrievalSet(NamedTuple):
     order: np.ndarray
     items: np.ndarray
 
-    def spans(self):
+    def spans(self) -> list[tuple[int, int]]:
         """(start, stop) of every class that has rows, in order."""
         bounds = np.flatnonzero(np.diff(self.classes)) + 1
         return list(zip([0, *bounds.tolist()], [*bounds.tolist(), len(self.classes)]))
 
-    def span_of(self, first, last):
+    def span_of(self, first: int, last: int) -> tuple[int, int]:
         """(start, stop) of the rows whose class is in first..last, which may be none."""
         start = np.searchsorted(self.classes, first, side="left")
         return int(start), int(np.searchsorted(self.classes, last, side="right"))
 
 
 def retrieval_sets(
-    embeddings, labels, gallery_embeddings=None, gallery_labels=None, query_positions=None
-):
+    embeddings: Tensor,
+    labels: Tensor,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    query_positions: Tensor | None = None,
+) -> tuple[RetrievalSet, RetrievalSet]:
     """Checks queries and gallery and sorts both by class.
 
     Args: as `keras_ms.evaluation.best_positive_ranks`.
@@ -85,7 +89,7 @@ def retrieval_sets(
     )
 
 
-def unit_rows(rows):
+def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Rows divided by their norms, in float32; a zero row stays zero.
 
     The same numbers on every processor: norms are taken in float64, in one order of summation.
@@ -120,14 +124,14 @@ def _sorted_by_class(embeddings, classes, items):
     return RetrievalSet(rows, classes[order], order, items[order])
 
 
-def as_numpy(array):
+def as_numpy(array: Tensor) -> np.ndarray:
     """The array as NumPy's, from a tensor of any backend too."""
     if ops.is_tensor(array):
         return ops.convert_to_numpy(array)
     return np.asarray(unmasked(array, "embeddings and labels"))
 
 
-def checked_embeddings(embeddings, name):
+def checked_embeddings(embeddings: Tensor, name: str) -> np.ndarray:
     """NumPy array (images, dimension) of finite numbers, else a ValueError that says what is."""
     embeddings = as_numpy(embeddings)
     # V: bfloat16 and its like, or, of a file, numbers that NumPy does not know

@@ -7,7 +7,9 @@ thresholds as they are. Pairs that float32 leaves in doubt are computed again, p
 
 import itertools
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from keras_ms.evaluation.exact_similarity import (
     count_exactly,
     is_crowded,
 )
+from keras_ms.evaluation.inputs import RetrievalSet
 
 # A tile has so many times more columns than rows. 1024 x 2048 similarities are 8 MB, which a
 # processor's last cache mostly holds until they are counted: on two idle cores 20,000 rows took
@@ -31,7 +34,9 @@ _COLUMNS_PER_ROW = 2
 _PART_ROWS, _PART_COLUMNS = 128, 2048
 
 
-def sorted_ranks(queries, gallery, block_size, progress):
+def sorted_ranks(
+    queries: RetrievalSet, gallery: RetrievalSet, block_size: int, progress: Callable[[float], Any]
+) -> np.ndarray:
     """Ranks of the best positives in the order of the sorted queries.
 
     Args:
@@ -47,7 +52,7 @@ def sorted_ranks(queries, gallery, block_size, progress):
         most_rows = max(len(queries.rows), len(gallery.rows))
         tiles = _Tiles(block_size, most_rows, pool, num_threads)
         best = best_positives(queries, gallery, tiles.num_rows)
-        thresholds = Thresholds.of(best, queries.rows.shape[1])
+        thresholds = Thresholds.of_positives(best, queries.rows.shape[1])
         if queries is gallery:
             ahead = _ahead_within(queries, thresholds, tiles, progress)
         else:
@@ -118,7 +123,7 @@ class _Tiles:
         bands = _parts(0, len(a), _PART_ROWS)
         shares = [bands[first :: len(self._flags)] for first in range(len(self._flags))]
         counted, crowded = zip(*self._pool.map(count, shares, self._flags))
-        in_columns = sum(counted)
+        in_columns = np.sum(counted, axis=0)
         # products take all threads, and would wait for each other inside of them
         for rows, columns, part in itertools.chain(*crowded):
             more_in_rows, more_in_columns = count_exactly(*part)
@@ -162,7 +167,7 @@ def _count_part(similarity, a, b, negatives, of_rows, of_columns, flags):
         certain &= possible
         counts[-1] = _count(certain, axis, dtype)
         doubtful = np.logical_xor(possible, certain, out=possible)
-        num_doubtful = np.count_nonzero(doubtful)
+        num_doubtful = int(np.count_nonzero(doubtful))
         if is_crowded(num_doubtful, similarity.size):
             return None
         if num_doubtful:

@@ -7,10 +7,13 @@ one tile is held at a time.
 """
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ms.arguments import Tensor
 from keras_ms.evaluation import device_ranks, processor_ranks
 from keras_ms.evaluation.inputs import retrieval_sets
 
@@ -20,15 +23,15 @@ BLOCK_SIZE = 1024
 
 
 def best_positive_ranks(
-    embeddings,
-    labels,
-    gallery_embeddings=None,
-    gallery_labels=None,
+    embeddings: Tensor,
+    labels: Tensor,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
     *,
-    query_positions=None,
-    block_size=BLOCK_SIZE,
-    progress=None,
-):
+    query_positions: Tensor | None = None,
+    block_size: int = BLOCK_SIZE,
+    progress: Callable[[float], Any] | None = None,
+) -> np.ndarray:
     """Rank of each query's most similar item of its own class: what Recall@K is counted from.
 
     Args:
@@ -67,7 +70,7 @@ def best_positive_ranks(
     return ranks
 
 
-def on_accelerator():
+def on_accelerator() -> bool:
     """Whether Keras's backend computes on something else than the processor, such as a GPU."""
     backend = keras.backend.backend()
     # keras.distribution knows the devices of TensorFlow and JAX only

@@ -7,9 +7,12 @@ by tile, counts the negatives ahead of each best positive and answers every K at
 """
 
 import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from keras_ms.arguments import Tensor
 from keras_ms.evaluation.ranks import BLOCK_SIZE, best_positive_ranks
 
 
@@ -21,23 +24,23 @@ class Recalls(dict):
         num_skipped: queries left out because no other item has their class.
     """
 
-    def __init__(self, values, num_queries, num_skipped):
+    def __init__(self, values: Mapping[int, float], num_queries: int, num_skipped: int):
         super().__init__(values)
         self.num_queries = num_queries
         self.num_skipped = num_skipped
 
 
 def recall_at_k(
-    embeddings,
-    labels,
-    ks=(1, 2, 4, 8),
-    gallery_embeddings=None,
-    gallery_labels=None,
+    embeddings: Tensor,
+    labels: Tensor,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
     *,
-    query_positions=None,
-    block_size=BLOCK_SIZE,
-    progress=None,
-):
+    query_positions: Tensor | None = None,
+    block_size: int = BLOCK_SIZE,
+    progress: Callable[[float], Any] | None = None,
+) -> Recalls:
     """Share of queries with an item of their own class among the K most similar.
 
     Similarity is the cosine: rows are L2-normalised and rounded to float32 first (a zero row is
@@ -99,7 +102,7 @@ def recall_at_k(
     return Recalls(values, num_queries=len(ranks), num_skipped=len(ranks) - len(scored))
 
 
-def checked_ks(ks):
+def checked_ks(ks: Sequence[int]) -> list[int]:
     """The values of K as a list of integers, else a ValueError."""
     try:
         checked = [operator.index(k) for k in ks if not isinstance(k, (bool, np.bool_))]

@@ -1,8 +1,10 @@
 """Embeddings in an .npz file, with what was embedded."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,9 @@ _MORE = ("is_query", "is_gallery", "class_names", "paths")
 SPLITS = ("train", "validation", "test")
 
 
-def write_embeddings(path, embeddings, images, data=None):
+def write_embeddings(
+    path: str | os.PathLike, embeddings: np.ndarray, images: Any, data: dict[str, Any] | None = None
+) -> None:
     """Writes the embeddings of an image list, for `read_embeddings`.
 
     Args:
@@ -38,7 +42,7 @@ def write_embeddings(path, embeddings, images, data=None):
         np.savez(temporary, **{k: v for k, v in arrays.items() if v is not None})
 
 
-def read_embeddings(path, *, also_called=None):
+def read_embeddings(path: str | os.PathLike, *, also_called: str | None = None) -> dict[str, Any]:
     """The arrays of an .npz file of embeddings.
 
     Args:
@@ -58,37 +62,38 @@ def read_embeddings(path, *, also_called=None):
 
     Example:
 
-    >>> found = read_embeddings("test.npz")  # doctest: +SKIP
+    >>> content = read_embeddings("test.npz")  # doctest: +SKIP
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected an {EXPECTED}. Nothing is at {path}")
-    found = _read(path, also_called)
-    missing = [name for name in ("embeddings", "labels") if found[name] is None]
+    content = _read(path, also_called)
+    missing = [name for name in ("embeddings", "labels") if content[name] is None]
     if missing:
         raise ValueError(f"Expected {path} to be an {EXPECTED}. Missing: {' and '.join(missing)}")
     try:
-        found["embeddings"] = checked_embeddings(found["embeddings"], "embeddings")
-        count = len(found["embeddings"])
-        ids = class_ids(found["labels"], rows=count)
+        content["embeddings"] = checked_embeddings(content["embeddings"], "embeddings")
+        count = len(content["embeddings"])
+        ids = class_ids(content["labels"], rows=count)
         for name in ("is_query", "is_gallery"):
-            _check_chosen(found[name], count, name)
-        found["class_names"] = _checked_names(found["class_names"], ids)
-        found["paths"] = _texts(found["paths"], "paths")
-        if found["paths"] is not None and len(found["paths"]) != count:
+            _check_chosen(content[name], count, name)
+        content["class_names"] = _checked_names(content["class_names"], ids)
+        content["paths"] = _texts(content["paths"], "paths")
+        if content["paths"] is not None and len(content["paths"]) != count:
             raise ValueError(
                 f"Expected `paths` of shape ({count},), one for each row of `embeddings`. "
-                f"Received shape: {found['paths'].shape}"
+                f"Received shape: {content['paths'].shape}"
             )
-        _check_data(found["data"])
+        _check_data(content["data"])
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as an {EXPECTED}: {error}") from error
-    return found
+    return content
 
 
-def _read(path, also_called):
+def _read(path: str | os.PathLike, also_called: str | None) -> dict[str, Any]:
     """The arrays as they are in the file, `data` as a dict."""
     names = ("embeddings", "labels", *_MORE, "data")
-    found, name = dict.fromkeys(names), None
+    content: dict[str, Any] = {name: None for name in names}
+    name = None
     try:
         with open(path, "rb") as file:
             # np.load takes other files for pickles, and its errors speak of these
@@ -100,13 +105,13 @@ def _read(path, also_called):
                 _refuse_gallery(there)
                 for name in names:
                     if name in there:
-                        found[name] = arrays[name]
-                if found["embeddings"] is None and also_called in there:
+                        content[name] = arrays[name]
+                if content["embeddings"] is None and also_called in there:
                     name = also_called
-                    found["embeddings"] = arrays[name]
+                    content["embeddings"] = arrays[name]
         name = "data"
-        if found["data"] is not None:
-            found["data"] = dict(json.loads(str(found["data"])))
+        if content["data"] is not None:
+            content["data"] = dict(json.loads(str(content["data"])))
     except Exception as error:  # numpy, zipfile and json raise many kinds
         words = str(error)
         if "allow_pickle" in words:
@@ -114,7 +119,7 @@ def _read(path, also_called):
             words += f"numbers, or texts with .astype(str), as `{name}`"
         where = f" (`{name}`)" if name else ""
         raise ValueError(f"{path} cannot be read as an {EXPECTED}{where}: {words}") from error
-    return found
+    return content
 
 
 def _refuse_gallery(names):

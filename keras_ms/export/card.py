@@ -1,14 +1,19 @@
 """What an exported file says about itself, and what its writer says when the disk refuses."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from keras_ms import __version__
-from keras_ms.export.preprocessing import described_preprocessing
+from keras_ms.export.inference_model import InferenceModel
+from keras_ms.export.preprocessing import Preprocessing, described_preprocessing
 from keras_ms.files import full_disk_error, is_full_disk
 
 
-def model_card(wrapped, metadata, preprocessing):
+def model_card(
+    wrapped: InferenceModel, metadata: Mapping[str, Any] | None, preprocessing: Preprocessing | None
+) -> dict[str, Any]:
     """Facts stored in an exported file, all of them text but one.
 
     Args:
@@ -34,7 +39,7 @@ def model_card(wrapped, metadata, preprocessing):
         )
     _refuse_two_rules(metadata, preprocessing)
     text, rule = described_preprocessing(wrapped, preprocessing)
-    card = {
+    card: dict[str, Any] = {
         "preprocessing": text,
         "embedding_dimension": "x".join(map(str, wrapped.output_shape)),
         "training_data": "not recorded",
@@ -59,7 +64,7 @@ def _refuse_two_rules(metadata, preprocessing):
 
 
 @contextmanager
-def explained_write_errors(path, byte_count):
+def explained_write_errors(path: str | os.PathLike, byte_count: int) -> Iterator[None]:
     """Turns errors of a full disk into one OSError that says what to do.
 
     Args:

@@ -1,12 +1,26 @@
 """A model in several formats, side by side in one folder."""
 
+import os
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from keras_ms.export.onnx_file import export_onnx
+from keras_ms.export.preprocessing import Preprocessing
 from keras_ms.export.saved_model import export_saved_model
 
 
-def export_formats(model, folder, formats, *, metadata=None, preprocessing=None, log=print):
+def export_formats(
+    model: keras.Model,
+    folder: str | os.PathLike,
+    formats: Collection[str],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    log: Callable[[str], Any] = print,
+) -> dict[str, dict[str, Any]]:
     """Writes `folder/saved_model` and `folder/embedder.onnx`, those of them that are asked for.
 
     Args:

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,11 +34,13 @@ class InferenceModel:
     output_shape: tuple
     check_shape: tuple
 
-    def __call__(self, image):
+    def __call__(self, image: Any) -> Any:
         return _single_output(_call(self.model, image))
 
 
-def inference_model(model, image_size=None):
+def inference_model(
+    model: keras.Model, image_size: int | tuple[int, int] | None = None
+) -> InferenceModel:
     """Checks that `model` can be exported and returns its inference mode.
 
     Models with float16, bfloat16 or float64 layers are copied in float32: the weights of a

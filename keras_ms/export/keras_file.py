@@ -1,15 +1,17 @@
 """Loads a .keras file from anywhere: no code in it runs, and what is wrong with it is said."""
 
+import os
 import re
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import keras
 
 _HDF5 = b"\x89HDF"
 
 
-def load_keras_file(path):
+def load_keras_file(path: str | os.PathLike) -> keras.Model:
     """Loads a Keras model from a file, without its optimizer, in Keras's safe mode.
 
     Args:
@@ -42,7 +44,7 @@ def load_keras_file(path):
         )
     try:
         # a file from elsewhere must not run code of its own
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))
     except OSError as error:
         raise ValueError(f"{path} is damaged: {error}. Copy or save it again") from error
     except RecursionError:

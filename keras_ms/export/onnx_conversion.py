@@ -9,14 +9,15 @@ import os
 import re
 import warnings
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_ms.export.inference_model import InferenceModel
 from keras_ms.export.onnx_packages import import_onnx_package
 
 
-def onnx_model(wrapped, opset):
+def onnx_model(wrapped: InferenceModel, opset: int) -> Any:
     """The inference mode of a model as ONNX: input `image`, output `embedding`, open sizes named.
 
     Args:
@@ -200,14 +201,14 @@ def _refusal(model, opset, faults, error=None):
         user = _user(model, fault.node)
         users.setdefault(user, set()).add(fault.operation)
         reasons.setdefault(user, fault.reason)
-    found = "; ".join(
+    causes = "; ".join(
         f"{user} uses {', '.join(sorted(operations))}, which "
         + (f"tf2onnx fails to write ({reasons[user]})" if reasons[user] else "ONNX does not have")
         for user, operations in users.items()
     )
     operations = set.union(*users.values())
     ways_out = "".join(words for name, words in _WAYS_OUT.items() if name in operations)
-    return f"{begin}{found}. {ways_out}Replace what is named, or export a SavedModel."
+    return f"{begin}{causes}. {ways_out}Replace what is named, or export a SavedModel."
 
 
 def _user(model, node_name):
@@ -228,7 +229,7 @@ class _Faults(logging.Handler):
         super().__init__(logging.ERROR)
         self.faults = faults
 
-    def emit(self, record):
+    def emit(self, record: Any) -> None:
         reason = str(record.exc_info[1]) if record.exc_info else ""
         if record.msg.startswith("Tensorflow op [") and len(record.args) == 2:
             self.faults.append(_Fault(record.args[1], record.args[0]))

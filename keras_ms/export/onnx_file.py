@@ -1,13 +1,19 @@
 """Writes an ONNX file that onnxruntime, OpenVINO and others run without Python or TensorFlow."""
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import inference_model
 from keras_ms.export.onnx_conversion import onnx_model
 from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
+from keras_ms.export.preprocessing import Preprocessing
 from keras_ms.files import whole_file
 
 # The versions of the operator set that the converter writes correctly; it fails outside them.
@@ -15,15 +21,15 @@ OPSETS = range(11, 19)
 
 
 def export_onnx(
-    model,
-    path,
+    model: keras.Model,
+    path: str | os.PathLike,
     *,
-    opset=17,
-    tolerance=1e-5,
-    metadata=None,
-    preprocessing=None,
-    image_size=None,
-):
+    opset: int = 17,
+    tolerance: float = 1e-5,
+    metadata: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> float:
     """Writes the inference mode of a Keras model as an ONNX file.
 
     The input is named `image`, the output `embedding` (float32), the first dimension of both

@@ -1,14 +1,16 @@
 """Compares an exported file with the Keras model it was written from."""
 
 import math
+import os
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_ms.export.inference_model import inference_model
+from keras_ms.export.inference_model import InferenceModel, inference_model
 from keras_ms.export.runner import load_runner
 
 # One image and a few: errors in the batch dimension show only from two images on.
@@ -19,7 +21,14 @@ class ExportMismatchError(ValueError):
     """The exported file does not give the model's outputs; the message holds the figures."""
 
 
-def verify_export(model, path, *, images=None, batch_sizes=BATCH_SIZES, image_size=None):
+def verify_export(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    images: np.ndarray | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    image_size: int | tuple[int, int] | None = None,
+) -> float:
     """Returns how far an exported file's outputs are from the model's.
 
     Both run on the CPU. A mixed-precision model is compared as its float32 copy, which is what
@@ -55,14 +64,14 @@ def verify_export(model, path, *, images=None, batch_sizes=BATCH_SIZES, image_si
     return compare(wrapped, _runner(path), images=images, batch_sizes=batch_sizes).difference
 
 
-def checked_tolerance(tolerance):
+def checked_tolerance(tolerance: float) -> float:
     """Returns `tolerance`, or raises ValueError if it is not a finite number >= 0."""
     if not (isinstance(tolerance, Real) and 0 <= tolerance < math.inf):
         raise ValueError(f"Expected `tolerance` to be a number >= 0. Received: {tolerance!r}")
     return tolerance
 
 
-def refuse_if_different(wrapped, path, tolerance):
+def refuse_if_different(wrapped: InferenceModel, path: Path, tolerance: float) -> float:
     """Returns the largest difference of the file at `path`; raises above the tolerance.
 
     The tolerance is absolute for outputs up to 1 in size, such as unit-norm embeddings. Above, it
@@ -108,7 +117,13 @@ class Comparison(NamedTuple):
     scale: float
 
 
-def compare(wrapped, run, *, images=None, batch_sizes=BATCH_SIZES):
+def compare(
+    wrapped: InferenceModel,
+    run: Callable[[np.ndarray], Any],
+    *,
+    images: np.ndarray | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> Comparison:
     """Runs the model and `run` on the same batches, each of other images than the one before.
 
     Args:
@@ -158,7 +173,7 @@ def compare(wrapped, run, *, images=None, batch_sizes=BATCH_SIZES):
     return Comparison(difference, scale)
 
 
-def check_images(count, shape, seed):
+def check_images(count: int, shape: Sequence[int], seed: int) -> np.ndarray:
     """Random float32 inputs in 0–255, (count, *shape), that differ more than plain noise does.
 
     Each image has its own coarse 4 × 4 pattern under the noise: averaged over an image, pure noise

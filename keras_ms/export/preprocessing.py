@@ -1,11 +1,17 @@
 """How a picture becomes the input of an exported model, in words and as JSON inside the file."""
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from keras_ms.arguments import whole_number
 from keras_ms.export.onnx_packages import import_onnx_package
+
+if TYPE_CHECKING:
+    from keras_ms.export.inference_model import InferenceModel
 
 # The folder that TensorFlow leaves to other programs inside a SavedModel.
 METADATA_FILE = "assets.extra/keras_ms.json"
@@ -60,7 +66,7 @@ class Preprocessing:
     exif_orientation: bool | None = True
     before_resizing: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = self.image_size
         if isinstance(size, (tuple, list)):
             if len(size) != 2:
@@ -89,7 +95,7 @@ class Preprocessing:
             )
 
 
-def read_preprocessing(path):
+def read_preprocessing(path: str | os.PathLike) -> Preprocessing | None:
     """How an exported file wants its images, as it says itself.
 
     Args:
@@ -131,7 +137,7 @@ def read_preprocessing(path):
     return recorded_preprocessing(session.get_modelmeta().custom_metadata_map, path.name)
 
 
-def saved_model_facts(path):
+def saved_model_facts(path: str | os.PathLike) -> dict[str, Any]:
     """What a SavedModel says about itself: a dict, empty for one of another program."""
     file = Path(path) / METADATA_FILE
     facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -140,7 +146,7 @@ def saved_model_facts(path):
     return facts
 
 
-def recorded_preprocessing(facts, name):
+def recorded_preprocessing(facts: Mapping[str, Any], name: str) -> Preprocessing | None:
     """The `Preprocessing` among the facts of an exported file, or None.
 
     Args:
@@ -172,7 +178,9 @@ def recorded_preprocessing(facts, name):
         ) from error
 
 
-def described_preprocessing(wrapped, preprocessing):
+def described_preprocessing(
+    wrapped: "InferenceModel", preprocessing: Preprocessing | None
+) -> tuple[str, dict[str, Any] | None]:
     """What an exported file says about its input: (text, dict for JSON or None).
 
     Args:

@@ -3,21 +3,30 @@
 import contextlib
 import io
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_ms.export.card import explained_write_errors, model_card
-from keras_ms.export.inference_model import inference_model
+from keras_ms.export.inference_model import InferenceModel, inference_model
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
-from keras_ms.export.preprocessing import METADATA_FILE
+from keras_ms.export.preprocessing import METADATA_FILE, Preprocessing
 from keras_ms.export.utf8_path import utf8_path
 from keras_ms.files import whole_folder
 
 
 def export_saved_model(
-    model, path, *, tolerance=1e-5, metadata=None, preprocessing=None, image_size=None
-):
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    tolerance: float = 1e-5,
+    metadata: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> float:
     """Writes the inference mode of a Keras model as a TensorFlow SavedModel folder.
 
     The signatures `serve` and `serving_default` take `image`, any number of images, and return
@@ -76,7 +85,7 @@ def export_saved_model(
         return refuse_if_different(wrapped, new, tolerance)
 
 
-def _archive(wrapped):
+def _archive(wrapped: InferenceModel) -> Any:
     import tensorflow as tf
 
     archive = keras.export.ExportArchive()

@@ -1,12 +1,14 @@
 """Paths for libraries that take UTF-8 only."""
 
+import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def utf8_path(path):
+def utf8_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields the path, or, where it is not UTF-8, another one that leads to the same place.
 
     TensorFlow and onnxruntime take names in UTF-8. Where Python reads names otherwise, as under

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from keras import ops
 
+from keras_ms.arguments import Tensor
+
 # exponent of a logit that does not count: e^-1e30 is 0, and no inf - inf can arise
 _NEVER = -1e30
 
@@ -26,13 +28,13 @@ class Triplets(NamedTuple):
     valid: (triplets,) bool; where False, the triplet fills up a static shape and counts nowhere.
     """
 
-    anchor: object
-    positive: object
-    negative: object
-    valid: object
+    anchor: Tensor
+    positive: Tensor
+    negative: Tensor
+    valid: Tensor
 
 
-def harden(anchor, positive, negative, weight):
+def harden(anchor: Tensor, positive: Tensor, negative: Tensor, weight: float | Tensor) -> Tensor:
     """Pulls a negative toward its anchor, no nearer than the positive (the augmentor).
 
     With d+ = |z - z+| and d- = |z - z-|: if d- > d+,
@@ -57,7 +59,7 @@ def harden(anchor, positive, negative, weight):
     return ops.where(farther, anchor + length / divisor * offset, negative)
 
 
-def hardness_weight(alpha, average_metric_loss):
+def hardness_weight(alpha: float, average_metric_loss: Tensor) -> Tensor:
     """lambda = e^{-alpha / J_avg}: near 1 while the metric loss is large, towards 0 as it falls.
 
     Args:
@@ -71,7 +73,7 @@ def hardness_weight(alpha, average_metric_loss):
     return _exponential_of_ratio(alpha, average_metric_loss)
 
 
-def real_share(beta, generator_loss):
+def real_share(beta: float, generator_loss: Tensor) -> Tensor:
     """e^{-beta / J_gen}: how much the real tuples count; the synthetic ones count 1 minus that.
 
     Args:
@@ -94,7 +96,7 @@ def _exponential_of_ratio(scale, value):
     return ops.where(positive, share, ops.where(ops.isnan(value), one, at_zero))
 
 
-def cross_entropy(logits, own):
+def cross_entropy(logits: Tensor, own: Tensor) -> Tensor:
     """Softmax cross-entropy of every row.
 
     Args:
@@ -110,7 +112,13 @@ def cross_entropy(logits, own):
     return ops.where(ops.any(own, axis=-1), values, ops.full_like(values, float("nan")))
 
 
-def generator_loss(features, reconstructed, label_loss, lambda_g=0.5, official=False):
+def generator_loss(
+    features: Tensor,
+    reconstructed: Tensor,
+    label_loss: Tensor,
+    lambda_g: float = 0.5,
+    official: bool = False,
+) -> Tensor:
     """J_gen: what the generator is trained on, to preserve features and labels.
 
     Paper: sum (y - y')^2 + lambda_g J_soft, with J_soft the sum of the cross-entropies of the
@@ -133,7 +141,7 @@ def generator_loss(features, reconstructed, label_loss, lambda_g=0.5, official=F
     return error + lambda_g * label_loss
 
 
-def n_pair_cross_entropy(similarity, valid):
+def n_pair_cross_entropy(similarity: Tensor, valid: Tensor) -> Tensor:
     """The N-pair loss of one pair a class, from dot products: mean over the classes i of
     log(1 + sum_{j != i} e^{S_ij - S_ii}).
 
@@ -144,12 +152,14 @@ def n_pair_cross_entropy(similarity, valid):
     Returns:
         Scalar, 0 where no class exists.
     """
-    shown = ops.where(valid, similarity, ops.full_like(similarity, _NEVER))
-    values = ops.logsumexp(shown, axis=-1) - ops.diagonal(similarity)
+    of_existing = ops.where(valid, similarity, ops.full_like(similarity, _NEVER))
+    values = ops.logsumexp(of_existing, axis=-1) - ops.diagonal(similarity)
     return masked_mean(values, valid)
 
 
-def triplet_sum(anchor, positive, negative, valid, margin=1.0):
+def triplet_sum(
+    anchor: Tensor, positive: Tensor, negative: Tensor, valid: Tensor, margin: float = 1.0
+) -> Tensor:
     """Sum over the triplets of [|z - z+|^2 - |z - z-|^2 + margin]+, on unnormalised embeddings.
 
     Args:
@@ -165,14 +175,14 @@ def triplet_sum(anchor, positive, negative, valid, margin=1.0):
     return ops.sum(ops.where(valid, violations, ops.zeros_like(violations)))
 
 
-def masked_mean(values, mask):
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the entries where `mask` holds; 0 where there are none."""
     number = ops.sum(ops.cast(mask, values.dtype))
     total = ops.sum(ops.where(mask, values, ops.zeros_like(values)))
     return total / ops.maximum(number, ops.ones_like(number))
 
 
-def squared_length(rows):
+def squared_length(rows: Tensor) -> Tensor:
     """(..., dimension) -> (...,)."""
     return ops.sum(ops.square(rows), axis=-1)
 

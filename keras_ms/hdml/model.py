@@ -1,5 +1,7 @@
 """Hardness-aware deep metric learning: synthetic negatives that get harder as training goes on."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -15,7 +17,8 @@ from keras_ms.hdml.networks import (
     images_and_labels,
 )
 from keras_ms.hdml.step import LOGGED, Networks, apply_where_finite, step_losses
-from keras_ms.hdml.tuples import tuples_of
+from keras_ms.hdml.tuples import Tuples, tuples_of
+from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
 from keras_ms.pairs.unit_vectors import widened
 
@@ -97,15 +100,15 @@ class HDML(EmbedderTraining):
 
     def __init__(
         self,
-        embedder,
-        classes,
-        metric_loss="n_pair",
-        mode="paper",
-        alpha=None,
-        beta=1e4,
-        lambda_g=0.5,
-        average_steps=64,
-        name="hdml",
+        embedder: keras.Model,
+        classes: Any,
+        metric_loss: str | PairLoss | Tuples = "n_pair",
+        mode: str = "paper",
+        alpha: float | None = None,
+        beta: float = 1e4,
+        lambda_g: float = 0.5,
+        average_steps: int = 64,
+        name: str = "hdml",
     ):
         features_and_embeddings = features_and_embeddings_model(embedder)
         tuples = tuples_of(metric_loss)
@@ -136,19 +139,19 @@ class HDML(EmbedderTraining):
         self.built = True
 
     @property
-    def optimizers(self):
+    def optimizers(self) -> list[Any]:
         """The three optimizers: of the embedder, the generator, the classifier."""
         return [self.optimizer, self.generator_optimizer, self.classifier_optimizer]
 
     def compile(
         self,
-        optimizer=None,
-        loss=None,
-        *args,
-        generator_optimizer=None,
-        classifier_optimizer=None,
-        **options,
-    ):
+        optimizer: Any = None,
+        loss: Any = None,
+        *args: Any,
+        generator_optimizer: Any = None,
+        classifier_optimizer: Any = None,
+        **options: Any,
+    ) -> None:
         """As `keras.Model.compile`, with three optimizers and without a loss.
 
         Args:
@@ -179,18 +182,18 @@ class HDML(EmbedderTraining):
             if not trained.built:
                 trained.build(part.trainable_variables)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         if config:
             for name in ("generator_optimizer", "classifier_optimizer"):
                 config[name] = keras.saving.serialize_keras_object(getattr(self, name))
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras does this by itself only where `compile` is not overridden.
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         import tensorflow as tf
 
         inputs, labels = images_and_labels(data)
@@ -212,16 +215,16 @@ class HDML(EmbedderTraining):
             metric.update_state(step.log[name], sample_weight=size)
         return self.compute_metrics(inputs, labels, embeddings)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         inputs, labels = images_and_labels(data)
         _, unscaled, embeddings = self._features_and_embeddings(inputs, training=False)
         value = self.metric_loss.metric_loss(labels, ops.cast(unscaled, self._precise))
         self._loss_tracker.update_state(value, sample_weight=ops.shape(embeddings)[0])
-        found = self.compute_metrics(inputs, labels, embeddings)
+        values = self.compute_metrics(inputs, labels, embeddings)
         # what only a training step knows would be 0 here
-        return {name: value for name, value in found.items() if name not in self._logged}
+        return {name: value for name, value in values.items() if name not in self._logged}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "embedder": keras.saving.serialize_keras_object(self.embedder),
             "classes": self.classes.ids.tolist(),
@@ -235,7 +238,7 @@ class HDML(EmbedderTraining):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "HDML":
         nested = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("embedder", "metric_loss")

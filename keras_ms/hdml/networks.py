@@ -2,11 +2,13 @@
 
 import math
 from numbers import Integral
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs.class_ids import one_class_id_each
 
 MODES = ("paper", "official")
@@ -18,7 +20,7 @@ _GENERATOR_UNITS = 512
 _UNKNOWN_AVERAGE = 1e6
 
 
-def features_and_embeddings_model(embedder):
+def features_and_embeddings_model(embedder: keras.Model) -> keras.Model:
     """From an embedder's input to the feature y, the embedding z and what the embedder gives, z
     after the L2 normalisation if there is one.
 
@@ -63,7 +65,7 @@ def _made_by(tensor):
     return layer, layer._inbound_nodes[call].input_tensors
 
 
-def build_generator(dimension, channels, dtype="float32"):
+def build_generator(dimension: int, channels: int, dtype: str = "float32") -> keras.Model:
     """The network from embeddings back to features, as in the official code.
 
     Linear, ReLU, batch normalisation, linear: in that order.
@@ -87,7 +89,7 @@ def build_generator(dimension, channels, dtype="float32"):
     )
 
 
-def build_classifier(channels, num_classes, dtype="float32"):
+def build_classifier(channels: int, num_classes: int, dtype: str = "float32") -> keras.Model:
     """The softmax classifier of features, a linear layer: (rows, channels) to logits."""
     return keras.Sequential(
         [keras.Input((channels,), dtype=dtype), layers.Dense(num_classes, dtype=dtype)],
@@ -107,7 +109,7 @@ class LossAverages(layers.Layer):
             window is full, as in the official code.
     """
 
-    def __init__(self, steps, dtype="float32", name="averages"):
+    def __init__(self, steps: int, dtype: str = "float32", name: str = "averages"):
         super().__init__(dtype=dtype, name=name)
         self.steps = steps
         self.metric = self._variable("metric", _UNKNOWN_AVERAGE)
@@ -126,7 +128,7 @@ class LossAverages(layers.Layer):
             autocast=False,
         )
 
-    def record(self, metric, generator):
+    def record(self, metric: Tensor, generator: Tensor) -> None:
         """Takes the losses of a step, two scalars; one that is not finite leaves both out."""
         finite = ops.logical_and(ops.isfinite(metric), ops.isfinite(generator))
         number = self.number + ops.cast(finite, self.number.dtype)
@@ -156,7 +158,7 @@ class ClassIndex:
         ValueError: no class, or ids that are not integers.
     """
 
-    def __init__(self, classes):
+    def __init__(self, classes: Any):
         given = np.asarray(classes)
         if not np.issubdtype(given.dtype, np.integer) or given.size == 0 or given.ndim > 1:
             raise ValueError(
@@ -165,15 +167,17 @@ class ClassIndex:
             )
         if given.ndim == 0 and given < 1:
             raise ValueError(f"Expected at least one class. Received: classes={classes!r}")
-        self.ids = (np.arange(given) if given.ndim == 0 else np.unique(given)).astype(np.int64)
+        self.ids = (np.arange(int(given)) if given.ndim == 0 else np.unique(given)).astype(np.int64)
 
-    def __call__(self, labels):
+    def __call__(self, labels: Tensor) -> Tensor:
         """Labels (batch,) or (batch, 1) -> (batch, classes) bool; no True for an unknown class."""
         labels = ops.cast(ops.reshape(labels, (-1, 1)), "int64")
         return ops.equal(labels, ops.expand_dims(ops.convert_to_tensor(self.ids), 0))
 
 
-def check_settings(mode, alpha, beta, lambda_g, average_steps):
+def check_settings(
+    mode: str, alpha: float, beta: float, lambda_g: float, average_steps: int
+) -> None:
     """Raises ValueError for a setting of HDML that is out of range."""
     if mode not in MODES:
         raise ValueError(
@@ -190,7 +194,7 @@ def check_settings(mode, alpha, beta, lambda_g, average_steps):
         )
 
 
-def images_and_labels(data):
+def images_and_labels(data: Any) -> tuple[Any, Tensor]:
     """The two parts of a batch as Keras passes it, the labels as (batch,).
 
     Raises:
@@ -205,7 +209,7 @@ def images_and_labels(data):
     return inputs, one_class_id_each(labels, keras.tree.flatten(inputs)[0])
 
 
-def check_strategy(strategy):
+def check_strategy(strategy: Any) -> None:
     """Raises ValueError for a tf.distribute strategy that HDML cannot train under.
 
     Several replicas: its tuples and averages are those of one batch. Strategies for several that

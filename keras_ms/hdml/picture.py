@@ -1,5 +1,8 @@
 """The hardness of HDML's synthetic negatives over time, as a picture."""
 
+import os
+from typing import Any
+
 from keras_ms.files import whole_file
 
 # what is drawn: name in the history, label, line style; colours that the colour-blind tell apart
@@ -14,7 +17,7 @@ _SHARES = (
 )
 
 
-def draw_hardness(history, path, title=None):
+def draw_hardness(history: Any, path: str | os.PathLike, title: str | None = None) -> None:
     """Draws how similar anchors and their negatives are, real and synthetic, epoch by epoch.
 
     Args:

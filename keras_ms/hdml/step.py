@@ -1,17 +1,19 @@
 """The losses of one HDML step, as a function of its features, its networks and two numbers."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.hdml.formulas import (
     cross_entropy,
     generator_loss,
     harden,
     masked_mean,
 )
-from keras_ms.hdml.tuples import NPairTuples
+from keras_ms.hdml.tuples import NPairTuples, Tuples
 from keras_ms.pairs.unit_vectors import unit_length
 
 # what fit logs beside `loss`
@@ -37,9 +39,9 @@ class Networks(NamedTuple):
     classify: features -> logits (rows, classes).
     """
 
-    embed: object
-    generate: object
-    classify: object
+    embed: Callable[[Tensor], Tensor]
+    generate: Callable[[Tensor, Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor]
 
 
 class StepLosses(NamedTuple):
@@ -50,16 +52,25 @@ class StepLosses(NamedTuple):
     log: dict, what `fit` logs.
     """
 
-    metric: object
-    generator: object
-    classifier: object
-    recorded: object
-    log: dict
+    metric: Tensor
+    generator: Tensor
+    classifier: Tensor
+    recorded: Tensor
+    log: dict[str, Tensor]
 
 
 def step_losses(
-    features, embeddings, labels, own, networks, tuples, weight, share, lambda_g, official
-):
+    features: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    own: Tensor,
+    networks: Networks,
+    tuples: Tuples,
+    weight: Tensor,
+    share: Tensor,
+    lambda_g: float,
+    official: bool,
+) -> StepLosses:
     """The three losses of a step.
 
     J_metric = share J_m + (1 - share) J_syn, J_gen and the cross-entropy of the real features.
@@ -134,7 +145,13 @@ def step_losses(
     return StepLosses(metric, preservation, classification, recorded, log)
 
 
-def apply_where_finite(optimizers, losses, gradients, parts, statistics):
+def apply_where_finite(
+    optimizers: Sequence[Any],
+    losses: Sequence[Tensor],
+    gradients: Sequence[Sequence[Tensor]],
+    parts: Sequence[keras.Model],
+    statistics: Sequence[Sequence[Tensor]],
+) -> None:
     """Trains embedder, generator and classifier, as far as the step is finite.
 
     One update with NaN or infinity would break weights and the optimizer's moments for good. The

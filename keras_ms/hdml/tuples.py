@@ -11,10 +11,12 @@ Each class here offers the same four things to `keras_ms.hdml.model.HDML`:
 
 import math
 from numbers import Integral
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.hdml.formulas import (
     Triplets,
     masked_mean,
@@ -47,14 +49,14 @@ class NPairTuples:
 
     alpha = 90.0  # published
 
-    def __init__(self, regularization=0.002):
+    def __init__(self, regularization: float = 0.002):
         if not (math.isfinite(regularization) and regularization >= 0):
             raise ValueError(
                 f"Expected `regularization` >= 0. Received: regularization={regularization}"
             )
         self.regularization = float(regularization)
 
-    def triplets(self, labels, embeddings):
+    def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         # anchor i, its positive i, and the positive j of another class; for j = i both distances
         # are equal, so that the augmentor leaves the positive where it is
         first, second = first_two_of_class(label_keys(labels))
@@ -68,7 +70,7 @@ class NPairTuples:
             ops.logical_and(ops.take(exists, own), ops.take(exists, other)),
         )
 
-    def metric_loss(self, labels, embeddings):
+    def metric_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         first, second = first_two_of_class(label_keys(labels))
         anchors, positives = ops.take(embeddings, first, 0), ops.take(embeddings, second, 0)
         exists = second > first
@@ -76,7 +78,14 @@ class NPairTuples:
         norms = squared_length(anchors) + squared_length(positives)
         return n_pair_cross_entropy(similarity, exists) + self._l2(masked_mean(norms, exists))
 
-    def synthetic_loss(self, labels, embeddings, synthetic, triplets, official):
+    def synthetic_loss(
+        self,
+        labels: Tensor,
+        embeddings: Tensor,
+        synthetic: Tensor,
+        triplets: Triplets,
+        official: bool,
+    ) -> Tensor:
         first, second = first_two_of_class(label_keys(labels))
         size = ops.shape(first)[0]
         anchors = ops.take(embeddings, first, 0)
@@ -92,11 +101,11 @@ class NPairTuples:
     def _l2(self, squared_norms):
         return 0.25 * self.regularization * squared_norms
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"regularization": self.regularization}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "NPairTuples":
         return cls(**config)
 
 
@@ -114,12 +123,12 @@ class TripletTuples:
 
     alpha = 7.0  # published
 
-    def __init__(self, margin=1.0):
+    def __init__(self, margin: float = 1.0):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")
         self.margin = float(margin)
 
-    def triplets(self, labels, embeddings):
+    def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         positive, negative = pair_masks(label_keys(labels))
         size = ops.shape(positive)[0]
         index = ops.arange(size)
@@ -133,22 +142,29 @@ class TripletTuples:
             exists,
         )
 
-    def metric_loss(self, labels, embeddings):
+    def metric_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         triplets = self.triplets(labels, embeddings)
         return self._loss(embeddings, ops.take(embeddings, triplets.negative, 0), triplets)
 
-    def synthetic_loss(self, labels, embeddings, synthetic, triplets, official):
+    def synthetic_loss(
+        self,
+        labels: Tensor,
+        embeddings: Tensor,
+        synthetic: Tensor,
+        triplets: Triplets,
+        official: bool,
+    ) -> Tensor:
         return self._loss(embeddings, synthetic, triplets)
 
     def _loss(self, embeddings, negatives, triplets):
         positives = ops.take(embeddings, triplets.positive, 0)
         return triplet_sum(embeddings, positives, negatives, triplets.valid, self.margin)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"margin": self.margin}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "TripletTuples":
         return cls(**config)
 
 
@@ -170,7 +186,7 @@ class PairTuples:
 
     alpha = 0.5  # the Multi-Similarity loss is about 1 at first: lambda starts near 0.6
 
-    def __init__(self, loss=None, negatives_per_anchor=8):
+    def __init__(self, loss: PairLoss | None = None, negatives_per_anchor: int = 8):
         loss = MultiSimilarityLoss() if loss is None else loss
         if not isinstance(loss, PairLoss) or loss.whole_batch or not loss.normalize:
             raise ValueError(
@@ -192,7 +208,7 @@ class PairTuples:
         self.loss = loss
         self.negatives_per_anchor = int(negatives_per_anchor)
 
-    def triplets(self, labels, embeddings):
+    def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         positive, negative = pair_masks(label_keys(labels))
         unit = ops.stop_gradient(unit_length(embeddings))
         similarity = ops.matmul(unit, ops.transpose(unit))
@@ -212,10 +228,17 @@ class PairTuples:
             ops.reshape(exists, (-1,)),
         )
 
-    def metric_loss(self, labels, embeddings):
+    def metric_loss(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         return ops.cast(self.loss(labels, embeddings), embeddings.dtype)
 
-    def synthetic_loss(self, labels, embeddings, synthetic, triplets, official):
+    def synthetic_loss(
+        self,
+        labels: Tensor,
+        embeddings: Tensor,
+        synthetic: Tensor,
+        triplets: Triplets,
+        official: bool,
+    ) -> Tensor:
         number = self.negatives_per_anchor
         unit, negatives = unit_length(embeddings), unit_length(synthetic)
         negatives = ops.reshape(negatives, (-1, number, negatives.shape[1]))
@@ -241,14 +264,14 @@ class PairTuples:
         similarity = ops.concatenate([to_batch, to_negatives], axis=1)
         return ops.mean(in_closed_form(losses_and_gradient, similarity, gradient_again))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
             "negatives_per_anchor": self.negatives_per_anchor,
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "PairTuples":
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss})
 
@@ -259,8 +282,11 @@ TUPLES = {
     "multi_similarity": PairTuples,
 }
 
+# of any kind
+Tuples = NPairTuples | TripletTuples | PairTuples
 
-def tuples_of(metric_loss):
+
+def tuples_of(metric_loss: Any) -> Tuples:
     """The tuples of a metric loss: a name of TUPLES, tuples, or a loss of this library.
 
     Raises:

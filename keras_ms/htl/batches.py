@@ -4,6 +4,9 @@ Which items make up a batch is plain NumPy, by the rules of balanced_indices.py:
 are dealt like cards. `neighbour_batches` makes a tf.data.Dataset of them.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,11 +26,19 @@ from keras_ms.data.balanced_indices import (
     hands_from,
     random_numbers,
 )
+from keras_ms.htl.class_tree import ClassTree
 
 
 def neighbour_indices(
-    labels, nearest, anchor_classes, images_per_class, *, classes_per_batch, seed=0, start_step=0
-):
+    labels: np.ndarray,
+    nearest: np.ndarray,
+    anchor_classes: int,
+    images_per_class: int,
+    *,
+    classes_per_batch: int,
+    seed: int = 0,
+    start_step: int = 0,
+) -> Iterator[np.ndarray]:
     """Endless batches of indices into `labels`: random classes, each with its nearest ones.
 
     - The anchor classes are dealt like cards: each class is an anchor once before any is again.
@@ -115,14 +126,14 @@ class NeighbourIndices:
 
     def __init__(
         self,
-        labels,
+        labels: Any,
         *,
-        anchor_classes=4,
-        classes_each=4,
-        images_per_class=5,
-        steps_per_epoch,
-        seed=0,
-        tree=None,
+        anchor_classes: int = 4,
+        classes_each: int = 4,
+        images_per_class: int = 5,
+        steps_per_epoch: int,
+        seed: int = 0,
+        tree: ClassTree | None = None,
     ):
         self.anchor_classes = whole_number("anchor_classes", anchor_classes)
         self.classes_each = whole_number("classes_each", classes_each)
@@ -135,7 +146,7 @@ class NeighbourIndices:
         # until `follow` says where, each epoch goes on where the one before ended
         self._first_step, self._goes_on = 0, True
 
-    def follow(self, tree, first_step=None):
+    def follow(self, tree: ClassTree | None, first_step: int | None = None) -> None:
         """From the next epoch on, takes the nearest classes of this tree.
 
         Args:
@@ -153,7 +164,7 @@ class NeighbourIndices:
         if first_step is not None:
             self._first_step = first_step
 
-    def epoch(self):
+    def epoch(self) -> Iterator[tuple[int, np.ndarray]]:
         """The batches of one epoch, (step, indices): those of the tree of this moment."""
         # now, and not at the first batch, as in a generator
         return self._batches(self._nearest, self._first_step)
@@ -190,19 +201,19 @@ class NeighbourIndices:
 
 
 def neighbour_batches(
-    source,
-    order,
+    source: Any,
+    order: NeighbourIndices,
     *,
-    views=False,
-    image_size=None,
-    crop_scale=CROP_SCALE,
-    crop_ratio=CROP_RATIO,
-    flip=True,
-    distort=None,
-    shard=(0, 1),
-    cache="auto",
-    prefetch=tf.data.AUTOTUNE,
-):
+    views: bool = False,
+    image_size: int | None = None,
+    crop_scale: tuple[float, float] | None = CROP_SCALE,
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    flip: bool = True,
+    distort: Callable[..., Any] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    cache: bool | str = "auto",
+    prefetch: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
     """An epoch of anchor-neighbour batches: random classes, each with its nearest ones.
 
     The nearest classes are the hardest to tell apart, so that such a batch holds more triplets

@@ -140,10 +140,10 @@ class RebuildClassTree(keras.callbacks.Callback):
             # Keras traces the loss before it calls any callback
             loss.expect_tree(len(np.unique(self.labels)), self.levels)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._is_first = True
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if epoch and self.margins == "first" and self.loss is not None and self.loss.tree is None:
             raise ValueError(
                 f"Expected the loss to have its first tree before epoch {epoch + 1}: with "

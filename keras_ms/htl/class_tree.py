@@ -3,13 +3,16 @@
 Built by hierarchy.py; here it is asked, saved, loaded and drawn.
 """
 
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_ms.arguments import Tensor
 from keras_ms.files import whole_file
 from keras_ms.htl.hierarchy import (
     BLOCK,
@@ -64,7 +67,9 @@ class ClassTree:
     means: np.ndarray | None = None
 
     @classmethod
-    def build(cls, embeddings, labels, levels=LEVELS, linkage="average"):
+    def build(
+        cls, embeddings: Tensor, labels: Tensor, levels: int = LEVELS, linkage: str = "average"
+    ) -> "ClassTree":
         """The tree of these embeddings.
 
         Args:
@@ -87,21 +92,21 @@ class ClassTree:
         return cls(class_ids, nodes, thresholds, spreads, means.astype(np.float32))
 
     @property
-    def levels(self):
+    def levels(self) -> int:
         """L, the number of levels above level 0."""
         return len(self.thresholds) - 1
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"<ClassTree of {len(self.class_ids)} classes; nodes at levels 0 to {self.levels}: "
             f"{', '.join(map(str, self.num_nodes()))}>"
         )
 
-    def num_nodes(self):
+    def num_nodes(self) -> list[int]:
         """How many nodes there are at each level: a list of L + 1 numbers, the last one 1."""
         return [int(number) for number in self.nodes.max(axis=0) + 1]
 
-    def merge_levels(self, p, q):
+    def merge_levels(self, p: Any, q: Any) -> np.ndarray:
         """The first level at which two classes share a node; 0 … L.
 
         Args:
@@ -116,7 +121,7 @@ class ClassTree:
         # nodes only grow, so the levels at which two classes differ are the lowest ones
         return np.sum(self.nodes[self._positions(p)] != self.nodes[self._positions(q)], axis=-1)
 
-    def distances(self, p, q):
+    def distances(self, p: Any, q: Any) -> np.ndarray:
         """Distance in the tree, d_H(p, q) = d_l at the first level l that two classes share.
 
         Args:
@@ -127,7 +132,7 @@ class ClassTree:
         """
         return self.thresholds[self.merge_levels(p, q)]
 
-    def nearest(self, number):
+    def nearest(self, number: int) -> np.ndarray:
         """The nearest classes of every class, by d and not by the level.
 
         Distances are equal if they are to 6 decimals: more would be the rounding of the means.
@@ -152,7 +157,7 @@ class ClassTree:
                 f"Expected a number of nearest classes below {num_classes}, the classes of the "
                 f"tree. Received: {number}"
             )
-        found = np.empty((num_classes, number), np.int64)
+        positions = np.empty((num_classes, number), np.int64)
         means = self.means.astype(np.float64)
         for start in range(0, num_classes if number else 0, BLOCK):
             distances = rounded_distances(means[start : start + BLOCK], means, decimals=6)
@@ -165,17 +170,17 @@ class ClassTree:
             chosen = closer | (tied & (np.cumsum(tied, axis=1, dtype=np.int32) <= places))
             near = np.nonzero(chosen)[1].reshape(len(rows), number)
             order = np.argsort(np.take_along_axis(distances, near, 1), kind="stable")
-            found[start : start + BLOCK] = np.take_along_axis(near, order, 1)
-        return self.class_ids[found]
+            positions[start : start + BLOCK] = np.take_along_axis(near, order, 1)
+        return self.class_ids[positions]
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Writes the tree as an .npz file, whole or not at all."""
         with whole_file(_npz(path)) as temporary, open(temporary, "wb") as file:
             arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
             np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "ClassTree":
         """The tree that `save` wrote.
 
         Raises:
@@ -191,23 +196,23 @@ class ClassTree:
             try:
                 with np.load(file, allow_pickle=False) as arrays:
                     names = [name for name in cls.__dataclass_fields__ if name in arrays.files]
-                    found = {name: arrays[name] for name in names}
+                    content = {name: arrays[name] for name in names}
             except (ValueError, zipfile.BadZipFile) as error:
                 raise ValueError(
                     f"Expected a saved ClassTree. {path} is damaged: {error}"
                 ) from None
-        missing = {"class_ids", "nodes", "thresholds", "spreads"} - set(found)
+        missing = {"class_ids", "nodes", "thresholds", "spreads"} - set(content)
         if missing:
             raise ValueError(f"Expected a saved ClassTree. {path} lacks {sorted(missing)}")
-        return cls(**found)
+        return cls(**content)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The levels without the means, in terms that JSON can hold."""
         names = ("class_ids", "nodes", "thresholds", "spreads")
         return {name: getattr(self, name).tolist() for name in names}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "ClassTree":
         """The tree of a `get_config`, without means."""
         return cls(
             np.asarray(config["class_ids"], np.int64),
@@ -216,7 +221,9 @@ class ClassTree:
             np.asarray(config["spreads"], np.float64),
         )
 
-    def draw(self, path, class_names=None):
+    def draw(
+        self, path: str | os.PathLike, class_names: Mapping[int, Any] | Sequence[Any] | None = None
+    ) -> None:
         """Draws the tree, a row for each class, and writes the picture whole or not at all.
 
         A dot is the spread of a class; lines join where classes come to share a node.
@@ -251,14 +258,14 @@ class ClassTree:
 
     def _positions(self, class_ids):
         class_ids = np.asarray(class_ids)
-        found = np.searchsorted(self.class_ids, class_ids).clip(max=len(self.class_ids) - 1)
-        unknown = self.class_ids[found] != class_ids
+        positions = np.searchsorted(self.class_ids, class_ids).clip(max=len(self.class_ids) - 1)
+        unknown = self.class_ids[positions] != class_ids
         if np.any(unknown):
             raise ValueError(
                 f"Class {class_ids[unknown].flat[0]} is not in the tree of {len(self.class_ids)} "
                 "classes. Build the tree from images of all classes"
             )
-        return found
+        return positions
 
 
 def _npz(path):

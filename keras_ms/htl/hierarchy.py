@@ -7,7 +7,7 @@ the means over their classes. No pair of images is ever listed. Ge et al., ECCV 
 
 import numpy as np
 
-from keras_ms.arguments import class_ids, whole_number
+from keras_ms.arguments import Tensor, class_ids, whole_number
 
 FARTHEST = 4.0  # the squared distance of opposite unit vectors
 LEVELS = 16  # as published
@@ -19,7 +19,7 @@ BLOCK = 1024  # rows of 11,318 distances: 93 MB
 DECIMALS = 9
 
 
-def class_means(embeddings, labels):
+def class_means(embeddings: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean of each class's unit vectors, not normalised again.
 
     Args:
@@ -58,7 +58,7 @@ def class_means(embeddings, labels):
     return ids, sums / counts[:, None], counts
 
 
-def class_distances(means, others=None):
+def class_distances(means: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
     """Mean squared distance of the images of two classes, d(p, q) = 2 - 2 mu_p . mu_q.
 
     Args:
@@ -75,13 +75,15 @@ def class_distances(means, others=None):
     return distances
 
 
-def rounded_distances(means, others, decimals=DECIMALS):
+def rounded_distances(
+    means: np.ndarray, others: np.ndarray | None, decimals: int = DECIMALS
+) -> np.ndarray:
     """`class_distances` to so many decimals: equal ones are so on every processor."""
     distances = class_distances(means, others)
     return np.round(distances, decimals, out=distances)
 
 
-def class_spreads(means, counts):
+def class_spreads(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean squared distance of the images of a class, s_c = 2n/(n - 1) (1 - |mu_c|^2).
 
     Args:
@@ -109,7 +111,7 @@ def class_spreads(means, counts):
     return spreads
 
 
-def level_thresholds(spreads, counts, levels=LEVELS):
+def level_thresholds(spreads: np.ndarray, counts: np.ndarray, levels: int = LEVELS) -> np.ndarray:
     """d_l = d_0 + l (4 - d_0)/L for l = 0 … L, where d_0 is the mean spread of the classes of two
     or more images: float64 (L + 1,)."""
     lowest = spreads[counts > 1].mean()
@@ -118,7 +120,7 @@ def level_thresholds(spreads, counts, levels=LEVELS):
     return thresholds
 
 
-def merge_nodes(means, thresholds, linkage="average"):
+def merge_nodes(means: np.ndarray, thresholds: np.ndarray, linkage: str = "average") -> np.ndarray:
     """Which node every class belongs to at every level.
 
     At level l, nodes closer than d_l share a node, again and again until none are; those whose
@@ -182,7 +184,7 @@ def _numbered_by_first(roots):
     return np.argsort(np.argsort(first))[index]
 
 
-def checked_levels(levels, linkage):
+def checked_levels(levels: int, linkage: str) -> int:
     """The levels as int, once they and the linkage are known to be usable for a tree.
 
     Raises:

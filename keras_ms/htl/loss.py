@@ -2,11 +2,13 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.losses.pair_loss import PairLoss, checked_options, is_concrete
 from keras_ms.losses.triplet import triplet_all, triplet_all_weights
@@ -17,7 +19,6 @@ from keras_ms.pairs.labels import (
     positions_among,
     valid_where,
 )
-from keras_ms.pairs.reductions import Tensor
 
 
 def violate_margins(
@@ -132,7 +133,7 @@ class HierarchicalTripletLoss(PairLoss):
         beta: float = 0.1,
         *,
         name: str = "hierarchical_triplet",
-        **options,
+        **options: Any,
     ):
         if not math.isfinite(beta):
             raise ValueError(
@@ -201,24 +202,29 @@ class HierarchicalTripletLoss(PairLoss):
         for variable, array in zip(self._state, arrays):
             variable.assign(array)
 
-    def per_anchor(self, keys, embeddings, memory=None):
-        if self._state is None:
-            raise ValueError(_NO_TREE)
+    def per_anchor(
+        self, keys: Tensor, embeddings: Tensor, memory: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         is_known = self._is_known(keys)
         if memory is not None:
             memory = self._without_unknown(memory[0]), memory[1]
         losses = super().per_anchor(self._without_unknown(keys), embeddings, memory)
         return ops.where(is_known, losses, ops.full_like(losses, float("nan")))
 
+    def _tree_arrays(self):
+        if self._state is None:
+            raise ValueError(_NO_TREE)
+        return self._state
+
     def _is_known(self, keys):
-        _, is_known = positions_among(keys, self._state[0])
+        _, is_known = positions_among(keys, self._tree_arrays()[0])
         return ops.logical_or(is_known, ops.logical_not(are_valid(keys)))  # padding has no class
 
     def _without_unknown(self, keys):
         """The keys, with items that have no margin in no pair: as anchors and as candidates."""
         return valid_where(keys, self._is_known(keys))
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         value = super().__call__(y_true, y_pred, sample_weight)
         # on torch, Keras also builds a model by calling its loss with made-up labels
         if keras.backend.backend() == "tensorflow" and is_concrete(value):
@@ -238,10 +244,8 @@ class HierarchicalTripletLoss(PairLoss):
             )
 
     def _margins(self, keys, candidate_keys):
-        if self._state is None:
-            raise ValueError(_NO_TREE)
         # similarities: a squared distance is 2 - 2 S
-        tree_keys, nodes, thresholds, spreads = self._state
+        tree_keys, nodes, thresholds, spreads = self._tree_arrays()
         margins = violate_margins(
             keys,
             candidate_keys,
@@ -253,11 +257,11 @@ class HierarchicalTripletLoss(PairLoss):
         )
         return margins / 2
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         tree = None if self.tree is None else self.tree.get_config()
         return {**super().get_config(), "tree": tree}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "HierarchicalTripletLoss":
         tree = config["tree"] and ClassTree.from_config(config["tree"])
         return cls(**{**config, "tree": tree})

@@ -1,5 +1,8 @@
 """A picture of classes that merge level by level."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 # Each class has a row of this height, in inches, so that its name can be read; above so many
@@ -8,7 +11,9 @@ _ROW = 0.16
 _NAMED = 400
 
 
-def draw_levels(nodes, thresholds, spreads, names):
+def draw_levels(
+    nodes: np.ndarray, thresholds: np.ndarray, spreads: np.ndarray, names: Sequence[str]
+) -> Any:
     """A matplotlib figure: classes on the left, distance to the right, lines where nodes join.
 
     Args:
@@ -36,7 +41,7 @@ def draw_levels(nodes, thresholds, spreads, names):
         axes.axvline(threshold, color="0.9", lw=0.5, zorder=0)
     axes.axvline(thresholds[0], color="tab:orange", lw=1, zorder=0, label="d_0, mean spread")
     if num_classes <= _NAMED:
-        axes.set_yticks(rows, [names[index] for index in order], fontsize=7)
+        axes.set_yticks(rows, [names[int(index)] for index in order], fontsize=7)
     else:
         axes.set_yticks([])
         axes.set_ylabel(f"{num_classes} classes")

@@ -2,14 +2,16 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
-from keras_ms.pairs.reductions import Tensor, column_numbers
+from keras_ms.pairs.reductions import column_numbers
 
 
 def angular(pairs: Pairs, squared_tangent: float = 1.0) -> Tensor:
@@ -177,7 +179,7 @@ class AngularLoss(PairLoss):
     `model.compile(optimizer, loss=keras_ms.AngularLoss())`
     """
 
-    def __init__(self, angle: float = 45.0, *, name: str = "angular", **options):
+    def __init__(self, angle: float = 45.0, *, name: str = "angular", **options: Any):
         if not 0 < angle <= 60:
             raise ValueError(
                 "Expected `angle` in degrees, above 0 and at most 60, the largest that the "

@@ -2,13 +2,15 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, signed
-from keras_ms.pairs.reductions import Tensor, one_over_num_pairs
+from keras_ms.pairs.reductions import one_over_num_pairs
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
@@ -118,7 +120,7 @@ class BinomialDevianceLoss(PairLoss):
         threshold: float = 0.5,
         *,
         name: str = "binomial_deviance",
-        **options,
+        **options: Any,
     ):
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):

@@ -2,13 +2,14 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, log_sums_exp, signed
-from keras_ms.pairs.reductions import Tensor
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
@@ -123,7 +124,7 @@ class CircleLoss(PairLoss):
     """
 
     def __init__(
-        self, margin: float = 0.25, gamma: float = 256.0, *, name: str = "circle", **options
+        self, margin: float = 0.25, gamma: float = 256.0, *, name: str = "circle", **options: Any
     ):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")

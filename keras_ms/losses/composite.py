@@ -1,9 +1,13 @@
 """Several losses on one output."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
+
+from keras_ms.arguments import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -32,7 +36,13 @@ class CompositeLoss(keras.losses.Loss):
     5.0
     """
 
-    def __init__(self, losses, factors=None, *, name: str = "composite"):
+    def __init__(
+        self,
+        losses: list[keras.losses.Loss] | tuple[keras.losses.Loss, ...] | keras.losses.Loss,
+        factors: Sequence[float] | None = None,
+        *,
+        name: str = "composite",
+    ):
         losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
         factors = [1.0] * len(losses) if factors is None else list(factors)
         strangers = [loss for loss in losses if not isinstance(loss, keras.losses.Loss)]
@@ -57,7 +67,7 @@ class CompositeLoss(keras.losses.Loss):
         self.losses = losses
         self.factors = [float(factor) for factor in factors]
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         # not in `call`: Keras would have cast the labels to float32 by then
         total = None
         for loss, factor in zip(self.losses, self.factors):
@@ -65,7 +75,7 @@ class CompositeLoss(keras.losses.Loss):
             total = value if total is None else ops.add(total, value)
         return total
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "losses": [keras.saving.serialize_keras_object(loss) for loss in self.losses],
             "factors": self.factors,
@@ -73,7 +83,7 @@ class CompositeLoss(keras.losses.Loss):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "CompositeLoss":
         losses = [keras.saving.deserialize_keras_object(loss) for loss in config["losses"]]
         return cls(**{**config, "losses": losses})
 

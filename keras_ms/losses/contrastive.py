@@ -2,13 +2,14 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, signed
-from keras_ms.pairs.reductions import Tensor
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
@@ -88,7 +89,7 @@ class ContrastiveLoss(PairLoss):
     0.333333
     """
 
-    def __init__(self, threshold: float = 0.5, *, name: str = "contrastive", **options):
+    def __init__(self, threshold: float = 0.5, *, name: str = "contrastive", **options: Any):
         if not math.isfinite(threshold):
             raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
         self.threshold = float(threshold)

@@ -1,13 +1,14 @@
 """The histogram loss."""
 
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, has_pair, is_pair
-from keras_ms.pairs.reductions import Tensor
 
 
 def histogram(pairs: Pairs, num_steps: int = 101) -> Tensor:
@@ -144,7 +145,7 @@ class HistogramLoss(PairLoss):
     `model.compile(optimizer, loss=keras_ms.HistogramLoss())`
     """
 
-    def __init__(self, num_steps: int = 101, *, name: str = "histogram", **options):
+    def __init__(self, num_steps: int = 101, *, name: str = "histogram", **options: Any):
         if int(num_steps) != num_steps or num_steps < 2:
             raise ValueError(
                 "Expected `num_steps`, the number of histogram nodes, to be a whole number of at "

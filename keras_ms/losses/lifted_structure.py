@@ -2,13 +2,15 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, has_pair, log_sums_exp, signed
-from keras_ms.pairs.reductions import NEVER, Tensor
+from keras_ms.pairs.reductions import NEVER
 from keras_ms.pairs.row_wise import RowForm, RowWise
 from keras_ms.pairs.unit_vectors import distances
 
@@ -206,7 +208,7 @@ class LiftedStructureLoss(PairLoss):
         margin: float | None = None,
         *,
         name: str = "lifted_structure",
-        **options,
+        **options: Any,
     ):
         given, unread = ("margin", "threshold") if two_sided else ("threshold", "margin")
         values = {"threshold": threshold, "margin": margin}
@@ -215,21 +217,23 @@ class LiftedStructureLoss(PairLoss):
                 f"With two_sided={two_sided} the loss reads `{given}` and not `{unread}`. "
                 f"Received: {unread}={values[unread]}"
             )
-        value = 1.0 if values[given] is None else values[given]
+        value = values[given]
+        value = 1.0 if value is None else value
         if not math.isfinite(value):
             raise ValueError(f"Expected a finite `{given}`. Received: {given}={value}")
         self.two_sided = bool(two_sided)
-        self.threshold = None if two_sided else float(value)
-        self.margin = float(value) if two_sided else None
+        value = float(value)
+        self.threshold = None if two_sided else value
+        self.margin = value if two_sided else None
         if two_sided:
             functions = {
-                "pair_loss": partial(two_sided_lifted_structure, margin=self.margin),
-                "weighting": partial(two_sided_lifted_structure_weights, margin=self.margin),
+                "pair_loss": partial(two_sided_lifted_structure, margin=value),
+                "weighting": partial(two_sided_lifted_structure_weights, margin=value),
             }
         else:
             functions = {
-                "pair_loss": partial(lifted_structure, threshold=self.threshold),
-                "weighting": partial(lifted_structure_weights, threshold=self.threshold),
+                "pair_loss": partial(lifted_structure, threshold=value),
+                "weighting": partial(lifted_structure_weights, threshold=value),
             }
         settings = {
             "threshold": self.threshold,

@@ -2,13 +2,15 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
-from keras_ms.pairs.reductions import NEVER, Tensor, masked_max, one_over_num_pairs
+from keras_ms.pairs.reductions import NEVER, masked_max, one_over_num_pairs
 from keras_ms.pairs.row_wise import RowForm, RowWise
 from keras_ms.pairs.unit_vectors import distances
 
@@ -195,7 +197,7 @@ class MarginLoss(PairLoss):
         cutoff: float | None = 1.4,
         *,
         name: str = "margin",
-        **options,
+        **options: Any,
     ):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")

@@ -2,10 +2,12 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, check_embeddings
 from keras_ms.pairs import replicas
 from keras_ms.pairs.labels import are_valid, label_keys
@@ -64,11 +66,13 @@ class MinedAnchors(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.epsilon = epsilon
         mine = mine_all if epsilon is None else partial(mine_multi_similarity, epsilon=epsilon)
-        self._pairwise = Pairwise(_one_where_mined, None, mine, compiled=False, block_size=BLOCK)
+        self._pairwise = Pairwise(
+            _one_where_mined, _no_weights, mine, compiled=False, block_size=BLOCK
+        )
         self.mined = self.add_weight(shape=(), initializer="zeros", name="mined")
         self.anchors = self.add_weight(shape=(), initializer="zeros", name="anchors")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> None:
         mask = getattr(y_pred, "_keras_mask", None)
         embeddings = ops.convert_to_tensor(y_pred)
         check_embeddings(embeddings)
@@ -85,11 +89,16 @@ class MinedAnchors(keras.metrics.Metric):
         self.mined.assign_add(ops.sum(ops.cast(mined, self.dtype)))
         self.anchors.assign_add(ops.sum(ops.cast(are_valid(keys), self.dtype)))
 
-    def result(self):
+    def result(self) -> Tensor:
         return ops.divide_no_nan(self.mined, self.anchors)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "epsilon": self.epsilon}
+
+
+def _no_weights(pairs):
+    """A count has no derivative."""
+    return ops.zeros_like(pairs.similarity)
 
 
 def _one_where_mined(pairs):

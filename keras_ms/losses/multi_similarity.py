@@ -2,14 +2,16 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import Pairs, signed
-from keras_ms.pairs.reductions import Tensor, log_one_plus_sum_exp
+from keras_ms.pairs.reductions import log_one_plus_sum_exp
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 # Two regimes, not two spellings of one: with threshold 1 a negative at similarity 0.82 weighs 1e-4.
@@ -80,7 +82,9 @@ def multi_similarity_weights(
     return RowForm(log_sums, weights)
 
 
-def multi_similarity_exponents(pairs: Pairs, alpha: float, beta: float, threshold: float):
+def multi_similarity_exponents(
+    pairs: Pairs, alpha: float, beta: float, threshold: float
+) -> tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]:
     """The exponents of Eq. 15, which the loss and its weights share.
 
     Returns:
@@ -146,7 +150,7 @@ class MultiSimilarityLoss(PairLoss):
         epsilon: float | None = 0.1,
         *,
         name: str = "multi_similarity",
-        **options,
+        **options: Any,
     ):
         for argument, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value > 0):
@@ -175,7 +179,7 @@ class MultiSimilarityLoss(PairLoss):
         )
 
     @classmethod
-    def from_preset(cls, preset: str, **overrides) -> "MultiSimilarityLoss":
+    def from_preset(cls, preset: str, **overrides: Any) -> "MultiSimilarityLoss":
         """The loss with named settings: "official" (2, 40, 0.5, 0.1) or "paper" (2, 50, 1, 0.1)."""
         if preset not in PRESETS:
             raise ValueError(

@@ -2,15 +2,17 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.closed_form import in_closed_form
 from keras_ms.pairs.mining import mine_all, mine_one_pair_per_class
 from keras_ms.pairs.pairs import Pairs, pair_masks
-from keras_ms.pairs.reductions import Tensor, column_numbers, num_pairs
+from keras_ms.pairs.reductions import column_numbers, num_pairs
 
 
 def n_pair(pairs: Pairs, regularization: float = 0.002) -> Tensor:
@@ -159,7 +161,7 @@ class NPairLoss(PairLoss):
         one_pair_per_class: bool = False,
         *,
         name: str = "n_pair",
-        **options,
+        **options: Any,
     ):
         if one_pair_per_class not in (True, False):
             raise ValueError(

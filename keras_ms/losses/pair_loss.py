@@ -4,16 +4,16 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs import replicas
 from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.mining import mine_all
 from keras_ms.pairs.pairwise import Pairwise
-from keras_ms.pairs.reductions import Tensor
 from keras_ms.pairs.unit_vectors import unit_length, widened
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
@@ -122,8 +122,8 @@ class PairLoss(keras.losses.Loss):
         normalize: bool = True,
         uses_dimension: bool = False,
         settings: Mapping[str, Any] | None = None,
-        block_size: int | str | None = "auto",
-        jit_compile: bool | str = "auto",
+        block_size: int | Literal["auto"] | None = "auto",
+        jit_compile: bool | Literal["auto"] = "auto",
         reduction: str | None = "sum_over_batch_size",
         name: str | None = None,
         dtype: str | None = None,
@@ -140,15 +140,17 @@ class PairLoss(keras.losses.Loss):
                 f"Received: jit_compile={jit_compile!r}"
             )
         if block_size not in (None, "auto") and not (
-            isinstance(block_size, Integral) and block_size > 0 and block_size is not True
+            isinstance(block_size, Integral) and int(block_size) > 0 and block_size is not True
         ):
             raise ValueError(
                 "Invalid value for argument `block_size`. Expected a positive whole number, None "
                 f"or 'auto'. Received: block_size={block_size!r}"
             )
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.jit_compile = jit_compile
-        self.block_size = int(block_size) if isinstance(block_size, Integral) else block_size
+        self.jit_compile: bool | Literal["auto"] = jit_compile
+        self.block_size: int | Literal["auto"] | None = (
+            int(block_size) if isinstance(block_size, Integral) else block_size
+        )
         self.whole_batch = whole_batch
         self.margins = margins
         self._faster_losses = faster_losses
@@ -160,7 +162,7 @@ class PairLoss(keras.losses.Loss):
         self._pairwise = {}
         self._warned_of_zero = False
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
@@ -173,13 +175,13 @@ class PairLoss(keras.losses.Loss):
         self._explain_zero(value, sample_weight)
         return value
 
-    def keys(self, y_true, y_pred: Tensor) -> Tensor:
+    def keys(self, y_true: Any, y_pred: Tensor) -> Tensor:
         """The label keys (see `keras_ms.pairs.labels`) of a batch, after the Keras mask of the
         embeddings: (batch, 5) of the loss's dtype."""
         check_embeddings(y_pred)
         return label_keys(y_true, self.dtype, embeddings=y_pred)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """One value per anchor; `y_true` holds the keys."""
         return self.per_anchor(y_true, y_pred)
 
@@ -270,7 +272,7 @@ class PairLoss(keras.losses.Loss):
             )
         return self._pairwise[key]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "block_size": self.block_size,

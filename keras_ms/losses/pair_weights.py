@@ -1,11 +1,13 @@
 """What a loss does to the pairs of a batch: its weights, the pairs it mines, their similarities."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs.rounding import rounding_bound
@@ -35,7 +37,7 @@ class PairWeights(NamedTuple):
 
 
 def pair_weights(
-    loss: PairLoss | CompositeLoss, embeddings, labels, sample_weight=None
+    loss: PairLoss | CompositeLoss, embeddings: Tensor, labels: Any, sample_weight: Any = None
 ) -> PairWeights:
     """The General Pair Weighting view of a loss: how much each pair of a batch counts.
 
@@ -129,7 +131,7 @@ def _sum_of_weights(composite, embeddings, labels, sample_weight):
     positive = np.any([part.positive for part in parts], axis=0)
     negative = np.any([part.negative for part in parts], axis=0)
     return PairWeights(
-        sum(factor * part.weights for factor, part in zip(composite.factors, parts)),
+        np.asarray(sum(factor * part.weights for factor, part in zip(composite.factors, parts))),
         first.similarity,
         positive,
         negative,
@@ -167,13 +169,13 @@ class PairStatistics(keras.callbacks.Callback):
     >>> model.fit(..., callbacks=[callback])  # doctest: +SKIP
     """
 
-    def __init__(self, loss: PairLoss | CompositeLoss, batches, *, prefix: str = ""):
+    def __init__(self, loss: PairLoss | CompositeLoss, batches: Iterable[Any], *, prefix: str = ""):
         super().__init__()
         self.loss = loss
         self.batches = batches
         self.prefix = prefix
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
             logs.update({self.prefix + name: value for name, value in self.measure().items()})
 

@@ -4,13 +4,15 @@ import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs import replicas
 from keras_ms.pairs.class_ids import check_range, one_class_id_each
-from keras_ms.pairs.reductions import Tensor, log_one_plus_sum_exp
+from keras_ms.pairs.reductions import log_one_plus_sum_exp
 from keras_ms.pairs.unit_vectors import unit_length, widened
 
 # Labels reach a loss as float32, whose integers are exact up to here.
@@ -106,11 +108,11 @@ class Proxies(keras.layers.Layer):
     def __init__(
         self,
         num_classes: int,
-        initializer="he_normal",
+        initializer: Any = "he_normal",
         *,
         name: str = "proxies",
         dtype: str = "float32",
-        **options,
+        **options: Any,
     ):
         if not isinstance(num_classes, Integral) or not 1 <= num_classes <= _MOST_CLASSES:
             raise ValueError(
@@ -123,7 +125,7 @@ class Proxies(keras.layers.Layer):
         self.num_classes = int(num_classes)
         self.initializer = keras.initializers.get(initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if len(input_shape) != 2 or input_shape[1] is None:
             raise ValueError(
                 "Expected embeddings of shape (batch, dimension) with a known dimension. Received: "
@@ -135,14 +137,14 @@ class Proxies(keras.layers.Layer):
             initializer=self.initializer,
         )
 
-    def call(self, embeddings):
+    def call(self, embeddings: Tensor) -> Tensor:
         rows = unit_length(widened(embeddings, self.compute_dtype))
         return ops.matmul(rows, ops.transpose(unit_length(self.proxies)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         return (input_shape[0], self.num_classes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -185,7 +187,7 @@ class ProxyLoss(keras.losses.Loss):
         self._image_loss = image_loss
         self._whole_batch = whole_batch
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         if len(y_pred.shape) != 2:
@@ -200,7 +202,7 @@ class ProxyLoss(keras.losses.Loss):
         counted = ops.cast(counted, self.dtype)
         return replicas.of_one_device(value, self.reduction, counted, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.reshape(y_true, (-1, 1))
         if not self._whole_batch or replicas.num_replicas() == 1:
             return self._losses(labels, y_pred)
@@ -217,7 +219,7 @@ class ProxyLoss(keras.losses.Loss):
         # of an unknown label in a program that cannot raise errors
         return ops.where(ops.any(own, axis=1), losses, ops.full_like(losses, float("nan")))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dtype": self.dtype}
 
 
@@ -251,12 +253,12 @@ class ProxyNCALoss(ProxyLoss):
     -1.0
     """
 
-    def __init__(self, scale: float = 1.0, *, name: str = "proxy_nca", **options):
+    def __init__(self, scale: float = 1.0, *, name: str = "proxy_nca", **options: Any):
         _check_positive("scale", scale)
         self.scale = float(scale)
         super().__init__(partial(proxy_nca, scale=self.scale), name=name, **options)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if y_pred.shape[1] < 2:
             raise ValueError(
                 "Proxy-NCA compares an image with the proxies of other classes and needs two at "
@@ -264,7 +266,7 @@ class ProxyNCALoss(ProxyLoss):
             )
         return super().call(y_true, y_pred)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale}
 
 
@@ -308,7 +310,12 @@ class ProxyAnchorLoss(ProxyLoss):
     """
 
     def __init__(
-        self, alpha: float = 32.0, margin: float = 0.1, *, name: str = "proxy_anchor", **options
+        self,
+        alpha: float = 32.0,
+        margin: float = 0.1,
+        *,
+        name: str = "proxy_anchor",
+        **options: Any,
     ):
         _check_positive("alpha", alpha)
         if not math.isfinite(margin):
@@ -322,7 +329,7 @@ class ProxyAnchorLoss(ProxyLoss):
             **options,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "alpha": self.alpha, "margin": self.margin}
 
 

@@ -2,13 +2,15 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, is_pair, log_sums_exp
-from keras_ms.pairs.reductions import NEVER, Tensor, one_over_num_pairs
+from keras_ms.pairs.reductions import NEVER, one_over_num_pairs
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
@@ -127,7 +129,7 @@ class SupervisedContrastiveLoss(PairLoss):
     """
 
     def __init__(
-        self, temperature: float = 0.1, *, name: str = "supervised_contrastive", **options
+        self, temperature: float = 0.1, *, name: str = "supervised_contrastive", **options: Any
     ):
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"Expected `temperature` > 0. Received: temperature={temperature}")

@@ -7,15 +7,16 @@ weight of n and takes it from the weight of p. No matrix of triplets is made.
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
-from keras_ms.pairs.reductions import FAR, Tensor, num_pairs
+from keras_ms.pairs.reductions import FAR, num_pairs
 
 
 def triplet_hard(pairs: Pairs, margin: float = 0.1) -> Tensor:
@@ -297,7 +298,12 @@ class TripletLoss(PairLoss):
     """
 
     def __init__(
-        self, margin: float = 0.1, mining: str = "semi_hard", *, name: str = "triplet", **options
+        self,
+        margin: float = 0.1,
+        mining: str = "semi_hard",
+        *,
+        name: str = "triplet",
+        **options: Any,
     ):
         if not (math.isfinite(margin) and margin >= 0):
             raise ValueError(

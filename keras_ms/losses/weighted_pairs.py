@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.mining import mine_all
 from keras_ms.pairs.pairs import Pairs
-from keras_ms.pairs.reductions import Tensor
 from keras_ms.pairs.row_wise import RowWise
 
 
@@ -79,7 +80,7 @@ class WeightedPairLoss(PairLoss):
         *,
         uses_dimension: bool | None = None,
         name: str = "weighted_pairs",
-        **options,
+        **options: Any,
     ):
         for argument, function in (("weighting", weighting), ("miner", miner)):
             if not callable(function):
@@ -99,7 +100,7 @@ class WeightedPairLoss(PairLoss):
             **checked_options(self, settings, options),
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "weighting": _function_config(self.weighting),
@@ -107,7 +108,7 @@ class WeightedPairLoss(PairLoss):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "WeightedPairLoss":
         functions = {name: _function(config[name]) for name in ("weighting", "miner")}
         return cls(**{**config, **functions})
 

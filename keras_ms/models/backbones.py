@@ -5,6 +5,7 @@ it, and whatever it is exported to, needs no preprocessing outside.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -103,8 +104,14 @@ BACKBONES = {
 
 
 def build_backbone(
-    name, *, input_shape, weights=None, output_layer=None, frozen_batch_norm=None, freeze=False
-):
+    name: str,
+    *,
+    input_shape: tuple[int, int, int],
+    weights: str | os.PathLike | None = None,
+    output_layer: str | None = None,
+    frozen_batch_norm: bool | None = None,
+    freeze: bool = False,
+) -> keras.Model:
     """Build a network by name, from RGB images to a feature map.
 
     Args:
@@ -167,7 +174,13 @@ def _normalise(images, recipe):
         images = keras.ops.take(images, [2, 1, 0], axis=-1)
     # Rescaling exports to ONNX as it is; Normalization does not. In float32 under every policy:
     # bfloat16 holds 8 bits, as many as the pixels themselves.
-    return layers.Rescaling(list(scale), list(offset), dtype="float32", name="normalise")(images)
+    rescaling = layers.Rescaling(
+        list(scale),
+        list(offset),  # pyright: ignore[reportArgumentType] - Keras takes one for each channel too
+        dtype="float32",
+        name="normalise",
+    )
+    return rescaling(images)
 
 
 def _build_network(name, build, input_shape, weights):

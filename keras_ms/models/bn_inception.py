@@ -39,7 +39,7 @@ BLOCKS = {
 }
 
 
-def bn_inception(input_shape=(224, 224, 3)):
+def bn_inception(input_shape: tuple[int, int, int] = (224, 224, 3)) -> Model:
     """BN-Inception without its classifier, from normalised images to a feature map.
 
     The standard backbone of the metric-learning papers: 10,290,272 parameters, of which 20,032 are
@@ -165,7 +165,7 @@ def _check_input_shape(input_shape):
                 f"Received: {axis}={side!r}"
             )
         if not _is_valid_side(side):
-            below = (max(side, 0) + 1) // 32 * 32 - 1
+            below = (max(int(side), 0) + 1) // 32 * 32 - 1
             nearest = [f"{low}–{low + 7}" for low in (below, below + 32) if low > 0]
             raise ValueError(
                 f"bn_inception cannot take an image of {axis} {side}: the branches of a reduction "

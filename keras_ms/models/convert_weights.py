@@ -1,7 +1,11 @@
 """Public PyTorch weights of BN-Inception as a Keras weights file."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -19,7 +23,7 @@ _COUNTER = ".num_batches_tracked"
 _INPUT_SHAPE = (224, 224, 3)  # of the network; its weights are the same at every size
 
 
-def convert_weights(source, destination):
+def convert_weights(source: str | os.PathLike, destination: str | os.PathLike) -> list[str]:
     """Write the weights of a PyTorch BN-Inception as a file for `build_backbone`.
 
     The public file is bn_inception-52deb4733.pth (ImageNet: top-1 73.5, top-5 91.6). It was trained
@@ -64,7 +68,9 @@ def convert_weights(source, destination):
     return left_out
 
 
-def keras_values(tensors, network):
+def keras_values(
+    tensors: Mapping[str, Any], network: keras.Model
+) -> tuple[dict[str, list[np.ndarray]], list[str]]:
     """The values of a network's layers from tensors under PyTorch's names and in its layout.
 
     Kernels go from (out, in, height, width) to (height, width, in, out). Vectors may be written as
@@ -120,14 +126,14 @@ def keras_values(tensors, network):
 def _sources(layer):
     """PyTorch's names and shapes of a layer's weights, in the order of Keras."""
     if isinstance(layer, layers.Conv2D):
-        height, width, before, after = layer.kernel.shape
+        height, width, before, after = layer.weights[0].shape
         return {
             f"{layer.name}.weight": (after, before, height, width),
             f"{layer.name}.bias": (after,),
         }
     if isinstance(layer, layers.BatchNormalization):
         names = ("weight", "bias", "running_mean", "running_var")
-        return {f"{layer.name}.{name}": tuple(layer.gamma.shape) for name in names}
+        return {f"{layer.name}.{name}": tuple(layer.weights[0].shape) for name in names}
     return {}
 
 

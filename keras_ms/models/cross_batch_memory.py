@@ -1,9 +1,11 @@
 """Cross-batch memory: past embeddings as further candidates of a pair-based loss."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
 from keras_ms.pairs import replicas
@@ -116,7 +118,9 @@ class CrossBatchMemory(EmbedderTraining):
             autocast=False,
         )
 
-    def compile(self, optimizer="rmsprop", loss=None, *args, **options):
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **options: Any
+    ) -> None:
         """As `keras.Model.compile`, without a loss: it was given to the constructor."""
         if loss is not None:
             raise ValueError(
@@ -125,12 +129,19 @@ class CrossBatchMemory(EmbedderTraining):
             )
         super().compile(optimizer, None, *args, **options)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras does this by itself only where `compile` is not overridden.
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
         if replicas.num_replicas() > 1:
             raise ValueError(_ONE_REPLICA)
         if not training:
@@ -144,12 +155,12 @@ class CrossBatchMemory(EmbedderTraining):
             value = value + ops.cast(ops.sum(added), value.dtype)
         return value
 
-    def reset_memory(self):
+    def reset_memory(self) -> None:
         """Empties the memory. The warm-up is not repeated."""
         self.memory_embeddings.assign(ops.zeros_like(self.memory_embeddings))
         self.memory_keys.assign(ops.zeros_like(self.memory_keys))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "embedder": keras.saving.serialize_keras_object(self.embedder),
             "loss": keras.saving.serialize_keras_object(self.loss),
@@ -159,7 +170,7 @@ class CrossBatchMemory(EmbedderTraining):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "CrossBatchMemory":
         nested = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("embedder", "loss")

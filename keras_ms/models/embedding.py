@@ -1,8 +1,10 @@
 """The embedder: backbone, global pooling, one linear layer, L2 normalisation."""
 
 import contextlib
+import os
 import random
 from numbers import Integral
+from typing import Any
 
 import keras
 from keras import layers
@@ -14,19 +16,19 @@ _MOST_DIMENSIONS = 512  # of the default
 
 
 def build_embedder(
-    backbone="small",
+    backbone: str = "small",
     *,
-    embedding_size=None,
-    image_size=224,
-    weights=None,
-    output_layer=None,
-    pooling="avg",
-    frozen_batch_norm=None,
-    freeze_backbone=False,
-    head_initializer="orthogonal",
-    seed=None,
-    name="embedder",
-):
+    embedding_size: int | None = None,
+    image_size: int | tuple[int, int] = 224,
+    weights: str | os.PathLike | None = None,
+    output_layer: str | None = None,
+    pooling: str = "avg",
+    frozen_batch_norm: bool | None = None,
+    freeze_backbone: bool = False,
+    head_initializer: Any = "orthogonal",
+    seed: int | None = None,
+    name: str = "embedder",
+) -> keras.Model:
     """Build a model from RGB images to unit-norm embeddings.
 
     Layers: "image" → "backbone" (one nested model, input normalisation inside) → "pool" →
@@ -116,7 +118,7 @@ def build_embedder(
         return keras.Model(images, embeddings, name=name)
 
 
-def split_embedder(embedder):
+def split_embedder(embedder: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Split an embedder at its pooled features into two models that share its layers.
 
     With a frozen backbone the features of the training images never change: compute them once,
@@ -152,7 +154,7 @@ def split_embedder(embedder):
     return features_model, keras.Model(features, embeddings, name="head")
 
 
-def without_normalization(model):
+def without_normalization(model: keras.Model) -> keras.Model:
     """An embedder, or the head of one, that ends before the L2 normalisation.
 
     It shares the layers: training it trains the model. Losses on dot products, such as N-pair,
@@ -190,7 +192,7 @@ def _pool(feature_map, pooling):
     return layers.Add(dtype="float32", name="pool")([average, maximum])
 
 
-def _kernel_initializer(head_initializer):
+def _kernel_initializer(head_initializer: Any) -> Any:
     if head_initializer in ("pca", "whitened"):
         raise ValueError(
             f"head_initializer={head_initializer!r} is computed from images: build the embedder "
@@ -208,13 +210,13 @@ def _kernel_initializer(head_initializer):
         ) from error
 
 
-def _height_and_width(image_size):
+def _height_and_width(image_size: Any) -> tuple[int, int]:
     sides = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     try:
         height, width = sides
     except (TypeError, ValueError):
-        height = width = None
-    if not all(isinstance(side, Integral) and side > 0 for side in (height, width)):
+        height = width = 0
+    if not all(isinstance(side, Integral) and int(side) > 0 for side in (height, width)):
         raise ValueError(
             "image_size must be the pixels of a side or (height, width), positive integers. "
             f"Received: {image_size!r}"

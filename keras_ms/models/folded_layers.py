@@ -1,8 +1,11 @@
 """A convolution and the frozen batch normalisation after it, computed as one convolution."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.models.frozen_layers import FrozenStatisticsBatchNormalization
 
 
@@ -29,17 +32,25 @@ class FoldedBatchNormalization(FrozenStatisticsBatchNormalization):
         (2, 6, 6, 4)
     """
 
-    def __init__(self, convolution, **kwargs):
+    # made by BatchNormalization.build
+    gamma: Any
+    beta: Any
+    moving_mean: Any
+    moving_variance: Any
+
+    def __init__(self, convolution: Any, **kwargs: Any):
         super().__init__(**kwargs)
         self.convolution = convolution
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if not self.convolution.built:
             self.convolution.build(input_shape)
         super().build(self.convolution.compute_output_shape(input_shape))
         self.input_spec = None  # the base class expects the convolution's output
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         convolution = self.convolution
 
         def float32(variable):  # under mixed precision it reads as float16
@@ -58,20 +69,20 @@ class FoldedBatchNormalization(FrozenStatisticsBatchNormalization):
         outputs = convolution.convolution_op(inputs, kernel)
         return outputs + ops.cast(offset, outputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return self.convolution.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         convolution = keras.saving.serialize_keras_object(self.convolution)
         return {**super().get_config(), "convolution": convolution}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "FoldedBatchNormalization":
         convolution = keras.saving.deserialize_keras_object(config["convolution"])
         return cls(**{**config, "convolution": convolution})
 
 
-def with_folded_batch_norm(network):
+def with_folded_batch_norm(network: keras.Model) -> keras.Model:
     """A copy of a network in which frozen batch normalisations are folded into their convolutions.
 
     It computes the same to rounding and trains the same weights; a training step of BN-Inception
@@ -92,7 +103,8 @@ def with_folded_batch_norm(network):
     convolution_of = {}
     for layer in network.layers:
         if isinstance(layer, FrozenStatisticsBatchNormalization):
-            before = layer.input._keras_history.operation
+            tensor: Any = layer.input
+            before = tensor._keras_history.operation
             if _can_fold(before, layer, network):
                 convolution_of[layer.name] = before
     folded = {convolution.name for convolution in convolution_of.values()}

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from keras_ms.arguments import Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_ms")
 class FrozenStatisticsBatchNormalization(layers.BatchNormalization):
@@ -26,11 +28,13 @@ class FrozenStatisticsBatchNormalization(layers.BatchNormalization):
         (2, 4)
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         return super().call(inputs, training=False, mask=mask)
 
 
-def with_frozen_batch_norm(network):
+def with_frozen_batch_norm(network: keras.Model) -> keras.Model:
     """A copy of a functional network, weights included, whose batch statistics stay as they are.
 
     Args:
@@ -46,7 +50,7 @@ def with_frozen_batch_norm(network):
     return _copy(network, _frozen_statistics)
 
 
-def without_dropout(network):
+def without_dropout(network: keras.Model) -> keras.Model:
     """A copy of a functional network, weights included, whose dropout layers drop nothing.
 
     `trainable = False` puts batch normalisation into inference mode, but not dropout.

@@ -4,6 +4,9 @@ A random projection of pretrained features loses neighbours before the first ste
 from the training images lose little or nothing, and training then starts from what they know.
 """
 
+from typing import Any
+
+import keras
 import numpy as np
 from scipy.linalg import solve_triangular
 
@@ -24,7 +27,9 @@ _SHRINKAGE = 0.5
 _PART = 4096
 
 
-def initialize_head(embedder, images, labels=None, *, start="pca"):
+def initialize_head(
+    embedder: keras.Model, images: Any, labels: Any = None, *, start: str = "pca"
+) -> None:
     """Begins the head of an embedder at the axes of its pooled features, in place.
 
     - "pca": the principal axes of the features, their mean subtracted through the bias. Without
@@ -78,7 +83,9 @@ def initialize_head(embedder, images, labels=None, *, start="pca"):
     layer.bias.assign(bias)
 
 
-def head_axes(features, labels, size, start):
+def head_axes(
+    features: np.ndarray, labels: np.ndarray | None, size: int, start: str
+) -> tuple[np.ndarray, np.ndarray]:
     """`(kernel, bias)` of a head that begins at the axes of its features; see `initialize_head`.
 
     Args:
@@ -118,12 +125,12 @@ def head_axes(features, labels, size, start):
         # x → root⁻¹ x makes the scatter within classes round; the axes of all are those of the rest
         half = solve_triangular(root, total, lower=True)
         kernel = _axes(solve_triangular(root, half.T, lower=True), size)
-        kernel = solve_triangular(root, kernel, lower=True, trans="T")
+        kernel = solve_triangular(root, kernel, lower=True, trans=1)  # by its transpose
         kernel *= np.sqrt(size / np.sum(kernel**2))
     return kernel.astype("float32"), (-mean @ kernel).astype("float32")
 
 
-def usable_starts(features, labels, size):
+def usable_starts(features: np.ndarray, labels: np.ndarray, size: int) -> tuple[str, ...]:
     """Those of `STARTS` that the features allow, best first; none where their axes are too few.
 
     Args:

@@ -14,7 +14,9 @@ _LARGEST_FULL_SIDE = 48
 _SMALLEST_SIDE = 16
 
 
-def small_network(input_shape, widths=WIDTHS):
+def small_network(
+    input_shape: tuple[int | None, int | None, int], widths: tuple[int, int, int, int] = WIDTHS
+) -> keras.Model:
     """A convolution and three residual stages, trained from scratch in minutes on a CPU.
 
     A 3×3 convolution, then three stages; before each stage a maximum over 2×2 pixels halves the

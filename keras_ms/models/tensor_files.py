@@ -5,6 +5,7 @@ by `torch.load(weights_only=True)` alone, which refuses everything but tensors a
 containers. A `.safetensors` file is a table of contents and numbers.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ _SAFE_TORCH = (2, 6)
 _TYPES = tuple(map(np.dtype, ("float64", "float32", "float16", "int64", "int32")))
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read every tensor of a file.
 
     Args:

@@ -1,15 +1,19 @@
 """Load a network's weights from a file, or say what the file holds instead."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 
 from keras_ms.models.frozen_layers import FrozenStatisticsBatchNormalization
 
 
-def load_network_weights(network, path, *, whole=None):
+def load_network_weights(
+    network: keras.Model, path: str | os.PathLike, *, whole: keras.Model | None = None
+) -> None:
     """Load a `.weights.h5` file into a network after comparing the shapes of all arrays.
 
     Keras matches the arrays of a file to layers by order, and loads a file of another network as

@@ -1,11 +1,12 @@
 """Checks of integer class ids, before a step where that can be and at the step where it cannot."""
 
+from typing import Any, NoReturn
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import unmasked
-from keras_ms.pairs.reductions import Tensor
+from keras_ms.arguments import Tensor, unmasked
 
 _EXPECTED = "Expected class ids of shape (batch,) or (batch, 1), one for each image. Received: "
 _ADVICE = ". For one-hot labels pass argmax(labels, axis=-1)"
@@ -13,7 +14,7 @@ _ADVICE = ". For one-hot labels pass argmax(labels, axis=-1)"
 _EXPECTED_AS_A_NAME = "class-ids_one_for_each_image_and_of_one-hot_labels_the_argmax"
 
 
-def one_class_id_each(y_true, items: Tensor | None = None) -> Tensor:
+def one_class_id_each(y_true: Any, items: Tensor | None = None) -> Tensor:
     """Labels as a tensor of integers (batch,), or an error that says what arrived.
 
     What is known of dtype and shape before the step is checked before the step. Of an open shape,
@@ -75,7 +76,7 @@ def _integers(y_true):
     return labels
 
 
-def _refuse_dtype(kind, shape):
+def _refuse_dtype(kind: Any, shape: Any) -> NoReturn:
     raise ValueError(
         f"Expected integer class ids as labels. Received: labels of dtype {kind} and shape "
         f"{'unknown' if _has_no_rank(shape) else tuple(shape)}. Convert names or floats to "

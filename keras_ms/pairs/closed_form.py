@@ -5,11 +5,19 @@ pass has found and run in a compiled program; nothing of it is differentiated. T
 function of the argument, and is computed only where somebody differentiates the gradient.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 
-def in_closed_form(function, argument, gradient_again):
+
+def in_closed_form(
+    function: Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]],
+    argument: Tensor,
+    gradient_again: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
     """The losses that `function` gives, differentiated by the gradient it gives.
 
     Args:
@@ -34,10 +42,9 @@ def in_closed_form(function, argument, gradient_again):
         losses, gradient = function(ops.stop_gradient(argument))
 
         # TensorFlow and JAX call grad(upstream), torch grad(argument, upstream=...)
-        def grad(*args, upstream=None):
-            if upstream is None:
-                return _of_any_order(gradient, gradient_again, argument, *args)
-            return _of_any_order(gradient, gradient_again, *args, upstream)
+        def grad(first, upstream=None):
+            given = (argument, first) if upstream is None else (first, upstream)
+            return _of_any_order(gradient, gradient_again, *given)
 
         return losses, grad
 

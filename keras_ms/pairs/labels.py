@@ -6,12 +6,14 @@ item that takes part in pairs or 0 for one that does not, as padding or an empty
 Only this file knows the row's layout.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs.class_ids import one_class_id_each
-from keras_ms.pairs.reductions import Tensor
 
 _BITS_PER_PART = 16
 _PARTS = 4
@@ -21,7 +23,11 @@ KEY_LENGTH = _PARTS + 1
 
 
 def label_keys(
-    y_true, dtype: str = "float32", *, embeddings: Tensor | None = None, mask: Tensor | None = None
+    y_true: Any,
+    dtype: str = "float32",
+    *,
+    embeddings: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The keys of class ids.
 

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs.labels import are_valid, same_label
-from keras_ms.pairs.reductions import NEVER, Tensor, masked_max
+from keras_ms.pairs.reductions import NEVER, masked_max
 
 
 class Pairs(NamedTuple):

@@ -9,14 +9,16 @@ A second derivative is that of the gradient: of the weights as a function of the
 which pairs were mined being constant. It is computed only where it is asked for.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs.closed_form import in_closed_form
 from keras_ms.pairs.labels import padded_keys
-from keras_ms.pairs.pairs import batch_pairs, is_pair
+from keras_ms.pairs.pairs import Pairs, batch_pairs, is_pair
 from keras_ms.pairs.row_wise import row_form
 
 
@@ -43,13 +45,13 @@ class Pairwise:
 
     def __init__(
         self,
-        pair_loss,
-        weighting,
-        miner,
-        compiled,
-        block_size=None,
-        margins=None,
-        weighting_again=None,
+        pair_loss: Callable[[Pairs], Tensor],
+        weighting: Callable[..., Tensor],
+        miner: Callable[[Pairs], Pairs],
+        compiled: bool,
+        block_size: int | None = None,
+        margins: Callable[[Tensor, Tensor], Tensor] | None = None,
+        weighting_again: Callable[..., Tensor] | None = None,
     ):
         self.pair_loss = pair_loss
         self.weighting = weighting
@@ -62,11 +64,17 @@ class Pairwise:
         self._programs = {}
 
     @property
-    def is_row_wise(self):
+    def is_row_wise(self) -> bool:
         """Whether (G + G^T) can be computed at once: one product less."""
         return self.margins is None and None not in self.row_form
 
-    def pairs(self, similarity, keys, candidate_keys=None, offset=0):
+    def pairs(
+        self,
+        similarity: Tensor,
+        keys: Tensor,
+        candidate_keys: Tensor | None = None,
+        offset: int | Tensor = 0,
+    ) -> Pairs:
         """The mined pairs of `batch_pairs`, with the margins of negatives in their similarity."""
         pairs = batch_pairs(similarity, keys, candidate_keys, offset)
         if self.margins is not None:
@@ -76,7 +84,7 @@ class Pairwise:
             pairs = pairs._replace(similarity=similarity + margins)
         return self.miner(pairs)
 
-    def weights_again(self, pairs, *upstream):
+    def weights_again(self, pairs: Pairs, *upstream: Tensor) -> Tensor:
         """The weights of mined pairs in a form that can be differentiated with respect to the
         similarities."""
         similarity = pairs.similarity
@@ -86,7 +94,7 @@ class Pairwise:
 
     # One batch against itself, whose similarity matrix is symmetric.
 
-    def symmetric(self, unit, keys):
+    def symmetric(self, unit: Tensor, keys: Tensor) -> Tensor:
         """Losses of all anchors against each other; row-wise functions only.
 
         As S is symmetric, G^T differs from G in whose statistics enter: both are computed element
@@ -142,7 +150,14 @@ class Pairwise:
 
     # Anchors against candidates that hold them, and more.
 
-    def against(self, anchors, keys, candidates, candidate_keys, offset):
+    def against(
+        self,
+        anchors: Tensor,
+        keys: Tensor,
+        candidates: Tensor,
+        candidate_keys: Tensor,
+        offset: int | Tensor,
+    ) -> Tensor:
         """Losses of the anchors against the candidates: any separable loss.
 
         Args:
@@ -171,7 +186,14 @@ class Pairwise:
         similarity = ops.matmul(anchors, ops.transpose(candidates))
         return in_closed_form(losses_and_gradient, similarity, gradient_again)
 
-    def losses(self, anchors, keys, candidates, candidate_keys, offset):
+    def losses(
+        self,
+        anchors: Tensor,
+        keys: Tensor,
+        candidates: Tensor,
+        candidate_keys: Tensor,
+        offset: int | Tensor,
+    ) -> Tensor:
         """The losses of `against`, not to be differentiated."""
         similarity = ops.matmul(anchors, ops.transpose(candidates))
         return self.pair_loss(self.pairs(similarity, keys, candidate_keys, offset))
@@ -182,7 +204,7 @@ class Pairwise:
 
     # A loss that takes the batch as a whole.
 
-    def whole_batch(self, rows, keys):
+    def whole_batch(self, rows: Tensor, keys: Tensor) -> Tensor:
         """Losses of all anchors where an anchor's loss depends on other rows too.
 
         Args:
@@ -219,7 +241,7 @@ class Pairwise:
 
     # Large batches.
 
-    def blocks(self, unit, keys):
+    def blocks(self, unit: Tensor, keys: Tensor) -> Tensor:
         """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
 
         The backward pass computes the similarities of a block again and takes two more products.
@@ -245,7 +267,7 @@ class Pairwise:
 
         return in_closed_form(losses_and_gradient, unit, gradient_again)
 
-    def block_losses(self, unit, keys):
+    def block_losses(self, unit: Tensor, keys: Tensor) -> Tensor:
         """The losses of `blocks`, not to be differentiated."""
         block_size = self.block_size
         anchors, num_blocks = _padded(unit, block_size)
@@ -287,7 +309,7 @@ class Pairwise:
         similarity = ops.matmul(rows, ops.transpose(candidates))
         return self.pairs(similarity, keys, candidate_keys, start)
 
-    def program(self, function, *arguments):
+    def program(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the function; where chosen, compiled with XLA."""
         if not self.compiled:
             return function(*arguments)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from keras import ops
 
-from keras_ms.pairs.reductions import Tensor
+from keras_ms.arguments import Tensor
 
 
 def visit_positives(

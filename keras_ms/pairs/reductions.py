@@ -5,12 +5,10 @@ on every Keras backend.
 """
 
 import math
-from typing import Any
 
 from keras import ops
 
-# a tensor of whichever backend Keras runs on
-Tensor = Any
+from keras_ms.arguments import Tensor
 
 # Beyond every similarity by more than any margin or epsilon, so that a row without pairs of a kind
 # finds every comparison false; finite, so that no inf - inf can arise.

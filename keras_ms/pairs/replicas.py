@@ -4,10 +4,12 @@ On Keras's JAX backend with keras.distribution a program sees the global batch a
 nothing to gather.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
+
+from keras_ms.arguments import Tensor
 
 
 class GlobalBatch(NamedTuple):
@@ -19,12 +21,12 @@ class GlobalBatch(NamedTuple):
     offset: () int32, index of this replica's first item in the global batch.
     """
 
-    embeddings: object
-    keys: object
-    offset: object
+    embeddings: Tensor
+    keys: Tensor
+    offset: Tensor
 
 
-def mirrored_strategy(devices):
+def mirrored_strategy(devices: int) -> Any:
     """A tf.distribute.MirroredStrategy over the first `devices` GPUs, or, on a machine without
     GPUs, over as many logical devices of its processor.
 
@@ -72,7 +74,7 @@ def mirrored_strategy(devices):
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)])
 
 
-def num_replicas():
+def num_replicas() -> int:
     """How many replicas compute this step together: 1 outside tf.distribute's replica context."""
     if keras.backend.backend() != "tensorflow":
         return 1
@@ -84,7 +86,7 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def gather(embeddings, keys):
+def gather(embeddings: Tensor, keys: Tensor) -> GlobalBatch:
     """The batch of all replicas, whose parts may differ in size.
 
     Args:
@@ -106,7 +108,7 @@ def gather(embeddings, keys):
     )
 
 
-def share_of_mean(counted):
+def share_of_mean(counted: Tensor) -> Tensor:
     """What a replica's mean is multiplied by so that all replicas together give the mean of the
     global batch.
 
@@ -130,7 +132,9 @@ def share_of_mean(counted):
     return tf.math.divide_no_nan(part * context.num_replicas_in_sync, whole)
 
 
-def of_one_device(value, reduction, counted, sample_weight=None):
+def of_one_device(
+    value: Tensor, reduction: str | None, counted: Tensor, sample_weight: Tensor | None = None
+) -> Tensor:
     """A loss that each replica has reduced by itself, as one device gives it for the whole batch.
 
     Keras adds the gradients of the replicas up, so each keeps the gradient of its own part. What

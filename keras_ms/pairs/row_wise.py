@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from keras_ms.arguments import Tensor
 from keras_ms.pairs.pairs import Pairs
-from keras_ms.pairs.reductions import Tensor
 
 
 class RowForm(NamedTuple):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.pairs.reductions import Tensor
+from keras_ms.arguments import Tensor
 
 # The largest number of float16, and the length below which a row is short, see `widened`.
 _FLOAT16_MAX, _SHORT = 65504.0, 1 / 64

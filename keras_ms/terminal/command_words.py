@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _PROGRAM = "keras-ms"
@@ -19,7 +20,7 @@ class RunInterrupted(KeyboardInterrupt):
         number: of the signal. Defaults to SIGINT, that of Ctrl-C.
     """
 
-    def __init__(self, path, number=signal.SIGINT):
+    def __init__(self, path: str | os.PathLike, number: int = signal.SIGINT):
         super().__init__(f"The run {path} was interrupted")
         self.path, self.number = Path(path), number
 
@@ -32,12 +33,12 @@ class UnfinishedRun(FileNotFoundError):
         path: the run's folder.
     """
 
-    def __init__(self, message, path):
+    def __init__(self, message: str, path: str | os.PathLike):
         super().__init__(message)
         self.path = Path(path)
 
 
-def resume_command(path, arguments=None):
+def resume_command(path: str | os.PathLike, arguments: Sequence[str] | None = None) -> str:
     """The command that continues a run, started as this program was, to be pasted into a shell.
 
     Args:
@@ -82,8 +83,8 @@ def _program_words():
     """The words before the program's arguments, as they were typed; None if they are unknown."""
     script = sys.argv[0]
     if Path(script).stem == _PROGRAM:
-        found = shutil.which(_PROGRAM)
-        on_path = found is not None and Path(found).resolve() == Path(script).resolve()
+        installed = shutil.which(_PROGRAM)
+        on_path = installed is not None and Path(installed).resolve() == Path(script).resolve()
         return [_PROGRAM if on_path else script]
     words, typed = sys.orig_argv, sys.argv[1:]
     before = words[: len(words) - len(typed)]

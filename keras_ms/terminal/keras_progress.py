@@ -1,6 +1,8 @@
 """How far `predict`, `fit` and other work are, by Keras's bar or as lines in a log."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -33,18 +35,28 @@ class ProgressLines(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, what, total, *, unit="images", every_seconds=_SECONDS, log=None, clock=None):
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        unit: str = "images",
+        every_seconds: float = _SECONDS,
+        log: Callable[[str], Any] | None = None,
+        clock: Callable[[], float] | None = None,
+    ):
         super().__init__()
         self.total = total
         self._options = {"unit": unit, "every_seconds": every_seconds, "clock": clock}
         self._what, self._log = what, log
 
-    def on_predict_begin(self, logs=None):
+    def on_predict_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._rows = 0
         self._tell = progress_lines(self._what, self.total, self._log, **self._options)
 
-    def on_predict_batch_end(self, batch, logs=None):
-        self._rows += len(keras.tree.flatten(logs["outputs"])[0])
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs:
+            self._rows += len(keras.tree.flatten(logs["outputs"])[0])
         self._tell(self._rows / self.total if self.total else 1.0)
 
 
@@ -68,24 +80,39 @@ class TrainingLines(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, total, done=0, *, every_seconds=_SECONDS, log=None, clock=None):
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        every_seconds: float = _SECONDS,
+        log: Callable[[str], Any] | None = None,
+        clock: Callable[[], float] | None = None,
+    ):
         super().__init__()
         self._total, self._done = total - done, 0
         self._options = {"unit": "steps", "every_seconds": every_seconds, "clock": clock}
         self._log = log
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._tell = progress_lines("training", self._total, self._log, **self._options)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._before = self._done
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._done = self._before + batch + 1
         self._tell(self._done / self._total)
 
 
-def predict_progress(what, total, verbose, log=None, *, unit="images"):
+def predict_progress(
+    what: str,
+    total: int,
+    verbose: int,
+    log: Callable[[str], Any] | None = None,
+    *,
+    unit: str = "images",
+) -> dict[str, Any]:
     """The arguments of `model.predict` that show its progress: a bar, lines or nothing.
 
     Args:
@@ -106,7 +133,14 @@ def predict_progress(what, total, verbose, log=None, *, unit="images"):
     return {"verbose": verbose}
 
 
-def share_progress(what, total, verbose, log=None, *, unit="images"):
+def share_progress(
+    what: str,
+    total: int,
+    verbose: int,
+    log: Callable[[str], Any] | None = None,
+    *,
+    unit: str = "images",
+) -> Callable[[float], None]:
     """A function of the share done, 0 to 1, that shows it: a bar, lines or nothing.
 
     What is done within a moment is done in silence.

@@ -2,12 +2,22 @@
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 # often enough to see that it goes on, seldom enough to keep a log readable
 _SECONDS = 30
 
 
-def progress_lines(what, total, log=None, *, unit="images", every_seconds=_SECONDS, clock=None):
+def progress_lines(
+    what: str,
+    total: int,
+    log: Callable[[str], Any] | None = None,
+    *,
+    unit: str = "images",
+    every_seconds: float = _SECONDS,
+    clock: Callable[[], float] | None = None,
+) -> Callable[[float], None]:
     """A function to call with the share of the work done, 0 to 1, as often as one likes.
 
     Args:
@@ -44,12 +54,12 @@ def progress_lines(what, total, log=None, *, unit="images", every_seconds=_SECON
     return tell
 
 
-def shown_progress():
+def shown_progress() -> int:
     """`verbose` for Keras: 1, a moving bar, on a terminal; 2, lines, in a log."""
     return 1 if is_terminal(sys.stdout) else 2
 
 
-def is_terminal(stream):
+def is_terminal(stream: Any) -> bool:
     """Whether someone watches the stream; it may be closed or None, as in a background service."""
     try:
         return stream.isatty()
@@ -57,7 +67,7 @@ def is_terminal(stream):
         return False
 
 
-def print_line(line):
+def print_line(line: str) -> None:
     """Prints a line at once, into a log too; where there is no standard output, nothing."""
     try:
         print(line, flush=True)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -29,7 +30,7 @@ for line in sys.stdin.buffer:
 """
 
 
-def is_command():
+def is_command() -> bool:
     """Whether this process is `keras-ms`, `python -m keras_ms.cli` or a script that stands for it.
 
     Such scripts are train, export and the recipes in scripts/; all others are a user's own program.
@@ -49,7 +50,7 @@ def _is_command_script(program):
     )
 
 
-def start_command():
+def start_command() -> None:
     """Prepares the process of a command, before anything large is imported.
 
     Standard input, output and error that were closed are opened onto nothing: else the next file
@@ -64,14 +65,14 @@ def start_command():
         _started.append(True)
 
 
-def interrupt_raises():
+def interrupt_raises() -> None:
     """Ctrl-C raises KeyboardInterrupt again, once there is someone to catch it."""
     if _started and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
-def quiet_import():
+def quiet_import() -> Iterator[None]:
     """Drops TensorFlow's messages below TF_CPP_MIN_LOG_LEVEL while it is imported.
 
     1 drops what informs, 2 warnings too, 3 all but what is fatal; without the variable, or with 0,
@@ -98,6 +99,7 @@ def quiet_import():
     with subprocess.Popen(
         code, stdin=subprocess.PIPE, stdout=kept, start_new_session=True
     ) as reader:
+        assert reader.stdin is not None  # it was asked for
         os.dup2(reader.stdin.fileno(), 2)
         try:
             yield

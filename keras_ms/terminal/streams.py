@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 from keras_ms.terminal.progress import is_terminal
 
@@ -28,13 +30,13 @@ class Terminated(KeyboardInterrupt):
         number: of the signal.
     """
 
-    def __init__(self, number):
+    def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
 
 @contextlib.contextmanager
-def lasting_output():
+def lasting_output() -> Iterator[None]:
     """Output that is lost, because a terminal or a pipe is gone or a disk is full, stops nothing.
 
     For what is worth more than what is said about it: a training, which has its history in its
@@ -52,7 +54,7 @@ def lasting_output():
 
 
 @contextlib.contextmanager
-def command_output():
+def command_output() -> Iterator[None]:
     """Output of a command: any character, with or without a terminal.
 
     Characters that the encoding lacks are written as their code, and a standard output or error
@@ -76,7 +78,7 @@ def command_output():
 
 
 @contextlib.contextmanager
-def ending_on_signals():
+def ending_on_signals() -> Iterator[None]:
     """Raises `Terminated` where a signal would end the process without a word.
 
     These are SIGTERM, as of a service that is stopped, and SIGHUP, as of a terminal that is closed.
@@ -114,7 +116,8 @@ class _Stream:
     """
 
     def __init__(self, stream, *, lasts):
-        self._stream, self._lasts = stream, lasts
+        self._stream: Any = stream
+        self._lasts = lasts
         self.lost = None  # the error of a stream that does not last
 
     def __getattr__(self, name):
@@ -144,8 +147,8 @@ class _Stream:
         try:
             getattr(self._stream, action)(*arguments)
         except UnicodeEncodeError:
-            shown = (text.encode(self.encoding, "backslashreplace") for text in arguments)
-            self._try(action, *(text.decode(self.encoding) for text in shown))
+            escaped = (text.encode(self.encoding, "backslashreplace") for text in arguments)
+            self._try(action, *(text.decode(self.encoding) for text in escaped))
         except OSError as error:
             self._lose(error)
 

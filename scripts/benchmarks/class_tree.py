@@ -55,7 +55,7 @@ def peak():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--linkage", choices=LINKAGES, help="one linkage, in this process")
     linkage = parser.parse_args().linkage
     if linkage:

@@ -30,7 +30,7 @@ SETTINGS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, default=26_000)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--dimension", type=int, default=1024)

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from answering_process import AnsweringProcess
 
 KS = (1, 10, 100, 1000)
 # images and classes; 5 images a class, as in Stanford Online Products
@@ -29,7 +30,7 @@ SIZES = {"small": (20_000, 4000), "sop": (60_502, 11_316)}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", default="small", choices=SIZES)
     parser.add_argument("--images", type=int, help="another number than that of --size")
     parser.add_argument("--classes", type=int, help="another number than that of --size")
@@ -164,12 +165,10 @@ def compare(options):
     rounds = {name: [] for name in servers}
     for _ in range(options.repeats):
         for name, server in servers.items():
-            server.stdin.write("run\n")
-            server.stdin.flush()
-            rounds[name].append(server.stdout.readline().rstrip("\n").split("\t"))
+            server.send("run")
+            rounds[name].append(server.answer().split("\t"))
     for server in servers.values():
-        server.stdin.close()
-        server.wait()
+        server.close()
     report(rounds, options)
 
 
@@ -178,15 +177,12 @@ def started(name, options):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, threads) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     python = options.peer_python if name.startswith("faiss") else sys.executable
-    server = subprocess.Popen(
+    server = AnsweringProcess(
         [python, __file__, "--contender", name, "--data", options.data, "--threads", threads],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
-        text=True,
     )
-    answer = server.stdout.readline().strip()
+    answer = server.answer().strip()
     if answer == "ready":
         return server
     print(f"not timed: {name} ({answer or 'did not start'})")
@@ -196,7 +192,7 @@ def started(name, options):
 def report(rounds, options):
     seconds = {name: [float(answer[0]) for answer in answers] for name, answers in rounds.items()}
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    product = min((name for name in medians if name.endswith("product")), key=medians.get)
+    product = min((name for name in medians if name.endswith("product")), key=medians.__getitem__)
     # other work on the machine slows the contenders of one round alike: ratios within rounds
     ratios = {
         name: float(np.median(np.divide(values, seconds[product])))

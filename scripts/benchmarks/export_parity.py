@@ -166,7 +166,8 @@ def compare_pixels(folder, count, image_size=160):
     from keras_ms.data.images import default_resize_to, evaluation_batches
 
     paths = photos_under(folder, count)
-    images = ImageList([str(path) for path in paths], [0] * count, "a", ["test"] * count)
+    names = np.array([str(path) for path in paths])
+    images = ImageList(names, np.zeros(count, np.int64), ("a",), np.array(["test"] * count))
     resize_to = default_resize_to(images, image_size)
     rule = {
         "exif_orientation": True,
@@ -175,9 +176,11 @@ def compare_pixels(folder, count, image_size=160):
         "width": image_size,
         "dtype": "float32",
     }
-    code = re.search(r"<!-- view -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
+    code = re.search(r"<!-- view -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    if code is None:
+        raise ValueError(f"Expected the code of a view in {PAGE}, after <!-- view -->")
     page = {}
-    exec(code, page)
+    exec(code[1], page)
     differences = []
     for (ours, _), path in zip(evaluation_batches(images, image_size, batch_size=1), paths):
         differences.append(np.abs(ours[0].numpy() - page["view"](path, rule)))

@@ -16,15 +16,16 @@ import argparse
 import functools
 import json
 import os
-import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from answering_process import AnsweringProcess
 from PIL import Image
 
 from keras_ms.data.balanced_batches import balanced_batches
@@ -85,25 +86,16 @@ class PyTorchLoader:
     """A process that answers a number of images by the seconds that each took."""
 
     def __init__(self, python, images, image_size):
-        self.process = subprocess.Popen(
-            [python, Path(__file__).with_name("torch_input_pipeline.py"), str(image_size)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._send(json.dumps([os.fspath(path) for path in images.paths.tolist()]))
-
-    def _send(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        loader = Path(__file__).with_name("torch_input_pipeline.py")
+        self._process = AnsweringProcess([python, str(loader), str(image_size)])
+        self._process.send(json.dumps([os.fspath(path) for path in images.paths.tolist()]))
 
     def seconds_per_image(self, num_images):
-        self._send(str(num_images))
-        return np.array(json.loads(self.process.stdout.readline()))
+        self._process.send(str(num_images))
+        return np.array(json.loads(self._process.answer()))
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        self._process.close()
 
 
 def seconds_per_image(dataset, num_images):
@@ -132,7 +124,7 @@ def measure(images, image_size, rounds, num_images, peer_python):
             images, image_size, resize_to=image_size, batch_size=80, cache=False
         ).repeat(),
     }
-    turns = {
+    turns: dict[str, Callable] = {
         name: functools.partial(seconds_per_image, dataset) for name, dataset in variants.items()
     }
     if peer_python:
@@ -170,7 +162,7 @@ def measure_first_batch(num_classes=11_318, num_indices=60_000):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", nargs="?", help="a folder of class folders of JPEGs")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)

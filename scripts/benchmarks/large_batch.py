@@ -101,7 +101,7 @@ def print_row(name, size, answer):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--batch-size", type=int, default=32_768)
     parser.add_argument("--dimension", type=int, default=128)
     parser.add_argument("--smaller", default="2048,4096", help="further sizes, commas between")

@@ -20,15 +20,15 @@ import argparse
 import json
 import os
 import resource
-import select
-import subprocess
 import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from answering_process import AnsweringProcess
 
 SIZES = "80x512,1024x512,4096x128"
 IMAGES_PER_CLASS = 5
@@ -194,11 +194,14 @@ def peer_step(row, embeddings, labels):
     labels = torch.tensor(labels)
     loss, miner = peer_loss(row)
 
+    def gradient():
+        return embeddings.grad.numpy()
+
     def step():
         embeddings.grad = None
         mined = miner(embeddings, labels) if miner else None
         loss(embeddings, labels, mined).backward()
-        return embeddings.grad.numpy()
+        return gradient()
 
     return step
 
@@ -218,7 +221,7 @@ def similarity_step(row, embeddings, labels):
         with tf.GradientTape() as tape:
             tape.watch(embeddings)
             value = loss(labels, tf.math.l2_normalize(embeddings, axis=1))
-        return tape.gradient(value, embeddings)
+        return tf.convert_to_tensor(tape.gradient(value, embeddings))
 
     step()  # traced
     return lambda: step().numpy()
@@ -275,20 +278,12 @@ class Peer:
     def ask(self, row, size):
         """The seconds of one step, or a text that says why there are none."""
         if self._process is None:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=self._environment,
-            )
-        self._process.stdin.write(json.dumps([row, size]) + "\n")
-        self._process.stdin.flush()
-        # one line answers one question, so nothing waits in the reader's buffer
-        if not select.select([self._process.stdout], [], [], PEER_SECONDS)[0]:
+            self._process = AnsweringProcess(self._command, env=self._environment)
+        self._process.send(json.dumps([row, size]))
+        if not self._process.answers_within(PEER_SECONDS):
             self.stop()
             return f"> {PEER_SECONDS} s"
-        answer = self._process.stdout.readline()
+        answer = self._process.answer()
         if not answer:
             self.stop()
             return "the process died"
@@ -297,7 +292,6 @@ class Peer:
     def stop(self):
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
             self._process = None
 
 
@@ -310,8 +304,9 @@ def measure(steps, askers, rounds):
         rounds: how many of each; fewer of a slow peer.
     """
     for step in steps.values():  # compile and warm up
-        step(), step()
-    times = {name: [] for name in steps}
+        step()
+        step()
+    times: dict[str, Any] = {name: [] for name in steps}
     peer_rounds = dict.fromkeys(askers, 0)
     for name, ask in askers.items():
         first = ask()
@@ -354,7 +349,8 @@ def report(size, rows, arguments, peers, batch):
     some = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)][:1_000_000]
     low, high = np.quantile(some, [0.001, 0.999])
     product = product_step(embeddings)
-    product(), product()
+    product()
+    product()
     product_ms = 1e3 * np.median([seconds(product) for _ in range(rounds)])
     print(
         f"\nBatch {size}, {IMAGES_PER_CLASS} images a class, similarities {low:.2f} to {high:.2f};"
@@ -377,7 +373,7 @@ def report(size, rows, arguments, peers, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--similarity-python", help="one that has tensorflow-similarity")
     parser.add_argument("--no-peer", action="store_true", help="leave the peers out")

@@ -16,12 +16,12 @@ the rounds' own ratios, by the clock and by processor time (all threads).
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from answering_process import AnsweringProcess
 
 KERAS, KERAS_BFLOAT16 = "keras_ms", "keras_ms, mixed_bfloat16"
 # row of the table -> (memory format, whether under autocast to bfloat16)
@@ -128,24 +128,20 @@ class Worker:
             command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         self.variant = variant
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self._process = AnsweringProcess(command, env=environment)
 
     def step(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        self._process.send("")
+        line = self._process.answer()
         if not line:
-            raise RuntimeError(f"{self.variant} ended with code {self.process.wait()}")
+            raise RuntimeError(f"{self.variant} ended with code {self._process.close()}")
         *seconds, loss = json.loads(line)
         if not np.isfinite(loss):
             raise RuntimeError(f"{self.variant}: the loss is {loss}")
         return seconds  # by the clock, of the processor
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait()
+        self._process.close()
 
 
 def measure(arguments):
@@ -184,7 +180,7 @@ def print_table(variants, times, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--batch-size", type=int, default=32, help="a multiple of 4")
     parser.add_argument("--image-size", type=int, default=224)

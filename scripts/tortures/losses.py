@@ -2,6 +2,8 @@
 
 import random
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,10 +45,15 @@ def _group(size, seed, first):
     losses = {name: named_loss(name, jit_compile=False) for name in pair_loss_names()}
     rng, pick = np.random.default_rng([seed, first]), random.Random(f"{seed} {first}")
     for _ in range(size):
-        drawn = name, labels, values, dtype, rows, columns = [
-            pick.choice(among)
-            for among in (list(losses), _LABELS, _VALUES, _DTYPES, _BATCHES, _DIMENSIONS)
+        choices: list[Sequence[Any]] = [
+            list(losses),
+            _LABELS,
+            _VALUES,
+            _DTYPES,
+            _BATCHES,
+            _DIMENSIONS,
         ]
+        drawn = name, labels, values, dtype, rows, columns = [pick.choice(each) for each in choices]
         embeddings = tf.cast(_embeddings(values, rng, rows, columns), dtype)
         fault = _fault(losses[name], _ids(labels, rng, rows), embeddings)
         if fault:

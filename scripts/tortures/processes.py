@@ -7,8 +7,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -138,10 +139,10 @@ def _run(words, folder, output, before):
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else 1)
 
 
-def write_pictures(root, names="abcdefghijklmnop"):
+def write_pictures(root: Any, names: Iterable[str] = "abcdefghijklmnop") -> Any:
     """Classes of 4 small PNG files, a colour each."""
     rng = np.random.default_rng(0)
     for name in names:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from keras import ops
 from oracles_retrieval import ranks_oracle, recall_at_k_oracle, unit_rows
 
-from keras_ms.evaluation import device_ranks, exact_similarity, inputs, processor_ranks, tiles
+from keras_ms.evaluation import (
+    device_counts,
+    device_ranks,
+    exact_similarity,
+    inputs,
+    processor_ranks,
+)
 from keras_ms.evaluation import ranks as ranks_module
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import recall_at_k
@@ -109,7 +115,7 @@ def test_ranks_are_the_same_for_any_rounding_of_float32(kind, seed):
         _, negative = similarity(a, b, a_labels, b_labels)
         return ops.convert_to_tensor(noisy_product(np.asarray(a), np.asarray(b), rng)), negative
 
-    similarity = tiles._similarity
+    similarity = device_counts._similarity
     with pytest.MonkeyPatch.context() as patch:
         for computed_by in ("processor", "accelerator"):
             patch.setattr(ranks_module, "on_accelerator", lambda: computed_by == "accelerator")
@@ -117,8 +123,8 @@ def test_ranks_are_the_same_for_any_rounding_of_float32(kind, seed):
                 ranks = best_positive_ranks(embeddings, labels, block_size=block_size)
                 assert ranks.tolist() == expected
         patch.setattr(processor_ranks, "_product", noisy)
-        patch.setattr(tiles, "_similarity", noisy_tile)
-        patch.setattr(tiles, "compiled", lambda kernel: kernel)
+        patch.setattr(device_counts, "_similarity", noisy_tile)
+        patch.setattr(device_counts, "compiled", lambda kernel: kernel)
         for computed_by in ("processor", "accelerator"):
             patch.setattr(ranks_module, "on_accelerator", lambda: computed_by == "accelerator")
             ranks = best_positive_ranks(embeddings, labels, block_size=64)
@@ -145,7 +151,7 @@ def test_the_bound_of_float32_products_holds_and_says_something(dimension):
 def test_thresholds_are_rounded_outwards(positives, dimension):
     positives = np.array([*positives, exact_similarity.NO_PAIR])
     bound = exact_similarity.rounding_bound(dimension)
-    exact, low, high = exact_similarity.Thresholds.of(positives, dimension)
+    exact, low, high = exact_similarity.Thresholds.of_positives(positives, dimension)
     assert low.dtype == high.dtype == np.float32
     assert (exact[:-1] == positives[:-1] - exact_similarity.TIE).all()
     assert (low[:-1] <= exact[:-1] - bound).all() and (high[:-1] >= exact[:-1] + bound).all()

@@ -6,10 +6,14 @@ the processor to decide.
 """
 
 import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 from keras import ops
+
+from keras_ms.arguments import Tensor
 
 
 def _similarity(a, b, a_labels, b_labels):
@@ -34,7 +38,9 @@ def _compare(similarity, negative, low, high, axis):
     )
 
 
-def count_rows(a, b, a_labels, b_labels, a_low, a_high):
+def count_rows(
+    a: Tensor, b: Tensor, a_labels: Tensor, b_labels: Tensor, a_low: Tensor, a_high: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Negatives ahead of the best positive of each row.
 
     Args:
@@ -49,7 +55,16 @@ def count_rows(a, b, a_labels, b_labels, a_low, a_high):
     return _compare(similarity, negative, a_low, a_high, axis=1)
 
 
-def count_tile(a, b, a_labels, b_labels, a_low, a_high, b_low, b_high):
+def count_tile(
+    a: Tensor,
+    b: Tensor,
+    a_labels: Tensor,
+    b_labels: Tensor,
+    a_low: Tensor,
+    a_high: Tensor,
+    b_low: Tensor,
+    b_high: Tensor,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The three of `count_rows` for the rows of `a`, and the three for the rows of `b`."""
     similarity, negative = _similarity(a, b, a_labels, b_labels)
     return (
@@ -59,7 +74,7 @@ def count_tile(a, b, a_labels, b_labels, a_low, a_high, b_low, b_high):
 
 
 @functools.cache
-def compiled(kernel):
+def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel under XLA, which fuses the counting into one sweep over the product."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -73,7 +88,7 @@ def compiled(kernel):
 
 
 @contextmanager
-def full_float32_products():
+def full_float32_products() -> Iterator[None]:
     # recent GPUs multiply float32 in TF32 (10 bits of mantissa) unless told otherwise: that
     # moves similarities by 1e-3, beyond the bound of float32 products
     if keras.backend.backend() == "tensorflow":
