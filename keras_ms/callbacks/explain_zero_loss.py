@@ -55,21 +55,21 @@ class ExplainZeroLoss(keras.callbacks.Callback):
         self._explained: set[str] = set()
         self._fits = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._fits = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._fits = False
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs, where = logs or {}, f"In epoch {epoch + 1}"
         self._explain(where, {k: v for k, v in logs.items() if not k.startswith("val_")}, False)
         self._explain(where, {k: v for k, v in logs.items() if k.startswith("val_")}, True)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._fits = self._fits and "epochs" in self.params  # a fit that was interrupted had no end
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._fits:  # fit puts the same values into the epoch's logs
             self._explain("In evaluate", logs or {}, True)
 

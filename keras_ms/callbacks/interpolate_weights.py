@@ -121,10 +121,10 @@ class InterpolateWeights(keras.callbacks.Callback):
         self._fit_has_begun = True
         self._checked = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._fit_has_begun = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._fit_has_begun:
             return
         # not before: callbacks that restore a model do so when training begins
@@ -149,12 +149,12 @@ class InterpolateWeights(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._checked:
             self._check_nothing_else_moved()
             self._checked = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.choose()
 
     def keep_start(self) -> None:

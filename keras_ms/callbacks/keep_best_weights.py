@@ -98,12 +98,12 @@ class KeepBestWeights(keras.callbacks.Callback):
         is_there = self.path is not None and Path(self.path).is_file()
         return self.recall.best_step is not None and (is_there or self.weights is not None)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._fit_has_begun = False
         # by an earlier fit, or by who continues a run
         self._best_was_known = self.recall.best_step is not None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._fit_has_begun:
             self._fit_has_begun = True
             if self.recall.model is not self.model or not self.recall.fit_has_begun:
@@ -115,10 +115,10 @@ class KeepBestWeights(keras.callbacks.Callback):
             self.go_on(epoch)
         self.keep()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.keep()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self.restore or not self.has_weights:
             return
         self.load()

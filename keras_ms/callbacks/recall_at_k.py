@@ -169,18 +169,18 @@ class RecallAtK(keras.callbacks.Callback):
             self._labels = np.concatenate([labels for _, labels in self._validation.batches()])
         return self._labels
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if self.keeper:
             self.keeper.set_model(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._validation.check()
         self.fit_has_begun = False
         if self.keeper:
             self.keeper.on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self.fit_has_begun:
             # not before: callbacks that restore a model do so when training begins
             self.fit_has_begun = True
@@ -191,7 +191,7 @@ class RecallAtK(keras.callbacks.Callback):
                 self.measure()
         self._steps.begin_epoch(self.model)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._steps.end_epoch(self.model, self.params.get("steps"))
         if self.every_steps is None or not self._measured_in_training():
             self.measure()
@@ -199,7 +199,7 @@ class RecallAtK(keras.callbacks.Callback):
             _, latest = self.history[-1]
             logs.update(zip(self.names, (latest[k] for k in self.ks)))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self.keeper:
             self.keeper.on_train_end(logs)
 

@@ -5,6 +5,7 @@ import importlib
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 
 from keras_ms import __version__
 from keras_ms.terminal.command_words import RunInterrupted, UnfinishedRun, resume_command
@@ -34,7 +35,7 @@ COMMANDS = {
 _USER_ERRORS = (ValueError, OSError, ImportError)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
     0; 1 for an error; of what ended early the code that shells show: 130 for Ctrl-C, 143 for

@@ -108,7 +108,7 @@ def run(words: Sequence[str]) -> None:
         )
     else:
         size = embeddings_report(
-            options.embeddings,
+            str(options.embeddings),
             path,
             dataset=options.dataset,
             data_dir=options.data_dir,

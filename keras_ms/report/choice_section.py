@@ -45,7 +45,7 @@ class Choice:
     pooled_features: dict[int, float]
     step_0: dict[int, float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.chosen < len(self.candidates):
             raise ValueError(
                 f"Expected `chosen` as the place of one of {len(self.candidates)} candidates, "

@@ -160,7 +160,8 @@ def collect_report(
         seed=seed,
         verbose=log is not None,
     )
-    ranks = evaluation.ranks
+    ranks, num_skipped = evaluation.ranks, evaluation.num_skipped
+    assert ranks is not None and num_skipped is not None  # retrieval is among both METRICS
     compared = progress_lines("neighbours and margins", len(images), tell)
     sweep = sweep_pairs(embeddings, labels, is_gallery=is_gallery, progress=compared)
     best, worst = best_and_worst_queries(sweep, ranks, labels=labels)
@@ -180,7 +181,7 @@ def collect_report(
         ],
         num_queries=evaluation.num_queries,
         num_items=evaluation.num_items,
-        num_skipped=evaluation.num_skipped,
+        num_skipped=num_skipped,
         sweep=sweep,
         ranks=ranks,
         best_queries=best,

@@ -110,7 +110,7 @@ class SaveRun(keras.callbacks.Callback):
         self.rows = rows
         self.best = best
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps_per_epoch}
         self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
         self.run.write_history(self.rows)

@@ -74,7 +74,7 @@ class DataSettings:
         False, "leave training classes with one image out instead of stopping"
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
 
 
@@ -123,5 +123,5 @@ class ImageSettings:
         former_defaults=(0.16,),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)

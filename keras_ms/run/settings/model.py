@@ -59,7 +59,7 @@ class ModelSettings:
         choices=("pca", "whitened", "orthogonal", "official"),
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
 
 
@@ -95,7 +95,7 @@ class LossSettings:
         read_with=_WITH_A_TREE,
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
         check_options(f"loss={self.name}", self.options, loss_options(self.name))
 
@@ -118,7 +118,7 @@ class HdmlSettings:
         flat_name="hdml_options",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
         declared = () if self.mode == "off" else hdml_options()
         check_options(f"hdml={self.mode}", self.options, declared)

@@ -54,7 +54,7 @@ class Settings:
     evaluation: EvaluationSettings = EvaluationSettings()
     export: ExportSettings = ExportSettings()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for group, values in by_group(complete(self)).items():
             changed = dataclasses.replace(getattr(self, group), **values)
             object.__setattr__(self, group, changed)  # the class is frozen for everybody else

@@ -35,7 +35,7 @@ class BatchSettings:
         "learning rate's schedule runs in each",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
 
 
@@ -113,7 +113,7 @@ class TrainingSettings:
     runs_folder: str = setting("runs", "a folder for every run is made in here")
     run_name: str = setting("", "name of the run's folder; empty: data set, backbone, date, time")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
 
     def decay_boundaries(self, steps: int | None = None) -> tuple[int, ...]:
@@ -150,7 +150,7 @@ class EvaluationSettings:
         "photos it takes a minute and says little",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
         object.__setattr__(self, "ks", tuple(sorted({1, *self.ks})))
 
@@ -167,5 +167,5 @@ class ExportSettings:
     )
     export_folder: str = setting("saved_models", "SavedModel and ONNX are exported into here")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_group(self)
