@@ -80,8 +80,8 @@ def values():
         add(f"{name}, blocks", lambda rows, loss=in_blocks: loss(LABELS, rows, WEIGHTS))
 
         def against_memory(rows, loss=loss):
-            keys = loss.keys(LABELS[:ANCHORS], rows)
-            memory = loss.keys(LABELS[ANCHORS:], EMBEDDINGS[ANCHORS:]), EMBEDDINGS[ANCHORS:]
+            keys = loss.label_keys(LABELS[:ANCHORS], rows)
+            memory = loss.label_keys(LABELS[ANCHORS:], EMBEDDINGS[ANCHORS:]), EMBEDDINGS[ANCHORS:]
             return ops.sum(loss.per_anchor(keys, rows, memory))
 
         add(f"{name}, memory", against_memory, EMBEDDINGS[:ANCHORS])

@@ -36,7 +36,7 @@ def violate_margins(
     alpha_ij = beta + d_H(y_i, y_j) - s_{y_i}
 
     Args:
-        keys: (anchors, 5), of `PairLoss.keys`.
+        keys: (anchors, 5), of `PairLoss.label_keys`.
         candidate_keys: (candidates, 5).
         tree_keys: (C, 5), the keys of the tree's classes, in the order of their ids.
         nodes: (C, L + 1), as in `keras_ms.ClassTree`, but floats.
@@ -234,7 +234,7 @@ class HierarchicalTripletLoss(PairLoss):
     def _refuse_unknown(self, y_true, y_pred):
         if self.tree is None:
             raise ValueError(_NO_TREE)
-        unknown = ~ops.convert_to_numpy(self._is_known(self.keys(y_true, y_pred)))
+        unknown = ~ops.convert_to_numpy(self._is_known(self.label_keys(y_true, y_pred)))
         if unknown.any():
             labels = np.unique(ops.convert_to_numpy(y_true).reshape(-1)[unknown])
             raise ValueError(

@@ -57,7 +57,7 @@ class PairLoss(keras.losses.Loss):
             `keras_ms.pairs.pairwise.Pairwise`, the rows and their label keys. Defaults to None.
         margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, added to the
             similarities of negatives before mining: a margin that depends on the two classes. Keys
-            as returned by the method `keys`; it is not differentiated. Defaults to None.
+            as returned by the method `label_keys`; it is not differentiated. Defaults to None.
         weighting_again: the same derivative in operations that can be differentiated in turn, for
             second derivatives, where `weighting` has others (a loop over positives, a
             `stop_gradient`). Defaults to None: `weighting` itself.
@@ -166,7 +166,7 @@ class PairLoss(keras.losses.Loss):
         if not hasattr(y_pred, "shape"):  # nested lists: Keras would take them for many outputs
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
-        keys = self.keys(y_true, y_pred)
+        keys = self.label_keys(y_true, y_pred)
         y_pred = widened(y_pred, self.dtype)
         value = super().__call__(keys, y_pred, sample_weight)
         value = replicas.of_one_device(
@@ -175,7 +175,7 @@ class PairLoss(keras.losses.Loss):
         self._explain_zero(value, sample_weight)
         return value
 
-    def keys(self, y_true: Any, y_pred: Tensor) -> Tensor:
+    def label_keys(self, y_true: Any, y_pred: Tensor) -> Tensor:
         """The label keys (see `keras_ms.pairs.labels`) of a batch, after the Keras mask of the
         embeddings: (batch, 5) of the loss's dtype."""
         check_embeddings(y_pred)
@@ -191,7 +191,7 @@ class PairLoss(keras.losses.Loss):
         """The loss of every anchor, before weighting and reduction.
 
         Args:
-            keys: (batch, 5), of the method `keys`.
+            keys: (batch, 5), of the method `label_keys`.
             embeddings: (batch, dimension).
             memory: optional `(keys, embeddings)` of further candidates, (size, 5) and (size,
                 dimension), to pair the anchors with. They are constants: no gradient.

@@ -79,7 +79,7 @@ def pair_weights(
             f"{loss!r}"
         )
     embeddings = ops.convert_to_tensor(embeddings, dtype=loss.dtype)
-    keys = loss.keys(labels, embeddings)
+    keys = loss.label_keys(labels, embeddings)
     if len(embeddings.shape) != 2 or embeddings.shape[0] != keys.shape[0]:
         raise ValueError(
             "Expected embeddings of shape (batch, dimension), one for each label. Received: shape "

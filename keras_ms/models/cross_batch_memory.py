@@ -147,7 +147,7 @@ class CrossBatchMemory(EmbedderTraining):
         if not training:
             value = self.loss(y, y_pred, sample_weight)
         else:
-            keys = self.loss.keys(y, y_pred)
+            keys = self.loss.label_keys(y, y_pred)
             loss = _LossAgainstMemory(self.loss, self._memory_to_compare())
             value = loss(keys, widened(y_pred, self.loss.dtype), sample_weight)
             self._remember(keys, y_pred)

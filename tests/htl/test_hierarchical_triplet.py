@@ -70,7 +70,7 @@ def test_margins_are_asymmetric_and_read_from_the_tree():
     tree, (spread, thresholds, merged_at) = tree_of(embeddings, labels)
     loss = HierarchicalTripletLoss(tree, dtype="float64")
     ids = tree.class_ids
-    keys = loss.keys(ids, np.zeros((len(ids), 2)))
+    keys = loss.label_keys(ids, np.zeros((len(ids), 2)))
     names = "tree_keys", "nodes", "thresholds", "spreads"
     margins = np.asarray(violate_margins(keys, keys, **dict(zip(names, loss._state)), beta=0.1))
     for i, a in enumerate(ids):
@@ -130,7 +130,8 @@ def test_class_ids_are_found_exactly():
     for number in (1, 2, 3, 255, 256, len(ids)):
         known = np.sort(rng.choice(ids, number, replace=False))
         position, is_known = positions_among(
-            loss.keys(ids, np.zeros((len(ids), 1))), loss.keys(known, np.zeros((number, 1)))
+            loss.label_keys(ids, np.zeros((len(ids), 1))),
+            loss.label_keys(known, np.zeros((number, 1))),
         )
         expected = np.isin(ids, known)
         assert (np.asarray(is_known) == expected).all()
@@ -252,7 +253,7 @@ def test_cross_batch_memory_takes_the_margins_too():
     embeddings, labels = training_set(7)
     tree, _ = tree_of(embeddings, labels)
     loss = HierarchicalTripletLoss(tree, reduction="none")
-    keys = loss.keys(labels, embeddings)
+    keys = loss.label_keys(labels, embeddings)
     rows = np.asarray(loss.per_anchor(keys, embeddings))
     # the batch's second half as memory of the first
     half = len(labels) // 2
@@ -270,7 +271,7 @@ def test_unknown_classes_are_noticed():
     loss = HierarchicalTripletLoss(ClassTree.build(embeddings[4:], labels[4:]))
     with pytest.raises(ValueError, match=f"1 classes .* the first is {labels[0]}"):
         loss(labels, embeddings)
-    keys = loss.keys(labels, embeddings)
+    keys = loss.label_keys(labels, embeddings)
     rows = tf.function(loss.per_anchor)(keys, embeddings)
     # the others as if the unknown class were not there: it has no margin
     assert np.isnan(rows[:4]).all() and (np.asarray(rows[4:]) > 0).any()
@@ -294,7 +295,7 @@ def test_before_the_first_tree():
     for ids in (labels, labels * 0, labels * 0 - 1):
         with pytest.raises(ValueError, match="no class tree yet"):
             loss(ids, embeddings)
-        rows = tf.function(loss.per_anchor)(loss.keys(ids, embeddings), embeddings)
+        rows = tf.function(loss.per_anchor)(loss.label_keys(ids, embeddings), embeddings)
         assert np.isnan(rows).all()
     with pytest.raises(ValueError, match="7 classes and 16 levels.*7 classes and 4 levels"):
         loss.expect_tree(7, 4)

@@ -208,7 +208,7 @@ def test_masked_items_take_no_part(name):
     tensor._keras_mask = keras.ops.convert_to_tensor([True] * 30 + [False] * 5)
     loss = build(name, **FLOAT64, reduction="sum")
     per_anchor = loss.per_anchor(
-        loss.keys(np.concatenate([labels, [0] * 5]), tensor), tensor
+        loss.label_keys(np.concatenate([labels, [0] * 5]), tensor), tensor
     ).numpy()
     assert np.isfinite(per_anchor).all()
     assert not per_anchor[30:].any() or name == "histogram"
@@ -236,7 +236,7 @@ def test_blocks_equal_the_dense_loss(name):
 def test_against_a_memory_the_rows_are_those_of_the_union(name):
     labels, embeddings = batch(size=40)
     loss = build(name, **FLOAT64)
-    keys = loss.keys(labels, embeddings)
+    keys = loss.label_keys(labels, embeddings)
     memory = keys[15:], embeddings[15:]
     if loss.whole_batch:
         with pytest.raises(ValueError, match="cross-batch memory"):

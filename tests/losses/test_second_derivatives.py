@@ -82,9 +82,9 @@ def test_in_blocks():
 
 def test_against_a_memory():
     loss = build("supervised_contrastive", **FLOAT64)
-    memory = loss.keys(LABELS[:6], EMBEDDINGS[:6]), tf.constant(EMBEDDINGS[:6] + 0.1)
+    memory = loss.label_keys(LABELS[:6], EMBEDDINGS[:6]), tf.constant(EMBEDDINGS[:6] + 0.1)
     assert_second_derivatives(
-        lambda rows: tf.reduce_sum(loss.per_anchor(loss.keys(LABELS, rows), rows, memory))
+        lambda rows: tf.reduce_sum(loss.per_anchor(loss.label_keys(LABELS, rows), rows, memory))
     )
 
 

@@ -193,8 +193,8 @@ def test_masked_items_take_part_in_no_pair(kind):
     labels, embeddings = np.arange(20) // 4, rng.normal(size=(20, 6)).astype("float32")
     valid = np.arange(20) % 5 != 3
     loss = UNCOMPILED[kind]
-    keys = valid_where(loss.keys(labels, embeddings), valid)
-    expected = loss.per_anchor(loss.keys(labels[valid], embeddings[valid]), embeddings[valid])
+    keys = valid_where(loss.label_keys(labels, embeddings), valid)
+    expected = loss.per_anchor(loss.label_keys(labels[valid], embeddings[valid]), embeddings[valid])
     embeddings[~valid] = np.nan
     rows = loss.per_anchor(keys, tf.constant(embeddings)).numpy()
     np.testing.assert_allclose(rows[valid], expected, rtol=1e-5)

@@ -51,7 +51,8 @@ SEPARABLE = (
 
 def dense_rows(loss, labels, embeddings, size):
     """The first `size` anchors' values within one batch of all."""
-    return ops.convert_to_numpy(loss.per_anchor(loss.keys(labels, embeddings), embeddings))[:size]
+    values = loss.per_anchor(loss.label_keys(labels, embeddings), embeddings)
+    return ops.convert_to_numpy(values)[:size]
 
 
 class Literal:
@@ -67,7 +68,7 @@ class Literal:
             own = inputs @ self.kernel + self.bias
             rows = tf.concat([own, *[row[None] for row, _ in past]], axis=0)
             ids = np.array([*labels, *[label for _, label in past]])
-            values = self.loss.per_anchor(self.loss.keys(ids, rows), rows)[: len(labels)]
+            values = self.loss.per_anchor(self.loss.label_keys(ids, rows), rows)[: len(labels)]
             weights = 1.0 if sample_weight is None else sample_weight
             value = tf.reduce_sum(values * weights) / len(labels)
         for variable, gradient in zip(
