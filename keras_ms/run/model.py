@@ -84,6 +84,9 @@ class RunModel:
         else:
             options |= {"loss": self.loss, "metrics": self._metrics()}
         self.model.compile(**options)
+        if self.settings.hdml == "off":  # HDML builds its own
+            # else the first trace of the step makes the variables, and fit traces it again
+            self.model.optimizer.build(self.model.trainable_variables)
 
     def save_deployed(self, path):
         """Saves the embedder as a .keras file that loads on one device and on every backend.
