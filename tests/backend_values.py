@@ -35,8 +35,8 @@ def losses():
                 yield name, kind
 
 
-def value_and_gradient(function, embeddings):
-    """Of a function of embeddings, as this backend trains: JAX compiles it."""
+def as_this_backend_trains(function, embeddings):
+    """The value and the gradient of a function of embeddings; JAX compiles it."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -64,7 +64,7 @@ def values():
     found = {}
 
     def add(name, function, embeddings=EMBEDDINGS):
-        found[f"{name}, value"], found[f"{name}, gradient"] = value_and_gradient(
+        found[f"{name}, value"], found[f"{name}, gradient"] = as_this_backend_trains(
             function, embeddings
         )
 

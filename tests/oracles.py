@@ -80,20 +80,16 @@ def multi_similarity(embeddings, labels, alpha, beta, threshold, epsilon, anchor
     embeddings, through the normalisation."""
     embeddings = np.asarray(embeddings, np.float64)
     count = len(labels)
-    anchor_weights = np.ones(count) if anchor_weights is None else anchor_weights
+    anchor_weights = np.ones(count) if anchor_weights is None else np.asarray(anchor_weights)
     similarity = similarities(embeddings)
     kept = mine(similarity, labels, epsilon)
     rows = multi_similarity_rows(similarity, kept, alpha, beta, threshold)
     by_pair = multi_similarity_weights(similarity, kept, alpha, beta, threshold)
 
     unit = unit_rows(embeddings)
-    by_unit = np.zeros_like(unit)
-    for i in range(count):
-        for j in range(count):
-            if by_pair[i, j]:
-                derivative = anchor_weights[i] * by_pair[i, j] / count
-                by_unit[i] += derivative * unit[j]
-                by_unit[j] += derivative * unit[i]
+    # the similarity of i and j moves with the row of either
+    derivative = anchor_weights[:, None] * by_pair / count
+    by_unit = derivative @ unit + derivative.T @ unit
     gradient = np.zeros_like(unit)
     for i in range(count):
         norm = math.sqrt(sum(v * v for v in embeddings[i]))

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 import oracles
+import pytest
 import tensorflow as tf
-from gradients import value_and_gradient  # noqa: F401
 
 
 def masks(labels):
@@ -282,3 +282,11 @@ DEGENERATE = {
     "one pair of each kind": ([0, 0, 1], RANDOM[:3]),
     "opposite duplicates": ([0, 0, 1, 1], [[1.0, 0], [-1, 0], [1, 0], [-1, 0]]),
 }
+# XLA compiles a program for each shape: of those, two
+degenerate_compiled_or_not = pytest.mark.parametrize(
+    "name, compiled",
+    [
+        *((name, False) for name in DEGENERATE),
+        *((name, True) for name in ("one image", "collapsed", "zero vectors")),
+    ],
+)

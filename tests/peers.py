@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradients import function_and_gradient
 
 from keras_ms.pairs.pairs import Pairs
 
@@ -80,18 +81,9 @@ def mean_of_paired(pair_loss, anchors, candidates, same, normalise=False):
     return function
 
 
-def value_and_gradient(function, embeddings):
-    embeddings = tf.constant(embeddings)
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        value = function(embeddings)
-    gradient = tape.gradient(value, embeddings, unconnected_gradients="zero")
-    return float(value), np.asarray(tf.convert_to_tensor(gradient))
-
-
 def assert_agrees(function, embeddings, value, gradient, rtol=1e-6, gradient_rtol=None):
     """Value and gradient; an entry of the gradient is held to the gradient's largest."""
-    own_value, own_gradient = value_and_gradient(function, embeddings)
+    own_value, own_gradient = function_and_gradient(function, embeddings, "zero")
     assert own_value == pytest.approx(float(value), rel=rtol)
     gradient_rtol = gradient_rtol or rtol
     largest = max(np.abs(gradient).max(), 1e-9)

@@ -30,6 +30,7 @@ def step(loss, sample_weight=None, **options):
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
     before = model.get_weights()
     model.compile(keras.optimizers.SGD(1.0), loss=loss, **options)
+    model.optimizer.build(model.trainable_variables)  # else fit traces its step twice
     history = model.fit(
         inputs, labels, batch_size=30, sample_weight=sample_weight, shuffle=False, verbose=0
     ).history

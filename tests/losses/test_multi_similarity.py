@@ -26,7 +26,7 @@ UNCOMPILED = MultiSimilarityLoss(jit_compile=False)
 
 
 def random_batch(rng):
-    size = int(rng.choice([2, 3, 5, 8, 13, 24, 40, 57, 80, 100, 160]))
+    size = int(rng.choice([2, 3, 5, 8, 13, 24, 40, 57, 80]))
     labels = rng.integers(rng.integers(1, 41), size=size)
     spread = rng.choice([0.5, 1.0, 3.0])
     centres = rng.normal(size=(41, 16))
@@ -41,16 +41,14 @@ def random_batch(rng):
 
 def test_value_and_gradient_equal_the_oracle_on_200_random_batches():
     rng = np.random.default_rng(0)
-    # one of the settings under XLA, which compiles a program for every batch size
-    losses = [
-        MultiSimilarityLoss(**chosen, jit_compile=number == 0)
-        for number, chosen in enumerate(SETTINGS)
-    ]
+    losses = [MultiSimilarityLoss(**chosen, jit_compile=False) for chosen in SETTINGS]
     compared = near_ties = with_pairs = 0
     worst_value = worst_gradient = 0.0
     while compared < 200:
         labels, embeddings = random_batch(rng)
         chosen, loss = SETTINGS[compared % len(SETTINGS)], losses[compared % len(SETTINGS)]
+        if chosen is PRESETS["official"] and len(labels) in (3, 57):
+            loss = COMPILED  # XLA compiles a program for every batch size
         # float32 may decide a comparison the other way when a similarity is this close to its
         # threshold; both answers are right then, so the batch says nothing
         similarity = oracles.similarities(embeddings)

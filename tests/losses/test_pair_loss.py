@@ -30,6 +30,7 @@ def compiled(weights=None, dtype=None, **options):
     if weights is not None:
         built.set_weights(weights)
     built.compile(keras.optimizers.SGD(0.1), loss=MultiSimilarityLoss(), **options)
+    built.optimizer.build(built.trainable_variables)  # else fit traces its step twice
     return built
 
 

@@ -177,8 +177,11 @@ def test_degenerate_batches(name, case):
         assert value > 0 and gradient.any()
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
-@pytest.mark.parametrize("name", CLASSES)
+# all under XLA: test_every_loss.py
+@pytest.mark.parametrize(
+    "name, jit_compile",
+    [*((name, False) for name in CLASSES), ("circle", True), ("two_sided", True)],
+)
 def test_fit_takes_the_oracles_step(name, jit_compile):
     rng = np.random.default_rng(0)
     inputs, labels = rng.normal(size=(14, 6)).astype(np.float32), rng.integers(4, size=14)

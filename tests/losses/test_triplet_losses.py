@@ -5,6 +5,7 @@ import numpy as np
 import oracles_triplets as oracles
 import pytest
 import tensorflow as tf
+from gradients import value_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,18 +104,18 @@ def test_value_and_gradient_on_60_random_batches(mining):
 
 
 @minings
-@pytest.mark.parametrize("case", oracles.DEGENERATE)
-@pytest.mark.parametrize("losses", [LOSSES, COMPILED])
-def test_degenerate_batches(mining, case, losses):
-    labels, embeddings = oracles.DEGENERATE[case]
+@oracles.degenerate_compiled_or_not
+def test_degenerate_batches(mining, name, compiled):
+    losses = COMPILED if compiled else LOSSES
+    labels, embeddings = oracles.DEGENERATE[name]
     embeddings = np.asarray(embeddings, "float32")
-    value, gradient = oracles.value_and_gradient(losses[mining], labels, embeddings)
+    value, gradient = value_and_gradient(losses[mining], labels, embeddings)
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = embeddings / np.where(norms > 0, norms, 1)
     expected = ROWS[mining](unit @ unit.T, *oracles.masks(list(labels)), 0.1).mean()
     assert value == pytest.approx(expected, rel=1e-5, abs=1e-7)
     assert np.isfinite(gradient).all()
-    if case in ("collapsed", "zero vectors"):
+    if name in ("collapsed", "zero vectors"):
         assert value == pytest.approx(0.1, rel=1e-5)
 
 
@@ -122,10 +123,8 @@ def test_degenerate_batches(mining, case, losses):
 @minings
 def test_lengths_do_not_matter(mining, scale):
     labels, embeddings = np.arange(8) // 2, oracles.RANDOM.astype("float32")
-    expected, _ = oracles.value_and_gradient(LOSSES[mining], labels, embeddings)
-    value, gradient = oracles.value_and_gradient(
-        LOSSES[mining], labels, embeddings * np.float32(scale)
-    )
+    expected, _ = value_and_gradient(LOSSES[mining], labels, embeddings)
+    value, gradient = value_and_gradient(LOSSES[mining], labels, embeddings * np.float32(scale))
     assert value == pytest.approx(expected, rel=1e-5)
     assert np.isfinite(gradient).all()
 
@@ -135,7 +134,7 @@ def test_no_exception_is_made_for_a_broken_embedding(mining):
     embeddings = oracles.RANDOM.astype("float32")
     embeddings[5, 2] = np.nan
     for loss in (LOSSES[mining], COMPILED[mining]):
-        value, gradient = oracles.value_and_gradient(loss, np.arange(8) // 2, embeddings)
+        value, gradient = value_and_gradient(loss, np.arange(8) // 2, embeddings)
         assert np.isnan(value) and np.isnan(gradient[5]).any()
 
 
@@ -145,8 +144,8 @@ def test_blocks_equal_the_dense_matrix(mining, jit_compile):
     rng = np.random.default_rng(2)
     labels, embeddings = rng.integers(9, size=50), rng.normal(size=(50, 8)).astype("float32")
     weights = rng.random(50).astype("float32")
-    dense = oracles.value_and_gradient(LOSSES[mining], labels, embeddings, weights)
-    blocks = oracles.value_and_gradient(
+    dense = value_and_gradient(LOSSES[mining], labels, embeddings, weights)
+    blocks = value_and_gradient(
         TripletLoss(mining=mining, block_size=16, jit_compile=jit_compile),
         labels,
         embeddings,
@@ -210,7 +209,8 @@ def test_miners_compile():
             np.testing.assert_array_equal(compiled, plain)
 
 
-@minings
+# the others under XLA: test_every_loss.py
+@pytest.mark.parametrize("mining", ["semi_hard"])
 def test_a_step_of_fit_is_the_same_compiled(mining):
     rng = np.random.default_rng(0)
     inputs, labels = rng.normal(size=(24, 5)).astype("float32"), np.arange(24) // 4

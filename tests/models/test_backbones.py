@@ -166,7 +166,7 @@ def test_what_is_no_weights_file(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        build_backbone("bn_inception", input_shape=(32, 32, 3), weights=tmp_path / name)
+        build_backbone("small", input_shape=(32, 32, 3), weights=tmp_path / name)
 
 
 def test_truncated_weights_file(tmp_path):
@@ -174,7 +174,7 @@ def test_truncated_weights_file(tmp_path):
     little_network().save_weights(path)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(ValueError, match="cut.weights.h5 .3000 bytes. is not an HDF5 file"):
-        build_backbone("bn_inception", input_shape=(32, 32, 3), weights=path)
+        build_backbone("small", input_shape=(32, 32, 3), weights=path)
 
 
 @pytest.mark.parametrize("name", ["bn_inception", "small"])
