@@ -123,7 +123,7 @@ class Comparison:
         """(learning rate with the best validation value, its final runs)."""
         rates = self.rates[task]
         if len(rates) == 1:
-            return rates[0], [self.run(task, noise, method, *rates, seed) for seed in SEEDS]
+            return rates[0], [self.run(task, noise, method, rates[0], seed) for seed in SEEDS]
         held_out = task == "embedder"  # of a classifier the same runs are measured on both lists
         means = [
             np.mean([self.run(task, noise, method, rate, seed, held_out)["val"] for seed in SEEDS])
@@ -158,9 +158,9 @@ def divisions(comparison, task, noises):
         "| images in clean, % |",
         "|---|---|---|---|---|---|",
     ]
-    train_set, _ = comparison.sets(task, False)
+    (features, labels), _ = comparison.sets(task, False)
     for noise in noises:
-        drawn = [with_noise(*train_set, comparison.outliers, noise, seed) for seed in SEEDS]
+        drawn = [with_noise(features, labels, comparison.outliers, noise, seed) for seed in SEEDS]
         for name, options in DIVISIONS.items():
             rows = []
             for features, labels, wrong in drawn:
@@ -173,7 +173,7 @@ def divisions(comparison, task, noises):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data-dir", required=True, help="the Grocery Store data set")
     parser.add_argument("--weights", required=True, help="of InceptionV3 up to mixed8")
     parser.add_argument("--outliers", required=True, help=".npz file with `features`")

@@ -22,6 +22,7 @@ import argparse
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -170,7 +171,7 @@ class Comparison:
         ]
         return settings[int(np.argmax(means))], max(means)
 
-    def _run(self, what, train_set, evaluation_set):
+    def _run(self, what, train_set: tuple[Any, Any], evaluation_set):
         what = dict(zip(("stage", "name", "setting", "hardness", "seed"), what))
         what = {**what, "steps": self.steps, "mode": self.mode, "features": self.digest}
         what["constants"] = [EMBEDDING_SIZE, BATCHES[what["name"]], EPOCHS, LEARNING_RATE]
@@ -180,7 +181,7 @@ class Comparison:
                 *train_set, what["name"], what["setting"], what["hardness"], what["seed"],
                 self.steps, self.mode,
             )  # fmt: skip
-            measured = recalls(head, *evaluation_set)
+            measured: dict[str, Any] = recalls(head, *evaluation_set)
             if history is not None:
                 measured["history"] = {
                     k: [float(f"{v:.4g}") for v in vs] for k, vs in history.items()
@@ -228,7 +229,7 @@ def table(comparison, names, trials_only):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("features", help=".npz file with `features` and `labels`")
     parser.add_argument("--to", default="runs/compare_hdml", help="folder of the results")
     parser.add_argument("--only", default="", help="names of losses, separated by semicolons")

@@ -197,7 +197,7 @@ PARTS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("features", nargs="+", help=".npz files with `features`, `labels`, `split`")
     parser.add_argument("--to", default="runs/compare_heads", help="folder of the results")
     parser.add_argument("--parts", default=",".join(PARTS), help="tables, with commas between")

@@ -24,6 +24,7 @@ comparison goes on where it was. `--trials-only` never looks at the test classes
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -114,7 +115,7 @@ class Trace(keras.callbacks.Callback):
     def __init__(self, features, labels, loss, rebuild):
         super().__init__()
         self.evaluation = features, labels
-        self.tree_holder = loss if isinstance(loss, HierarchicalTripletLoss) else rebuild
+        self.tree_holder: Any = loss if isinstance(loss, HierarchicalTripletLoss) else rebuild
         self.recalls, self.margins, self.nodes = [], [], []
 
     def on_epoch_end(self, epoch, logs=None):
@@ -129,7 +130,7 @@ class Trace(keras.callbacks.Callback):
         self.nodes.append(tree.num_nodes())
 
 
-def train(train_set, evaluation_set, setting, seed, steps):
+def train(train_set, evaluation_set: tuple[Any, Any], setting, seed, steps):
     """Trains a head; returns what there is to say about the run."""
     keras.utils.set_random_seed(seed)
     features, labels = train_set
@@ -147,7 +148,7 @@ def train(train_set, evaluation_set, setting, seed, steps):
         loss, tree_loss = keras_ms.TripletLoss(setting["margin"], mining="all"), None
     head = linear_head(features.shape[1], EMBEDDING_SIZE, seed)
     levels = setting.get("levels", HIERARCHICAL["levels"])
-    if setting.get("margins") == "of the first tree":
+    if tree_loss is not None and setting.get("margins") == "of the first tree":
         embeddings = embed_batches(head, features, batch_size=BATCH_SIZE)
         tree_loss.assign_tree(ClassTree.build(embeddings, labels, levels, setting["linkage"]))
         tree_loss = None
@@ -275,7 +276,7 @@ def tables(comparison, trials_only):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("features", help=".npz file with `features` and `labels`")
     parser.add_argument("--to", default="runs/compare_htl", help="folder of the results")
     parser.add_argument("--steps", type=int, default=2000)

@@ -20,6 +20,7 @@ import argparse
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -209,7 +210,7 @@ class Comparison:
         ]
         return TRIALS[name][int(np.argmax(means))], max(means)
 
-    def _run(self, what, train_set, evaluation_set, **options):
+    def _run(self, what, train_set: tuple[Any, Any], evaluation_set, **options):
         what = {**what, "features": self.features}
 
         def run():
@@ -283,7 +284,7 @@ def tables(comparison, names):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("features", help=".npz file with `features` and `labels`")
     parser.add_argument("--to", default="runs/compare_losses", help="folder of the results")
     parser.add_argument("--only", default="", help="names of losses, separated by semicolons")

@@ -48,9 +48,10 @@ def validation_images(labels, draw):
 def linear_head(channels, embedding_size, seed):
     """The model that is trained: features to embeddings, not normalised."""
     features = keras.Input((channels,), name="features")
+    initializer = keras.initializers.Orthogonal(seed=seed)
     layer = keras.layers.Dense(
         embedding_size,
-        kernel_initializer=keras.initializers.Orthogonal(seed=seed),
+        kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
         name="embedding",
     )
     return keras.Model(features, layer(features))

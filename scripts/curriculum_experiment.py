@@ -110,7 +110,9 @@ class Experiment:
         keras.utils.set_random_seed(seed)
         model = keras.Sequential([keras.Input(features.shape[1:]), *self._layers(seed)])
         model.compile(
-            keras.optimizers.Adam(StageSchedule(schedule, stage_steps, stages)),
+            keras.optimizers.Adam(
+                StageSchedule(schedule, stage_steps, stages)  # pyright: ignore[reportArgumentType]
+            ),
             loss=self._loss(),
             steps_per_execution=STEPS_AT_ONCE,
             jit_compile=False,  # compiling takes longer than some hundred steps of one layer
@@ -125,7 +127,11 @@ class Experiment:
     def _layers(self, seed):
         if self.task == "embedder":
             initializer = keras.initializers.Orthogonal(seed=seed)
-            return [keras.layers.Dense(512, kernel_initializer=initializer)]
+            layer = keras.layers.Dense(
+                512,
+                kernel_initializer=initializer,  # pyright: ignore[reportArgumentType]
+            )
+            return [layer]
         # features as they are: standardised ones, 9 points less with clean labels, on validation
         hidden = keras.layers.Dense(HIDDEN_UNITS, activation="relu")
         return [hidden] * (self.task == "network") + [keras.layers.Dense(81)]

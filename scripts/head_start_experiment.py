@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -126,7 +126,9 @@ class Heads(HeadFolds):
 
     def run(self, fold, start, rate, among_all):
         """A training as a line of the results: Recall@1 at each alpha."""
-        measured = {"recall": [recall[1] for _, recall in self.measure(fold, start, rate)]}
+        measured: dict[str, Any] = {
+            "recall": [recall[1] for _, recall in self.measure(fold, start, rate)]
+        }
         held = self.folds[fold]
         measured["images"] = int(held.sum())
         if among_all:
@@ -184,7 +186,7 @@ class Comparison:
         self.sets, self.plan = sets, plan
         names = ("features", *Training._fields)
         self.results = Results(folder, lambda run: [run[name] for name in names])
-        self._heads = None, None
+        self._heads: Any = None, None
 
     def size(self, feature_set):
         """Dimensions that are compared with others, as many as there are features at most."""
@@ -256,11 +258,12 @@ class Comparison:
         key = feature_set.digest, division, seed, *kind.values()
         if self._heads[0] != key:
             if division == "test":
-                arrays, folds = (feature_set.features, feature_set.labels), [feature_set.is_test]
+                features, labels = feature_set.features, feature_set.labels
+                folds = [feature_set.is_test]
             else:
-                arrays = feature_set.train
-                folds = divisions(division, arrays[1], seed)
-            self._heads = key, Heads(feature_set, *arrays, folds, seed=seed, **kind)
+                features, labels = feature_set.train
+                folds = divisions(division, labels, seed)
+            self._heads = key, Heads(feature_set, features, labels, folds, seed=seed, **kind)
         return self._heads[1]
 
 

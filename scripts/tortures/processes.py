@@ -171,7 +171,7 @@ def left_over(folder):
 def contents(folder):
     """What a run leaves, to compare: names of files, and the state, history, recalls in them."""
     run = Path(folder)
-    files = {str(path.relative_to(run)): "" for path in run.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(run)): b"" for path in run.rglob("*") if path.is_file()}
     files.pop(".lock", None)
     with np.load(run / "state.npz") as state:
         files |= {name: state[name].tobytes() for name in state.files}

@@ -125,12 +125,12 @@ def test_omniglot_holds_out_alphabets_and_turns_or_frames_characters(tmp_path):
         for d in (1, 2)
     }
     write_archives(tmp_path, background)
-    settings = Settings(
+    settings = Settings.from_values(
         dataset="omniglot", data_dir=str(tmp_path), image_size=32, validation_fraction=0.3
     )
     plain = load_run_images(settings)
     assert len(held_out_alphabets(plain)) == 2
-    turned = load_run_images(dataclasses.replace(settings, rotated_classes=True))
+    turned = load_run_images(settings.with_values(rotated_classes=True))
     classes, images = plain.counts()["train"]
     assert turned.counts() == {**plain.counts(), "train": (4 * classes, 4 * images)}
     framed = load_run_images(settings.with_values(framed_drawings=True))
@@ -142,5 +142,7 @@ def test_omniglot_holds_out_alphabets_and_turns_or_frames_characters(tmp_path):
 
 @pytest.mark.slow
 def test_of_the_real_omniglot_9_alphabets_are_held_out(shared_data):
-    settings = Settings(dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3)
+    settings = Settings.from_values(
+        dataset="omniglot", data_dir=str(shared_data), validation_fraction=0.3
+    )
     assert len(held_out_alphabets(load_run_images(settings))) == 9
