@@ -110,17 +110,17 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.report.curriculum_page import subset_name, write_curriculum_page
 
     saved = Path(options.model).suffix == ".npz"
-    features, images, shown = _saved(options) if saved else _embedded(options)
+    features, images, has_pictures = _saved(options) if saved else _embedded(options)
     progress = _progress if is_terminal(sys.stderr) else _lines(images.labels)
-    found = curriculum_subsets(features, images.labels, **dividing, progress=progress)
-    write_curriculum(options.to, found, images)
-    for number in range(int(found.subset.max()) + 1):
-        count = int((found.subset == number).sum())
+    divided = curriculum_subsets(features, images.labels, **dividing, progress=progress)
+    write_curriculum(options.to, divided, images)
+    for number in range(int(divided.subset.max()) + 1):
+        count = int((divided.subset == number).sum())
         print(f"{subset_name(number)}: {count:,} images ({100 * count / len(images):.0f} %)")
     print(f"Wrote {options.to}")
     if not options.page_classes:
         return
-    if not shown:
+    if not has_pictures:
         print("No page: it shows the images. Name their data set with --dataset or --data-dir")
         return
     facts = {
@@ -131,7 +131,9 @@ def run(words: Sequence[str]) -> None:
         else "Gaussian sum over the images of a class",
         "Divided by": _DIVIDED_BY[options.method],
     }
-    size = write_curriculum_page(found, images, page, facts=facts, num_classes=options.page_classes)
+    size = write_curriculum_page(
+        divided, images, page, facts=facts, num_classes=options.page_classes
+    )
     print(f"Wrote {page} ({size / 1e6:.1f} MB)")
 
 
@@ -202,15 +204,15 @@ def _saved(options):
 
     path = options.model
     _refuse(options, _FOR_EMBEDDING, f"{path} holds features already")
-    found = read_embeddings(path, also_called="features")
-    features, labels = found["embeddings"], found["labels"].reshape(-1)
-    data, given = found["data"] or {}, options.images
+    content = read_embeddings(path, also_called="features")
+    features, labels = content["embeddings"], content["labels"].reshape(-1)
+    data, given = content["data"] or {}, options.images
     saved_split = data.pop("split", "train")
     named = data or options.config or "dataset" in given or "data_dir" in given
     if not named:
         reason = f"{path} names no data set, and neither --dataset nor --data-dir is given"
         _refuse(options, (*given, "split", "page"), reason)
-        images = _listed(found, labels, path)
+        images = _listed(content, labels, path)
         table_names(images)
         return features, images, False
     split = options.split or saved_split
@@ -235,11 +237,11 @@ def _refuse(options, names, reason):
         raise ValueError(f"{reason}: leave out {', '.join(unread)}")
 
 
-def _listed(found, labels, path):
+def _listed(content, labels, path):
     """The images of which an .npz file has no more than labels and, maybe, names."""
     from keras_ms.data.image_list import ImageList
 
-    names, paths = found["class_names"], found["paths"]
+    names, paths = content["class_names"], content["paths"]
     most = np.inf if names is None else len(names)
     if labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0 or labels.max() >= most:
         raise ValueError(

@@ -119,14 +119,14 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.evaluation.all_metrics import checked_metrics
 
     checked_metrics(metrics)  # whether their library is installed
-    found = _saved(options) if Path(options.model).suffix == ".npz" else _embedded(options)
+    embedded = _saved(options) if Path(options.model).suffix == ".npz" else _embedded(options)
     evaluation = evaluate_embeddings(
-        found["embeddings"],
-        found["labels"],
+        embedded["embeddings"],
+        embedded["labels"],
         ks=ks,
         metrics=metrics,
-        is_query=found["is_query"],
-        is_gallery=found["is_gallery"],
+        is_query=embedded["is_query"],
+        is_gallery=embedded["is_gallery"],
         num_resamples=options.bootstrap,
         seed=options.images.get("seed", 0),
         verbose=True,
@@ -140,7 +140,7 @@ def run(words: Sequence[str]) -> None:
             else:
                 figures = {"model": options.model} | dataclasses.asdict(evaluation)
                 del figures["ranks"]  # one number an image
-                names = found["class_names"]
+                names = embedded["class_names"]
                 if names is not None:
                     figures["recall_per_class"] = {
                         str(names[label]): value

@@ -20,18 +20,18 @@ _DESCRIPTION = (
 @dataclass(frozen=True)
 class _Options:
     run: Annotated[
-        Positional[str | None],
+        Positional[str],
         option("folder that train wrote", "RUN_FOLDER", default=""),
-    ] = None
+    ] = ""
     embeddings: Annotated[
-        str | None,
+        str,
         option(
             "instead of a run: .npz file that keras-ms evaluate --save-embeddings wrote, or one "
             "with `embeddings` (N, dimension) and `labels` (N,) of the test images of --data-dir",
             "FILE",
             default="",
         ),
-    ] = None
+    ] = ""
     to: Annotated[
         str,
         option(
@@ -80,7 +80,7 @@ def run(words: Sequence[str]) -> None:
     # what would fail after the embedding fails now
     from keras_ms.files import check_writable
 
-    if (options.run is None) == (options.embeddings is None):
+    if bool(options.run) == bool(options.embeddings):
         raise ValueError("Give either the folder of a run or --embeddings FILE")
     run_folder = _run(options)
     path = Path(options.to or (run_folder.path if run_folder else Path()) / "report.html")
@@ -119,7 +119,7 @@ def run(words: Sequence[str]) -> None:
 
 def _run(options):
     """The `RunFolder`, or None with --embeddings."""
-    if options.run is None:
+    if not options.run:
         if options.test_classes:
             raise ValueError("--test-classes goes with the folder of a run")
         return None

@@ -82,13 +82,13 @@ def setting(default: Any, explanation: str, **declared: Any) -> Any:
 def settings_of(group_class: type, group: str = "") -> tuple[Setting, ...]:
     """The settings that a group declares, in their order."""
     types = typing.get_type_hints(group_class)
-    found = []
+    declared = []
     for field in dataclasses.fields(group_class):
         declaration = field.metadata["declaration"]
         default = {} if field.default is dataclasses.MISSING else field.default
         name = declaration.flat_name or field.name
-        found.append(Setting(group, field.name, name, types[field.name], default, declaration))
-    return tuple(found)
+        declared.append(Setting(group, field.name, name, types[field.name], default, declaration))
+    return tuple(declared)
 
 
 def check_group(group: Any) -> None:

@@ -10,7 +10,7 @@ from keras_ms.run.settings import Settings
 from keras_ms.run.settings.earlier import translated
 
 # settings.json as the version before the groups wrote them
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 WRITTEN_WITH = {
     "default": {},
     "options": {
