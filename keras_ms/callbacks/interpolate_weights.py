@@ -214,7 +214,8 @@ class InterpolateWeights(keras.callbacks.Callback):
         self._set(alpha, _values(self._embedder))
 
     def _set(self, alpha, end):
-        _assign(self._embedder, [between(s, e, alpha) for s, e in zip(self._start, end)])
+        for variable, s, e in zip(self._embedder.variables, self._start, end):
+            variable.assign(between(s, e, alpha))
 
     @property
     def _embedder(self):
@@ -233,12 +234,8 @@ class InterpolateWeights(keras.callbacks.Callback):
         step, value = self.recall.best_step, self.recall.best_value
         if self.best is None or not self.best.has_weights or step is None or value is None:
             return None
-        of_step = (
-            recalls
-            for measured_step, recalls in self.recall.history
-            if (measured_step, recalls[self._k]) == (step, value)
-        )
-        return Candidate(step, 1.0, next(of_step, {self._k: value}))
+        measured = (r for s, r in self.recall.history if (s, r[self._k]) == (step, value))
+        return Candidate(step, 1.0, next(measured, {self._k: value}))
 
     def _tell(self, candidate):
         if self.verbose:
@@ -299,11 +296,6 @@ def _values(model):
 
 def _are_same(values, others):
     return all(np.array_equal(a, b, equal_nan=_is_float(a)) for a, b in zip(values, others))
-
-
-def _assign(model, values):
-    for variable, value in zip(model.variables, values):
-        variable.assign(value)
 
 
 def _numpy(variable):

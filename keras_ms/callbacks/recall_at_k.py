@@ -35,10 +35,8 @@ class RecallAtK(keras.callbacks.Callback):
     as NaN, with one warning that counts the rows, and the run goes on for its own callbacks
     (TerminateOnNaN, EarlyStopping) to end.
 
-    Steps are batches trained on, counted over all fits of the callback, whatever the optimizers
-    count (with accumulated gradients, or several of them); a run that is continued goes on from
-    the optimizer's count. Where fit does not know how many batches an epoch has, Keras's count is
-    taken, which may be one too high after an epoch.
+    Steps are batches trained on, counted over all fits of the callback; a run that is continued
+    goes on from the optimizer's count (docs/callbacks.md).
 
     `best_value`, `best_step` and `history` are never reset: a second `fit` with the same callback
     continues them, and an interrupted run may set them before its own `fit`.
