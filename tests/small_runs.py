@@ -43,11 +43,11 @@ import os, pathlib, signal, sys
 import keras
 
 ended = keras.callbacks.CallbackList.on_train_batch_end
-state = pathlib.Path(sys.argv.pop(1))
+written = pathlib.Path(sys.argv.pop(1))
 
 def on_train_batch_end(self, batch, logs=None):
     ended(self, batch, logs)
-    if state.exists():
+    if written.exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
 keras.callbacks.CallbackList.on_train_batch_end = on_train_batch_end
@@ -56,14 +56,16 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def kill_9_in_an_epoch(words, run):
+def kill_9_in_an_epoch(words, run, after="state.npz"):
     """Starts a run in a process of its own, killed after the first batch of its second epoch.
 
     Args:
         words: of the command line.
         run: its run folder.
+        after: file of the run folder: the batch is the first one after it was written. Defaults
+            to "state.npz", which an epoch ends with.
     """
-    code = [sys.executable, "-c", _KILLED, str(run / "state.npz")]
+    code = [sys.executable, "-c", _KILLED, str(run / after)]
     done = subprocess.run([*code, *words], timeout=1800)
     assert done.returncode == -signal.SIGKILL
     assert not (run / "summary.json").exists()

@@ -23,6 +23,7 @@ from keras_ms.cli.main import main
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
 from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
 from keras_ms.run.training_state import SaveRun
@@ -90,7 +91,9 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("more", [(), ("--freeze-backbone",)], ids=["whole", "head"])
+@pytest.mark.parametrize(
+    "more", [(), ("--freeze-backbone", "--tune", "off")], ids=["whole", "head"]
+)
 def test_another_loss_by_name(folder, tmp_path, more):
     """N-pair trains before the L2 normalisation; what is kept and exported has it."""
     words = ("--loss", "n_pair", "--loss.regularization", "0.01", *more)
@@ -105,9 +108,23 @@ def test_another_loss_by_name(folder, tmp_path, more):
     assert (tmp_path / "exports" / "run" / "embedder.onnx").exists()
 
 
+def test_the_step_is_traced_once(folder, tmp_path, monkeypatch):
+    """Where fit has to make the optimizer's variables, it traces it twice, which takes seconds."""
+    traces, call = [], PairLoss.__call__
+
+    def counted(self, *batch, **options):
+        traces.append(self.name)
+        return call(self, *batch, **options)
+
+    monkeypatch.setattr(PairLoss, "__call__", counted)
+    more = ("--freeze-backbone", "--tune", "off", "--validation-fraction", "0", "--export", "")
+    assert main(train_words(folder, tmp_path, *more)) == 0
+    assert traces == ["multi_similarity"]
+
+
 def test_mixed_precision_and_rate_groups(folder, tmp_path):
     more = ("--precision", "mixed_bfloat16", "--backbone-learning-rate", "1e-4", "--schedule",
-            "step", "--coupled-l2", "5e-4")  # fmt: skip
+            "step", "--coupled-l2", "5e-4", "--export", "onnx")  # fmt: skip
     assert main(train_words(folder, tmp_path, *more)) == 0
     assert keras.config.dtype_policy().name == "float32"
     summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())
@@ -134,7 +151,7 @@ _FLOAT16 = ("--precision", "mixed_float16", "--image-size", "16", "--classes-per
 @pytest.mark.parametrize(
     "more",
     [
-        ("--freeze-backbone", *_FEW),
+        ("--freeze-backbone", "--tune", "off", *_FEW),
         pytest.param(_FLOAT16, marks=pytest.mark.slow),
     ],
 )
@@ -161,14 +178,15 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
+    more = ("--export", "onnx", "--steps", "4", "--image-size", "16")
     with monkeypatch.context() as patched:
         patched.setattr("keras_ms.export.formats.export_onnx", interrupt)
-        assert main(train_words(folder, tmp_path)) == 130
+        assert main(train_words(folder, tmp_path, *more)) == 130
     run = tmp_path / "runs" / "run"
     assert f"Interrupted. Continue with: keras-ms train --resume {run}" in capsys.readouterr().err
     assert not (run / "summary.json").exists()
     left = tmp_path / "exports" / "run" / ".embedder.onnx.abc.part"
-    left.mkdir()
+    left.mkdir(parents=True)
     (left / ".writing").touch()
     assert main(["train", "--resume", "--runs-folder", str(tmp_path / "runs")]) == 0
     assert "onnx" in json.loads((run / "summary.json").read_text())["exports"]
@@ -176,7 +194,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
 
 
 def test_a_diverged_run_says_so_and_keeps_its_weights(folder, tmp_path, capsys):
-    more = ("--learning-rate", "1e30", "--validation-fraction", "0")
+    more = ("--learning-rate", "1e30", "--validation-fraction", "0", "--image-size", "16")
     assert main(train_words(folder, tmp_path, *more)) == 1
     assert "diverged" in capsys.readouterr().err
     assert (tmp_path / "runs" / "run" / "last.weights.h5").is_file()
@@ -278,7 +296,7 @@ def test_bad_images_are_named_before_anything_is_written(
 
 def test_unreadable_images_are_skipped_and_counted_on_request(folder, tmp_path, capsys):
     broken = _broken_copy(folder, tmp_path / "broken", _truncated)
-    more = ("--skip-unreadable", "--export", "", "--steps", "4")
+    more = ("--skip-unreadable", "--export", "", "--steps", "4", "--image-size", "16")
     assert main(train_words(broken, tmp_path, *more)) == 0
     captured = capsys.readouterr()
     assert "128 images" in captured.out
@@ -314,7 +332,7 @@ def _as_in_a_terminal():
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
-    arguments = train_words(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "40")
+    arguments = train_words(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "4")
     process = subprocess.Popen(
         [sys.executable, "-m", "keras_ms.cli", *arguments],
         stdout=subprocess.DEVNULL,

@@ -1,16 +1,13 @@
 """What a run chooses, end to end: by folds with a frozen backbone, else by held-out classes."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
 import pytest
+import report_pages
 from PIL import Image
-from small_runs import assert_same_state, history, train_words
+from small_runs import assert_same_state, history, kill_9_in_an_epoch, train_words
 
 from keras_ms.callbacks.interpolate_weights import between
 from keras_ms.cli.main import main
@@ -22,6 +19,8 @@ from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES
 from keras_ms.run.settings import read_values
 from keras_ms.run.training_state import SaveRun
+
+fast_map = report_pages.fast_map
 
 
 def write_colours(root, classes):
@@ -138,20 +137,14 @@ def test_what_is_given_is_not_chosen(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wait_for", ["folds.json", "state.npz"])
+@pytest.mark.xdist_group("killed heads")
+@pytest.mark.parametrize("after", ["folds.json", "state.npz"])
 def test_kill_9_then_resume_gives_the_same_choice_and_weights(
-    folder, tmp_path, long_head, wait_for
+    folder, tmp_path, whitened_head, after
 ):
-    words, whole = long_head
+    words, whole = whitened_head
     run = tmp_path / "runs" / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "keras_ms.cli", *train_words(folder, tmp_path, *words)]
-    )
-    while not (run / wait_for).exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (run / "summary.json").exists()
+    kill_9_in_an_epoch(train_words(folder, tmp_path, *words), run, after)
     assert main(["train", "--resume", str(run)]) == 0
     resumed = Finished(tmp_path)
     assert resumed.summary["choice"] == whole.summary["choice"]
@@ -161,10 +154,10 @@ def test_kill_9_then_resume_gives_the_same_choice_and_weights(
 
 
 @pytest.fixture(scope="module")
-def long_head(folder, tmp_path_factory):
-    words = ("--freeze-backbone", "--export", "", "--steps", "200", "--steps-per-epoch", "10",
+def whitened_head(folder, tmp_path_factory):
+    words = ("--freeze-backbone", "--export", "", "--steps", "20", "--steps-per-epoch", "10",
              "--head-initializer", "whitened")  # fmt: skip
-    return words, ran(folder, tmp_path_factory.mktemp("long"), *words)
+    return words, ran(folder, tmp_path_factory.mktemp("whitened"), *words)
 
 
 @pytest.mark.parametrize("start", ["whitened", "orthogonal"])
@@ -303,12 +296,8 @@ def test_a_run_chosen_by_folds_is_reported_with_what_was_chosen(head, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["head", "finetuned"])
-def test_its_settings_serve_to_evaluate_it(kind, request, folder, tmp_path, weights):
-    if kind == "head":
-        run = request.getfixturevalue("head").run
-    else:
-        words = ("--weights", str(weights), "--steps", "4", "--export", "")
-        run = ran(folder, tmp_path, *words).run
+def test_its_settings_serve_to_evaluate_it(kind, request, tmp_path):
+    run = request.getfixturevalue(kind).run
     reached = json.loads(run.summary.read_text())["test_recall"]["chosen"]["1"]
     result = tmp_path / "result.json"
     words = [str(run.model), "--config", str(run.settings), "--metrics", "recall",
