@@ -81,6 +81,10 @@ def fit_model(
         epoch, rows = _restored(run, model, recall, best)
         # the margins of its loss are variables too
         trees = _class_tree_callbacks(run, settings, models, data)
+        # else the first trace of the step makes its variables, and fit traces it again; not
+        # sooner, since the start is kept without them; HDML builds its own
+        if settings.hdml.mode == "off" and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
     epochs = settings.training.steps // settings.training.steps_per_epoch
     if epoch < epochs:
         steps_done, verbose = epoch * settings.training.steps_per_epoch, shown_progress()

@@ -124,9 +124,6 @@ def compile_model(settings: Settings, models: RunModels, *, stages: int = 1) -> 
             metrics = [MinedAnchors(epsilon=models.loss.epsilon)] if mines else []
             options |= {"loss": models.loss, "metrics": metrics}
         models.trained.compile(**options)
-        if settings.hdml.mode == "off":  # HDML builds its own
-            # else the first trace of the step makes the variables, and fit traces it again
-            models.trained.optimizer.build(models.trained.trainable_variables)
 
 
 def parameters_in_words(embedder: keras.Model) -> str:
