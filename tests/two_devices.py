@@ -63,6 +63,7 @@ def fitted(strategy, optimizer, loss, weights=None, masked=False, batch_size=64,
         model = keras.Model(source, keras.layers.Dense(4)(hidden))
         model.layers[-1].supports_masking = model.layers[-2].supports_masking = True
         model.compile(optimizer(), loss, metrics=[keras_ms.MinedAnchors()])
+        model.optimizer.build(model.trainable_variables)  # else fit traces its step twice
     before = model.get_weights()
     history = model.fit(
         INPUTS, LABELS, sample_weight=weights, batch_size=batch_size, epochs=5,
@@ -87,6 +88,7 @@ def logged(strategy, loss, masked, proxies):
         outputs = dense(MaskSome()(source) if masked else source)
         model = keras.Model(source, keras_ms.Proxies(3)(outputs) if proxies else outputs)
         model.compile(keras.optimizers.SGD(0.05), loss)
+        model.optimizer.build(model.trainable_variables)
     given = INPUTS[SEVEN], labels
     options = {"batch_size": 4, "verbose": 0, "sample_weight": WEIGHTS[SEVEN]}
     before = model.evaluate(*given, **options)
