@@ -1,4 +1,4 @@
-"""The derivative of every loss by its similarities, in closed form: one function for each loss.
+"""The derivative of every loss by its similarities, in closed form, and the sums it is made of.
 
 The General Pair Weighting framework reads a pair-based loss as a weighting of pairs: at any step
 the loss and the sum of weight times similarity have the same gradient. Each weighting takes Pairs

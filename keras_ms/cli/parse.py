@@ -1,4 +1,4 @@
-"""Words of the command line, parsed by tyro: each command declares its options as a dataclass."""
+"""Words of the command line, parsed by tyro: each command declares its options as a class."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar

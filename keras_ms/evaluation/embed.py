@@ -1,4 +1,4 @@
-"""The one way in which a set of images, or of anything else, is embedded."""
+"""The way in which a whole set of images, or of anything else, is embedded."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""One training run: the reading of its files, its terminal, what it decides and says."""
+"""One training run: its settings, its steps in order, its folder and what it decides."""

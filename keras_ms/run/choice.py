@@ -14,7 +14,7 @@ class MeasuredWeights(NamedTuple):
         steps: training steps of the trained weights.
         alpha: share of the trained weights, the rest of the start; 0 is the start itself.
         recall: Recall@K on the held-out classes, by K.
-        start: start of the head, as in `Settings.head_initializer`.
+        start: start of the head, as in `Settings.model.head_initializer`.
         learning_rate: of the head.
     """
 

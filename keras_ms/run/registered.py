@@ -1,4 +1,8 @@
-"""Every Loss, Layer, metric and optimizer that Keras knows by name once this is imported."""
+"""Public names that come with `import keras_ms`: all that Keras knows by name once imported.
+
+The losses, layers, metrics, models, optimizers and callbacks, and the functions beside them;
+what needs more packages is imported on first use (`_ON_FIRST_USE` in `keras_ms/__init__.py`).
+"""
 
 from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import InterpolateWeights as InterpolateWeights

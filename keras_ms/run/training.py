@@ -1,4 +1,4 @@
-"""The training run: settings -> images, model, fit, choice, evaluation, export."""
+"""The training run: settings -> images, model, choice by folds, fit, choice, evaluation, export."""
 
 import time
 from collections.abc import Callable

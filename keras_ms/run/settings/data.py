@@ -12,9 +12,9 @@ class DataSettings:
 
     dataset: str = setting(
         "auto",
-        "glyphs (drawn, no download); in --data-dir: folder (a subfolder for each class), cub, "
-        "cars, sop, in_shop, grocery, omniglot (as their authors ship them) or csv (the file "
-        "itself); auto: by what is in --data-dir, glyphs without it",
+        "what is in --data-dir: folder (a subfolder for each class), csv (the file itself), or a "
+        "published set as its authors ship it; glyphs are drawn, without a download; auto: by what "
+        "is in --data-dir, glyphs without it",
         choices=("auto", *data_set_names()),
     )
     data_dir: str = setting("", "folder with the images or archives, or a CSV file")
