@@ -204,7 +204,7 @@ def _saved(options):
 
     path = options.model
     _refuse(options, _FOR_EMBEDDING, f"{path} holds features already")
-    content = read_embeddings(path, also_called="features")
+    content = read_embeddings(path, fallback_name="features")
     features, labels = content["embeddings"], content["labels"].reshape(-1)
     data, given = content["data"] or {}, options.images
     saved_split = data.pop("split", "train")

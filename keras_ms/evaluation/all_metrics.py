@@ -125,13 +125,13 @@ def evaluate_embeddings(
     ks, metrics = checked_ks(ks), checked_metrics(metrics)
     embeddings = checked_embeddings(embeddings, "embeddings")
     labels = class_ids(labels, rows=len(embeddings))
-    query_rows = _chosen(is_query, len(embeddings), "is_query")
-    gallery_rows = _chosen(is_gallery, len(embeddings), "is_gallery")
+    query_rows = _flagged_rows(is_query, len(embeddings), "is_query")
+    gallery_rows = _flagged_rows(is_gallery, len(embeddings), "is_gallery")
     used = np.union1d(query_rows, gallery_rows)
-    sets = _searched(embeddings, labels, query_rows, gallery_rows)
+    search_arguments = _search_arguments(embeddings, labels, query_rows, gallery_rows)
 
     verbosity = shown_progress() if verbose else 0
-    scores, skipped, query_ranks = _query_scores(sets, metrics, ks, verbosity)
+    scores, skipped, query_ranks = _query_scores(search_arguments, metrics, ks, verbosity)
     values, intervals, per_class, ranks = {}, {}, {}, None
     scored_labels = labels[query_rows][~skipped]
     if scores:
@@ -181,7 +181,7 @@ def evaluate_embeddings(
     )
 
 
-def _searched(embeddings, labels, query_rows, gallery_rows):
+def _search_arguments(embeddings, labels, query_rows, gallery_rows):
     """Arguments of the retrieval metrics."""
     if len(query_rows) == len(gallery_rows) == len(embeddings):
         return {"embeddings": embeddings, "labels": labels}
@@ -196,18 +196,18 @@ def _searched(embeddings, labels, query_rows, gallery_rows):
     }
 
 
-def _query_scores(sets, metrics, ks, verbosity):
+def _query_scores(search_arguments, metrics, ks, verbosity):
     """{name: score of each query} of the retrieval metrics, which queries are skipped, ranks."""
-    num_queries = len(sets["labels"])
+    num_queries = len(search_arguments["labels"])
     scores, skipped, ranks = {}, np.zeros(num_queries, bool), None
     if "recall" in metrics:
         progress = share_progress("Recall@K", num_queries, verbosity, unit="queries")
-        ranks = best_positive_ranks(**sets, progress=progress)
+        ranks = best_positive_ranks(**search_arguments, progress=progress)
         skipped = ranks == 0
         scores |= {f"recall@{k}": ranks <= k for k in ks}
     if {"r_precision", "map_at_r"} & set(metrics):
         progress = share_progress("R-Precision, MAP@R", num_queries, verbosity, unit="queries")
-        precision = precision_at_r(**sets, progress=progress)
+        precision = precision_at_r(**search_arguments, progress=progress)
         skipped = precision.num_relevant == 0
         by_name = {"r_precision": precision.r_precision, "map_at_r": precision.average_precision}
         scores |= {name: score for name, score in by_name.items() if name in metrics}
@@ -233,7 +233,7 @@ def checked_metrics(metrics: Sequence[str]) -> list[str]:
     return [name for name in METRICS if name in given]
 
 
-def _chosen(flags, count, name):
+def _flagged_rows(flags, count, name):
     """Rows whose flag is set; all of them without flags."""
     if flags is None:
         return np.arange(count)

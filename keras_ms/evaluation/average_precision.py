@@ -23,7 +23,7 @@ from keras_ms.evaluation.device_counts import full_float32_products
 from keras_ms.evaluation.exact_similarity import (
     NO_PAIR,
     TIE,
-    is_crowded,
+    is_product_cheaper,
     pair_similarities,
     rounded_down,
     similarities,
@@ -113,7 +113,7 @@ def precision_at_r(
             ranked = similarity[first - start : last - start]
             scores = _scores(ranked, queries, gallery, first, last)
             for into, values in zip(result, scores):
-                into[queries.order[first:last]] = values
+                into[queries.original_positions[first:last]] = values
         if progress:
             progress(stop / num_queries)
     return result
@@ -141,20 +141,20 @@ def _scores(similarity, queries, gallery, start, stop):
     bound = rounding_bound(gallery.rows.shape[1])
     thresholds = _thresholds(similarity, queries, gallery, start, stop)
     num_relevant = np.array([len(of_query) for of_query in thresholds])
-    depth = max(1, num_relevant.max())
+    max_num_relevant = max(1, num_relevant.max())
     vectors = queries.rows[start:stop]
-    chosen = _may_be_ahead(similarity, thresholds, depth, bound)
-    wanted = np.count_nonzero(chosen)
-    if is_crowded(wanted - depth * len(vectors), chosen.size):
+    may_be_ahead = _may_be_ahead(similarity, thresholds, max_num_relevant, bound)
+    wanted = np.count_nonzero(may_be_ahead)
+    if is_product_cheaper(wanted - max_num_relevant * len(vectors), may_be_ahead.size):
         # rounding decides: all of float32 is in doubt, as with collapsed embeddings
         exact = similarities(vectors, gallery.rows)
         exact[similarity == NO_PAIR] = NO_PAIR
-        place = max(0, exact.shape[1] - depth)
+        place = max(0, exact.shape[1] - max_num_relevant)
         exact.partition(place, axis=1)
-        ahead = [_num_ahead(row[place:], of_query) for row, of_query in zip(exact, thresholds)]
+        num_ahead = [_num_ahead(row[place:], of_query) for row, of_query in zip(exact, thresholds)]
     else:
-        ahead = _by_float32(similarity, chosen, vectors, gallery.rows, thresholds, bound)
-    scores = [_query_scores(of_query) for of_query in ahead]
+        num_ahead = _by_float32(similarity, may_be_ahead, vectors, gallery.rows, thresholds, bound)
+    scores = [_query_scores(of_query) for of_query in num_ahead]
     return *zip(*scores), num_relevant
 
 
@@ -167,7 +167,7 @@ def _thresholds(similarity, queries, gallery, start, stop):
     for first, last, relevant in _class_spans(queries, gallery, start, stop):
         similarity[first - start : last - start, relevant] = NO_PAIR
         positives = similarities(queries.rows[first:last], gallery.rows[relevant])
-        own = queries.items[first:last, None] == gallery.items[relevant]
+        own = queries.image_numbers[first:last, None] == gallery.image_numbers[relevant]
         positives[own] = NO_PAIR
         positives.sort(axis=1)
         # the query itself, where it was left out, has come to the front
@@ -185,54 +185,55 @@ def _class_spans(queries, gallery, start, stop):
         yield start + first, start + last, slice(*relevant)
 
 
-def _may_be_ahead(similarity, thresholds, depth, bound):
-    """Flags the negatives that may be ahead of a positive and among the `depth` best of a query.
+def _may_be_ahead(similarity, thresholds, max_num_relevant, bound):
+    """Flags the negatives that may be ahead of a positive and among a query's best
+    `max_num_relevant`.
 
-    With the depth-th best float32 similarity t, as many negatives reach t - bound exactly; one
+    With the float32 similarity t in that place, as many negatives reach t - bound exactly; one
     that does may have a float32 similarity of t - 2 bounds.
     """
     # of the worst positive
     lowest = np.array([of_query[-1] if len(of_query) else np.inf for of_query in thresholds])
     lowest = rounded_down(np.maximum(lowest - bound, NO_PAIR / 2))
-    chosen = similarity >= lowest[:, None]
+    may_be_ahead = similarity >= lowest[:, None]
     # a sum of bytes: count_nonzero along an axis is several times slower
-    counts = np.add.reduce(chosen.view(np.uint8), axis=1, dtype=np.uint32)
-    many = np.flatnonzero(counts > depth)
+    counts = np.add.reduce(may_be_ahead.view(np.uint8), axis=1, dtype=np.uint32)
+    many = np.flatnonzero(counts > max_num_relevant)
     if len(many):
-        place = similarity.shape[1] - depth
+        place = similarity.shape[1] - max_num_relevant
         best = similarity[many]
         best.partition(place, axis=1)
         best = best[:, place].astype(np.float64)
         lowest[many] = np.maximum(lowest[many], rounded_down(best - 2 * bound))
-        np.greater_equal(similarity, lowest[:, None], out=chosen)
-    return chosen
+        np.greater_equal(similarity, lowest[:, None], out=may_be_ahead)
+    return may_be_ahead
 
 
-def _by_float32(similarity, chosen, vectors, gallery, thresholds, bound):
+def _by_float32(similarity, may_be_ahead, vectors, gallery, thresholds, bound):
     """How many negatives are ahead of each positive, a list of arrays.
 
     float32 decides where it can. What it leaves in doubt, in a place up to R, is computed again.
     """
-    flat = np.flatnonzero(chosen)
+    flat = np.flatnonzero(may_be_ahead)
     rows, columns = np.divmod(flat, similarity.shape[1])
     values = similarity.reshape(-1)[flat].astype(np.float64)
     bounds = np.searchsorted(rows, np.arange(len(vectors) + 1)).tolist()
-    ahead, in_doubt = [], []
+    num_ahead, in_doubt = [], []
     for number, of_query in enumerate(thresholds):
         span = slice(bounds[number], bounds[number + 1])
         certain, doubtful = _certainly_ahead(values[span], of_query, bound)
-        ahead.append(certain)
+        num_ahead.append(certain)
         if doubtful is not None:
             in_doubt.append((number, span, span.start + doubtful))
     if in_doubt:
         again = np.concatenate([doubtful for _, _, doubtful in in_doubt])
-        if is_crowded(len(again), similarity.size):
+        if is_product_cheaper(len(again), similarity.size):
             values = similarities(vectors, gallery).reshape(-1)[flat]
         else:
             values[again] = pair_similarities(vectors, gallery, rows[again], columns[again])
     for number, span, _ in in_doubt:
-        ahead[number] = _num_ahead(values[span], thresholds[number])
-    return ahead
+        num_ahead[number] = _num_ahead(values[span], thresholds[number])
+    return num_ahead
 
 
 def _certainly_ahead(values, thresholds, bound):
@@ -247,27 +248,27 @@ def _certainly_ahead(values, thresholds, bound):
     ranked = values[order]
     low = ranked.searchsorted(thresholds - bound)
     high = ranked.searchsorted(thresholds + bound)
-    ahead = len(values) - high
-    within = np.arange(1, len(thresholds) + 1) + ahead <= len(thresholds)
+    num_ahead = len(values) - high
+    within = np.arange(1, len(thresholds) + 1) + num_ahead <= len(thresholds)
     within &= low < high
     if not within.any():
-        return ahead, None
+        return num_ahead, None
     steps = np.bincount(low[within], minlength=len(values) + 1)
     steps -= np.bincount(high[within], minlength=len(values) + 1)
-    return ahead, order[np.cumsum(steps[:-1]) > 0]
+    return num_ahead, order[np.cumsum(steps[:-1]) > 0]
 
 
 def _num_ahead(values, thresholds):
     return len(values) - np.sort(values).searchsorted(thresholds)
 
 
-def _query_scores(ahead):
+def _query_scores(num_ahead):
     """R-Precision and average precision of one query: int (R,), negatives ahead of positives."""
-    num_relevant = len(ahead)
+    num_relevant = len(num_ahead)
     if not num_relevant:
         return np.nan, np.nan
     places = np.arange(1, num_relevant + 1)
-    ranks = places + ahead
+    ranks = places + num_ahead
     within = ranks <= num_relevant
     # no order of summation of its own
     precisions = math.fsum((places / ranks)[within].tolist())

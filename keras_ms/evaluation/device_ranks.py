@@ -18,7 +18,7 @@ from keras_ms.evaluation.exact_similarity import (
     best_positives,
     count_doubtful,
     count_exactly,
-    is_crowded,
+    is_product_cheaper,
 )
 from keras_ms.evaluation.inputs import RetrievalSet
 
@@ -29,14 +29,14 @@ def sorted_ranks(
     """As `processor_ranks.sorted_ranks`; tiles have at most `block_size` rows and columns."""
     best = best_positives(queries, gallery, block_size)
     thresholds = Thresholds.of_positives(best, queries.rows.shape[1])
-    ahead = np.zeros(len(best), np.int64)
+    num_ahead = np.zeros(len(best), np.int64)
     with device_counts.full_float32_products():
         blocks = _blocks(queries, block_size, thresholds)
         if queries is gallery:
-            _count_within(blocks, ahead, progress)
+            _count_within(blocks, num_ahead, progress)
         else:
-            _count_against(blocks, _blocks(gallery, block_size), ahead, progress)
-    return np.where(best > NO_PAIR, 1 + ahead, 0)
+            _count_against(blocks, _blocks(gallery, block_size), num_ahead, progress)
+    return np.where(best > NO_PAIR, 1 + num_ahead, 0)
 
 
 class _Block(NamedTuple):
@@ -52,15 +52,15 @@ class _Block(NamedTuple):
     where: slice  # which rows of the sorted set they are
 
 
-def _blocks(rows, block_size, thresholds=None):
+def _blocks(retrieval_set, block_size, thresholds=None):
     """Cuts the sorted set into blocks of one static shape.
 
     Blocks end between two classes where that wastes at most 1/16 of the tile, so that tiles of a
     single class, which need no product, are not cut; a class larger than that runs on into the
     next block.
     """
-    num_rows, dimension = rows.rows.shape
-    class_ends = np.array([stop for _, stop in rows.spans()])
+    num_rows, dimension = retrieval_set.rows.shape
+    class_ends = np.array([stop for _, stop in retrieval_set.spans()])
     largest_class = int(np.max(np.diff(class_ends, prepend=0)))
     spare = min(largest_class, block_size // 16)
     num_blocks = math.ceil(num_rows / (block_size - spare))
@@ -77,13 +77,13 @@ def _blocks(rows, block_size, thresholds=None):
         own = thresholds and thresholds.part(where)
         blocks.append(
             _Block(
-                _padded(rows.rows[where], tile, 0),
-                _padded(rows.classes[where].astype(np.int32), tile, -1),
+                _padded(retrieval_set.rows[where], tile, 0),
+                _padded(retrieval_set.classes[where].astype(np.int32), tile, -1),
                 own and _padded(own.low, tile, np.inf),
                 own and _padded(own.high, tile, np.inf),
                 own,
-                rows.rows[where],
-                rows.classes[where],
+                retrieval_set.rows[where],
+                retrieval_set.classes[where],
                 where,
             )
         )
@@ -97,7 +97,7 @@ def _padded(values, tile, filling):
     return ops.convert_to_tensor(padded)
 
 
-def _count_within(blocks, ahead, progress):
+def _count_within(blocks, num_ahead, progress):
     count_rows, count_tile = map(
         device_counts.compiled, (device_counts.count_rows, device_counts.count_tile)
     )
@@ -106,39 +106,41 @@ def _count_within(blocks, ahead, progress):
             if a.classes[0] == b.classes[-1]:
                 continue  # one class only: no negatives
             if a is b:
-                _add(ahead, a, a, count_rows(a.rows, a.rows, a.labels, a.labels, a.low, a.high))
+                _add(num_ahead, a, a, count_rows(a.rows, a.rows, a.labels, a.labels, a.low, a.high))
                 continue
-            of_a, of_b = count_tile(
+            row_counts, column_counts = count_tile(
                 a.rows, b.rows, a.labels, b.labels, a.low, a.high, b.low, b.high
             )
-            _add(ahead, a, b, of_a, of_b)
+            _add(num_ahead, a, b, row_counts, column_counts)
         progress(((j + 1) / len(blocks)) ** 2)
 
 
-def _count_against(queries, gallery, ahead, progress):
+def _count_against(queries, gallery, num_ahead, progress):
     count_rows = device_counts.compiled(device_counts.count_rows)
     for number, a in enumerate(queries, 1):
         for b in gallery:
-            _add(ahead, a, b, count_rows(a.rows, b.rows, a.labels, b.labels, a.low, a.high))
+            _add(num_ahead, a, b, count_rows(a.rows, b.rows, a.labels, b.labels, a.low, a.high))
         progress(number / len(queries))
 
 
-def _add(ahead, a, b, of_a, of_b=None):
+def _add(num_ahead, a, b, row_counts, column_counts=None):
     """Adds what one tile has found, for the rows of `a` and, if counted, for those of `b`."""
-    sides = [(a, 1, of_a)] if of_b is None else [(a, 1, of_a), (b, 0, of_b)]
+    sides = [(a, 1, row_counts)]
+    if column_counts is not None:
+        sides.append((b, 0, column_counts))
     size = len(a.unit_rows) * len(b.unit_rows)
-    if any(is_crowded(int(num_doubtful), size) for _, _, (_, num_doubtful, _) in sides):
+    if any(is_product_cheaper(int(num_doubtful), size) for _, _, (_, num_doubtful, _) in sides):
         negatives = a.classes[:, None] != b.classes
-        of_columns = None if of_b is None else b.thresholds
-        counts = count_exactly(a.unit_rows, b.unit_rows, negatives, a.thresholds, of_columns)
+        column_thresholds = None if column_counts is None else b.thresholds
+        counts = count_exactly(a.unit_rows, b.unit_rows, negatives, a.thresholds, column_thresholds)
         for (block, _, _), more in zip(sides, counts):
-            ahead[block.where] += more
+            num_ahead[block.where] += more
         return
     for block, axis, (certain, num_doubtful, doubtful) in sides:
-        ahead[block.where] += ops.convert_to_numpy(certain)[: len(block.unit_rows)]
+        num_ahead[block.where] += ops.convert_to_numpy(certain)[: len(block.unit_rows)]
         # flags are fetched only where there are any
         if int(num_doubtful):
             flags = ops.convert_to_numpy(doubtful)[: len(a.unit_rows), : len(b.unit_rows)]
-            ahead[block.where] += count_doubtful(
+            num_ahead[block.where] += count_doubtful(
                 a.unit_rows, b.unit_rows, flags, block.thresholds, axis
             )

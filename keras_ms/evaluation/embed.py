@@ -10,7 +10,7 @@ from keras_ms.terminal.keras_progress import predict_progress, share_progress
 
 
 def embed_batches(
-    embed: keras.Model | Callable[[Any], Any],
+    model: keras.Model | Callable[[Any], Any],
     batches: Any,
     *,
     total: int | None = None,
@@ -25,7 +25,7 @@ def embed_batches(
     """Embeds every item of some batches, in order.
 
     Args:
-        embed: a Keras model, whose `predict` embeds, or a function from a batch to its embeddings.
+        model: a Keras model, whose `predict` embeds, or a function from a batch to its embeddings.
         batches: batches without labels: a finite dataset or any iterable. For a model also an
             array, which it cuts into batches of `batch_size`.
         total: number of items, for the progress and as a check. Defaults to None: not known, and
@@ -51,11 +51,11 @@ def embed_batches(
     embeddings = embed_batches(model, batches, total=len(images))
     ```
     """
-    if isinstance(embed, keras.Model):
+    if isinstance(model, keras.Model):
         options = {} if batch_size is None else {"batch_size": batch_size}
         if total is not None:
             options |= predict_progress(what, total, verbose, log, unit=unit)
-        embeddings = embed.predict(batches, **({"verbose": 0} | options))
+        embeddings = model.predict(batches, **({"verbose": 0} | options))
         _check_rows(embeddings, total, source)
         if names is not None:
             _check_finite(embeddings, names, source, unit)
@@ -63,7 +63,7 @@ def embed_batches(
     tell = None if total is None else share_progress(what, total, verbose, log, unit=unit)
     parts, done = [], 0
     for batch in batches:
-        rows = embed(batch)
+        rows = model(batch)
         _check_rows(rows, _num_items(batch), source)
         if names is not None:
             # at once: the first batch of a model that diverged tells it

@@ -29,11 +29,11 @@ NO_PAIR = -3.0
 
 # float64 copies of rows are made of so many numbers at a time, 8 MB: products of fewer rows are
 # slow. Rows of single pairs stay in a core's cache.
-_NUMBERS = 2**20
-_NUMBERS_OF_PAIRS = 2**16
+_NUMBERS_PER_STEP = 2**20
+_NUMBERS_OF_PAIRS_PER_STEP = 2**16
 
-# One pair at a time costs as much as this many in a product of whole rows.
-_PAIRS_OF_A_PRODUCT = 32
+# In pairs of a product of whole rows: one pair at a time costs as much as this many.
+_COST_OF_SINGLE_PAIR = 32
 
 
 class Thresholds(NamedTuple):
@@ -69,7 +69,7 @@ def rounded_down(values: np.ndarray) -> np.ndarray:
 def similarities(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """float64 (len(a), len(b)): all similarities of two sets of float32 rows."""
     result = np.empty((len(a), len(b)))
-    step = max(16, _NUMBERS // a.shape[1])
+    step = max(16, _NUMBERS_PER_STEP // a.shape[1])
     for c in range(0, len(b), step):
         columns = b[c : c + step].astype(np.float64).T
         for r in range(0, len(a), step):
@@ -83,7 +83,7 @@ def pair_similarities(
 ) -> np.ndarray:
     """float64 (count,): the similarities of the pairs (a[rows[i]], b[columns[i]])."""
     result = np.empty(len(rows))
-    step = max(16, _NUMBERS_OF_PAIRS // a.shape[1])
+    step = max(16, _NUMBERS_OF_PAIRS_PER_STEP // a.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         of_a, of_b = a[rows[part]].astype(np.float64), b[columns[part]].astype(np.float64)
@@ -106,23 +106,23 @@ def count_doubtful(
     """
     pairs = np.divmod(np.flatnonzero(doubtful), len(b))
     owners = pairs[1 - axis]
-    ahead = pair_similarities(a, b, *pairs) >= thresholds.exact[owners]
-    return np.bincount(owners[ahead], minlength=len(thresholds.exact))
+    is_ahead = pair_similarities(a, b, *pairs) >= thresholds.exact[owners]
+    return np.bincount(owners[is_ahead], minlength=len(thresholds.exact))
 
 
 def count_exactly(
     a: np.ndarray,
     b: np.ndarray,
     negatives: np.ndarray | None,
-    of_rows: Thresholds,
-    of_columns: Thresholds | None = None,
+    row_thresholds: Thresholds,
+    column_thresholds: Thresholds | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """How many pairs are ahead, with no help of float32: for parts where most are in doubt.
 
     Args:
         a, b: as in `count_doubtful`.
         negatives: bool (rows, columns), the pairs that count, or None: all of them.
-        of_rows, of_columns: `Thresholds`; None: columns are not counted.
+        row_thresholds, column_thresholds: `Thresholds`; None: columns are not counted.
 
     Returns:
         int64 arrays (rows,) and (columns,), or None in place of the latter.
@@ -130,15 +130,15 @@ def count_exactly(
     similarity = similarities(a, b)
     if negatives is not None:
         similarity[~negatives] = NO_PAIR
-    in_rows = np.count_nonzero(similarity >= of_rows.exact[:, None], axis=1)
-    if of_columns is None:
+    in_rows = np.count_nonzero(similarity >= row_thresholds.exact[:, None], axis=1)
+    if column_thresholds is None:
         return in_rows, None
-    return in_rows, np.count_nonzero(similarity >= of_columns.exact, axis=0)
+    return in_rows, np.count_nonzero(similarity >= column_thresholds.exact, axis=0)
 
 
-def is_crowded(num_pairs: int, size: int) -> bool:
+def is_product_cheaper(num_pairs: int, size: int) -> bool:
     """Whether so many of `size` pairs are wanted that a product of all of them costs less."""
-    return num_pairs * _PAIRS_OF_A_PRODUCT > size
+    return num_pairs * _COST_OF_SINGLE_PAIR > size
 
 
 def best_positives(queries: RetrievalSet, gallery: RetrievalSet, block_size: int) -> np.ndarray:
@@ -152,12 +152,12 @@ def best_positives(queries: RetrievalSet, gallery: RetrievalSet, block_size: int
     for start, stop in queries.spans():
         label = queries.classes[start]
         first, last = gallery.span_of(label, label)
-        for a in range(start, stop, block_size):
-            rows = slice(a, min(a + block_size, stop))
-            for c in range(first, last, block_size):
-                columns = slice(c, min(c + block_size, last))
+        for row_start in range(start, stop, block_size):
+            rows = slice(row_start, min(row_start + block_size, stop))
+            for column_start in range(first, last, block_size):
+                columns = slice(column_start, min(column_start + block_size, last))
                 similarity = similarities(queries.rows[rows], gallery.rows[columns])
-                own = queries.items[rows, None] == gallery.items[columns]
+                own = queries.image_numbers[rows, None] == gallery.image_numbers[columns]
                 similarity[own] = NO_PAIR
                 np.maximum(best[rows], similarity.max(axis=1), out=best[rows])
     return best

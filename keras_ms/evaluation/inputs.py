@@ -8,7 +8,7 @@ from keras import ops
 from keras_ms.arguments import Tensor, class_ids, unmasked
 
 # Numbers that are normalised at a time: their copies, not the whole set's, are held.
-_NUMBERS = 2**19
+_NUMBERS_PER_STEP = 2**19
 
 
 class RetrievalSet(NamedTuple):
@@ -17,15 +17,15 @@ class RetrievalSet(NamedTuple):
     Attributes:
         rows: float32 (count, dimension), of norm 1 (0 for zero rows).
         classes: int64 (count,), ascending; queries and gallery number their classes alike.
-        order: (count,) where each row stands in the caller's arrays.
-        items: (count,) int64. Two rows of the same number are the same image; of a gallery, its
-            position in the caller's array, of a query its position in the gallery or -1.
+        original_positions: (count,) where each row stands in the caller's arrays.
+        image_numbers: (count,) int64. Two rows of the same number are the same image; of a gallery,
+            its position in the caller's array, of a query its position in the gallery or -1.
     """
 
     rows: np.ndarray
     classes: np.ndarray
-    order: np.ndarray
-    items: np.ndarray
+    original_positions: np.ndarray
+    image_numbers: np.ndarray
 
     def spans(self) -> list[tuple[int, int]]:
         """(start, stop) of every class that has rows, in order."""
@@ -114,14 +114,14 @@ def _row_sums(numbers):
     return numbers[:, 0]
 
 
-def _sorted_by_class(embeddings, classes, items):
+def _sorted_by_class(embeddings, classes, image_numbers):
     order = np.argsort(classes, kind="stable")
     rows = np.empty(embeddings.shape, np.float32)
-    step = max(1, _NUMBERS // embeddings.shape[1])
+    step = max(1, _NUMBERS_PER_STEP // embeddings.shape[1])
     for start in range(0, len(order), step):
         part = slice(start, start + step)
         rows[part] = unit_rows(embeddings[order[part]])
-    return RetrievalSet(rows, classes[order], order, items[order])
+    return RetrievalSet(rows, classes[order], order, image_numbers[order])
 
 
 def as_numpy(array: Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from keras_ms.evaluation.exact_similarity import (
     best_positives,
     count_doubtful,
     count_exactly,
-    is_crowded,
+    is_product_cheaper,
 )
 from keras_ms.evaluation.inputs import RetrievalSet
 
@@ -50,14 +50,14 @@ def sorted_ranks(
     num_threads = _num_threads()
     with ThreadPoolExecutor(num_threads) as pool:
         most_rows = max(len(queries.rows), len(gallery.rows))
-        tiles = _Tiles(block_size, most_rows, pool, num_threads)
-        best = best_positives(queries, gallery, tiles.num_rows)
+        counter = _TileCounter(block_size, most_rows, pool, num_threads)
+        best = best_positives(queries, gallery, counter.num_rows)
         thresholds = Thresholds.of_positives(best, queries.rows.shape[1])
         if queries is gallery:
-            ahead = _ahead_within(queries, thresholds, tiles, progress)
+            num_ahead = _num_ahead_within(queries, thresholds, counter, progress)
         else:
-            ahead = _ahead_in_gallery(queries, gallery, thresholds, tiles, progress)
-    return np.where(best > NO_PAIR, 1 + ahead, 0)
+            num_ahead = _num_ahead_in_gallery(queries, gallery, thresholds, counter, progress)
+    return np.where(best > NO_PAIR, 1 + num_ahead, 0)
 
 
 def _num_threads():
@@ -67,7 +67,7 @@ def _num_threads():
     return int(told) if told.isdigit() and int(told) > 0 else cores or 1
 
 
-class _Tiles:
+class _TileCounter:
     """Products of parts of two row sets, each written over the last one, and their counts."""
 
     def __init__(self, block_size, most_rows, pool, num_threads):
@@ -84,13 +84,13 @@ class _Tiles:
     def column_parts(self, start, stop):
         return _parts(start, stop, self.num_columns)
 
-    def count_ahead(self, a, b, of_rows, of_columns=None, classes=None):
+    def count_ahead(self, a, b, row_thresholds, column_thresholds=None, classes=None):
         """How many columns are ahead of the best positive of each row, and the other way round.
 
         Args:
             a, b: unit rows, float32 (rows, dimension) and (columns, dimension), every row of `a` a
                 negative of every one of `b` unless `classes` are given.
-            of_rows, of_columns: their `Thresholds`; None: columns are not counted.
+            row_thresholds, column_thresholds: their `Thresholds`; None: columns are not counted.
             classes: class of each row and of each column: only pairs of two classes count.
 
         Returns:
@@ -101,34 +101,34 @@ class _Tiles:
         in_rows = np.zeros(len(a), np.int64)
 
         def count(bands, flags):
-            in_columns, crowded = np.zeros(len(b), np.int64), []
+            in_columns, uncounted = np.zeros(len(b), np.int64), []
             for rows, columns in itertools.product(bands, _parts(0, len(b), _PART_COLUMNS)):
                 rows, columns = slice(*rows), slice(*columns)
                 part = (
                     a[rows],
                     b[columns],
                     classes and classes[0][rows, None] != classes[1][columns],
-                    of_rows.part(rows),
-                    of_columns and of_columns.part(columns),
+                    row_thresholds.part(rows),
+                    column_thresholds and column_thresholds.part(columns),
                 )
                 counts = _count_part(similarity[rows, columns], *part, flags)
                 if counts is None:
-                    crowded.append((rows, columns, part))
+                    uncounted.append((rows, columns, part))
                     continue
                 in_rows[rows] += counts[0]
                 in_columns[columns] += counts[1]
-            return in_columns, crowded
+            return in_columns, uncounted
 
         # every thread its own rows, so that none writes where another does
         bands = _parts(0, len(a), _PART_ROWS)
         shares = [bands[first :: len(self._flags)] for first in range(len(self._flags))]
-        counted, crowded = zip(*self._pool.map(count, shares, self._flags))
+        counted, uncounted = zip(*self._pool.map(count, shares, self._flags))
         in_columns = np.sum(counted, axis=0)
         # products take all threads, and would wait for each other inside of them
-        for rows, columns, part in itertools.chain(*crowded):
+        for rows, columns, part in itertools.chain(*uncounted):
             more_in_rows, more_in_columns = count_exactly(*part)
             in_rows[rows] += more_in_rows
-            if of_columns is not None:
+            if column_thresholds is not None:
                 in_columns[columns] += more_in_columns
         return in_rows, in_columns
 
@@ -141,8 +141,8 @@ def _product(a, b, out):
     np.matmul(a, b.T, out=out)
 
 
-def _count_part(similarity, a, b, negatives, of_rows, of_columns, flags):
-    """As `_Tiles.count_ahead`, of float32 similarities that a core's cache holds.
+def _count_part(similarity, a, b, negatives, row_thresholds, column_thresholds, flags):
+    """As `_TileCounter.count_ahead`, of float32 similarities that a core's cache holds.
 
     Args:
         similarity: (rows, columns), of `a` and `b`.
@@ -154,7 +154,10 @@ def _count_part(similarity, a, b, negatives, of_rows, of_columns, flags):
     """
     certain, possible = (buffer[: similarity.size].reshape(similarity.shape) for buffer in flags)
     counts = []
-    for axis, thresholds, dtype in ((1, of_rows, np.uint16), (0, of_columns, np.uint8)):
+    for axis, thresholds, dtype in (
+        (1, row_thresholds, np.uint16),
+        (0, column_thresholds, np.uint8),
+    ):
         counts.append(0)
         if thresholds is None:
             continue
@@ -168,7 +171,7 @@ def _count_part(similarity, a, b, negatives, of_rows, of_columns, flags):
         counts[-1] = _count(certain, axis, dtype)
         doubtful = np.logical_xor(possible, certain, out=possible)
         num_doubtful = int(np.count_nonzero(doubtful))
-        if is_crowded(num_doubtful, similarity.size):
+        if is_product_cheaper(num_doubtful, similarity.size):
             return None
         if num_doubtful:
             counts[-1] = counts[-1] + count_doubtful(a, b, doubtful, thresholds, axis)
@@ -180,26 +183,30 @@ def _count(flags, axis, dtype):
     return np.add.reduce(flags.view(np.uint8), axis=axis, dtype=dtype)
 
 
-def _ahead_within(rows, thresholds, tiles, progress):
-    vectors, classes, total = rows.rows, rows.classes, len(rows.rows)
-    ahead = np.zeros(total, np.int64)
-    for start, stop in _blocks_of_classes(rows.spans(), tiles.num_rows):
+def _num_ahead_within(queries, thresholds, counter, progress):
+    vectors, classes, total = queries.rows, queries.classes, len(queries.rows)
+    num_ahead = np.zeros(total, np.int64)
+    for start, stop in _blocks_of_classes(queries.spans(), counter.num_rows):
         if classes[start] != classes[stop - 1]:
             block = slice(start, stop)
             of_both = classes[block], classes[block]
-            ahead[block] += tiles.count_ahead(
+            num_ahead[block] += counter.count_ahead(
                 vectors[block], vectors[block], thresholds.part(block), classes=of_both
             )[0]
-        for a, b in tiles.row_parts(start, stop):
-            for c, d in tiles.column_parts(stop, total):
-                rows, columns = slice(a, b), slice(c, d)
-                in_rows, in_columns = tiles.count_ahead(
-                    vectors[rows], vectors[columns], thresholds.part(rows), thresholds.part(columns)
+        for row_start, row_stop in counter.row_parts(start, stop):
+            for column_start, column_stop in counter.column_parts(stop, total):
+                row_slice = slice(row_start, row_stop)
+                column_slice = slice(column_start, column_stop)
+                in_rows, in_columns = counter.count_ahead(
+                    vectors[row_slice],
+                    vectors[column_slice],
+                    thresholds.part(row_slice),
+                    thresholds.part(column_slice),
                 )
-                ahead[a:b] += in_rows
-                ahead[c:d] += in_columns
+                num_ahead[row_slice] += in_rows
+                num_ahead[column_slice] += in_columns
         progress(1 - (1 - stop / total) ** 2)
-    return ahead
+    return num_ahead
 
 
 def _blocks_of_classes(spans, size):
@@ -212,23 +219,25 @@ def _blocks_of_classes(spans, size):
     return blocks
 
 
-def _ahead_in_gallery(queries, gallery, thresholds, tiles, progress):
+def _num_ahead_in_gallery(queries, gallery, thresholds, counter, progress):
     total = len(queries.rows)
-    ahead = np.zeros(total, np.int64)
-    for a, b in tiles.row_parts(0, total):
-        classes = queries.classes[a:b]
+    num_ahead = np.zeros(total, np.int64)
+    for row_start, row_stop in counter.row_parts(0, total):
+        row_slice = slice(row_start, row_stop)
+        classes = queries.classes[row_slice]
         first, last = gallery.span_of(classes[0], classes[-1])
         for part_of_gallery, has_positives in (
             ((0, first), False),
             ((first, last), True),
             ((last, len(gallery.rows)), False),
         ):
-            for c, d in tiles.column_parts(*part_of_gallery):
-                ahead[a:b] += tiles.count_ahead(
-                    queries.rows[a:b],
-                    gallery.rows[c:d],
-                    thresholds.part(slice(a, b)),
-                    classes=(classes, gallery.classes[c:d]) if has_positives else None,
+            for column_start, column_stop in counter.column_parts(*part_of_gallery):
+                column_slice = slice(column_start, column_stop)
+                num_ahead[row_slice] += counter.count_ahead(
+                    queries.rows[row_slice],
+                    gallery.rows[column_slice],
+                    thresholds.part(row_slice),
+                    classes=(classes, gallery.classes[column_slice]) if has_positives else None,
                 )[0]
-        progress(b / total)
-    return ahead
+        progress(row_stop / total)
+    return num_ahead

@@ -63,10 +63,10 @@ def best_positive_ranks(
     queries, gallery = retrieval_sets(
         embeddings, labels, gallery_embeddings, gallery_labels, query_positions
     )
-    computed_by = device_ranks if on_accelerator() else processor_ranks
-    sorted_ranks = computed_by.sorted_ranks(queries, gallery, block_size, progress or _ignore)
+    ranks_module = device_ranks if on_accelerator() else processor_ranks
+    sorted_ranks = ranks_module.sorted_ranks(queries, gallery, block_size, progress or _ignore)
     ranks = np.empty(len(queries.rows), np.int64)
-    ranks[queries.order] = sorted_ranks
+    ranks[queries.original_positions] = sorted_ranks
     return ranks
 
 

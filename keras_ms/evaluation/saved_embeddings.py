@@ -17,7 +17,7 @@ EXPECTED = (
     "`is_gallery` (N,)"
 )
 # what the report also reads: the images, and how their data set is named
-_MORE = ("is_query", "is_gallery", "class_names", "paths")
+_OPTIONAL_ARRAYS = ("is_query", "is_gallery", "class_names", "paths")
 # as `keras_ms.data.image_folder` names them, where `data` says of which the images are
 SPLITS = ("train", "validation", "test")
 
@@ -34,7 +34,7 @@ def write_embeddings(
         data: dict that JSON can hold: how these images are found again.
     """
     arrays = {"embeddings": embeddings, "labels": images.labels}
-    arrays |= {name: getattr(images, name) for name in _MORE}
+    arrays |= {name: getattr(images, name) for name in _OPTIONAL_ARRAYS}
     if data is not None:
         # as text: an object would need pickle, which runs code when it is read
         arrays["data"] = json.dumps(data)
@@ -42,14 +42,14 @@ def write_embeddings(
         np.savez(temporary, **{k: v for k, v in arrays.items() if v is not None})
 
 
-def read_embeddings(path: str | os.PathLike, *, also_called: str | None = None) -> dict[str, Any]:
+def read_embeddings(path: str | os.PathLike, *, fallback_name: str | None = None) -> dict[str, Any]:
     """The arrays of an .npz file of embeddings.
 
     Args:
         path: file with `embeddings` (N, dimension) and `labels` (N,), of `write_embeddings` or of
             any other origin.
-        also_called: what the embeddings may be called in a file that has no `embeddings`. Defaults
-            to None: nothing else.
+        fallback_name: what the embeddings may be called in a file that has no `embeddings`.
+            Defaults to None: nothing else.
 
     Returns:
         dict of `embeddings`, `labels` and, each None where the file has none, `is_query`,
@@ -66,7 +66,7 @@ def read_embeddings(path: str | os.PathLike, *, also_called: str | None = None) 
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected an {EXPECTED}. Nothing is at {path}")
-    content = _read(path, also_called)
+    content = _read(path, fallback_name)
     missing = [name for name in ("embeddings", "labels") if content[name] is None]
     if missing:
         raise ValueError(f"Expected {path} to be an {EXPECTED}. Missing: {' and '.join(missing)}")
@@ -89,9 +89,9 @@ def read_embeddings(path: str | os.PathLike, *, also_called: str | None = None) 
     return content
 
 
-def _read(path: str | os.PathLike, also_called: str | None) -> dict[str, Any]:
+def _read(path: str | os.PathLike, fallback_name: str | None) -> dict[str, Any]:
     """The arrays as they are in the file, `data` as a dict."""
-    names = ("embeddings", "labels", *_MORE, "data")
+    names = ("embeddings", "labels", *_OPTIONAL_ARRAYS, "data")
     content: dict[str, Any] = {name: None for name in names}
     name = None
     try:
@@ -106,8 +106,8 @@ def _read(path: str | os.PathLike, also_called: str | None) -> dict[str, Any]:
                 for name in names:
                     if name in there:
                         content[name] = arrays[name]
-                if content["embeddings"] is None and also_called in there:
-                    name = also_called
+                if content["embeddings"] is None and fallback_name in there:
+                    name = fallback_name
                     content["embeddings"] = arrays[name]
         name = "data"
         if content["data"] is not None:

@@ -20,7 +20,7 @@ from keras_ms.hdml.step import LOGGED, Networks, apply_where_finite, step_losses
 from keras_ms.hdml.tuples import Tuples, tuples_of
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
-from keras_ms.pairs.unit_vectors import widened
+from keras_ms.pairs.unit_vectors import cast_for_loss
 
 # official code: the rates of its three Adam optimizers
 _RATES = {"optimizer": 7e-5, "generator_optimizer": 1e-2, "classifier_optimizer": 1e-3}
@@ -248,7 +248,7 @@ class HDML(EmbedderTraining):
     def _forward(self, inputs, labels):
         """The step's embeddings, as the embedder gives them, and its StepLosses."""
         outputs = self._features_and_embeddings(inputs, training=True)
-        features, embeddings = (widened(part, self._precise) for part in outputs[:2])
+        features, embeddings = (cast_for_loss(part, self._precise) for part in outputs[:2])
         embed = self.embedder.get_layer("embedding")
         step = step_losses(
             features,

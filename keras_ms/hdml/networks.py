@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_ms.arguments import Tensor
-from keras_ms.pairs.class_ids import one_class_id_each
+from keras_ms.pairs.class_ids import checked_class_ids
 
 MODES = ("paper", "official")
 
@@ -206,7 +206,7 @@ def images_and_labels(data: Any) -> tuple[Any, Tensor]:
             "HDML takes no sample weights: a synthetic tuple is made of several images. "
             "Received: data with three parts. Yield (images, labels) only"
         )
-    return inputs, one_class_id_each(labels, keras.tree.flatten(inputs)[0])
+    return inputs, checked_class_ids(labels, keras.tree.flatten(inputs)[0])
 
 
 def check_strategy(strategy: Any) -> None:

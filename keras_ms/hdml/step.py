@@ -14,7 +14,7 @@ from keras_ms.hdml.formulas import (
     masked_mean,
 )
 from keras_ms.hdml.tuples import NPairTuples, Tuples
-from keras_ms.pairs.unit_vectors import unit_length
+from keras_ms.pairs.unit_vectors import normalised_rows
 
 # what fit logs beside `loss`
 LOGGED = (
@@ -207,4 +207,4 @@ def _label_loss(reconstructed, synthetic, triplets, official, n_pair):
 
 
 def _similarity(rows, others):
-    return ops.sum(unit_length(rows) * unit_length(others), axis=-1)
+    return ops.sum(normalised_rows(rows) * normalised_rows(others), axis=-1)

@@ -30,8 +30,8 @@ from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs.closed_form import in_closed_form
 from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.pairs import Pairs, pair_masks
-from keras_ms.pairs.reductions import FAR
-from keras_ms.pairs.unit_vectors import unit_length
+from keras_ms.pairs.reductions import BEYOND_ANY_SIMILARITY
+from keras_ms.pairs.unit_vectors import normalised_rows
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -210,16 +210,20 @@ class PairTuples:
 
     def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         positive, negative = pair_masks(label_keys(labels))
-        unit = ops.stop_gradient(unit_length(embeddings))
+        unit = ops.stop_gradient(normalised_rows(embeddings))
         similarity = ops.matmul(unit, ops.transpose(unit))
-        far = ops.full_like(similarity, -FAR)
+        far = ops.full_like(similarity, -BEYOND_ANY_SIMILARITY)
         number, size = self.negatives_per_anchor, ops.shape(similarity)[0]
         # columns to spare, where a batch has fewer items than negatives are asked for
         candidates = ops.pad(
-            ops.where(negative, similarity, far), [[0, 0], [0, number]], constant_values=-FAR
+            ops.where(negative, similarity, far),
+            [[0, 0], [0, number]],
+            constant_values=-BEYOND_ANY_SIMILARITY,
         )
         hardest, hardest_index = ops.top_k(candidates, number)
-        exists = ops.logical_and(hardest > -FAR, ops.any(positive, axis=-1, keepdims=True))
+        exists = ops.logical_and(
+            hardest > -BEYOND_ANY_SIMILARITY, ops.any(positive, axis=-1, keepdims=True)
+        )
         nearest = ops.argmax(ops.where(positive, similarity, far), axis=-1)
         return Triplets(
             ops.repeat(ops.arange(size), number),
@@ -240,7 +244,7 @@ class PairTuples:
         official: bool,
     ) -> Tensor:
         number = self.negatives_per_anchor
-        unit, negatives = unit_length(embeddings), unit_length(synthetic)
+        unit, negatives = normalised_rows(embeddings), normalised_rows(synthetic)
         negatives = ops.reshape(negatives, (-1, number, negatives.shape[1]))
         to_negatives = ops.squeeze(ops.matmul(negatives, ops.expand_dims(unit, 2)), 2)
         to_batch = ops.matmul(unit, ops.transpose(unit))
@@ -258,11 +262,11 @@ class PairTuples:
             losses = pairwise.pair_loss(pairs)
             return losses, lambda upstream: ops.expand_dims(upstream, 1) * pairwise.weighting(pairs)
 
-        def gradient_again(similarity, upstream):
-            return ops.expand_dims(upstream, 1) * pairwise.weights_again(mined(similarity))
+        def differentiable_gradient(similarity, upstream):
+            return ops.expand_dims(upstream, 1) * pairwise.differentiable_weights(mined(similarity))
 
         similarity = ops.concatenate([to_batch, to_negatives], axis=1)
-        return ops.mean(in_closed_form(losses_and_gradient, similarity, gradient_again))
+        return ops.mean(in_closed_form(losses_and_gradient, similarity, differentiable_gradient))
 
     def get_config(self) -> dict[str, Any]:
         return {

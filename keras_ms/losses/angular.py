@@ -81,7 +81,9 @@ def angular_weights(pairs: Pairs, upstream: Tensor, squared_tangent: float = 1.0
     return ops.where(pairs.positive, weights, 4 * squared_tangent * factors * weights)
 
 
-def angular_weights_again(pairs: Pairs, upstream: Tensor, squared_tangent: float = 1.0) -> Tensor:
+def differentiable_angular_weights(
+    pairs: Pairs, upstream: Tensor, squared_tangent: float = 1.0
+) -> Tensor:
     """`angular_weights` in matrix products instead of a loop, to be differentiated.
 
     The sum over n of M_an M_pn for all a and p is M M^T: for batches of many images a class it
@@ -190,7 +192,9 @@ class AngularLoss(PairLoss):
         super().__init__(
             pair_loss=partial(angular, squared_tangent=squared_tangent),
             weighting=partial(angular_weights, squared_tangent=squared_tangent),
-            weighting_again=partial(angular_weights_again, squared_tangent=squared_tangent),
+            weighting_again=partial(
+                differentiable_angular_weights, squared_tangent=squared_tangent
+            ),
             whole_batch=True,
             name=name,
             **checked_options(self, {"angle": self.angle}, options),

@@ -10,7 +10,7 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, has_pair, log_sums_exp, signed
-from keras_ms.pairs.reductions import NEVER
+from keras_ms.pairs.reductions import LOG_OF_ZERO
 from keras_ms.pairs.row_wise import RowForm, RowWise
 from keras_ms.pairs.unit_vectors import distances
 
@@ -52,7 +52,7 @@ def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
         positive_total, negative_total = lifted_structure_totals(pairs, threshold)
         active = positive_total + negative_total > 0
         # a total beyond all bounds makes every share of it 0
-        never = ops.full_like(positive_total, NEVER)
+        never = ops.full_like(positive_total, -LOG_OF_ZERO)
         return (
             ops.where(active, positive_total, never),
             ops.where(active, negative_total, never),

@@ -10,7 +10,7 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
-from keras_ms.pairs.reductions import NEVER, masked_max, one_over_num_pairs
+from keras_ms.pairs.reductions import LOG_OF_ZERO, masked_max, one_over_num_pairs
 from keras_ms.pairs.row_wise import RowForm, RowWise
 from keras_ms.pairs.unit_vectors import distances
 
@@ -87,11 +87,11 @@ def margin_statistics(pairs: Pairs, cutoff: float | None, dimension: int) -> tup
     """1 / |P|, and the logarithm of the sum of 1 / q over the negatives that can be drawn (1e9,
     as if infinite, where there are none), of every anchor; each (anchors, 1)."""
     drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
-    largest = masked_max(exponents, drawn, -NEVER)
+    largest = masked_max(exponents, drawn, LOG_OF_ZERO)
     total = ops.sum(_terms(drawn, exponents - largest, factor), axis=-1, keepdims=True)
     any_drawn = total > 0
     log_total = largest + ops.log(ops.where(any_drawn, total, ops.ones_like(total)))
-    log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, NEVER))
+    log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, -LOG_OF_ZERO))
     return one_over_num_pairs(pairs.positive, pairs.similarity.dtype), log_total
 
 

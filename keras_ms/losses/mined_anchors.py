@@ -14,7 +14,7 @@ from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import has_pair
 from keras_ms.pairs.pairwise import Pairwise
-from keras_ms.pairs.unit_vectors import unit_length
+from keras_ms.pairs.unit_vectors import normalised_rows
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -77,15 +77,17 @@ class MinedAnchors(keras.metrics.Metric):
         embeddings = ops.convert_to_tensor(y_pred)
         check_embeddings(embeddings)
         keys = label_keys(y_true, embeddings=embeddings, mask=mask)
-        unit = unit_length(ops.cast(embeddings, "float32"))
+        unit_rows = normalised_rows(ops.cast(embeddings, "float32"))
 
         if replicas.num_replicas() > 1:
-            batch = replicas.gather(unit, keys)
-            mined = self._pairwise.losses(unit, keys, batch.embeddings, batch.keys, batch.offset)
-        elif unit.shape[0] is not None and unit.shape[0] >= BLOCKS_FROM:
-            mined = self._pairwise.block_losses(unit, keys)
+            batch = replicas.gather(unit_rows, keys)
+            mined = self._pairwise.losses_without_gradient(
+                unit_rows, keys, batch.embeddings, batch.keys, batch.offset
+            )
+        elif unit_rows.shape[0] is not None and unit_rows.shape[0] >= BLOCKS_FROM:
+            mined = self._pairwise.losses_in_blocks_without_gradient(unit_rows, keys)
         else:
-            mined = self._pairwise.losses(unit, keys, unit, keys, 0)
+            mined = self._pairwise.losses_without_gradient(unit_rows, keys, unit_rows, keys, 0)
         self.mined.assign_add(ops.sum(ops.cast(mined, self.dtype)))
         self.anchors.assign_add(ops.sum(ops.cast(are_valid(keys), self.dtype)))
 

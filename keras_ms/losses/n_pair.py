@@ -239,12 +239,12 @@ def _losses_of_classes(pairwise, rows, first, second, regularization):
         losses, weights = pairwise.program(_losses_and_weights, similarity, first, second)
         return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
 
-    def gradient_again(similarity, upstream):
+    def differentiable_gradient(similarity, upstream):
         _, weights = _losses_and_weights(similarity, first, second)
         return ops.expand_dims(upstream, 1) * weights
 
     similarity = ops.matmul(anchors, ops.transpose(positives))
-    losses = in_closed_form(losses_and_gradient, similarity, gradient_again)
+    losses = in_closed_form(losses_and_gradient, similarity, differentiable_gradient)
     norms = ops.sum(anchors * anchors + positives * positives, axis=-1)
     # an anchor without negatives has the loss 0, L2 term included
     counts = ops.logical_and(second > first, ops.sum(ops.sign(second)) > 1)

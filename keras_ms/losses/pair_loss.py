@@ -14,7 +14,7 @@ from keras_ms.pairs import replicas
 from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.mining import mine_all
 from keras_ms.pairs.pairwise import Pairwise
-from keras_ms.pairs.unit_vectors import unit_length, widened
+from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
@@ -159,7 +159,7 @@ class PairLoss(keras.losses.Loss):
         self._functions = (pair_loss, weighting, miner)
         self._weighting_again = weighting_again
         self._uses_dimension = uses_dimension
-        self._pairwise = {}
+        self._pairwise_by_variant = {}
         self._warned_of_zero = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
@@ -167,9 +167,9 @@ class PairLoss(keras.losses.Loss):
             y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
         keys = self.label_keys(y_true, y_pred)
-        y_pred = widened(y_pred, self.dtype)
+        y_pred = cast_for_loss(y_pred, self.dtype)
         value = super().__call__(keys, y_pred, sample_weight)
-        value = replicas.of_one_device(
+        value = replicas.as_on_one_device(
             value, self.reduction, ops.cast(are_valid(keys), self.dtype), sample_weight
         )
         self._explain_zero(value, sample_weight)
@@ -200,11 +200,11 @@ class PairLoss(keras.losses.Loss):
             (batch,) of the loss's dtype. An embedding with a NaN has a value of NaN.
         """
         check_embeddings(embeddings)
-        embeddings = widened(embeddings, self.dtype)
+        embeddings = cast_for_loss(embeddings, self.dtype)
         valid = are_valid(keys)
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
         rows = ops.where(ops.expand_dims(valid, 1), embeddings, ops.zeros_like(embeddings))
-        rows = unit_length(rows) if self.normalize else rows
+        rows = normalised_rows(rows) if self.normalize else rows
         losses = self._losses(keys, rows, memory)
         # Every comparison with NaN is false, so mining would drop a broken embedding without a
         # word: its own value stays NaN instead.
@@ -216,7 +216,7 @@ class PairLoss(keras.losses.Loss):
         pairwise = self.pairwise(rows.shape[1], compiled=self._compiles(size))
         num_replicas = replicas.num_replicas()
         if num_replicas > 1 and memory is None:
-            return self._part_of_global_batch(pairwise, keys, rows)
+            return self._replica_losses(pairwise, keys, rows)
         if self.whole_batch:
             for what, given in (
                 ("cross-batch memory", memory is not None),
@@ -228,49 +228,49 @@ class PairLoss(keras.losses.Loss):
         if memory is not None:
             memory_keys, memory_rows = memory
             memory_rows = ops.stop_gradient(ops.cast(memory_rows, self.dtype))
-            memory_rows = unit_length(memory_rows) if self.normalize else memory_rows
+            memory_rows = normalised_rows(memory_rows) if self.normalize else memory_rows
             candidates = ops.concatenate([rows, memory_rows])
             candidate_keys = ops.concatenate([keys, ops.cast(memory_keys, keys.dtype)])
-            return pairwise.against(rows, keys, candidates, candidate_keys, 0)
+            return pairwise.losses_against(rows, keys, candidates, candidate_keys, 0)
         if self._in_blocks(size):
-            return pairwise.blocks(rows, keys)
+            return pairwise.losses_in_blocks(rows, keys)
         if pairwise.is_row_wise:
-            return pairwise.symmetric(rows, keys)
-        return pairwise.against(rows, keys, rows, keys, 0)
+            return pairwise.losses_within_batch(rows, keys)
+        return pairwise.losses_against(rows, keys, rows, keys, 0)
 
-    def _part_of_global_batch(self, pairwise, keys, rows):
+    def _replica_losses(self, pairwise, keys, rows):
         batch = replicas.gather(rows, keys)
         size = ops.shape(rows)[0]
         if self.whole_batch:
             losses = self._whole_batch_losses(pairwise, batch.embeddings, batch.keys)
             losses = ops.slice(losses, (batch.offset,), (size,))
         else:
-            losses = pairwise.against(rows, keys, batch.embeddings, batch.keys, batch.offset)
+            losses = pairwise.losses_against(rows, keys, batch.embeddings, batch.keys, batch.offset)
         return losses
 
     def _whole_batch_losses(self, pairwise, rows, keys):
         if self._faster_losses is not None:
             return self._faster_losses(pairwise, rows, keys)
-        return pairwise.whole_batch(rows, keys)
+        return pairwise.losses_of_whole_batch(rows, keys)
 
     def pairwise(self, dimension: int | None, *, compiled: bool = False) -> Pairwise:
         """The `keras_ms.pairs.pairwise.Pairwise` of this loss for embeddings of this size."""
         pair_loss, weighting, miner = self._functions
-        key = (dimension if self._uses_dimension else None, compiled)
-        if key not in self._pairwise:
+        variant = (dimension if self._uses_dimension else None, compiled)
+        if variant not in self._pairwise_by_variant:
             if self._uses_dimension:
                 pair_loss = functools.partial(pair_loss, dimension=dimension)
                 weighting = functools.partial(weighting, dimension=dimension)
-            self._pairwise[key] = Pairwise(
+            self._pairwise_by_variant[variant] = Pairwise(
                 pair_loss,
                 weighting,
                 miner,
                 compiled,
                 block_size=BLOCK if self.block_size == "auto" else self.block_size,
                 margins=self.margins,
-                weighting_again=self._weighting_again,
+                differentiable_weighting=self._weighting_again,
             )
-        return self._pairwise[key]
+        return self._pairwise_by_variant[variant]
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from keras_ms.arguments import Tensor
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs.rounding import rounding_bound
-from keras_ms.pairs.unit_vectors import unit_length
+from keras_ms.pairs.unit_vectors import normalised_rows
 
 
 class PairWeights(NamedTuple):
@@ -87,7 +87,7 @@ def pair_weights(
         )
     if not np.isfinite(ops.convert_to_numpy(embeddings)).all():
         raise ValueError("Expected finite embeddings. Received some with NaN or infinity")
-    rows = unit_length(embeddings) if loss.normalize else embeddings
+    rows = normalised_rows(embeddings) if loss.normalize else embeddings
     similarity = ops.matmul(rows, ops.transpose(rows))
     pairwise = loss.pairwise(embeddings.shape[1])
     mined = pairwise.pairs(similarity, keys)
@@ -204,7 +204,7 @@ def _statistics(loss, embeddings, labels):
         broken = [f"{kind}_{sign}" for kind in names[0] for sign in names[1]]
         return dict.fromkeys([*broken, "positive_similarity", "negative_similarity"], np.nan)
     weighed = pair_weights(loss, embeddings, labels)
-    unit = ops.convert_to_numpy(unit_length(ops.cast(embeddings, "float32")))
+    unit = ops.convert_to_numpy(normalised_rows(ops.cast(embeddings, "float32")))
     cosine = unit @ unit.T
     same = labels[:, None] == labels[None, :]
     other = ~np.eye(len(labels), dtype=bool)

@@ -11,9 +11,9 @@ from keras import ops
 
 from keras_ms.arguments import Tensor
 from keras_ms.pairs import replicas
-from keras_ms.pairs.class_ids import check_range, one_class_id_each
+from keras_ms.pairs.class_ids import check_range, checked_class_ids
 from keras_ms.pairs.reductions import log_one_plus_sum_exp
-from keras_ms.pairs.unit_vectors import unit_length, widened
+from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
 # Labels reach a loss as float32, whose integers are exact up to here.
 _MOST_CLASSES = 2**24
@@ -138,8 +138,8 @@ class Proxies(keras.layers.Layer):
         )
 
     def call(self, embeddings: Tensor) -> Tensor:
-        rows = unit_length(widened(embeddings, self.compute_dtype))
-        return ops.matmul(rows, ops.transpose(unit_length(self.proxies)))
+        rows = normalised_rows(cast_for_loss(embeddings, self.compute_dtype))
+        return ops.matmul(rows, ops.transpose(normalised_rows(self.proxies)))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         return (input_shape[0], self.num_classes)
@@ -195,12 +195,12 @@ class ProxyLoss(keras.losses.Loss):
                 "Expected similarities of shape (batch, classes), the output of `Proxies`. "
                 f"Received: shape={tuple(y_pred.shape)}"
             )
-        labels = check_range(one_class_id_each(y_true, y_pred), y_pred.shape[1])
+        labels = check_range(checked_class_ids(y_true, y_pred), y_pred.shape[1])
         value = super().__call__(labels, y_pred, sample_weight)
         mask = getattr(y_pred, "_keras_mask", None)
-        counted = ops.ones_like(y_pred[:, 0]) if mask is None else mask
-        counted = ops.cast(counted, self.dtype)
-        return replicas.of_one_device(value, self.reduction, counted, sample_weight)
+        item_weights = ops.ones_like(y_pred[:, 0]) if mask is None else mask
+        item_weights = ops.cast(item_weights, self.dtype)
+        return replicas.as_on_one_device(value, self.reduction, item_weights, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.reshape(y_true, (-1, 1))

@@ -10,7 +10,7 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, is_pair, log_sums_exp
-from keras_ms.pairs.reductions import NEVER, one_over_num_pairs
+from keras_ms.pairs.reductions import LOG_OF_ZERO, one_over_num_pairs
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
@@ -59,9 +59,9 @@ def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
         # A total beyond all bounds makes every share of it 0: an anchor without positives has no
         # loss.
         total = ops.where(
-            positive_total > -NEVER,
+            positive_total > LOG_OF_ZERO,
             positive_total + ops.softplus(gap),
-            ops.full_like(positive_total, NEVER),
+            ops.full_like(positive_total, -LOG_OF_ZERO),
         )
         return positive_total, total, share, ops.sigmoid(gap)
 

@@ -16,7 +16,7 @@ from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
-from keras_ms.pairs.reductions import FAR, num_pairs
+from keras_ms.pairs.reductions import BEYOND_ANY_SIMILARITY, num_pairs
 
 
 def triplet_hard(pairs: Pairs, margin: float = 0.1) -> Tensor:
@@ -79,7 +79,9 @@ def triplet_semi_hard(pairs: Pairs, margin: float = 0.1) -> Tensor:
         same = num_pairs(sides.positives == current, total.dtype)
         return (total + same * _semi_hard_excess(sides, current, margin),)
 
-    (total,) = visit_positives(visit, sides.positives, FAR, ops.zeros_like(sides.divisor))
+    (total,) = visit_positives(
+        visit, sides.positives, BEYOND_ANY_SIMILARITY, ops.zeros_like(sides.divisor)
+    )
     return (total / sides.divisor)[:, 0]
 
 
@@ -111,7 +113,9 @@ def triplet_semi_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
         counts = counts + same * _shared(is_chosen, sides.negatives)
         return (counts - ops.cast(is_current, counts.dtype),)
 
-    (counts,) = visit_positives(visit, sides.positives, FAR, ops.zeros_like(pairs.similarity))
+    (counts,) = visit_positives(
+        visit, sides.positives, BEYOND_ANY_SIMILARITY, ops.zeros_like(pairs.similarity)
+    )
     return counts / sides.divisor
 
 
@@ -138,7 +142,7 @@ def triplet_all(pairs: Pairs, margin: float = 0.1) -> Tensor:
     (total,) = visit_positives(
         visit,
         sides.positives,
-        FAR,
+        BEYOND_ANY_SIMILARITY,
         ops.zeros_like(sides.divisor),
         limit=sides.hardest_negative + margin,
     )
@@ -171,14 +175,14 @@ def triplet_all_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
         same = num_pairs(is_current, sides.positives.dtype)
         violating = num_pairs(violates, sides.positives.dtype)
         counts = counts + ops.where(violates, same, ops.zeros_like(same))
-        # Where no positive is left, `current` is FAR: no negative violates it, and what is taken
-        # away is 0.
+        # Where no positive is left, `current` is BEYOND_ANY_SIMILARITY: no negative violates it,
+        # and what is taken away is 0.
         return (counts - ops.where(is_current, violating, ops.zeros_like(violating)),)
 
     (counts,) = visit_positives(
         visit,
         sides.positives,
-        FAR,
+        BEYOND_ANY_SIMILARITY,
         ops.zeros_like(pairs.similarity),
         limit=sides.hardest_negative + margin,
     )
@@ -189,10 +193,12 @@ def triplet_all_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
 class Sides(NamedTuple):
     """The two kinds of pairs of Pairs, apart.
 
-    positives:  (anchors, candidates), similarity of positives, FAR elsewhere.
-    negatives:  (anchors, candidates), similarity of negatives, -FAR elsewhere.
-    hardest_negative: (anchors, 1), the greatest similarity of a negative, -FAR without one.
-    easiest_negative: (anchors, 1), the smallest similarity of a negative, FAR without one.
+    positives:  (anchors, candidates), similarity of positives, BEYOND_ANY_SIMILARITY elsewhere.
+    negatives:  (anchors, candidates), similarity of negatives, -BEYOND_ANY_SIMILARITY elsewhere.
+    hardest_negative: (anchors, 1), the greatest similarity of a negative, -BEYOND_ANY_SIMILARITY
+        without one.
+    easiest_negative: (anchors, 1), the smallest similarity of a negative, BEYOND_ANY_SIMILARITY
+        without one.
     divisor: (anchors, 1), the number of positives, at least 1.
     """
 
@@ -206,7 +212,7 @@ class Sides(NamedTuple):
 def sides_of(pairs: Pairs) -> Sides:
     """The Sides of Pairs."""
     similarity = pairs.similarity
-    far = ops.full_like(similarity, FAR)
+    far = ops.full_like(similarity, BEYOND_ANY_SIMILARITY)
     negatives = ops.where(pairs.negative, similarity, -far)
     return Sides(
         ops.where(pairs.positive, similarity, far),
@@ -220,19 +226,23 @@ def sides_of(pairs: Pairs) -> Sides:
 def _semi_hard_choice(sides, current):
     """Similarity of the negative that TensorFlow's rule picks for the positive of similarity
     `current` (anchors, 1): the hardest of those less similar than the positive, or if there is
-    none the easiest of all; FAR for an anchor without negatives."""
+    none the easiest of all; BEYOND_ANY_SIMILARITY for an anchor without negatives."""
     below = ops.where(
-        sides.negatives < current, sides.negatives, ops.full_like(sides.negatives, -FAR)
+        sides.negatives < current,
+        sides.negatives,
+        ops.full_like(sides.negatives, -BEYOND_ANY_SIMILARITY),
     )
     hardest_below = ops.max(below, axis=-1, keepdims=True)
-    return ops.where(hardest_below > -FAR, hardest_below, sides.easiest_negative)
+    return ops.where(hardest_below > -BEYOND_ANY_SIMILARITY, hardest_below, sides.easiest_negative)
 
 
 def _semi_hard_excess(sides, current, margin):
     """Loss of the triplet that TensorFlow's rule makes of the positive of similarity `current`,
     (anchors, 1); 0 where the anchor has no positive left or no negative."""
     excess = _semi_hard_choice(sides, current) - current + margin
-    exists = ops.logical_and(current < FAR, sides.easiest_negative < FAR)
+    exists = ops.logical_and(
+        current < BEYOND_ANY_SIMILARITY, sides.easiest_negative < BEYOND_ANY_SIMILARITY
+    )
     return ops.where(ops.logical_and(exists, excess > 0), excess, ops.zeros_like(excess))
 
 

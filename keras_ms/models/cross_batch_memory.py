@@ -10,7 +10,7 @@ from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.models.embedder_training import EmbedderTraining
 from keras_ms.pairs import replicas
 from keras_ms.pairs.labels import KEY_LENGTH, valid_where
-from keras_ms.pairs.unit_vectors import widened
+from keras_ms.pairs.unit_vectors import cast_for_loss
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -149,7 +149,7 @@ class CrossBatchMemory(EmbedderTraining):
         else:
             keys = self.loss.label_keys(y, y_pred)
             loss = _LossAgainstMemory(self.loss, self._memory_to_compare())
-            value = loss(keys, widened(y_pred, self.loss.dtype), sample_weight)
+            value = loss(keys, cast_for_loss(y_pred, self.loss.dtype), sample_weight)
             self._remember(keys, y_pred)
         for added in self.losses:
             value = value + ops.cast(ops.sum(added), value.dtype)

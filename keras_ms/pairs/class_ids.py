@@ -14,7 +14,7 @@ _ADVICE = ". For one-hot labels pass argmax(labels, axis=-1)"
 _EXPECTED_AS_A_NAME = "class-ids_one_for_each_image_and_of_one-hot_labels_the_argmax"
 
 
-def one_class_id_each(y_true: Any, items: Tensor | None = None) -> Tensor:
+def checked_class_ids(y_true: Any, items: Tensor | None = None) -> Tensor:
     """Labels as a tensor of integers (batch,), or an error that says what arrived.
 
     What is known of dtype and shape before the step is checked before the step. Of an open shape,
@@ -117,7 +117,7 @@ def check_range(labels: Tensor, num_classes: int) -> Tensor:
     """The labels, or an error for an id that is not from 0 to `num_classes` - 1.
 
     Args:
-        labels: integers (batch,), of `one_class_id_each`.
+        labels: integers (batch,), of `checked_class_ids`.
         num_classes: number of proxies.
 
     Returns:

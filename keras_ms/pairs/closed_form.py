@@ -16,15 +16,15 @@ from keras_ms.arguments import Tensor
 def in_closed_form(
     function: Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]],
     argument: Tensor,
-    gradient_again: Callable[[Tensor, Tensor], Tensor],
+    differentiable_gradient: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """The losses that `function` gives, differentiated by the gradient it gives.
 
     Args:
         function: `argument -> (losses, upstream -> gradient)`.
         argument: tensor.
-        gradient_again: `(argument, upstream) -> gradient`, the same gradient as a differentiable
-            function of both.
+        differentiable_gradient: `(argument, upstream) -> gradient`, the same gradient as a
+            differentiable function of both.
 
     Returns:
         The losses. Derivatives of every order are right.
@@ -44,23 +44,23 @@ def in_closed_form(
         # TensorFlow and JAX call grad(upstream), torch grad(argument, upstream=...)
         def grad(first, upstream=None):
             given = (argument, first) if upstream is None else (first, upstream)
-            return _of_any_order(gradient, gradient_again, *given)
+            return _of_any_order(gradient, differentiable_gradient, *given)
 
         return losses, grad
 
     return losses_of(argument)
 
 
-def _of_any_order(gradient, gradient_again, argument, upstream):
+def _of_any_order(gradient, differentiable_gradient, argument, upstream):
     if keras.backend.backend() == "jax":
         # compiled, what both passes compute is computed once
-        return gradient_again(argument, upstream)
+        return differentiable_gradient(argument, upstream)
     if keras.backend.backend() == "torch":
         import torch
 
         # torch tells by this whether the gradient will be differentiated
         again = torch.is_grad_enabled()
-        return gradient_again(argument, upstream) if again else gradient(upstream)
+        return differentiable_gradient(argument, upstream) if again else gradient(upstream)
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -68,7 +68,7 @@ def _of_any_order(gradient, gradient_again, argument, upstream):
         def second(*changes):
             # not a tape: an accumulator of forward derivatives does not see what happens on it
             def pulled_back(argument, upstream, change):
-                value = gradient_again(argument, upstream)
+                value = differentiable_gradient(argument, upstream)
                 return tf.gradients(
                     value,
                     [argument, upstream],

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_ms.arguments import Tensor
-from keras_ms.pairs.class_ids import one_class_id_each
+from keras_ms.pairs.class_ids import checked_class_ids
 
 _BITS_PER_PART = 16
 _PARTS = 4
@@ -42,9 +42,9 @@ def label_keys(
         (batch, 5) of dtype `dtype`, equal in the first four iff the labels are equal.
 
     Raises:
-        ValueError: as `one_class_id_each`.
+        ValueError: as `checked_class_ids`.
     """
-    parts = _label_parts(one_class_id_each(y_true, embeddings), dtype)
+    parts = _label_parts(checked_class_ids(y_true, embeddings), dtype)
     if mask is None:
         mask = getattr(embeddings, "_keras_mask", None)
     valid = ops.ones_like(parts[:, :1]) if mask is None else ops.reshape(mask, (-1, 1))

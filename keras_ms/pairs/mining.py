@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
-from keras_ms.pairs.reductions import FAR, masked_max, masked_min
+from keras_ms.pairs.reductions import BEYOND_ANY_SIMILARITY, masked_max, masked_min
 from keras_ms.pairs.row_wise import RowForm, RowWise
 
 
@@ -40,8 +40,8 @@ def mine_multi_similarity(epsilon: float = 0.1) -> RowForm:
     """
 
     def hardest(pairs):
-        least_positive = masked_min(pairs.similarity, pairs.positive, FAR)
-        most_negative = masked_max(pairs.similarity, pairs.negative, -FAR)
+        least_positive = masked_min(pairs.similarity, pairs.positive, BEYOND_ANY_SIMILARITY)
+        most_negative = masked_max(pairs.similarity, pairs.negative, -BEYOND_ANY_SIMILARITY)
         return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
 
     def informative(pairs, least_positive, most_negative):
@@ -121,7 +121,7 @@ def mine_semi_hard(pairs: Pairs, margin: float = 0.1) -> Pairs:
         return ops.logical_or(positive, is_kept), ops.logical_or(negative, closer)
 
     nothing = ops.zeros_like(pairs.positive)
-    positive, negative = visit_positives(visit, positives, FAR, nothing, nothing)
+    positive, negative = visit_positives(visit, positives, BEYOND_ANY_SIMILARITY, nothing, nothing)
     return Pairs(pairs.similarity, positive, negative)
 
 
@@ -155,7 +155,7 @@ def mine_one_pair_per_class(pairs: Pairs) -> Pairs:
 
 
 def _far(pairs):
-    return ops.full_like(pairs.similarity, FAR)
+    return ops.full_like(pairs.similarity, BEYOND_ANY_SIMILARITY)
 
 
 def _is_first_greatest(values):

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_ms.arguments import Tensor
 from keras_ms.pairs.labels import are_valid, same_label
-from keras_ms.pairs.reductions import NEVER, masked_max
+from keras_ms.pairs.reductions import LOG_OF_ZERO, masked_max
 
 
 class Pairs(NamedTuple):
@@ -76,10 +76,10 @@ def has_pair(pairs: Pairs) -> Tensor:
     return ops.any(is_pair(pairs), axis=-1)
 
 
-def signed(pairs: Pairs, size: Tensor) -> Tensor:
-    """`size` on negatives, minus `size` on positives, 0 elsewhere."""
-    zero = ops.zeros_like(size)
-    return ops.where(pairs.positive, -size, ops.where(pairs.negative, size, zero))
+def signed(pairs: Pairs, magnitude: Tensor) -> Tensor:
+    """`magnitude` on negatives, minus `magnitude` on positives, 0 elsewhere."""
+    zero = ops.zeros_like(magnitude)
+    return ops.where(pairs.positive, -magnitude, ops.where(pairs.negative, magnitude, zero))
 
 
 def log_sums_exp(exponents: Tensor, pairs: Pairs) -> list[Tensor]:
@@ -95,7 +95,7 @@ def log_sums_exp(exponents: Tensor, pairs: Pairs) -> list[Tensor]:
     """
     masks = pairs.positive, pairs.negative
     # over masked entries only: no other entry sets the scale
-    largest = [masked_max(exponents, mask, -NEVER) for mask in masks]
+    largest = [masked_max(exponents, mask, LOG_OF_ZERO) for mask in masks]
     # a pair is of one kind, so one exponential serves both; entries of neither kind would overflow
     shifted = exponents - ops.where(pairs.positive, *largest)
     terms = ops.exp(ops.where(is_pair(pairs), shifted, ops.zeros_like(shifted)))

@@ -32,13 +32,13 @@ class Pairwise:
             upstream times loss.
         miner: function `Pairs -> Pairs`.
         compiled: whether each step is compiled with XLA (TensorFlow backend only).
-        block_size: anchors at a time in `blocks`.
+        block_size: anchors at a time in `losses_in_blocks`.
         margins: optional function `(keys, candidate_keys) -> (anchors, candidates)`, constants
             that are added to the similarities of negatives before anything else sees them: a
             margin that depends on the two classes. It makes the loss not row-wise.
-        weighting_again: what stands for `weighting` where the gradient is differentiated in turn,
-            if some operation of `weighting` stops or cannot be differentiated. Defaults to None:
-            `weighting` itself.
+        differentiable_weighting: what stands for `weighting` where the gradient is differentiated
+            in turn, if some operation of `weighting` stops or cannot be differentiated. Defaults to
+            None: `weighting` itself.
 
     Keys are those of `keras_ms.pairs.labels.label_keys`.
     """
@@ -51,22 +51,22 @@ class Pairwise:
         compiled: bool,
         block_size: int | None = None,
         margins: Callable[[Tensor, Tensor], Tensor] | None = None,
-        weighting_again: Callable[..., Tensor] | None = None,
+        differentiable_weighting: Callable[..., Tensor] | None = None,
     ):
         self.pair_loss = pair_loss
         self.weighting = weighting
-        self._weighting_again = weighting_again or weighting
+        self._differentiable_weighting = differentiable_weighting or weighting
         self.miner = miner
         self.block_size = block_size
         self.margins = margins
-        self.row_form: Any = row_form(miner), row_form(weighting)
+        self.row_forms: Any = row_form(miner), row_form(weighting)
         self.compiled = compiled
         self._programs = {}
 
     @property
     def is_row_wise(self) -> bool:
         """Whether (G + G^T) can be computed at once: one product less."""
-        return self.margins is None and None not in self.row_form
+        return self.margins is None and None not in self.row_forms
 
     def pairs(
         self,
@@ -84,52 +84,52 @@ class Pairwise:
             pairs = pairs._replace(similarity=similarity + margins)
         return self.miner(pairs)
 
-    def weights_again(self, pairs: Pairs, *upstream: Tensor) -> Tensor:
+    def differentiable_weights(self, pairs: Pairs, *upstream: Tensor) -> Tensor:
         """The weights of mined pairs in a form that can be differentiated with respect to the
         similarities."""
         similarity = pairs.similarity
         # what is no pair has the weight 0, but an exponential that overflows there: 0 * inf
         similarity = ops.where(is_pair(pairs), similarity, ops.zeros_like(similarity))
-        return self._weighting_again(pairs._replace(similarity=similarity), *upstream)
+        return self._differentiable_weighting(pairs._replace(similarity=similarity), *upstream)
 
     # One batch against itself, whose similarity matrix is symmetric.
 
-    def symmetric(self, unit: Tensor, keys: Tensor) -> Tensor:
+    def losses_within_batch(self, unit_rows: Tensor, keys: Tensor) -> Tensor:
         """Losses of all anchors against each other; row-wise functions only.
 
         As S is symmetric, G^T differs from G in whose statistics enter: both are computed element
         by element in one pass, and the gradient is the one product (G + G^T) X.
 
         Args:
-            unit: (batch, dimension).
+            unit_rows: (batch, dimension).
             keys: (batch, 5).
 
         Returns:
             (batch,).
         """
 
-        def losses_and_gradient(unit):
-            similarity = ops.matmul(unit, ops.transpose(unit))
+        def losses_and_gradient(unit_rows):
+            similarity = ops.matmul(unit_rows, ops.transpose(unit_rows))
             losses, *statistics = self.program(self._row_losses, similarity, keys)
 
             def gradient(upstream):
                 both = self.program(self._both_weights, similarity, keys, upstream, *statistics)
-                return ops.matmul(both, unit)
+                return ops.matmul(both, unit_rows)
 
             return losses, gradient
 
-        def gradient_again(unit, upstream):
-            return self._gradient_again(unit, keys, upstream)
+        def differentiable_gradient(unit_rows, upstream):
+            return self._differentiable_gradient(unit_rows, keys, upstream)
 
-        return in_closed_form(losses_and_gradient, unit, gradient_again)
+        return in_closed_form(losses_and_gradient, unit_rows, differentiable_gradient)
 
-    def _gradient_again(self, unit, keys, upstream):
-        pairs = self.pairs(ops.matmul(unit, ops.transpose(unit)), keys)
-        weights = ops.expand_dims(upstream, 1) * self.weights_again(pairs)
-        return ops.matmul(weights + ops.transpose(weights), unit)
+    def _differentiable_gradient(self, unit_rows, keys, upstream):
+        pairs = self.pairs(ops.matmul(unit_rows, ops.transpose(unit_rows)), keys)
+        weights = ops.expand_dims(upstream, 1) * self.differentiable_weights(pairs)
+        return ops.matmul(weights + ops.transpose(weights), unit_rows)
 
     def _row_losses(self, similarity, keys):
-        miner, weighting = self.row_form
+        miner, weighting = self.row_forms
         pairs = batch_pairs(similarity, keys)
         mining = miner.statistics(pairs)
         mined = miner.entry(pairs, *mining)
@@ -137,7 +137,7 @@ class Pairwise:
 
     def _both_weights(self, similarity, keys, upstream, mining_statistics, weighting_statistics):
         """diag(g) G + G^T diag(g)."""
-        miner, weighting = self.row_form
+        miner, weighting = self.row_forms
         pairs = batch_pairs(similarity, keys)
 
         def entries(oriented, upstream):
@@ -150,7 +150,7 @@ class Pairwise:
 
     # Anchors against candidates that hold them, and more.
 
-    def against(
+    def losses_against(
         self,
         anchors: Tensor,
         keys: Tensor,
@@ -179,14 +179,14 @@ class Pairwise:
             )
             return losses, lambda upstream: ops.expand_dims(upstream, 1) * weights
 
-        def gradient_again(similarity, upstream):
+        def differentiable_gradient(similarity, upstream):
             pairs = self.pairs(similarity, keys, candidate_keys, offset)
-            return ops.expand_dims(upstream, 1) * self.weights_again(pairs)
+            return ops.expand_dims(upstream, 1) * self.differentiable_weights(pairs)
 
         similarity = ops.matmul(anchors, ops.transpose(candidates))
-        return in_closed_form(losses_and_gradient, similarity, gradient_again)
+        return in_closed_form(losses_and_gradient, similarity, differentiable_gradient)
 
-    def losses(
+    def losses_without_gradient(
         self,
         anchors: Tensor,
         keys: Tensor,
@@ -194,7 +194,7 @@ class Pairwise:
         candidate_keys: Tensor,
         offset: int | Tensor,
     ) -> Tensor:
-        """The losses of `against`, not to be differentiated."""
+        """The losses of `losses_against`, not to be differentiated."""
         similarity = ops.matmul(anchors, ops.transpose(candidates))
         return self.pair_loss(self.pairs(similarity, keys, candidate_keys, offset))
 
@@ -204,7 +204,7 @@ class Pairwise:
 
     # A loss that takes the batch as a whole.
 
-    def whole_batch(self, rows: Tensor, keys: Tensor) -> Tensor:
+    def losses_of_whole_batch(self, rows: Tensor, keys: Tensor) -> Tensor:
         """Losses of all anchors where an anchor's loss depends on other rows too.
 
         Args:
@@ -225,12 +225,12 @@ class Pairwise:
 
             return losses, gradient
 
-        def gradient_again(rows, upstream):
+        def differentiable_gradient(rows, upstream):
             pairs = self.pairs(ops.matmul(rows, ops.transpose(rows)), keys)
-            weights = self.weights_again(pairs, upstream)
+            weights = self.differentiable_weights(pairs, upstream)
             return ops.matmul(weights + ops.transpose(weights), rows)
 
-        return in_closed_form(losses_and_gradient, rows, gradient_again)
+        return in_closed_form(losses_and_gradient, rows, differentiable_gradient)
 
     def _batch_losses(self, similarity, keys):
         return self.pair_loss(self.pairs(similarity, keys))
@@ -241,52 +241,55 @@ class Pairwise:
 
     # Large batches.
 
-    def blocks(self, unit: Tensor, keys: Tensor) -> Tensor:
-        """As `against` itself, in memory linear in the batch: `block_size` anchors at a time.
+    def losses_in_blocks(self, unit_rows: Tensor, keys: Tensor) -> Tensor:
+        """As `losses_against` the batch itself, in memory linear in it: `block_size` anchors at a
+        time.
 
         The backward pass computes the similarities of a block again and takes two more products.
         A second derivative is taken all at once: its memory grows with the square.
 
         Args:
-            unit: (batch, dimension).
+            unit_rows: (batch, dimension).
             keys: (batch, 5).
 
         Returns:
             (batch,).
         """
 
-        def losses_and_gradient(unit):
-            losses = self.program(self.block_losses, unit, keys)
-            return losses, lambda upstream: self.program(self._block_gradient, unit, keys, upstream)
+        def losses_and_gradient(unit_rows):
+            losses = self.program(self.losses_in_blocks_without_gradient, unit_rows, keys)
+            return losses, lambda upstream: self.program(
+                self._block_gradient, unit_rows, keys, upstream
+            )
 
-        def gradient_again(unit, upstream):
+        def differentiable_gradient(unit_rows, upstream):
             if keras.backend.backend() != "jax":
-                return self._gradient_again(unit, keys, upstream)
+                return self._differentiable_gradient(unit_rows, keys, upstream)
             # JAX takes this form for first derivatives too, and differentiates it block by block
-            return self._block_gradient(unit, keys, upstream, self.weights_again)
+            return self._block_gradient(unit_rows, keys, upstream, self.differentiable_weights)
 
-        return in_closed_form(losses_and_gradient, unit, gradient_again)
+        return in_closed_form(losses_and_gradient, unit_rows, differentiable_gradient)
 
-    def block_losses(self, unit: Tensor, keys: Tensor) -> Tensor:
-        """The losses of `blocks`, not to be differentiated."""
+    def losses_in_blocks_without_gradient(self, unit_rows: Tensor, keys: Tensor) -> Tensor:
+        """The losses of `losses_in_blocks`, not to be differentiated."""
         block_size = self.block_size
-        anchors, num_blocks = _padded(unit, block_size)
+        anchors, num_blocks = _padded(unit_rows, block_size)
         anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
 
         def add_block(block, losses):
             start = block * block_size
             rows = _rows(anchors, start, block_size)
             row_keys = _rows(anchor_keys, start, block_size)
-            pairs = self._block_pairs(rows, row_keys, start, unit, keys)
+            pairs = self._block_pairs(rows, row_keys, start, unit_rows, keys)
             return ops.slice_update(losses, (start,), self.pair_loss(pairs))
 
         losses = ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors[:, 0]))
-        return losses[: ops.shape(unit)[0]]
+        return losses[: ops.shape(unit_rows)[0]]
 
-    def _block_gradient(self, unit, keys, upstream, weighting=None):
+    def _block_gradient(self, unit_rows, keys, upstream, weighting=None):
         weighting = weighting or self.weighting
         block_size = self.block_size
-        anchors, num_blocks = _padded(unit, block_size)
+        anchors, num_blocks = _padded(unit_rows, block_size)
         anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
         anchor_weights, _ = _padded(ops.expand_dims(upstream, 1), block_size)
 
@@ -295,15 +298,15 @@ class Pairwise:
             start = block * block_size
             rows = _rows(anchors, start, block_size)
             row_keys = _rows(anchor_keys, start, block_size)
-            pairs = self._block_pairs(rows, row_keys, start, unit, keys)
+            pairs = self._block_pairs(rows, row_keys, start, unit_rows, keys)
             weights = _rows(anchor_weights, start, block_size) * weighting(pairs)
-            by_anchors = ops.slice_update(by_anchors, (start, 0), ops.matmul(weights, unit))
+            by_anchors = ops.slice_update(by_anchors, (start, 0), ops.matmul(weights, unit_rows))
             return by_anchors, by_candidates + ops.matmul(ops.transpose(weights), rows)
 
         by_anchors, by_candidates = ops.fori_loop(
-            0, num_blocks, add_block, (ops.zeros_like(anchors), ops.zeros_like(unit))
+            0, num_blocks, add_block, (ops.zeros_like(anchors), ops.zeros_like(unit_rows))
         )
-        return by_anchors[: ops.shape(unit)[0]] + by_candidates
+        return by_anchors[: ops.shape(unit_rows)[0]] + by_candidates
 
     def _block_pairs(self, rows, keys, start, candidates, candidate_keys):
         similarity = ops.matmul(rows, ops.transpose(candidates))

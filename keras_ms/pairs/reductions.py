@@ -12,11 +12,11 @@ from keras_ms.arguments import Tensor
 
 # Beyond every similarity by more than any margin or epsilon, so that a row without pairs of a kind
 # finds every comparison false; finite, so that no inf - inf can arise.
-FAR = 1e30
+BEYOND_ANY_SIMILARITY = 1e30
 
-# The log of a sum over no pair is -NEVER: far below any exponent, so that e^-NEVER is exactly 0,
+# The log of a sum over no pair is this: far below any exponent, so that e^LOG_OF_ZERO is exactly 0,
 # and finite as well. Larger, and a float32 exponent would lose its digits beside it.
-NEVER = 1e9
+LOG_OF_ZERO = -1e9
 
 
 def num_pairs(mask: Tensor, dtype: str) -> Tensor:
@@ -31,14 +31,14 @@ def one_over_num_pairs(mask: Tensor, dtype: str) -> Tensor:
     return 1 / ops.maximum(count, ops.ones_like(count))
 
 
-def masked_max(values: Tensor, mask: Tensor, empty: float) -> Tensor:
-    """Row maximum over the entries where `mask` holds; `empty` (finite) for rows without any."""
-    return ops.max(ops.where(mask, values, ops.full_like(values, empty)), axis=-1, keepdims=True)
+def masked_max(values: Tensor, mask: Tensor, if_none: float) -> Tensor:
+    """Row maximum over the entries where `mask` holds; `if_none` (finite) for rows without any."""
+    return ops.max(ops.where(mask, values, ops.full_like(values, if_none)), axis=-1, keepdims=True)
 
 
-def masked_min(values: Tensor, mask: Tensor, empty: float) -> Tensor:
-    """Row minimum over the entries where `mask` holds; `empty` (finite) for rows without any."""
-    return ops.min(ops.where(mask, values, ops.full_like(values, empty)), axis=-1, keepdims=True)
+def masked_min(values: Tensor, mask: Tensor, if_none: float) -> Tensor:
+    """Row minimum over the entries where `mask` holds; `if_none` (finite) for rows without any."""
+    return ops.min(ops.where(mask, values, ops.full_like(values, if_none)), axis=-1, keepdims=True)
 
 
 def column_numbers(matrix: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def gather(embeddings: Tensor, keys: Tensor) -> GlobalBatch:
     )
 
 
-def share_of_mean(counted: Tensor) -> Tensor:
+def replica_mean_factor(item_weights: Tensor) -> Tensor:
     """What a replica's mean is multiplied by so that all replicas together give the mean of the
     global batch.
 
@@ -117,8 +117,8 @@ def share_of_mean(counted: Tensor) -> Tensor:
     1 / replicas. A sum needs no such factor: Keras adds sums as they are.
 
     Args:
-        counted: (local batch,), what the mean divides by the sum of: 1 per item, 0 for a masked
-            one, or sample weights.
+        item_weights: (local batch,), what the mean divides by the sum of: 1 per item, 0 for a
+            masked one, or sample weights.
 
     Returns:
         () of the same dtype: replicas * sum of this part / sum of all, which is 1 for even parts
@@ -127,13 +127,13 @@ def share_of_mean(counted: Tensor) -> Tensor:
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    part = tf.reduce_sum(counted)
+    part = tf.reduce_sum(item_weights)
     whole = context.all_reduce(tf.distribute.ReduceOp.SUM, part)
     return tf.math.divide_no_nan(part * context.num_replicas_in_sync, whole)
 
 
-def of_one_device(
-    value: Tensor, reduction: str | None, counted: Tensor, sample_weight: Tensor | None = None
+def as_on_one_device(
+    value: Tensor, reduction: str | None, item_weights: Tensor, sample_weight: Tensor | None = None
 ) -> Tensor:
     """A loss that each replica has reduced by itself, as one device gives it for the whole batch.
 
@@ -144,7 +144,7 @@ def of_one_device(
     Args:
         value: what this replica's call of a `keras.losses.Loss` returned.
         reduction: of that loss.
-        counted: (local batch,), 1 for an item of the mean and 0 for a masked one.
+        item_weights: (local batch,), 1 for an item of the mean and 0 for a masked one.
         sample_weight: optional, as given to the loss.
 
     Returns:
@@ -156,22 +156,24 @@ def of_one_device(
         return value
     value = ops.sum(value)  # Keras leaves an empty part unreduced
     if reduction == "mean_with_sample_weight" and sample_weight is not None:
-        counted = counted * ops.cast(ops.reshape(sample_weight, (-1,)), counted.dtype)
+        item_weights = item_weights * ops.cast(
+            ops.reshape(sample_weight, (-1,)), item_weights.dtype
+        )
     if reduction != "sum":
-        value = value * share_of_mean(counted)
-    return _told_by_all(value)
+        value = value * replica_mean_factor(item_weights)
+    return _mean_over_replicas(value)
 
 
-def _told_by_all(part):
+def _mean_over_replicas(part):
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
     whole = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(part))
-    told = whole / context.num_replicas_in_sync
+    mean = whole / context.num_replicas_in_sync
 
-    # not part + stop_gradient(told - part): where a part is infinite that is NaN
+    # not part + stop_gradient(mean - part): where a part is infinite that is NaN
     @tf.custom_gradient
     def with_gradient_of(part):
-        return tf.identity(told), tf.identity
+        return tf.identity(mean), tf.identity
 
     return with_gradient_of(part)

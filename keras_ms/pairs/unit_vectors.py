@@ -6,11 +6,11 @@ from keras import ops
 
 from keras_ms.arguments import Tensor
 
-# The largest number of float16, and the length below which a row is short, see `widened`.
+# The largest number of float16, and the length below which a row is short, see `cast_for_loss`.
 _FLOAT16_MAX, _SHORT = 65504.0, 1 / 64
 
 
-def widened(embeddings: Tensor, dtype: str) -> Tensor:
+def cast_for_loss(embeddings: Tensor, dtype: str) -> Tensor:
     """The embeddings in the dtype of a loss, with a gradient that float16 can hold.
 
     The gradient of a normalised row grows as 1 / its length. Of a short row, below 1/64, float16
@@ -26,7 +26,7 @@ def widened(embeddings: Tensor, dtype: str) -> Tensor:
     """
     mask = getattr(embeddings, "_keras_mask", None)
     if keras.backend.standardize_dtype(embeddings.dtype) == "float16":
-        rows = _widened_float16(embeddings, dtype)
+        rows = _float16_cast_for_loss(embeddings, dtype)
     else:
         rows = ops.cast(embeddings, dtype)
     if mask is not None and rows is not embeddings:
@@ -34,7 +34,7 @@ def widened(embeddings: Tensor, dtype: str) -> Tensor:
     return rows
 
 
-def unit_length(embeddings: Tensor) -> Tensor:
+def normalised_rows(embeddings: Tensor) -> Tensor:
     """L2-normalises rows; finite, with a finite gradient, for every finite row.
 
     Args:
@@ -74,7 +74,7 @@ def distances(similarity: Tensor) -> tuple[Tensor, Tensor]:
     return squared * inverse, inverse
 
 
-def _widened_float16(embeddings, dtype):
+def _float16_cast_for_loss(embeddings, dtype):
     @ops.custom_gradient
     def wide(embeddings):
         rows = ops.cast(embeddings, dtype)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from test_every_loss import FLOAT64, LOSSES, build
 
 import keras_ms
-from keras_ms.losses.angular import angular_weights, angular_weights_again
+from keras_ms.losses.angular import angular_weights, differentiable_angular_weights
 from keras_ms.pairs.pairs import Pairs
 
 RNG = np.random.default_rng(0)
@@ -161,5 +161,5 @@ def test_angular_weights_in_products_are_those_of_the_loop():
     pairs = Pairs(similarity, tf.constant(same & ~np.eye(14, dtype=bool)), tf.constant(~same))
     for squared_tangent in (0.3, 3.0):
         expected = angular_weights(pairs, tf.constant(WEIGHTS), squared_tangent)
-        found = angular_weights_again(pairs, tf.constant(WEIGHTS), squared_tangent)
+        found = differentiable_angular_weights(pairs, tf.constant(WEIGHTS), squared_tangent)
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_ms
-from keras_ms.pairs.class_ids import one_class_id_each
+from keras_ms.pairs.class_ids import checked_class_ids
 
 IDS = np.arange(8, dtype="int32") % 4
 ONE_HOT = np.eye(4, dtype="int32")[IDS]
@@ -144,4 +144,4 @@ def test_other_kinds_are_refused(labels, message):
 def test_ids_come_back_as_they_are(dtype):
     ids = np.array([0, 1, np.iinfo(dtype).max], dtype)
     for given in (ids, ids[:, None], tf.constant(ids)):
-        np.testing.assert_array_equal(one_class_id_each(given, np.zeros((3, 2))), ids)
+        np.testing.assert_array_equal(checked_class_ids(given, np.zeros((3, 2))), ids)

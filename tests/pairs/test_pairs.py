@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.pairs import pair_masks
 from keras_ms.pairs.reductions import log_one_plus_sum_exp, masked_max, masked_min
-from keras_ms.pairs.unit_vectors import unit_length, widened
+from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
-def test_unit_length_at_any_scale(scale):
+def test_normalised_rows_at_any_scale(scale):
     rows = np.array([[3.0, 4.0], [-1.0, 0.0]], np.float32) * np.float32(scale)
-    np.testing.assert_allclose(unit_length(rows), [[0.6, 0.8], [-1.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(normalised_rows(rows), [[0.6, 0.8], [-1.0, 0.0]], rtol=1e-6)
 
 
-def test_unit_length_of_zero_is_zero_with_a_finite_gradient():
+def test_normalised_rows_of_zero_is_zero_with_a_finite_gradient():
     rows = tf.constant([[0.0, 0.0], [1.0, 1.0]])
     with tf.GradientTape() as tape:
         tape.watch(rows)
-        unit = unit_length(rows)
+        unit = normalised_rows(rows)
         total = tf.reduce_sum(unit * [[1.0, 2.0], [1.0, 2.0]])
     assert unit.numpy()[0].tolist() == [0.0, 0.0]
     gradient = tape.gradient(total, rows).numpy()
@@ -29,13 +29,13 @@ def test_unit_length_of_zero_is_zero_with_a_finite_gradient():
     np.testing.assert_allclose(gradient[1], np.array([-0.5, 0.5]) / np.sqrt(2), rtol=1e-5)
 
 
-def test_unit_length_gradient_of_rescaled_rows_equals_the_derivative():
+def test_normalised_rows_gradient_of_rescaled_rows_equals_the_derivative():
     rng = np.random.default_rng(0)
     rows, upstream = rng.normal(size=(2, 5, 7))
     variable = tf.constant(rows)
     with tf.GradientTape() as tape:
         tape.watch(variable)
-        total = tf.reduce_sum(unit_length(variable) * upstream)
+        total = tf.reduce_sum(normalised_rows(variable) * upstream)
     gradient = tape.gradient(total, variable).numpy()
 
     def value(moved):
@@ -50,8 +50,8 @@ def test_unit_length_gradient_of_rescaled_rows_equals_the_derivative():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_unit_length_keeps_nan_visible(bad):
-    unit = unit_length(np.array([[bad, 1.0], [1.0, 0.0]], np.float32)).numpy()
+def test_normalised_rows_keep_nan_visible(bad):
+    unit = normalised_rows(np.array([[bad, 1.0], [1.0, 0.0]], np.float32)).numpy()
     assert np.isnan(unit[0]).any()
     assert unit[1].tolist() == [1.0, 0.0]
 
@@ -110,20 +110,20 @@ def test_log_one_plus_sum_exp_ignores_masked_giants_and_survives_mined_ones():
     np.testing.assert_allclose(log_one_plus_sum_exp(exponents, mask), expected, rtol=1e-6)
 
 
-def gradient_through_widened(rows, upstream):
+def gradient_through_cast(rows, upstream):
     rows = tf.constant(rows, tf.float16)
     with tf.GradientTape() as tape:
         tape.watch(rows)
-        value = tf.reduce_sum(widened(rows, "float32") * upstream)
+        value = tf.reduce_sum(cast_for_loss(rows, "float32") * upstream)
     return tape.gradient(value, rows).numpy().astype(np.float32)
 
 
 def test_a_short_float16_row_gets_the_longest_gradient_that_fits():
     upstream = np.array([[1e6, -5e5], [3.0, 4.0]], np.float32)
-    found = gradient_through_widened([[1e-5, 0], [1e-5, 0]], upstream)
+    found = gradient_through_cast([[1e-5, 0], [1e-5, 0]], upstream)
     np.testing.assert_allclose(found, [[65504, -32752], [3, 4]], rtol=1e-3)
 
 
 def test_the_overflow_of_a_row_that_is_not_short_is_left_to_a_loss_scaler():
-    found = gradient_through_widened([[1, 0]], np.array([[1e6, 1]], np.float32))
+    found = gradient_through_cast([[1, 0]], np.array([[1e6, 1]], np.float32))
     np.testing.assert_array_equal(found, [[np.inf, 1]])
