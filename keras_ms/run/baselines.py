@@ -46,10 +46,10 @@ def measured_baselines(
         DamagedFile: the file of an earlier session.
     """
     ks = settings.evaluation.ks
-    recalls = run.read_json(run.baselines)
+    recalls = run.read_json(run.baselines_file)
     # a run folder of an earlier version has them without the split
     if recalls is not None and "test" in recalls:
-        with run.naming(run.baselines):
+        with run.naming(run.baselines_file):
             _ = closing_table(recalls, ks), shortfall(recalls)
         return recalls
     recalls = {"validation": {}, "test": {}}
@@ -64,7 +64,7 @@ def measured_baselines(
             "pooled_features": as_texts(choice.pooled_features or {}),
             "step_0": as_texts(choice.at_start().recall),
         }
-    run.write_json(run.baselines, recalls)
+    run.write_json(run.baselines_file, recalls)
     log(closing_table(recalls, ks))
     return recalls
 

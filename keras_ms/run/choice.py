@@ -115,8 +115,8 @@ def read_choice(run: RunFolder, *, steps: int, ks: Sequence[int]) -> Choice:
     Raises:
         DamagedFile: choice.json lacks something that is asked of a choice later.
     """
-    with run.naming(run.choice):
-        choice = Choice.from_json(run.read_json(run.choice))
+    with run.naming(run.choice_file):
+        choice = Choice.from_json(run.read_json(run.choice_file))
         for one in (choice.at_start(), choice.last(steps), *choice.candidates):
             _ = [one.recall[k] for k in ks], f"{one.learning_rate:g} {one.steps:d}"
         return choice

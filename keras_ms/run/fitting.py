@@ -72,7 +72,7 @@ def fit_model(
     model = models.trained
     recall = _recall_at_k(settings, data)
     # what is chosen by is not the test classes
-    best = KeepBestWeights(recall, run.best_weights) if recall.prefix == "val_" else None
+    best = KeepBestWeights(recall, run.best_weights_file) if recall.prefix == "val_" else None
     with models.scope():
         for callback in (recall, best):
             if callback:
@@ -112,7 +112,7 @@ def fit_model(
                 ),
             ],
         )
-    write_weights(model, run.last_weights)
+    write_weights(model, run.last_weights_file)
     return Fitted(recall, best, between, rows)
 
 
@@ -134,10 +134,10 @@ def _interpolation(run, settings, model, recall, best):
     # folds choose between the start and the trained weights at least
     if not settings.training.interpolate and settings.training.tune != "folds":
         return None
-    between = InterpolateWeights(recall, best=best, start_path=run.start_weights)
+    between = InterpolateWeights(recall, best=best, start_path=run.start_weights_file)
     between.set_model(model)
-    is_there = run.start_weights.is_file()
-    with run.naming(run.start_weights) if is_there else contextlib.nullcontext():
+    is_there = run.start_weights_file.is_file()
+    with run.naming(run.start_weights_file) if is_there else contextlib.nullcontext():
         between.keep_start()
     return between
 
@@ -149,13 +149,13 @@ def _restored(
     story = run.read_story()
     if best and story and story["best"].get("step") is not None:
         # needed at the end, so it is read now; the state replaces what it sets
-        load_weights(model, run.best_weights, run.remedy(run.best_weights))
+        load_weights(model, run.best_weights_file, run.remedy(run.best_weights_file))
     epoch, rows, measured = run.restore_state(model)
     if rows:
         # the file of them may have been cut off meanwhile
         run.write_history(rows)
     else:
-        run.chosen_weights.unlink(missing_ok=True)
+        run.chosen_weights_file.unlink(missing_ok=True)
     if measured:
         recall.best_value, recall.best_step = measured["value"], measured["step"]
     return epoch, rows
@@ -165,9 +165,9 @@ def _class_tree_callbacks(run, settings, models, data):
     """What builds the class tree before every epoch, for the loss or the batches."""
     if settings.loss.name == "hierarchical_triplet":
         loss = models.loss
-        if settings.loss.tree_margins == "first" and run.first_class_tree.is_file():
-            with run.naming(run.first_class_tree):
-                loss.assign_tree(ClassTree.load(run.first_class_tree))
+        if settings.loss.tree_margins == "first" and run.first_class_tree_file.is_file():
+            with run.naming(run.first_class_tree_file):
+                loss.assign_tree(ClassTree.load(run.first_class_tree_file))
         options: dict[str, Any] = {
             "levels": settings.loss.tree_levels,
             "linkage": settings.loss.tree_linkage,

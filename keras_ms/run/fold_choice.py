@@ -54,12 +54,12 @@ def choose_by_folds(
             )
         )
         return None
-    if run.choice.is_file():
+    if run.choice_file.is_file():
         choice = read_choice(run, steps=settings.training.steps, ks=settings.evaluation.ks)
     else:
         heads = _heads(settings, models, data, folds, log)
         choice = heads.choice(_measured(run, settings, heads, log))
-        run.write_json(run.choice, choice.to_json())
+        run.write_json(run.choice_file, choice.to_json())
     log(choice_table(choice))
     return choice
 
@@ -133,15 +133,17 @@ def _measured(run, settings, heads, log):
         f"{len(heads.trainings())} heads of {settings.training.steps} steps"
     )
     # of an interrupted run
-    with run.naming(run.folds):
-        written = {tuple(training): recalls for training, recalls in run.read_json(run.folds) or []}
+    with run.naming(run.folds_file):
+        written = {
+            tuple(training): recalls for training, recalls in run.read_json(run.folds_file) or []
+        }
         for recalls in written.values():
             _from_json(recalls)
     measured = {}
     for training in heads.trainings():
         if training not in written:
             written[training] = _to_json(heads.measure(*training))
-            run.write_json(run.folds, [[list(key), value] for key, value in written.items()])
+            run.write_json(run.folds_file, [[list(key), value] for key, value in written.items()])
         measured[training] = _from_json(written[training])
         fold, start, rate = training
         reached = [recall[1] for _, recall in measured[training]]

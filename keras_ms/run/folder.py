@@ -64,31 +64,31 @@ class RunFolder:
     def __init__(self, path: str | Path):
         # resolved, so that even "." has a name
         self.path = Path(path).resolve()
-        self.settings = self.path / "settings.json"
-        self.environment = self.path / "environment.json"
-        self.data = self.path / "data.json"
-        self.state = self.path / "state.npz"
-        self.history = self.path / "history.csv"
-        self.curves = self.path / "curves.png"
-        self.baselines = self.path / "baselines.json"
-        self.summary = self.path / "summary.json"
-        self.model = self.path / "embedder.keras"
-        self.folds = self.path / "folds.json"
-        self.choice = self.path / "choice.json"
-        self.start_weights = self.path / "start.weights.h5"
-        self.best_weights = self.path / "best.weights.h5"
-        self.chosen_weights = self.path / "chosen.weights.h5"
-        self.last_weights = self.path / "last.weights.h5"
-        self.curriculum = self.path / "curriculum.csv"
-        self.class_tree = self.path / "class_tree.npz"
-        self.first_class_tree = self.path / "first_class_tree.npz"
-        self.tree_picture = self.path / "class_tree.png"
-        self.hardness = self.path / "hardness.png"
+        self.settings_file = self.path / "settings.json"
+        self.environment_file = self.path / "environment.json"
+        self.data_file = self.path / "data.json"
+        self.state_file = self.path / "state.npz"
+        self.history_file = self.path / "history.csv"
+        self.curves_file = self.path / "curves.png"
+        self.baselines_file = self.path / "baselines.json"
+        self.summary_file = self.path / "summary.json"
+        self.model_file = self.path / "embedder.keras"
+        self.folds_file = self.path / "folds.json"
+        self.choice_file = self.path / "choice.json"
+        self.start_weights_file = self.path / "start.weights.h5"
+        self.best_weights_file = self.path / "best.weights.h5"
+        self.chosen_weights_file = self.path / "chosen.weights.h5"
+        self.last_weights_file = self.path / "last.weights.h5"
+        self.curriculum_file = self.path / "curriculum.csv"
+        self.class_tree_file = self.path / "class_tree.npz"
+        self.first_class_tree_file = self.path / "first_class_tree.npz"
+        self.tree_picture_file = self.path / "class_tree.png"
+        self.hardness_file = self.path / "hardness.png"
 
     def check_new(self) -> None:
         """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
         try:
-            begun = self.settings.exists()
+            begun = self.settings_file.exists()
         except OSError as error:
             raise self._not_made(error) from error
         if begun:
@@ -144,10 +144,10 @@ class RunFolder:
         """
         if settings.batches.curriculum:
             # whatever becomes of the file, a resumed run goes on with the table that it began with
-            with whole_file(self.curriculum) as temporary:
+            with whole_file(self.curriculum_file) as temporary:
                 temporary.write_bytes(Path(settings.batches.curriculum).read_bytes())
         # settings.json makes it a run: what a resumed run reads is there before
-        with whole_file(self.settings) as temporary:
+        with whole_file(self.settings_file) as temporary:
             temporary.write_text(settings.to_json(), encoding="utf-8")
         self.complete(images)
 
@@ -157,10 +157,10 @@ class RunFolder:
         Args:
             images: as in `create`.
         """
-        if not self.environment.is_file():
-            self.write_json(self.environment, environment())
-        if images is not None and not self.data.is_file():
-            self.write_json(self.data, data_summary(images))
+        if not self.environment_file.is_file():
+            self.write_json(self.environment_file, environment())
+        if images is not None and not self.data_file.is_file():
+            self.write_json(self.data_file, data_summary(images))
 
     @classmethod
     def find(cls, path: str | Path, runs_folder: str | Path = "runs") -> "RunFolder":
@@ -176,13 +176,14 @@ class RunFolder:
                 for settings in sorted(
                     Path(runs_folder).glob("*/settings.json"), key=lambda file: file.stat().st_mtime
                 )
-                if not cls(settings.parent).summary.exists() and cls(settings.parent)._is_free()
+                if not cls(settings.parent).summary_file.exists()
+                and cls(settings.parent)._is_free()
             ]
             if not unfinished:
                 raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
             return unfinished[-1]
         run = cls(path)
-        if not run.settings.is_file():
+        if not run.settings_file.is_file():
             raise FileNotFoundError(
                 "Expected the folder of a run, with settings.json in it, to resume. "
                 f"Received: {path}"
@@ -227,27 +228,29 @@ class RunFolder:
 
     def read_settings(self) -> Settings:
         try:
-            settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
+            settings = Settings.read(
+                self.settings_file, before={"tune": "off", "interpolate": False}
+            )
         except ValueError as error:
             raise DamagedFile(
-                f"{error}. {self.settings} is written once, as a run begins: mend it, or begin a "
-                "new run"
+                f"{error}. {self.settings_file} is written once, as a run begins: mend it, or "
+                "begin a new run"
             ) from error
-        saved = read_values(self.settings)
+        saved = read_values(self.settings_file)
         is_open = saved.get("backbone_learning_rate") is None
         if "tune" not in saved and is_open and settings.training.backbone_learning_rate is not None:
             # the run began when an open rate was that of the head
             settings = settings.with_values(backbone_learning_rate=settings.training.learning_rate)
-        if self.curriculum.is_file():
-            settings = settings.with_values(curriculum=str(self.curriculum))
+        if self.curriculum_file.is_file():
+            settings = settings.with_values(curriculum=str(self.curriculum_file))
         return settings
 
     def settled_settings(self) -> Settings:
         """The settings, with what folds have chosen of what was left open."""
-        settings, choice = self.read_settings(), self.read_json(self.choice)
+        settings, choice = self.read_settings(), self.read_json(self.choice_file)
         if choice is None or settings.training.tune != "folds":
             return settings
-        with self.naming(self.choice):
+        with self.naming(self.choice_file):
             chosen = choice["candidates"][choice["chosen"]]
             return settings.with_values(
                 head_initializer=settings.model.head_initializer or chosen["start"],
@@ -283,7 +286,7 @@ class RunFolder:
 
     def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
-        with whole_file(self.history) as temporary:
+        with whole_file(self.history_file) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, fieldnames=list(rows[0]))
                 writer.writeheader()
@@ -295,9 +298,9 @@ class RunFolder:
         Raises:
             DamagedFile: as `read_json`.
         """
-        if not self.history.is_file():
+        if not self.history_file.is_file():
             return []
-        return read_numbers(self.history, *self._contents(self.history))
+        return read_numbers(self.history_file, *self._contents(self.history_file))
 
     def save_state(
         self,
@@ -307,7 +310,7 @@ class RunFolder:
         best: Mapping[str, Any],
     ) -> None:
         """As `keras_ms.run.training_state.save_state`, into the folder."""
-        save_state(self.state, model, epoch=epoch, rows=rows, best=best)
+        save_state(self.state_file, model, epoch=epoch, rows=rows, best=best)
 
     def read_story(self) -> dict[str, Any] | None:
         """The dict of "epoch", "rows" and "best" in the training state; None without a state.
@@ -315,9 +318,9 @@ class RunFolder:
         Raises:
             DamagedFile: as `read_json`.
         """
-        if not self.state.is_file():
+        if not self.state_file.is_file():
             return None
-        return read_story(self.state, *self._contents(self.state))
+        return read_story(self.state_file, *self._contents(self.state_file))
 
     def restore_state(
         self, model: keras.Model
@@ -328,7 +331,7 @@ class RunFolder:
             `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
             complete epoch.
         """
-        if not self.state.is_file():
+        if not self.state_file.is_file():
             return 0, [], {}
-        expected, remedy = self._contents(self.state)
-        return restore_state(self.state, model, expected=expected, remedy=remedy)
+        expected, remedy = self._contents(self.state_file)
+        return restore_state(self.state_file, model, expected=expected, remedy=remedy)

@@ -37,7 +37,7 @@ def write_pictures(
     series = choice.series() if choice else {}
     write_curves(
         rows,
-        run.curves,
+        run.curves_file,
         settings.loss.name.replace("_", " "),
         recall_title=f"Recall@K ({on} classes)",
         lines=_levels(recalls, on),
@@ -45,12 +45,12 @@ def write_pictures(
         series=series or None,
         chosen=choice.place() if choice and series else None,
     )
-    if run.class_tree.is_file():
-        with run.naming(run.class_tree):
-            tree = ClassTree.load(run.class_tree)
-        tree.draw(run.tree_picture, {id_: class_names[id_] for id_ in tree.class_ids.tolist()})
+    if run.class_tree_file.is_file():
+        with run.naming(run.class_tree_file):
+            tree = ClassTree.load(run.class_tree_file)
+        tree.draw(run.tree_picture_file, {id_: class_names[id_] for id_ in tree.class_ids.tolist()})
     if settings.hdml.mode != "off":
-        draw_hardness({name: [row[name] for row in rows] for name in rows[0]}, run.hardness)
+        draw_hardness({name: [row[name] for row in rows] for name in rows[0]}, run.hardness_file)
 
 
 def _levels(recalls, classes):

@@ -227,27 +227,27 @@ def _map_options(num_map_images) -> dict[str, Any]:
 
 
 def _check_weights(run):
-    if not run.model.is_file() and not run.best_weights.is_file():
+    if not run.model_file.is_file() and not run.best_weights_file.is_file():
         raise UnfinishedRun(
-            f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
-            f"its end, or {run.best_weights.name}, which runs with validation classes get as they "
-            "begin to train",
+            f"The run {run.path} has no weights yet: expected {run.model_file.name}, which it gets "
+            f"at its end, or {run.best_weights_file.name}, which runs with validation classes get "
+            "as they begin to train",
             run.path,
         )
 
 
 def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
     """(embedder, which weights it has in words)."""
-    if run.model.is_file():
-        summary = run.read_json(run.summary) or {}
-        with run.naming(run.summary):
+    if run.model_file.is_file():
+        summary = run.read_json(run.summary_file) or {}
+        with run.naming(run.summary_file):
             best = summary.get("best_step")
             words = "the last ones"
             if best:
                 words = f"of step {best:,}, the best on the validation classes"
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
-        embedder: Any = load_keras_file(run.model)
+        embedder: Any = load_keras_file(run.model_file)
         return embedder, words
     if settings.model.weights and not settings.model.freeze_backbone:
         # the best weights are those of the whole embedder: what it started from may be gone
@@ -257,19 +257,19 @@ def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
             weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
         )
     models = build_models(settings, images.subset("train").labels, loss=run_loss(settings))
-    load_weights(models.trained, run.best_weights, run.remedy(run.best_weights))
+    load_weights(models.trained, run.best_weights_file, run.remedy(run.best_weights_file))
     return models.embedder, "the best so far on the validation classes; the run is not finished"
 
 
 def _check_same(images, run):
     found = data_summary(images)
-    trained = run.read_json(run.data)
+    trained = run.read_json(run.data_file)
     if trained is None:
         # of a run of an earlier version the counts alone, once it is finished
-        summary = run.read_json(run.summary) or {}
-        with run.naming(run.summary):
+        summary = run.read_json(run.summary_file) or {}
+        with run.naming(run.summary_file):
             trained = {**found, "counts": summary.get("data", found["counts"])}
-    with run.naming(run.data):
+    with run.naming(run.data_file):
         _ = trained["counts"], trained["test_classes"]
     if found != trained:
         same = found["counts"] == trained["counts"]

@@ -57,7 +57,7 @@ def naming_interrupted(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interruption:
-        if not run.settings.is_file():
+        if not run.settings_file.is_file():
             raise
         number = getattr(interruption, "number", signal.SIGINT)
         raise RunInterrupted(run.path, number) from None

@@ -133,9 +133,9 @@ def train(
                 # embedding the test images takes long: not twice
                 if choice.chosen != last:
                     test["chosen"] = model_recall(models.trained, data, "test", ks=ks, log=log)
-            reached = finite_recall(recalls, run.last_weights)
+            reached = finite_recall(recalls, run.last_weights_file)
 
-            deployed = save_deployed(models, run.model)
+            deployed = save_deployed(models, run.model_file)
             exports = write_exports(run, settings, deployed, data=data, recall=reached, log=log)
             if exports:
                 test["exported"] = exported_recall(settings, exports, data=data, log=log)
@@ -146,7 +146,7 @@ def train(
                 images, recalls, choice=choice, exports=exports,
                 seconds=time.perf_counter() - started,
             )  # fmt: skip
-            run.write_json(run.summary, summary)
+            run.write_json(run.summary_file, summary)
             paths = [str(run.path), *(export["path"] for export in exports.values())]
             log("Written: " + ", ".join(paths))
             return summary

@@ -40,15 +40,15 @@ def choose_by_validation(
         DamagedFile: the files of an earlier session.
     """
     model = models.trained
-    if run.choice.is_file() and run.chosen_weights.is_file():
+    if run.choice_file.is_file() and run.chosen_weights_file.is_file():
         choice = read_choice(run, steps=settings.training.steps, ks=settings.evaluation.ks)
-        load_weights(model, run.chosen_weights, run.remedy(run.chosen_weights))
+        load_weights(model, run.chosen_weights_file, run.remedy(run.chosen_weights_file))
     else:
         num_classes, _ = data.images.counts()["validation"]
         by = f"{num_classes} held-out classes"
         choice = _measured_choice(settings, fitted, baselines, by, log)
-        write_weights(model, run.chosen_weights)
-        run.write_json(run.choice, choice.to_json())
+        write_weights(model, run.chosen_weights_file)
+        run.write_json(run.choice_file, choice.to_json())
     log(choice_table(choice))
     return choice
 

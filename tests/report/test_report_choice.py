@@ -50,9 +50,9 @@ def run(tmp_path):
         folder = RunFolder(tmp_path / "run")
         folder.path.mkdir(exist_ok=True)
         contents = {
-            folder.baselines: baselines,
+            folder.baselines_file: baselines,
             folder.path / "choice.json": choice,
-            folder.summary: test_recall and {"test_recall": test_recall},
+            folder.summary_file: test_recall and {"test_recall": test_recall},
         }
         for file, content in contents.items():
             if content is None:
