@@ -93,7 +93,7 @@ def run_facts(
     if known:
         facts["Recall@1 for comparison"] = ", ".join(known)
     environment = run.read_json(run.environment_file) or {}
-    with run.naming(run.environment_file):
+    with run.errors_name_file(run.environment_file):
         versions = {"Python": environment.get("python"), **environment.get("packages", {})}
     shown = ("Python", "keras_ms", "tensorflow", "keras")
     known = [f"{name} {versions[name]}" for name in shown if versions.get(name)]
@@ -113,7 +113,7 @@ def run_baselines(run: RunFolder) -> dict[str, dict[str, dict[int, float]]]:
         "step_0", the network before training, to Recall@K by K. What is not known is left out.
     """
     written = run.read_json(run.baselines_file) or {}
-    with run.naming(run.baselines_file):
+    with run.errors_name_file(run.baselines_file):
         if not set(written) <= {"validation", "test"}:
             written = {"test": written}
         return {split: _recalls(written.get(split)) for split in ("validation", "test")}
@@ -125,7 +125,7 @@ def run_test_recalls(run: RunFolder) -> dict[str, dict[int, float]]:
     None of them before the run is finished.
     """
     summary = run.read_json(run.summary_file) or {}
-    with run.naming(run.summary_file):
+    with run.errors_name_file(run.summary_file):
         return _recalls(summary.get("test_recall"))
 
 
@@ -139,7 +139,7 @@ def run_choice(run: RunFolder) -> Choice | None:
     written = run.read_json(file)
     if written is None:
         return None
-    with run.naming(file):
+    with run.errors_name_file(file):
         candidates = [
             MeasuredCandidate(
                 one["learning_rate"],
@@ -159,7 +159,7 @@ def run_choice(run: RunFolder) -> Choice | None:
         )
 
 
-def run_levels(run: RunFolder, history: History) -> dict[str, float]:
+def run_baseline_lines(run: RunFolder, history: History) -> dict[str, float]:
     """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
 
     Args:
@@ -248,7 +248,7 @@ def run_history(run: RunFolder) -> list[dict[str, float]]:
         DamagedFile: history.csv, where nothing else has the rows.
     """
     try:
-        rows = (run.read_story() or {"rows": []})["rows"]
+        rows = (run.read_progress() or {"rows": []})["rows"]
     except DamagedFile:
         rows = []
     try:

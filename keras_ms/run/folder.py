@@ -20,13 +20,13 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.files import check_writable, whole_file
 from keras_ms.run.damaged_files import (
     DamagedFile,
-    naming_file,
+    errors_name_file,
     read_json,
     read_numbers,
 )
 from keras_ms.run.origin import data_summary, environment
 from keras_ms.run.settings import Settings, read_values
-from keras_ms.run.training_state import read_story, restore_state, save_state
+from keras_ms.run.training_state import read_progress, restore_state, save_state
 from keras_ms.terminal.command_words import resume_command
 
 try:
@@ -149,9 +149,9 @@ class RunFolder:
         # settings.json makes it a run: what a resumed run reads is there before
         with whole_file(self.settings_file) as temporary:
             temporary.write_text(settings.to_json(), encoding="utf-8")
-        self.complete(images)
+        self.write_missing_files(images)
 
-    def complete(self, images: ImageList | None = None) -> None:
+    def write_missing_files(self, images: ImageList | None = None) -> None:
         """Writes environment.json and data.json where they are missing.
 
         Args:
@@ -229,7 +229,7 @@ class RunFolder:
     def read_settings(self) -> Settings:
         try:
             settings = Settings.read(
-                self.settings_file, before={"tune": "off", "interpolate": False}
+                self.settings_file, values_if_missing={"tune": "off", "interpolate": False}
             )
         except ValueError as error:
             raise DamagedFile(
@@ -250,7 +250,7 @@ class RunFolder:
         settings, choice = self.read_settings(), self.read_json(self.choice_file)
         if choice is None or settings.training.tune != "folds":
             return settings
-        with self.naming(self.choice_file):
+        with self.errors_name_file(self.choice_file):
             chosen = choice["candidates"][choice["chosen"]]
             return settings.with_values(
                 head_initializer=settings.model.head_initializer or chosen["start"],
@@ -270,9 +270,9 @@ class RunFolder:
         """
         return read_json(path, *self._contents(path))
 
-    def naming(self, path: Path) -> AbstractContextManager[None]:
+    def errors_name_file(self, path: Path) -> AbstractContextManager[None]:
         """A context that turns errors about a file's content into a `DamagedFile` about it."""
-        return naming_file(path, *self._contents(path))
+        return errors_name_file(path, *self._contents(path))
 
     def remedy(self, path: Path) -> str:
         """What to do about a damaged file of the run, in words."""
@@ -284,13 +284,13 @@ class RunFolder:
         command = resume_command(self.path, ["train"])
         return expected, f"Delete {what}; then this {again}: {command}"
 
-    def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
         with whole_file(self.history_file) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                writer = csv.DictWriter(file, fieldnames=list(history[0]))
                 writer.writeheader()
-                writer.writerows(rows)
+                writer.writerows(history)
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of history.csv, dicts of numbers; none without the file.
@@ -306,13 +306,13 @@ class RunFolder:
         self,
         model: keras.Model,
         epoch: int,
-        rows: Sequence[Mapping[str, float]],
+        history: Sequence[Mapping[str, float]],
         best: Mapping[str, Any],
     ) -> None:
         """As `keras_ms.run.training_state.save_state`, into the folder."""
-        save_state(self.state_file, model, epoch=epoch, rows=rows, best=best)
+        save_state(self.state_file, model, epoch=epoch, history=history, best=best)
 
-    def read_story(self) -> dict[str, Any] | None:
+    def read_progress(self) -> dict[str, Any] | None:
         """The dict of "epoch", "rows" and "best" in the training state; None without a state.
 
         Raises:
@@ -320,7 +320,7 @@ class RunFolder:
         """
         if not self.state_file.is_file():
             return None
-        return read_story(self.state_file, *self._contents(self.state_file))
+        return read_progress(self.state_file, *self._contents(self.state_file))
 
     def restore_state(
         self, model: keras.Model
@@ -328,7 +328,7 @@ class RunFolder:
         """As `keras_ms.run.training_state.restore_state`, from the folder.
 
         Returns:
-            `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
+            `(epoch, history, best)`, or `(0, [], {})` if the run was interrupted before its first
             complete epoch.
         """
         if not self.state_file.is_file():

@@ -14,13 +14,13 @@ from keras_ms.export.keras_file import load_keras_file
 from keras_ms.files import check_writable
 from keras_ms.models.embedding import split_embedder
 from keras_ms.report import collect_report, write_report
-from keras_ms.run.damaged_files import load_weights, naming_file
+from keras_ms.run.damaged_files import errors_name_file, load_weights
 from keras_ms.run.data import run_data
 from keras_ms.run.facts import (
+    run_baseline_lines,
     run_choice,
     run_facts,
     run_history,
-    run_levels,
     run_pictures,
     run_remarks,
     shown_settings,
@@ -96,7 +96,7 @@ def run_report(
         settings=shown_settings(run.settled_settings()),
         history=history,
         pictures=run_pictures(run),
-        levels=run_levels(run, history),
+        levels=run_baseline_lines(run, history),
         choice=choice,
         remarks=run_remarks(run, history),
         log=log,
@@ -165,7 +165,7 @@ def _data_of(file, data: dict[str, Any] | None, dataset, data_dir) -> tuple[Sett
     if unknown:
         raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(unknown))}")
     given = {name: value for name, value in given.items() if value}
-    with naming_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
+    with errors_name_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
         return Settings.from_values(**(data | given)), split
 
 
@@ -240,7 +240,7 @@ def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
     """(embedder, which weights it has in words)."""
     if run.model_file.is_file():
         summary = run.read_json(run.summary_file) or {}
-        with run.naming(run.summary_file):
+        with run.errors_name_file(run.summary_file):
             best = summary.get("best_step")
             words = "the last ones"
             if best:
@@ -267,9 +267,9 @@ def _check_same(images, run):
     if trained is None:
         # of a run of an earlier version the counts alone, once it is finished
         summary = run.read_json(run.summary_file) or {}
-        with run.naming(run.summary_file):
+        with run.errors_name_file(run.summary_file):
             trained = {**found, "counts": summary.get("data", found["counts"])}
-    with run.naming(run.data_file):
+    with run.errors_name_file(run.data_file):
         _ = trained["counts"], trained["test_classes"]
     if found != trained:
         same = found["counts"] == trained["counts"]

@@ -11,8 +11,8 @@ from small_runs import assert_same_state, train_words, write_gradients
 from keras_ms.cli.main import main
 from keras_ms.run.damaged_files import (
     DamagedFile,
+    errors_name_file,
     load_weights,
-    naming_file,
     read_json,
     read_numbers,
 )
@@ -100,7 +100,7 @@ def test_a_state_that_is_damaged_is_named(run, damage):
     with pytest.raises(DamagedFile, match="state.npz is damaged.* begins again at the first step"):
         run.restore_state(_compiled())
     with pytest.raises(DamagedFile, match="state.npz is damaged"):
-        run.read_story()
+        run.read_progress()
 
 
 def test_without_its_damaged_files_a_run_goes_on(run, whole, capsys):
@@ -128,10 +128,10 @@ def test_a_state_without_its_story_is_named(run):
     for story in ("{}", "no json", json.dumps({"epoch": 2, "rows": [], "best": {}})):
         np.savez(run.state_file, story=np.array(story))
         with pytest.raises(DamagedFile, match="state.npz is damaged"):
-            run.read_story()
+            run.read_progress()
     np.savez(run.state_file, story=np.array({}, dtype=object))
     with pytest.raises(DamagedFile, match="state.npz is damaged"):
-        run.read_story()
+        run.read_progress()
 
 
 def test_the_history_is_written_again_from_the_state(run, whole, capsys):
@@ -242,8 +242,8 @@ def test_a_table_that_is_none(tmp_path, text):
 
 def test_what_is_no_damage_keeps_its_error(tmp_path):
     for error in (PermissionError(13, "no"), MemoryError(), KeyboardInterrupt()):
-        with pytest.raises(type(error)), naming_file("a", "words"):
+        with pytest.raises(type(error)), errors_name_file("a", "words"):
             raise error
     with pytest.raises(DamagedFile, match="Received KeyError: 'x'. Delete it"):
-        with naming_file("a", "words", "Delete it"):
+        with errors_name_file("a", "words", "Delete it"):
             {}["x"]

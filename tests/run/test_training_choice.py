@@ -9,11 +9,11 @@ import report_pages
 from PIL import Image
 from small_runs import assert_same_state, history, kill_9_in_an_epoch, train_words
 
-from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.cli.main import main
 from keras_ms.models.backbones import build_backbone
 from keras_ms.models.embedding import split_embedder
-from keras_ms.run.choice import Choice, best_of
+from keras_ms.run.choice import WeightsChoice, best_of
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES
@@ -56,7 +56,7 @@ class Finished:
     def __init__(self, out):
         self.run = RunFolder(out / "runs" / "run")
         self.summary = json.loads(self.run.summary_file.read_text())
-        self.choice = self.summary["choice"] and Choice.from_json(self.summary["choice"])
+        self.choice = self.summary["choice"] and WeightsChoice.from_json(self.summary["choice"])
         self.settings = self.run.read_settings()
         self.embedder = keras.saving.load_model(self.run.model_file, compile=False)
         self.exports = out / "exports" / "run"
@@ -123,7 +123,7 @@ def test_the_head_is_that_share_between_its_start_and_the_last_weights(head):
     model.load_weights(head.run.last_weights_file)
     for s, e, found in zip(start, model.get_weights(), head.layer()):
         assert not np.array_equal(s, e)
-        np.testing.assert_array_equal(found, between(s, e, head.choice.chosen.alpha))
+        np.testing.assert_array_equal(found, interpolated(s, e, head.choice.chosen.alpha))
 
 
 @pytest.mark.slow
