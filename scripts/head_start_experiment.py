@@ -11,7 +11,7 @@ import tensorflow as tf
 from comparison import Results, digest, read_features
 
 import keras_ms
-from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.data.balanced_indices import balanced_indices
 from keras_ms.models.head_start import STARTS
 from keras_ms.run.choice import MeasuredWeights
@@ -129,17 +129,17 @@ class Heads(HeadFolds):
         measured: dict[str, Any] = {
             "recall": [recall[1] for _, recall in self.measure(fold, start, rate)]
         }
-        held = self.folds[fold]
-        measured["images"] = int(held.sum())
+        held_out = self.folds[fold]
+        measured["images"] = int(held_out.sum())
         if among_all:
-            begin, features, end = self._start(start, ~held), self.features[0], self._weights()
+            begin, features, end = self._start(start, ~held_out), self.features[0], self._weights()
             measured["among_all"] = []
             for alpha in ALPHAS:
-                kernel, bias = (between(s, e, alpha) for s, e in zip(begin, end))
+                kernel, bias = (interpolated(s, e, alpha) for s, e in zip(begin, end))
                 embeddings = features @ kernel + bias
                 recalls = keras_ms.recall_at_k(
-                    embeddings[held], self.labels[held], (1,), embeddings, self.labels,
-                    query_positions=np.flatnonzero(held),
+                    embeddings[held_out], self.labels[held_out], (1,), embeddings, self.labels,
+                    query_positions=np.flatnonzero(held_out),
                 )  # fmt: skip
                 measured["among_all"].append(recalls[1])
         return measured
@@ -251,8 +251,10 @@ class Comparison:
 
     def frozen(self, feature_set):
         """Recall@1 of the features themselves on the test classes."""
-        held = feature_set.is_test
-        return keras_ms.recall_at_k(feature_set.features[held], feature_set.labels[held], (1,))[1]
+        held_out = feature_set.is_test
+        return keras_ms.recall_at_k(
+            feature_set.features[held_out], feature_set.labels[held_out], (1,)
+        )[1]
 
     def _heads_of(self, feature_set, division, seed, kind):
         key = feature_set.digest, division, seed, *kind.values()

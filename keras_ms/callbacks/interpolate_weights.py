@@ -118,17 +118,17 @@ class InterpolateWeights(keras.callbacks.Callback):
         self.candidates: list[Candidate] = []
         self.chosen: Candidate | None = None
         self._start: list[np.ndarray] = []
-        self._fit_has_begun = True
+        self._awaits_first_epoch = False
         self._checked = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._fit_has_begun = False
+        self._awaits_first_epoch = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._fit_has_begun:
+        if not self._awaits_first_epoch:
             return
         # not before: callbacks that restore a model do so when training begins
-        self._fit_has_begun = True
+        self._awaits_first_epoch = False
         if self._start:
             return
         is_there = self.start_path is not None and self.start_path.is_file()
@@ -215,7 +215,7 @@ class InterpolateWeights(keras.callbacks.Callback):
 
     def _set(self, alpha, end):
         for variable, s, e in zip(self._embedder.variables, self._start, end):
-            variable.assign(between(s, e, alpha))
+            variable.assign(interpolated(s, e, alpha))
 
     @property
     def _embedder(self):
@@ -259,7 +259,7 @@ class InterpolateWeights(keras.callbacks.Callback):
                 )
 
 
-def between(start: np.ndarray, end: np.ndarray, alpha: float) -> np.ndarray:
+def interpolated(start: np.ndarray, end: np.ndarray, alpha: float) -> np.ndarray:
     """(1 − alpha) · start + alpha · end, in float64 and rounded back; 0 and 1 are exact.
 
     Args:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_ms.callbacks.kept_weights import (
-    Kept,
+    BestWeightsNote,
     check_same_measure,
     labels_digest,
     load_kept,
@@ -86,7 +86,7 @@ class KeepBestWeights(keras.callbacks.Callback):
         self.verbose = verbose
         self.weights: list[np.ndarray] | None = None
         self._num_seen = len(recall.history)
-        self._fit_has_begun = True
+        self._awaits_first_epoch = False
         self._best_was_known = False
         if recall.every_steps is not None:
             # Keras waits for each step's logs as soon as one callback has this method: only then
@@ -99,20 +99,20 @@ class KeepBestWeights(keras.callbacks.Callback):
         return self.recall.best_step is not None and (is_there or self.weights is not None)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._fit_has_begun = False
+        self._awaits_first_epoch = True
         # by an earlier fit, or by who continues a run
         self._best_was_known = self.recall.best_step is not None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if not self._fit_has_begun:
-            self._fit_has_begun = True
-            if self.recall.model is not self.model or not self.recall.fit_has_begun:
+        if self._awaits_first_epoch:
+            self._awaits_first_epoch = False
+            if self.recall.model is not self.model or self.recall.awaits_first_epoch:
                 raise ValueError(
                     "KeepBestWeights keeps what its RecallAtK has measured. Put that before it in "
                     "the list of callbacks: callbacks=[recall, best]"
                 )
             # not before: callbacks that restore a model do so when training begins
-            self.go_on(epoch)
+            self.restore_best_of_file(epoch)
         self.keep()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -125,7 +125,7 @@ class KeepBestWeights(keras.callbacks.Callback):
         if self.verbose:
             print(f"best weights restored: step {self.recall.best_step}")
 
-    def go_on(self, epoch: int) -> None:
+    def restore_best_of_file(self, epoch: int) -> None:
         """In a run that is continued, tells `recall` what the weights of the file reached.
 
         Args:
@@ -159,7 +159,7 @@ class KeepBestWeights(keras.callbacks.Callback):
         if self.in_memory:
             self.weights = self.model.get_weights()
         if self.path is not None:
-            kept = Kept(value, step, recall.ks[0], labels_digest(recall.labels))
+            kept = BestWeightsNote(value, step, recall.ks[0], labels_digest(recall.labels))
             save_kept(self.model, self.path, kept)
 
     def load(self) -> None:

@@ -19,7 +19,7 @@ from keras_ms.models.saved_files import write_weights
 _NOTE = "keras_ms_best"
 
 
-class Kept(NamedTuple):
+class BestWeightsNote(NamedTuple):
     """What a weights file says about its weights.
 
     Attributes:
@@ -35,19 +35,21 @@ class Kept(NamedTuple):
     labels: str
 
 
-def save_kept(model: keras.Model, path: str | Path, kept: Kept) -> None:
-    """Writes the model's weights with a `Kept` in the file; whole or not at all."""
+def save_kept(model: keras.Model, path: str | Path, kept: BestWeightsNote) -> None:
+    """Writes the model's weights with a `BestWeightsNote` in the file; whole or not at all."""
     write_weights(model, path, attributes={_NOTE: json.dumps(kept._asdict())})
 
 
-def read_kept(path: str | Path) -> Kept | None:
-    """The `Kept` of a weights file; None without a file, or without a note that can be read."""
+def read_kept(path: str | Path) -> BestWeightsNote | None:
+    """The note of a weights file; None without a file, or without a note that can be read."""
     if not Path(path).is_file():
         return None
     try:
         with h5py.File(path, "r") as file:
             note = json.loads(str(file.attrs[_NOTE]))
-        return Kept(float(note["value"]), int(note["step"]), int(note["k"]), note["labels"])
+        return BestWeightsNote(
+            float(note["value"]), int(note["step"]), int(note["k"]), note["labels"]
+        )
     except (OSError, KeyError, TypeError, ValueError):
         warnings.warn(
             f"{path} does not say which recall its weights reached: it was written by something "
@@ -91,8 +93,8 @@ def labels_digest(labels: np.ndarray) -> str:
     return hashlib.sha256(np.stack([classes, counts]).tobytes()).hexdigest()
 
 
-def check_same_measure(kept: Kept, path: str | Path, k: int, labels: str) -> None:
-    """Raises ValueError if a `Kept` was measured otherwise than the run that is continued."""
+def check_same_measure(kept: BestWeightsNote, path: str | Path, k: int, labels: str) -> None:
+    """Raises ValueError if `kept` was measured otherwise than the run that is continued."""
     if (kept.k, kept.labels) == (k, labels):
         return
     raise ValueError(

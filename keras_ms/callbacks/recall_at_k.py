@@ -132,7 +132,7 @@ class RecallAtK(keras.callbacks.Callback):
         self.history: list[tuple[int, Recalls]] = []
         self.best_value: float | None = None
         self.best_step: int | None = None
-        self.fit_has_begun = True
+        self.awaits_first_epoch = False
         self.keeper: KeepBestWeights | None = None
         self._steps = TrainingSteps()
         self._labels: np.ndarray | None = None
@@ -174,17 +174,17 @@ class RecallAtK(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._validation.check()
-        self.fit_has_begun = False
+        self.awaits_first_epoch = True
         if self.keeper:
             self.keeper.on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if not self.fit_has_begun:
+        if self.awaits_first_epoch:
             # not before: callbacks that restore a model do so when training begins
-            self.fit_has_begun = True
+            self.awaits_first_epoch = False
             self._steps.begin_fit(self.model, epoch, self.params.get("steps"))
             if self.keeper:
-                self.keeper.go_on(epoch)
+                self.keeper.restore_best_of_file(epoch)
             if self.at_start and not self.history and self.best_step is None:
                 self.measure()
         self._steps.begin_epoch(self.model)

@@ -71,7 +71,7 @@ class ValidationSet:
 
     def batches(self) -> Iterator[tuple[Any, np.ndarray]]:
         """Yields (images, labels): images as they come, labels as integers (batch,)."""
-        endless = None if self.has_known_length else _Endless()
+        repetition = None if self.has_known_length else _RepetitionCheck()
         for batch in self._given_batches():
             if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
                 raise ValueError(
@@ -79,9 +79,9 @@ class ValidationSet:
                     + (f" and length {len(batch)}" if isinstance(batch, (tuple, list)) else "")
                 )
             images, labels = batch[:2]
-            labels = checked_labels(labels)
-            if endless:
-                endless.look(images, labels)
+            labels = checked_class_ids(labels)
+            if repetition:
+                repetition.check(images, labels)
             yield images, labels
 
     def _given_batches(self):
@@ -101,7 +101,7 @@ class ValidationSet:
                 f"{len(self.dataset)}"
             )
         images, labels = self.dataset
-        ids = checked_labels(labels)
+        ids = checked_class_ids(labels)
         if not hasattr(next(iter(keras.tree.flatten(images)), None), "__len__"):
             images = np.asarray(images)  # lists of numbers
         self.dataset = images, ids
@@ -114,7 +114,7 @@ class ValidationSet:
         check_some_class_has_two(ids)
 
 
-def checked_labels(labels: Any) -> np.ndarray:
+def checked_class_ids(labels: Any) -> np.ndarray:
     """Class ids as int64 (count,), from a tensor of any backend too.
 
     Raises:
@@ -144,24 +144,24 @@ def _holds_arrays(values):
                for value in values)  # fmt: skip
 
 
-class _Endless:
+class _RepetitionCheck:
     """Tells a dataset that begins again, or goes on for very long, from one that ends."""
 
     def __init__(self):
-        self.prints = []
+        self.fingerprints = []
         self.period = None
         self.num_images = 0
         self.warned = False
 
-    def look(self, images, labels):
+    def check(self, images, labels):
         """Raises ValueError once the batches have come twice or are too many."""
         parts = [np.asarray(ops.convert_to_numpy(array)) for array in keras.tree.flatten(images)]
-        self.prints.append(tuple(zlib.crc32(part.tobytes()) for part in (*parts, labels)))
+        self.fingerprints.append(tuple(zlib.crc32(part.tobytes()) for part in (*parts, labels)))
         self.num_images += len(labels)
-        here = len(self.prints) - 1
-        if self.period is None and here and self.prints[-1] == self.prints[0]:
+        here = len(self.fingerprints) - 1
+        if self.period is None and here and self.fingerprints[-1] == self.fingerprints[0]:
             self.period = here
-        elif self.period and self.prints[-1] != self.prints[here - self.period]:
+        elif self.period and self.fingerprints[-1] != self.fingerprints[here - self.period]:
             self.period = None
         # data made up for a trial may repeat itself, and end
         if self.period and here + 1 >= 2 * self.period and self.num_images >= REPEATS_FROM:

@@ -14,7 +14,7 @@ from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import option, parsed
 from keras_ms.curriculum.density import DENSITIES
 from keras_ms.curriculum.subsets import METHODS, check_curriculum_options, curriculum_subsets
-from keras_ms.run.damaged_files import naming_file
+from keras_ms.run.damaged_files import errors_name_file
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.terminal.progress import is_terminal, progress_lines
@@ -271,5 +271,7 @@ def _settings(options, data, given):
         data = {"validation_fraction": 0.0} | data
     if options.config or given:
         return image_settings(options, data | given)
-    with naming_file(options.model, "in `data` settings of images, as keras-ms evaluate writes"):
+    with errors_name_file(
+        options.model, "in `data` settings of images, as keras-ms evaluate writes"
+    ):
         return image_settings(options, data)

@@ -8,7 +8,7 @@ import numpy as np
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
 from keras_ms.evaluation.embed import embed_batches
-from keras_ms.run.choice import Choice
+from keras_ms.run.choice import WeightsChoice
 from keras_ms.run.closing import StageRecalls, closing_table, shortfall
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
@@ -26,7 +26,7 @@ def measured_baselines(
     *,
     models: RunModels,
     data: RunData,
-    choice: Choice | None,
+    choice: WeightsChoice | None,
     log: Callable[[str], Any],
 ) -> StageRecalls:
     """Recalls before training, measured once in a run and kept in its folder.
@@ -46,10 +46,10 @@ def measured_baselines(
         DamagedFile: the file of an earlier session.
     """
     ks = settings.evaluation.ks
-    recalls = run.read_json(run.baselines)
+    recalls = run.read_json(run.baselines_file)
     # a run folder of an earlier version has them without the split
     if recalls is not None and "test" in recalls:
-        with run.naming(run.baselines):
+        with run.errors_name_file(run.baselines_file):
             _ = closing_table(recalls, ks), shortfall(recalls)
         return recalls
     recalls = {"validation": {}, "test": {}}
@@ -64,7 +64,7 @@ def measured_baselines(
             "pooled_features": as_texts(choice.pooled_features or {}),
             "step_0": as_texts(choice.at_start().recall),
         }
-    run.write_json(run.baselines, recalls)
+    run.write_json(run.baselines_file, recalls)
     log(closing_table(recalls, ks))
     return recalls
 

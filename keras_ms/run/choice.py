@@ -35,7 +35,7 @@ class MeasuredWeights(NamedTuple):
         return -1.0 if math.isnan(self.recall[1]) else self.recall[1]
 
 
-class Choice(NamedTuple):
+class WeightsChoice(NamedTuple):
     """Weights that were measured, and which of them are taken.
 
     Attributes:
@@ -90,7 +90,7 @@ class Choice(NamedTuple):
         }
 
     @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> "Choice":
+    def from_json(cls, written: Mapping[str, Any]) -> "WeightsChoice":
         """The choice that `to_json` wrote."""
         candidates = [
             MeasuredWeights(**{**c, "recall": _numbered(c["recall"])})
@@ -104,7 +104,7 @@ def _training_name(candidate):
     return f"{candidate.start}, rate {candidate.learning_rate:g}, {candidate.steps} steps"
 
 
-def read_choice(run: RunFolder, *, steps: int, ks: Sequence[int]) -> Choice:
+def read_choice(run: RunFolder, *, steps: int, ks: Sequence[int]) -> WeightsChoice:
     """The choice that an earlier session of a run made.
 
     Args:
@@ -115,8 +115,8 @@ def read_choice(run: RunFolder, *, steps: int, ks: Sequence[int]) -> Choice:
     Raises:
         DamagedFile: choice.json lacks something that is asked of a choice later.
     """
-    with run.naming(run.choice):
-        choice = Choice.from_json(run.read_json(run.choice))
+    with run.errors_name_file(run.choice_file):
+        choice = WeightsChoice.from_json(run.read_json(run.choice_file))
         for one in (choice.at_start(), choice.last(steps), *choice.candidates):
             _ = [one.recall[k] for k in ks], f"{one.learning_rate:g} {one.steps:d}"
         return choice
@@ -130,7 +130,7 @@ def best_of(candidates: Sequence[MeasuredWeights]) -> MeasuredWeights:
     return min(candidates, key=lambda c: (-c.value, c.alpha, c.learning_rate, c.start))
 
 
-def choice_table(choice: Choice) -> str:
+def choice_table(choice: WeightsChoice) -> str:
     """The candidates as lines of text: a row for each training, a column for each alpha.
 
     Recall@1 in hundredths; what was chosen stands in brackets.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_ms.data.image_list import ImageList
-from keras_ms.run.choice import Choice
+from keras_ms.run.choice import WeightsChoice
 
 # by "validation" and "test", then by stage: Recall@K by K as text, None where embeddings hold NaN
 StageRecalls = dict[str, dict[str, dict[str, float] | None]]
@@ -60,7 +60,7 @@ def run_summary(
     images: ImageList,
     recalls: StageRecalls,
     *,
-    choice: Choice | None,
+    choice: WeightsChoice | None,
     exports: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:

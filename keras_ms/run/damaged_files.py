@@ -23,7 +23,7 @@ class DamagedFile(ValueError):
 
 
 @contextmanager
-def naming_file(path: str | Path, expected: str, remedy: str = "") -> Iterator[None]:
+def errors_name_file(path: str | Path, expected: str, remedy: str = "") -> Iterator[None]:
     """Errors of reading a file, or of using what was read, become one that names the file.
 
     Readers of JSON, of zip archives and of HDF5 raise a dozen kinds of errors, most of which do
@@ -40,7 +40,7 @@ def naming_file(path: str | Path, expected: str, remedy: str = "") -> Iterator[N
     Example:
 
     ```python
-    with naming_file("choice.json", "what was chosen", "Delete it"):
+    with errors_name_file("choice.json", "what was chosen", "Delete it"):
         chosen = choice["candidates"][choice["chosen"]]
     ```
     """
@@ -58,14 +58,14 @@ def naming_file(path: str | Path, expected: str, remedy: str = "") -> Iterator[N
 def read_json(path: Path, expected: str, remedy: str = "") -> Any:
     """The dict or the list of a JSON file; None where there is no file.
 
-    Args: as `naming_file`.
+    Args: as `errors_name_file`.
 
     Raises:
         DamagedFile: no JSON, or JSON of something else.
     """
     if not path.is_file():
         return None
-    with naming_file(path, expected, remedy):
+    with errors_name_file(path, expected, remedy):
         # some editors mark UTF-8 at the beginning of a file
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
         if not isinstance(content, (dict, list)):
@@ -80,12 +80,12 @@ def read_arrays(
 
     Args:
         names: function from the list of all names to those that are read.
-        path, expected, remedy: as `naming_file`.
+        path, expected, remedy: as `errors_name_file`.
 
     Raises:
         DamagedFile: no .npz file, or one that lacks the arrays.
     """
-    with naming_file(path, expected, remedy):
+    with errors_name_file(path, expected, remedy):
         # np.load takes other files for pickles, and its errors speak of these
         if not zipfile.is_zipfile(path):
             raise ValueError("no .npz file, or the beginning of one")
@@ -96,12 +96,12 @@ def read_arrays(
 def read_numbers(path: Path, expected: str, remedy: str = "") -> list[dict[str, float]]:
     """The rows of a CSV file of numbers, a list of dicts; an empty cell is left out.
 
-    Args: as `naming_file`.
+    Args: as `errors_name_file`.
 
     Raises:
         DamagedFile: no table, a row of another length, or something that is no number.
     """
-    with naming_file(path, expected, remedy), open(path, newline="", encoding="utf-8") as file:
+    with errors_name_file(path, expected, remedy), open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = []
         for row in reader:
@@ -121,7 +121,7 @@ def load_weights(model: "keras.Model", path: Path, remedy: str = "") -> None:
     """
     if not path.is_file():
         raise DamagedFile(f"Expected the weights of {model.name}. Nothing is at {path}. {remedy}")
-    with naming_file(path, f"the weights of {model.name}", remedy):
+    with errors_name_file(path, f"the weights of {model.name}", remedy):
         model.load_weights(path)
 
 

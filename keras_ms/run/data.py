@@ -26,14 +26,14 @@ class RunData(NamedTuple):
         images: `ImageList` with all splits.
         features: of the images, computed when they are asked for.
         subsets: of a curriculum, for each training image, int (N,); None without one.
-        order: of batches of near classes; None where classes are drawn at random.
+        neighbour_indices: of batches of near classes; None where classes are drawn at random.
     """
 
     settings: Settings
     images: ImageList
     features: RunFeatures
     subsets: np.ndarray | None
-    order: NeighbourIndices | None
+    neighbour_indices: NeighbourIndices | None
 
     @property
     def stages(self) -> int:
@@ -51,7 +51,7 @@ class RunData(NamedTuple):
         return tf.data.Dataset.from_tensor_slices(pairs).batch(1024)
 
     def training(self, start_step: int) -> tf.data.Dataset:
-        """Endless balanced batches from `start_step` on; with an `order`, an epoch of them."""
+        """Endless balanced batches from `start_step` on; an epoch, with `neighbour_indices`."""
         settings, images = self.settings, self.images.subset("train")
         if settings.model.freeze_backbone:
             features = self.features.training_views()
@@ -61,8 +61,8 @@ class RunData(NamedTuple):
         else:
             source = images
             options = {"image_size": settings.images.image_size, **view_options(settings, images)}
-        if self.order is not None:
-            return neighbour_batches(source, self.order, **options)
+        if self.neighbour_indices is not None:
+            return neighbour_batches(source, self.neighbour_indices, **options)
         return _balanced(settings, source, subsets=self.subsets, start_step=start_step, **options)
 
     def head_batches(self, features: np.ndarray, labels: np.ndarray) -> tf.data.Dataset:
@@ -90,7 +90,7 @@ class RunData(NamedTuple):
         return plain_batches(settings, images).map(lambda image, _: image), images.labels
 
 
-def settled_by_images(settings: Settings, images: ImageList) -> Settings:
+def with_image_defaults(settings: Settings, images: ImageList) -> Settings:
     """The settings with what depends on the number of classes; open is then what folds choose.
 
     Args:
@@ -139,12 +139,12 @@ def run_data(
     if settings.batches.curriculum:
         subsets = read_curriculum(settings.batches.curriculum, train, allow_more=True).subset
         _tell_stages(settings, subsets, log)
-    order = _neighbour_order(settings, train.labels)
+    neighbour_indices = _neighbour_indices(settings, train.labels)
     _balanced(settings, train.labels, subsets=subsets, start_step=0)
     features = RunFeatures(
         settings, images, features_model=features_model, log=log, verbose=verbose
     )
-    return RunData(settings, images, features, subsets, order)
+    return RunData(settings, images, features, subsets, neighbour_indices)
 
 
 def _num_stages(subsets):
@@ -182,7 +182,7 @@ def _balanced(settings, source, *, subsets, start_step, **options):
     )
 
 
-def _neighbour_order(settings, labels):
+def _neighbour_indices(settings, labels):
     if settings.batches.neighbour_classes == 1:
         return None
     return NeighbourIndices(

@@ -74,7 +74,7 @@ def run_facts(
         )
     count = batches.neighbour_classes
     near = f"batches of groups of {count} near classes" if count > 1 else "random classes"
-    if run.class_tree.is_file():
+    if run.class_tree_file.is_file():
         facts["Class tree"] = (
             f"{settings.loss.tree_levels} levels, {settings.loss.tree_linkage} linkage, rebuilt "
             f"every epoch; margins of the {settings.loss.tree_margins} tree; {near}"
@@ -92,8 +92,8 @@ def run_facts(
     ]
     if known:
         facts["Recall@1 for comparison"] = ", ".join(known)
-    environment = run.read_json(run.environment) or {}
-    with run.naming(run.environment):
+    environment = run.read_json(run.environment_file) or {}
+    with run.errors_name_file(run.environment_file):
         versions = {"Python": environment.get("python"), **environment.get("packages", {})}
     shown = ("Python", "keras_ms", "tensorflow", "keras")
     known = [f"{name} {versions[name]}" for name in shown if versions.get(name)]
@@ -112,8 +112,8 @@ def run_baselines(run: RunFolder) -> dict[str, dict[str, dict[int, float]]]:
         Dict from "validation" and "test" to a dict from "raw_pixels", "pooled_features" and
         "step_0", the network before training, to Recall@K by K. What is not known is left out.
     """
-    written = run.read_json(run.baselines) or {}
-    with run.naming(run.baselines):
+    written = run.read_json(run.baselines_file) or {}
+    with run.errors_name_file(run.baselines_file):
         if not set(written) <= {"validation", "test"}:
             written = {"test": written}
         return {split: _recalls(written.get(split)) for split in ("validation", "test")}
@@ -124,8 +124,8 @@ def run_test_recalls(run: RunFolder) -> dict[str, dict[int, float]]:
 
     None of them before the run is finished.
     """
-    summary = run.read_json(run.summary) or {}
-    with run.naming(run.summary):
+    summary = run.read_json(run.summary_file) or {}
+    with run.errors_name_file(run.summary_file):
         return _recalls(summary.get("test_recall"))
 
 
@@ -135,11 +135,11 @@ def run_choice(run: RunFolder) -> Choice | None:
     Raises:
         ValueError: choice.json is not what a run writes.
     """
-    file = run.choice
+    file = run.choice_file
     written = run.read_json(file)
     if written is None:
         return None
-    with run.naming(file):
+    with run.errors_name_file(file):
         candidates = [
             MeasuredCandidate(
                 one["learning_rate"],
@@ -159,7 +159,7 @@ def run_choice(run: RunFolder) -> Choice | None:
         )
 
 
-def run_levels(run: RunFolder, history: History) -> dict[str, float]:
+def run_baseline_lines(run: RunFolder, history: History) -> dict[str, float]:
     """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
 
     Args:
@@ -206,13 +206,15 @@ def _recalls(stages: Mapping[str, Any] | None) -> dict[str, dict[int, float]]:
 def run_pictures(run: RunFolder) -> dict[str, Path]:
     """The PNG files of the run that the page shows, by title."""
     # Of thousands of classes it is longer than anyone scrolls, and the page has a size to keep to.
-    drawn = run.tree_picture.is_file() and run.tree_picture.stat().st_size < _LARGEST_PICTURE
-    if drawn and image_fault(run.tree_picture):
+    drawn = (
+        run.tree_picture_file.is_file() and run.tree_picture_file.stat().st_size < _LARGEST_PICTURE
+    )
+    if drawn and image_fault(run.tree_picture_file):
         logging.getLogger("keras_ms").warning(
-            "%s is damaged: the report leaves it out", run.tree_picture
+            "%s is damaged: the report leaves it out", run.tree_picture_file
         )
         drawn = False
-    return {"The class tree before the last epoch": run.tree_picture} if drawn else {}
+    return {"The class tree before the last epoch": run.tree_picture_file} if drawn else {}
 
 
 def _in_brackets(options):
@@ -246,7 +248,7 @@ def run_history(run: RunFolder) -> list[dict[str, float]]:
         DamagedFile: history.csv, where nothing else has the rows.
     """
     try:
-        rows = (run.read_story() or {"rows": []})["rows"]
+        rows = (run.read_progress() or {"rows": []})["rows"]
     except DamagedFile:
         rows = []
     try:

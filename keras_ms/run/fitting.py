@@ -24,16 +24,17 @@ class Fitted(NamedTuple):
     """What a training leaves beside the last weights in its model.
 
     Attributes:
-        recall: what measured the validation classes, or the test classes without any.
-        best: what kept the best weights; None without validation classes.
-        between: what knows the weights that training began with; None where they cannot be kept.
-        rows: the history, a dict for each epoch.
+        recall_callback: what measured the validation classes, or the test classes without any.
+        best_keeper: what kept the best weights; None without validation classes.
+        interpolation: what knows the weights that training began with; None where they cannot be
+            kept.
+        history: a dict of numbers for each epoch.
     """
 
-    recall: RecallAtK
-    best: KeepBestWeights | None
-    between: InterpolateWeights | None
-    rows: list[dict[str, float]]
+    recall_callback: RecallAtK
+    best_keeper: KeepBestWeights | None
+    interpolation: InterpolateWeights | None
+    history: list[dict[str, float]]
 
     def take(self, alpha: float) -> None:
         """Leaves the model with weights between the start and the last ones.
@@ -44,9 +45,9 @@ class Fitted(NamedTuple):
         Raises:
             ValueError: the start was not kept.
         """
-        if self.between is None:
+        if self.interpolation is None:
             raise ValueError(f"Expected a start to go back to, for alpha={alpha}. None was kept")
-        self.between.take(alpha)
+        self.interpolation.take(alpha)
 
 
 def fit_model(
@@ -70,15 +71,19 @@ def fit_model(
         DamagedFile: the files of an earlier session.
     """
     model = models.trained
-    recall = _recall_at_k(settings, data)
+    recall_callback = _recall_at_k(settings, data)
     # what is chosen by is not the test classes
-    best = KeepBestWeights(recall, run.best_weights) if recall.prefix == "val_" else None
+    best_keeper = (
+        KeepBestWeights(recall_callback, run.best_weights_file)
+        if recall_callback.prefix == "val_"
+        else None
+    )
     with models.scope():
-        for callback in (recall, best):
+        for callback in (recall_callback, best_keeper):
             if callback:
                 callback.set_model(model)
-        between = _interpolation(run, settings, model, recall, best)
-        epoch, rows = _restored(run, model, recall, best)
+        interpolation = _interpolation(run, settings, model, recall_callback, best_keeper)
+        epoch, history = _restored(run, model, recall_callback, best_keeper)
         # the margins of its loss are variables too
         trees = _class_tree_callbacks(run, settings, models, data)
         # else the first trace of the step makes its variables, and fit traces it again; not
@@ -93,27 +98,30 @@ def fit_model(
         model.fit(
             data.training(start_step=steps_done),
             # batches that follow a class tree come an epoch at a time
-            steps_per_epoch=None if data.order else settings.training.steps_per_epoch,
+            steps_per_epoch=None if data.neighbour_indices else settings.training.steps_per_epoch,
             initial_epoch=epoch,
             epochs=epochs,
             shuffle=False,  # the batches come in the sampler's order
             verbose=verbose,
             callbacks=[
                 *trees,
-                recall,
-                *([best] if best else []),
+                recall_callback,
+                *([best_keeper] if best_keeper else []),
                 *([lines] if verbose == 2 else []),
                 ExplainZeroLoss(),
                 SaveRun(
                     run,
                     settings.training.steps_per_epoch,
-                    rows=rows,
-                    best=lambda: {"value": recall.best_value, "step": recall.best_step},
+                    history=history,
+                    best=lambda: {
+                        "value": recall_callback.best_value,
+                        "step": recall_callback.best_step,
+                    },
                 ),
             ],
         )
-    write_weights(model, run.last_weights)
-    return Fitted(recall, best, between, rows)
+    write_weights(model, run.last_weights_file)
+    return Fitted(recall_callback, best_keeper, interpolation, history)
 
 
 def _recall_at_k(settings, data):
@@ -129,55 +137,60 @@ def _recall_at_k(settings, data):
     )
 
 
-def _interpolation(run, settings, model, recall, best):
+def _interpolation(run, settings, model, recall_callback, best_keeper):
     """An `InterpolateWeights` that knows the start; None where no weights in between are asked."""
     # folds choose between the start and the trained weights at least
     if not settings.training.interpolate and settings.training.tune != "folds":
         return None
-    between = InterpolateWeights(recall, best=best, start_path=run.start_weights)
-    between.set_model(model)
-    is_there = run.start_weights.is_file()
-    with run.naming(run.start_weights) if is_there else contextlib.nullcontext():
-        between.keep_start()
-    return between
+    interpolation = InterpolateWeights(
+        recall_callback, best=best_keeper, start_path=run.start_weights_file
+    )
+    interpolation.set_model(model)
+    is_there = run.start_weights_file.is_file()
+    with run.errors_name_file(run.start_weights_file) if is_there else contextlib.nullcontext():
+        interpolation.keep_start()
+    return interpolation
 
 
 def _restored(
-    run: RunFolder, model: keras.Model, recall: RecallAtK, best: KeepBestWeights | None
+    run: RunFolder,
+    model: keras.Model,
+    recall_callback: RecallAtK,
+    best_keeper: KeepBestWeights | None,
 ) -> tuple[int, list[dict[str, float]]]:
     """Restores the last complete epoch into model and callback: its number and the history."""
-    story = run.read_story()
-    if best and story and story["best"].get("step") is not None:
+    progress = run.read_progress()
+    if best_keeper and progress and progress["best"].get("step") is not None:
         # needed at the end, so it is read now; the state replaces what it sets
-        load_weights(model, run.best_weights, run.remedy(run.best_weights))
-    epoch, rows, measured = run.restore_state(model)
-    if rows:
+        load_weights(model, run.best_weights_file, run.remedy(run.best_weights_file))
+    epoch, history, measured = run.restore_state(model)
+    if history:
         # the file of them may have been cut off meanwhile
-        run.write_history(rows)
+        run.write_history(history)
     else:
-        run.chosen_weights.unlink(missing_ok=True)
+        run.chosen_weights_file.unlink(missing_ok=True)
     if measured:
-        recall.best_value, recall.best_step = measured["value"], measured["step"]
-    return epoch, rows
+        recall_callback.best_value, recall_callback.best_step = measured["value"], measured["step"]
+    return epoch, history
 
 
 def _class_tree_callbacks(run, settings, models, data):
     """What builds the class tree before every epoch, for the loss or the batches."""
     if settings.loss.name == "hierarchical_triplet":
         loss = models.loss
-        if settings.loss.tree_margins == "first" and run.first_class_tree.is_file():
-            with run.naming(run.first_class_tree):
-                loss.assign_tree(ClassTree.load(run.first_class_tree))
+        if settings.loss.tree_margins == "first" and run.first_class_tree_file.is_file():
+            with run.errors_name_file(run.first_class_tree_file):
+                loss.assign_tree(ClassTree.load(run.first_class_tree_file))
         options: dict[str, Any] = {
             "levels": settings.loss.tree_levels,
             "linkage": settings.loss.tree_linkage,
             "margins": settings.loss.tree_margins,
             "folder": run.path,
         }
-    elif data.order is not None:
+    elif data.neighbour_indices is not None:
         # the batches ask for the nearest classes alone: no levels, and the faster linkage
         loss, options = None, {"levels": 1, "linkage": "single"}
     else:
         return []
     items, labels = data.plain_training()
-    return [RebuildClassTree(loss, items, labels, data.order, **options)]
+    return [RebuildClassTree(loss, items, labels, data.neighbour_indices, **options)]

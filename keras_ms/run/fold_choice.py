@@ -7,13 +7,13 @@ import numpy as np
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.models.head_start import STARTS
-from keras_ms.run.choice import Choice, choice_table, read_choice
+from keras_ms.run.choice import WeightsChoice, choice_table, read_choice
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
 from keras_ms.run.head_start import run_starts, stays_at_start
 from keras_ms.run.model import RunModels
-from keras_ms.run.optimizer import learning_rate, run_optimizer
+from keras_ms.run.optimizer import learning_rate_schedule, run_optimizer
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.defaults import UNTUNED_HEAD
 
@@ -25,7 +25,7 @@ def choose_by_folds(
     models: RunModels,
     data: RunData,
     log: Callable[[str], Any],
-) -> Choice | None:
+) -> WeightsChoice | None:
     """The choice of the head, made once in a run and kept in its folder.
 
     Args:
@@ -36,7 +36,7 @@ def choose_by_folds(
         log: function that takes a line of text for the user.
 
     Returns:
-        `Choice`; None where no classes can be held out.
+        `WeightsChoice`; None where no classes can be held out.
 
     Raises:
         DamagedFile: the files of an earlier session.
@@ -54,17 +54,17 @@ def choose_by_folds(
             )
         )
         return None
-    if run.choice.is_file():
+    if run.choice_file.is_file():
         choice = read_choice(run, steps=settings.training.steps, ks=settings.evaluation.ks)
     else:
         heads = _heads(settings, models, data, folds, log)
         choice = heads.choice(_measured(run, settings, heads, log))
-        run.write_json(run.choice, choice.to_json())
+        run.write_json(run.choice_file, choice.to_json())
     log(choice_table(choice))
     return choice
 
 
-def settled_by_folds(settings: Settings, choice: Choice | None) -> Settings:
+def with_fold_choice(settings: Settings, choice: WeightsChoice | None) -> Settings:
     """The settings with a start and a learning rate of the head: as set, chosen, or usual.
 
     Args:
@@ -106,7 +106,7 @@ def starts_to_try(
 def _heads(settings, models, data, folds, log):
     rate = settings.training.learning_rate
     features = data.features.training_views()
-    usable = [run_starts(models, data, rows=~held) for held in folds]
+    usable = [run_starts(models, data, rows=~held_out) for held_out in folds]
     return HeadFolds(
         features,
         data.images.subset("train").labels,
@@ -115,7 +115,7 @@ def _heads(settings, models, data, folds, log):
         loss=models.loss,
         normalize=models.loss.normalize,
         optimizer=lambda schedule: run_optimizer(settings, schedule),
-        schedule=learning_rate(settings, 1.0),
+        schedule=learning_rate_schedule(settings, 1.0),
         batches=data.head_batches,
         steps=settings.training.steps,
         starts=starts_to_try(settings.model.head_initializer, usable, log=log),
@@ -133,15 +133,17 @@ def _measured(run, settings, heads, log):
         f"{len(heads.trainings())} heads of {settings.training.steps} steps"
     )
     # of an interrupted run
-    with run.naming(run.folds):
-        written = {tuple(training): recalls for training, recalls in run.read_json(run.folds) or []}
+    with run.errors_name_file(run.folds_file):
+        written = {
+            tuple(training): recalls for training, recalls in run.read_json(run.folds_file) or []
+        }
         for recalls in written.values():
             _from_json(recalls)
     measured = {}
     for training in heads.trainings():
         if training not in written:
             written[training] = _to_json(heads.measure(*training))
-            run.write_json(run.folds, [[list(key), value] for key, value in written.items()])
+            run.write_json(run.folds_file, [[list(key), value] for key, value in written.items()])
         measured[training] = _from_json(written[training])
         fold, start, rate = training
         reached = [recall[1] for _, recall in measured[training]]

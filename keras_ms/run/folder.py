@@ -20,13 +20,13 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.files import check_writable, whole_file
 from keras_ms.run.damaged_files import (
     DamagedFile,
-    naming_file,
+    errors_name_file,
     read_json,
     read_numbers,
 )
 from keras_ms.run.origin import data_summary, environment
 from keras_ms.run.settings import Settings, read_values
-from keras_ms.run.training_state import read_story, restore_state, save_state
+from keras_ms.run.training_state import read_progress, restore_state, save_state
 from keras_ms.terminal.command_words import resume_command
 
 try:
@@ -64,31 +64,31 @@ class RunFolder:
     def __init__(self, path: str | Path):
         # resolved, so that even "." has a name
         self.path = Path(path).resolve()
-        self.settings = self.path / "settings.json"
-        self.environment = self.path / "environment.json"
-        self.data = self.path / "data.json"
-        self.state = self.path / "state.npz"
-        self.history = self.path / "history.csv"
-        self.curves = self.path / "curves.png"
-        self.baselines = self.path / "baselines.json"
-        self.summary = self.path / "summary.json"
-        self.model = self.path / "embedder.keras"
-        self.folds = self.path / "folds.json"
-        self.choice = self.path / "choice.json"
-        self.start_weights = self.path / "start.weights.h5"
-        self.best_weights = self.path / "best.weights.h5"
-        self.chosen_weights = self.path / "chosen.weights.h5"
-        self.last_weights = self.path / "last.weights.h5"
-        self.curriculum = self.path / "curriculum.csv"
-        self.class_tree = self.path / "class_tree.npz"
-        self.first_class_tree = self.path / "first_class_tree.npz"
-        self.tree_picture = self.path / "class_tree.png"
-        self.hardness = self.path / "hardness.png"
+        self.settings_file = self.path / "settings.json"
+        self.environment_file = self.path / "environment.json"
+        self.data_file = self.path / "data.json"
+        self.state_file = self.path / "state.npz"
+        self.history_file = self.path / "history.csv"
+        self.curves_file = self.path / "curves.png"
+        self.baselines_file = self.path / "baselines.json"
+        self.summary_file = self.path / "summary.json"
+        self.model_file = self.path / "embedder.keras"
+        self.folds_file = self.path / "folds.json"
+        self.choice_file = self.path / "choice.json"
+        self.start_weights_file = self.path / "start.weights.h5"
+        self.best_weights_file = self.path / "best.weights.h5"
+        self.chosen_weights_file = self.path / "chosen.weights.h5"
+        self.last_weights_file = self.path / "last.weights.h5"
+        self.curriculum_file = self.path / "curriculum.csv"
+        self.class_tree_file = self.path / "class_tree.npz"
+        self.first_class_tree_file = self.path / "first_class_tree.npz"
+        self.tree_picture_file = self.path / "class_tree.png"
+        self.hardness_file = self.path / "hardness.png"
 
     def check_new(self) -> None:
         """Raises FileExistsError if a run is there, OSError if the folder cannot be written."""
         try:
-            begun = self.settings.exists()
+            begun = self.settings_file.exists()
         except OSError as error:
             raise self._not_made(error) from error
         if begun:
@@ -144,23 +144,23 @@ class RunFolder:
         """
         if settings.batches.curriculum:
             # whatever becomes of the file, a resumed run goes on with the table that it began with
-            with whole_file(self.curriculum) as temporary:
+            with whole_file(self.curriculum_file) as temporary:
                 temporary.write_bytes(Path(settings.batches.curriculum).read_bytes())
         # settings.json makes it a run: what a resumed run reads is there before
-        with whole_file(self.settings) as temporary:
+        with whole_file(self.settings_file) as temporary:
             temporary.write_text(settings.to_json(), encoding="utf-8")
-        self.complete(images)
+        self.write_missing_files(images)
 
-    def complete(self, images: ImageList | None = None) -> None:
+    def write_missing_files(self, images: ImageList | None = None) -> None:
         """Writes environment.json and data.json where they are missing.
 
         Args:
             images: as in `create`.
         """
-        if not self.environment.is_file():
-            self.write_json(self.environment, environment())
-        if images is not None and not self.data.is_file():
-            self.write_json(self.data, data_summary(images))
+        if not self.environment_file.is_file():
+            self.write_json(self.environment_file, environment())
+        if images is not None and not self.data_file.is_file():
+            self.write_json(self.data_file, data_summary(images))
 
     @classmethod
     def find(cls, path: str | Path, runs_folder: str | Path = "runs") -> "RunFolder":
@@ -176,13 +176,14 @@ class RunFolder:
                 for settings in sorted(
                     Path(runs_folder).glob("*/settings.json"), key=lambda file: file.stat().st_mtime
                 )
-                if not cls(settings.parent).summary.exists() and cls(settings.parent)._is_free()
+                if not cls(settings.parent).summary_file.exists()
+                and cls(settings.parent)._is_free()
             ]
             if not unfinished:
                 raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
             return unfinished[-1]
         run = cls(path)
-        if not run.settings.is_file():
+        if not run.settings_file.is_file():
             raise FileNotFoundError(
                 "Expected the folder of a run, with settings.json in it, to resume. "
                 f"Received: {path}"
@@ -227,27 +228,29 @@ class RunFolder:
 
     def read_settings(self) -> Settings:
         try:
-            settings = Settings.read(self.settings, before={"tune": "off", "interpolate": False})
+            settings = Settings.read(
+                self.settings_file, values_if_missing={"tune": "off", "interpolate": False}
+            )
         except ValueError as error:
             raise DamagedFile(
-                f"{error}. {self.settings} is written once, as a run begins: mend it, or begin a "
-                "new run"
+                f"{error}. {self.settings_file} is written once, as a run begins: mend it, or "
+                "begin a new run"
             ) from error
-        saved = read_values(self.settings)
+        saved = read_values(self.settings_file)
         is_open = saved.get("backbone_learning_rate") is None
         if "tune" not in saved and is_open and settings.training.backbone_learning_rate is not None:
             # the run began when an open rate was that of the head
             settings = settings.with_values(backbone_learning_rate=settings.training.learning_rate)
-        if self.curriculum.is_file():
-            settings = settings.with_values(curriculum=str(self.curriculum))
+        if self.curriculum_file.is_file():
+            settings = settings.with_values(curriculum=str(self.curriculum_file))
         return settings
 
     def settled_settings(self) -> Settings:
         """The settings, with what folds have chosen of what was left open."""
-        settings, choice = self.read_settings(), self.read_json(self.choice)
+        settings, choice = self.read_settings(), self.read_json(self.choice_file)
         if choice is None or settings.training.tune != "folds":
             return settings
-        with self.naming(self.choice):
+        with self.errors_name_file(self.choice_file):
             chosen = choice["candidates"][choice["chosen"]]
             return settings.with_values(
                 head_initializer=settings.model.head_initializer or chosen["start"],
@@ -267,9 +270,9 @@ class RunFolder:
         """
         return read_json(path, *self._contents(path))
 
-    def naming(self, path: Path) -> AbstractContextManager[None]:
+    def errors_name_file(self, path: Path) -> AbstractContextManager[None]:
         """A context that turns errors about a file's content into a `DamagedFile` about it."""
-        return naming_file(path, *self._contents(path))
+        return errors_name_file(path, *self._contents(path))
 
     def remedy(self, path: Path) -> str:
         """What to do about a damaged file of the run, in words."""
@@ -281,13 +284,13 @@ class RunFolder:
         command = resume_command(self.path, ["train"])
         return expected, f"Delete {what}; then this {again}: {command}"
 
-    def write_history(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
-        with whole_file(self.history) as temporary:
+        with whole_file(self.history_file) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+                writer = csv.DictWriter(file, fieldnames=list(history[0]))
                 writer.writeheader()
-                writer.writerows(rows)
+                writer.writerows(history)
 
     def read_history(self) -> list[dict[str, float]]:
         """The rows of history.csv, dicts of numbers; none without the file.
@@ -295,29 +298,29 @@ class RunFolder:
         Raises:
             DamagedFile: as `read_json`.
         """
-        if not self.history.is_file():
+        if not self.history_file.is_file():
             return []
-        return read_numbers(self.history, *self._contents(self.history))
+        return read_numbers(self.history_file, *self._contents(self.history_file))
 
     def save_state(
         self,
         model: keras.Model,
         epoch: int,
-        rows: Sequence[Mapping[str, float]],
+        history: Sequence[Mapping[str, float]],
         best: Mapping[str, Any],
     ) -> None:
         """As `keras_ms.run.training_state.save_state`, into the folder."""
-        save_state(self.state, model, epoch=epoch, rows=rows, best=best)
+        save_state(self.state_file, model, epoch=epoch, history=history, best=best)
 
-    def read_story(self) -> dict[str, Any] | None:
+    def read_progress(self) -> dict[str, Any] | None:
         """The dict of "epoch", "rows" and "best" in the training state; None without a state.
 
         Raises:
             DamagedFile: as `read_json`.
         """
-        if not self.state.is_file():
+        if not self.state_file.is_file():
             return None
-        return read_story(self.state, *self._contents(self.state))
+        return read_progress(self.state_file, *self._contents(self.state_file))
 
     def restore_state(
         self, model: keras.Model
@@ -325,10 +328,10 @@ class RunFolder:
         """As `keras_ms.run.training_state.restore_state`, from the folder.
 
         Returns:
-            `(epoch, rows, best)`, or `(0, [], {})` if the run was interrupted before its first
+            `(epoch, history, best)`, or `(0, [], {})` if the run was interrupted before its first
             complete epoch.
         """
-        if not self.state.is_file():
+        if not self.state_file.is_file():
             return 0, [], {}
-        expected, remedy = self._contents(self.state)
-        return restore_state(self.state, model, expected=expected, remedy=remedy)
+        expected, remedy = self._contents(self.state_file)
+        return restore_state(self.state_file, model, expected=expected, remedy=remedy)

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.models.head_start import STARTS, head_axes
-from keras_ms.run.choice import Choice, MeasuredWeights, best_of
+from keras_ms.run.choice import MeasuredWeights, WeightsChoice, best_of
 
 # eighths: measuring one costs a product of the held-out features with the head
 ALPHAS = tuple(number / 8 for number in range(9))
@@ -98,7 +98,7 @@ class HeadFolds:
         self.starts, self.rates, self.alphas = starts, rates, alphas
         self._steps, self._batches, self._ks = steps, batches, ks
         self._random_start = random_start
-        self._begins: dict[tuple[int, str], Any] = {}  # (kernel, bias) by fold and start
+        self._start_weights: dict[tuple[int, str], Any] = {}  # (kernel, bias) by fold and start
         self._rate = keras.Variable(1.0, trainable=False, name="rate")
         inputs = keras.Input((features.shape[-1],))
         self._layer: Any = layers.Dense(embedding_size, dtype="float32", name="embedding")
@@ -122,14 +122,16 @@ class HeadFolds:
 
     def pooled_features(self) -> dict[int, float]:
         """Recall@K of the features themselves, by K."""
-        return self._mean([self._recalls(self.features[0][held], held) for held in self.folds])
+        return self._mean(
+            [self._recalls(self.features[0][held_out], held_out) for held_out in self.folds]
+        )
 
     def measure(self, fold: int, start: str, rate: float) -> AlphaRecalls:
         """Trains one head and returns [(alpha, {K: recall})] on the fold's held-out classes."""
-        held = self.folds[fold]
-        if (fold, start) not in self._begins:  # the axes are the same for every rate
-            self._begins[fold, start] = self._start(start, ~held)
-        begin = self._begins[fold, start]
+        held_out = self.folds[fold]
+        if (fold, start) not in self._start_weights:  # the axes are the same for every rate
+            self._start_weights[fold, start] = self._start(start, ~held_out)
+        begin = self._start_weights[fold, start]
         self._layer.kernel.assign(begin[0])
         self._layer.bias.assign(begin[1])
         optimizer = self._model.optimizer
@@ -138,21 +140,23 @@ class HeadFolds:
         for variable in optimizer.variables:
             variable.assign(ops.zeros_like(variable))
         self._rate.assign(rate)
-        features = self.features[:, ~held]
+        features = self.features[:, ~held_out]
         source = features if len(features) > 1 else features[0]
         self._model.fit(
-            self._batches(source, self.labels[~held]),
+            self._batches(source, self.labels[~held_out]),
             steps_per_epoch=self._steps, epochs=1, shuffle=False, verbose=0,
         )  # fmt: skip
         end = [np.asarray(ops.convert_to_numpy(v)) for v in (self._layer.kernel, self._layer.bias)]
         recalls = []
         for alpha in self.alphas:
-            kernel, bias = (between(s, e, alpha) for s, e in zip(begin, end))
-            recalls.append((alpha, self._recalls(self.features[0][held] @ kernel + bias, held)))
+            kernel, bias = (interpolated(s, e, alpha) for s, e in zip(begin, end))
+            recalls.append(
+                (alpha, self._recalls(self.features[0][held_out] @ kernel + bias, held_out))
+            )
         return recalls
 
-    def choice(self, measured: Mapping[tuple[int, str, float], AlphaRecalls]) -> Choice:
-        """The `Choice` by what was measured.
+    def choice(self, measured: Mapping[tuple[int, str, float], AlphaRecalls]) -> WeightsChoice:
+        """The `WeightsChoice` by what was measured.
 
         Args:
             measured: dict from (fold, start, rate) to what `measure` returned.
@@ -166,7 +170,7 @@ class HeadFolds:
                     candidates.append(MeasuredWeights(self._steps, alpha, recall, start, rate))
         count = len(np.unique(self.labels))
         by = f"{len(self.folds)} folds over {count} training classes"
-        return Choice(by, candidates, best_of(candidates), self.pooled_features())
+        return WeightsChoice(by, candidates, best_of(candidates), self.pooled_features())
 
     def _start(self, start, rows):
         size = self._layer.units
@@ -174,14 +178,14 @@ class HeadFolds:
             return head_axes(self.features[0][rows], self.labels[rows], size, start)
         return self._random_start(start), np.zeros(size, "float32")
 
-    def _recalls(self, embeddings, held):
+    def _recalls(self, embeddings, held_out):
         if not np.isfinite(embeddings).all():
             return dict.fromkeys(self._ks, float("nan"))
-        return dict(recall_at_k(embeddings, self.labels[held], self._ks))
+        return dict(recall_at_k(embeddings, self.labels[held_out], self._ks))
 
     def _mean(self, recalls):
         """The mean over all images of the folds, each searched within its own."""
-        weights = [held.sum() for held in self.folds]
+        weights = [held_out.sum() for held_out in self.folds]
         return {k: float(np.average([r[k] for r in recalls], weights=weights)) for k in self._ks}
 
 

@@ -54,8 +54,8 @@ def start_head(
     """
     start = settings.model.head_initializer
     # what is measured of the start, or kept of it, is there once the state is
-    kept = [run.state, run.baselines]
-    kept += [run.start_weights] * (
+    kept = [run.state_file, run.baselines_file]
+    kept += [run.start_weights_file] * (
         settings.training.interpolate or settings.training.tune == "folds"
     )
     if start not in STARTS or all(file.is_file() for file in kept):

@@ -16,7 +16,7 @@ from keras_ms.models.saved_files import write_model
 from keras_ms.pairs.replicas import mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
-from keras_ms.run.optimizer import learning_rate, run_optimizer
+from keras_ms.run.optimizer import learning_rate_schedule, run_optimizer
 from keras_ms.run.settings import Settings
 
 
@@ -111,7 +111,7 @@ def compile_model(settings: Settings, models: RunModels, *, stages: int = 1) -> 
     if settings.training.learning_rate is None:
         raise ValueError("Expected settings with a learning rate. Received one that is still open")
     with models.scope():
-        schedule = learning_rate(settings, settings.training.learning_rate, stages=stages)
+        schedule = learning_rate_schedule(settings, settings.training.learning_rate, stages=stages)
         optimizer = run_optimizer(settings, schedule, factors=_rate_factors(settings, models))
         # XLA for the whole network was slower on CPUs; the loss compiles its own part
         options: dict[str, Any] = {"optimizer": optimizer, "jit_compile": False}

@@ -17,13 +17,13 @@ def run_optimizer(
 
     Args:
         settings: `Settings`.
-        schedule: learning rate as Keras takes it, of `learning_rate`.
+        schedule: learning rate as Keras takes it, of `learning_rate_schedule`.
         factors: of each trained variable's learning rate. Defaults to None: 1.
     """
     return GroupedAdam(schedule, factors, coupled_l2=settings.training.coupled_l2)
 
 
-def learning_rate(settings: Settings, highest: float, *, stages: int = 1) -> LearningRate:
+def learning_rate_schedule(settings: Settings, highest: float, *, stages: int = 1) -> LearningRate:
     """The learning rate as Keras takes it, run `stages` times in as many parts of the steps.
 
     Args:
@@ -45,3 +45,13 @@ def learning_rate(settings: Settings, highest: float, *, stages: int = 1) -> Lea
             list(boundaries), [highest * 0.1**number for number in range(len(boundaries) + 1)]
         )
     return schedule if stages == 1 else StageSchedule(schedule, steps, stages)
+
+
+def check_schedule(settings: Settings, *, stages: int = 1) -> None:
+    """Raises ValueError for `decay_steps` that do not fit into a stage.
+
+    Args:
+        settings: `Settings`, with or without a learning rate.
+        stages: how often the schedule is run.
+    """
+    learning_rate_schedule(settings, settings.training.learning_rate or 1.0, stages=stages)

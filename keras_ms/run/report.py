@@ -14,13 +14,13 @@ from keras_ms.export.keras_file import load_keras_file
 from keras_ms.files import check_writable
 from keras_ms.models.embedding import split_embedder
 from keras_ms.report import collect_report, write_report
-from keras_ms.run.damaged_files import load_weights, naming_file
+from keras_ms.run.damaged_files import errors_name_file, load_weights
 from keras_ms.run.data import run_data
 from keras_ms.run.facts import (
+    run_baseline_lines,
     run_choice,
     run_facts,
     run_history,
-    run_levels,
     run_pictures,
     run_remarks,
     shown_settings,
@@ -96,7 +96,7 @@ def run_report(
         settings=shown_settings(run.settled_settings()),
         history=history,
         pictures=run_pictures(run),
-        levels=run_levels(run, history),
+        levels=run_baseline_lines(run, history),
         choice=choice,
         remarks=run_remarks(run, history),
         log=log,
@@ -165,7 +165,7 @@ def _data_of(file, data: dict[str, Any] | None, dataset, data_dir) -> tuple[Sett
     if unknown:
         raise ValueError(f"Unknown settings in {file}: {', '.join(sorted(unknown))}")
     given = {name: value for name, value in given.items() if value}
-    with naming_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
+    with errors_name_file(file, "in `data` settings of images, as keras-ms evaluate writes"):
         return Settings.from_values(**(data | given)), split
 
 
@@ -227,27 +227,27 @@ def _map_options(num_map_images) -> dict[str, Any]:
 
 
 def _check_weights(run):
-    if not run.model.is_file() and not run.best_weights.is_file():
+    if not run.model_file.is_file() and not run.best_weights_file.is_file():
         raise UnfinishedRun(
-            f"The run {run.path} has no weights yet: expected {run.model.name}, which it gets at "
-            f"its end, or {run.best_weights.name}, which runs with validation classes get as they "
-            "begin to train",
+            f"The run {run.path} has no weights yet: expected {run.model_file.name}, which it gets "
+            f"at its end, or {run.best_weights_file.name}, which runs with validation classes get "
+            "as they begin to train",
             run.path,
         )
 
 
 def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
     """(embedder, which weights it has in words)."""
-    if run.model.is_file():
-        summary = run.read_json(run.summary) or {}
-        with run.naming(run.summary):
+    if run.model_file.is_file():
+        summary = run.read_json(run.summary_file) or {}
+        with run.errors_name_file(run.summary_file):
             best = summary.get("best_step")
             words = "the last ones"
             if best:
                 words = f"of step {best:,}, the best on the validation classes"
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
-        embedder: Any = load_keras_file(run.model)
+        embedder: Any = load_keras_file(run.model_file)
         return embedder, words
     if settings.model.weights and not settings.model.freeze_backbone:
         # the best weights are those of the whole embedder: what it started from may be gone
@@ -257,19 +257,19 @@ def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
             weights="", frozen_batch_norm=frozen, crop_scale=None, interpolate=False
         )
     models = build_models(settings, images.subset("train").labels, loss=run_loss(settings))
-    load_weights(models.trained, run.best_weights, run.remedy(run.best_weights))
+    load_weights(models.trained, run.best_weights_file, run.remedy(run.best_weights_file))
     return models.embedder, "the best so far on the validation classes; the run is not finished"
 
 
 def _check_same(images, run):
     found = data_summary(images)
-    trained = run.read_json(run.data)
+    trained = run.read_json(run.data_file)
     if trained is None:
         # of a run of an earlier version the counts alone, once it is finished
-        summary = run.read_json(run.summary) or {}
-        with run.naming(run.summary):
+        summary = run.read_json(run.summary_file) or {}
+        with run.errors_name_file(run.summary_file):
             trained = {**found, "counts": summary.get("data", found["counts"])}
-    with run.naming(run.data):
+    with run.errors_name_file(run.data_file):
         _ = trained["counts"], trained["test_classes"]
     if found != trained:
         same = found["counts"] == trained["counts"]

@@ -29,14 +29,14 @@ def opened_run(
         FileExistsError, FileNotFoundError, BlockingIOError, OSError: as
             `keras_ms.run.folder.RunFolder`.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if resume:
             run = RunFolder.find(resume, settings.training.runs_folder)
-            held.enter_context(run.lock())
+            stack.enter_context(run.lock())
             settings = run.read_settings()
             log(f"Continuing {run.path}")
         else:
-            run = _claimed_run(settings, held)
+            run = _claimed_run(settings, stack)
         yield run, settings
 
 
@@ -52,25 +52,25 @@ def precision(policy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming_interrupted(run: RunFolder) -> Iterator[None]:
+def interruption_names_run(run: RunFolder) -> Iterator[None]:
     """Turns an interruption of a run that can be continued into one that names its folder."""
     try:
         yield
     except KeyboardInterrupt as interruption:
-        if not run.settings.is_file():
+        if not run.settings_file.is_file():
             raise
         number = getattr(interruption, "number", signal.SIGINT)
         raise RunInterrupted(run.path, number) from None
 
 
-def _claimed_run(settings: Settings, held: contextlib.ExitStack) -> RunFolder:
-    """The folder of a new run, this process's alone until `held` is closed."""
+def _claimed_run(settings: Settings, stack: contextlib.ExitStack) -> RunFolder:
+    """The folder of a new run, this process's alone until `stack` is closed."""
     name, number = settings.training.run_name or _run_name(settings), 1
     while True:
         # of runs without a name that begin in the same second each gets one
         run = RunFolder(Path(settings.training.runs_folder) / (name + f"-{number}" * (number > 1)))
         try:
-            held.enter_context(run.claim())
+            stack.enter_context(run.claim())
             return run
         except (FileExistsError, BlockingIOError):
             if settings.training.run_name:

@@ -11,10 +11,10 @@ from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.files import remove_unfinished
 from keras_ms.run.baselines import measured_baselines
 from keras_ms.run.closing import closing_words, finite_recall, run_summary
-from keras_ms.run.data import run_data, settled_by_images
+from keras_ms.run.data import run_data, with_image_defaults
 from keras_ms.run.exports import check_exports, export_folder, exported_recall, write_exports
 from keras_ms.run.fitting import fit_model
-from keras_ms.run.fold_choice import choose_by_folds, settled_by_folds
+from keras_ms.run.fold_choice import choose_by_folds, with_fold_choice
 from keras_ms.run.head_start import start_head, stays_at_start
 from keras_ms.run.images import load_run_images
 from keras_ms.run.model import (
@@ -25,10 +25,10 @@ from keras_ms.run.model import (
     run_loss,
     save_deployed,
 )
-from keras_ms.run.optimizer import learning_rate
+from keras_ms.run.optimizer import check_schedule
 from keras_ms.run.pictures import write_pictures
 from keras_ms.run.recalls import as_texts, model_recall
-from keras_ms.run.session import naming_interrupted, opened_run, precision
+from keras_ms.run.session import interruption_names_run, opened_run, precision
 from keras_ms.run.settings import Settings
 from keras_ms.run.validation_choice import choose_by_validation
 from keras_ms.terminal.progress import print_line
@@ -70,22 +70,21 @@ def train(
         lasting_output(),
         opened_run(settings, resume, log=log) as (run, settings),
         precision(settings.training.precision),
-        naming_interrupted(run),
+        interruption_names_run(run),
     ):
         check_exports(settings)
         loss, strategy = run_loss(settings), device_strategy(settings)
         keras.utils.set_random_seed(settings.training.seed)
 
         images = load_run_images(settings, log)
-        settings = settled_by_images(settings, images)
+        settings = with_image_defaults(settings, images)
         labels = images.subset("train").labels
         models = build_models(settings, labels, loss=loss, strategy=strategy)
         data = run_data(settings, images, features_model=models.features_model, log=log)
-        # raises what is wrong with it before the run begins
-        learning_rate(settings, settings.training.learning_rate or 1.0, stages=data.stages)
+        check_schedule(settings, stages=data.stages)
         log(f"{settings.model.backbone}: {parameters_in_words(models.embedder)}")
         if resume:
-            run.complete(images)
+            run.write_missing_files(images)
         else:
             run.create(settings, images)
             log(f"Run folder: {run.path}")
@@ -97,7 +96,7 @@ def train(
 
             if settings.training.tune == "folds":
                 choice = choose_by_folds(run, settings, models=models, data=data, log=log)
-                settings = settled_by_folds(settings, choice)
+                settings = with_fold_choice(settings, choice)
             start_head(run, settings, models=models, data=data, log=log)
             recalls = measured_baselines(
                 run, settings, models=models, data=data, choice=choice, log=log
@@ -115,13 +114,13 @@ def train(
                 # nothing could be measured, and the start loses nothing
                 fitted.take(0.0)
                 test["chosen"] = test["step_0"]
-            elif fitted.best and fitted.recall.best_step is not None:
+            elif fitted.best_keeper and fitted.recall_callback.best_step is not None:
                 choice = choose_by_validation(
                     run, settings, models=models, data=data, fitted=fitted, baselines=validation,
                     log=log,
                 )  # fmt: skip
             write_pictures(
-                run, settings, rows=fitted.rows, choice=choice, recalls=recalls,
+                run, settings, history=fitted.history, choice=choice, recalls=recalls,
                 class_names=images.class_names,
             )  # fmt: skip
 
@@ -133,9 +132,9 @@ def train(
                 # embedding the test images takes long: not twice
                 if choice.chosen != last:
                     test["chosen"] = model_recall(models.trained, data, "test", ks=ks, log=log)
-            reached = finite_recall(recalls, run.last_weights)
+            reached = finite_recall(recalls, run.last_weights_file)
 
-            deployed = save_deployed(models, run.model)
+            deployed = save_deployed(models, run.model_file)
             exports = write_exports(run, settings, deployed, data=data, recall=reached, log=log)
             if exports:
                 test["exported"] = exported_recall(settings, exports, data=data, log=log)
@@ -146,7 +145,7 @@ def train(
                 images, recalls, choice=choice, exports=exports,
                 seconds=time.perf_counter() - started,
             )  # fmt: skip
-            run.write_json(run.summary, summary)
+            run.write_json(run.summary_file, summary)
             paths = [str(run.path), *(export["path"] for export in exports.values())]
             log("Written: " + ", ".join(paths))
             return summary

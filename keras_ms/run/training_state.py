@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_ms.files import whole_file
-from keras_ms.run.damaged_files import naming_file, read_arrays
+from keras_ms.run.damaged_files import errors_name_file, read_arrays
 
 if TYPE_CHECKING:
     from keras_ms.run.folder import RunFolder
@@ -18,7 +18,7 @@ History = Sequence[Mapping[str, float]]
 
 
 def save_state(
-    path: Path, model: keras.Model, *, epoch: int, rows: History, best: Mapping[str, Any]
+    path: Path, model: keras.Model, *, epoch: int, history: History, best: Mapping[str, Any]
 ) -> None:
     """Saves everything that training continues from.
 
@@ -26,30 +26,30 @@ def save_state(
         path: the .npz file.
         model: the compiled model being trained; its optimizer's variables are saved too.
         epoch: epochs completed.
-        rows: history so far, a list of dicts.
+        history: of the epochs so far, a list of dicts.
         best: dict of what is known of the best weights so far.
     """
     arrays: dict[str, Any] = {
         f"variable_{i:05d}": np.asarray(keras.ops.convert_to_numpy(v))
         for i, v in enumerate(_state_variables(model))
     }
-    story = np.array(json.dumps({"epoch": epoch, "rows": rows, "best": best}))
-    arrays = {"story": story, **arrays}
+    progress = np.array(json.dumps({"epoch": epoch, "rows": history, "best": best}))
+    arrays = {"story": progress, **arrays}
     with whole_file(path) as temporary:
         with open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
 
-def read_story(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+def read_progress(path: Path, expected: str, remedy: str) -> dict[str, Any]:
     """What `save_state` saved beside the variables: a dict of "epoch", "rows" and "best".
 
-    Args: as `keras_ms.run.damaged_files.naming_file`.
+    Args: as `keras_ms.run.damaged_files.errors_name_file`.
 
     Raises:
         DamagedFile: another file.
     """
-    with naming_file(path, expected, remedy):
-        return _story(read_arrays(path, lambda names: ["story"], expected, remedy))
+    with errors_name_file(path, expected, remedy):
+        return _saved_progress(read_arrays(path, lambda names: ["story"], expected, remedy))
 
 
 def restore_state(
@@ -59,19 +59,19 @@ def restore_state(
 
     Args:
         model: compiled as the one that was saved.
-        path, expected, remedy: as `keras_ms.run.damaged_files.naming_file`.
+        path, expected, remedy: as `keras_ms.run.damaged_files.errors_name_file`.
 
     Returns:
-        `(epoch, rows, best)`.
+        `(epoch, history, best)`.
 
     Raises:
         DamagedFile: another file.
         ValueError: the state belongs to another model.
     """
     variables = _state_variables(model)
-    with naming_file(path, expected, remedy):
+    with errors_name_file(path, expected, remedy):
         saved = read_arrays(path, list, expected, remedy)
-        story = _story(saved)
+        progress = _saved_progress(saved)
     arrays = [array for name, array in saved.items() if name.startswith("variable_")]
     shapes = [tuple(v.shape) for v in variables]
     if [a.shape for a in arrays] != shapes:
@@ -81,7 +81,7 @@ def restore_state(
         )
     for variable, array in zip(variables, arrays):
         variable.assign(array)
-    return story["epoch"], story["rows"], story["best"]
+    return progress["epoch"], progress["rows"], progress["best"]
 
 
 class SaveRun(keras.callbacks.Callback):
@@ -90,7 +90,7 @@ class SaveRun(keras.callbacks.Callback):
     Args:
         run: RunFolder.
         steps_per_epoch: int.
-        rows: history of the epochs before, as `restore_state` returned it.
+        history: of the epochs before, as `restore_state` returned it.
         best: function that returns what is known of the best weights, a dict.
     """
 
@@ -101,28 +101,28 @@ class SaveRun(keras.callbacks.Callback):
         run: "RunFolder",
         steps_per_epoch: int,
         *,
-        rows: list[dict[str, float]],
+        history: list[dict[str, float]],
         best: Callable[[], Mapping[str, Any]],
     ):
         super().__init__()
         self.run = run
         self.steps_per_epoch = steps_per_epoch
-        self.rows = rows
+        self.history = history
         self.best = best
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.steps_per_epoch}
-        self.rows.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
-        self.run.write_history(self.rows)
-        self.run.save_state(self.model, epoch + 1, self.rows, self.best())
+        self.history.append({**row, **{name: float(value) for name, value in (logs or {}).items()}})
+        self.run.write_history(self.history)
+        self.run.save_state(self.model, epoch + 1, self.history, self.best())
 
 
-def _story(arrays):
-    story = json.loads(str(arrays["story"]))
-    if not isinstance(story["epoch"], int) or len(story["rows"]) < story["epoch"]:
-        raise ValueError(f"{len(story['rows'])} rows of {story['epoch']!r} epochs")
-    _ = [row["step"] + 0 for row in story["rows"]], dict(story["best"])
-    return story
+def _saved_progress(arrays):
+    progress = json.loads(str(arrays["story"]))
+    if not isinstance(progress["epoch"], int) or len(progress["rows"]) < progress["epoch"]:
+        raise ValueError(f"{len(progress['rows'])} rows of {progress['epoch']!r} epochs")
+    _ = [row["step"] + 0 for row in progress["rows"]], dict(progress["best"])
+    return progress
 
 
 def _state_variables(model):

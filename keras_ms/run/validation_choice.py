@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras_ms.models.saved_files import write_weights
-from keras_ms.run.choice import Choice, MeasuredWeights, choice_table, read_choice
+from keras_ms.run.choice import MeasuredWeights, WeightsChoice, choice_table, read_choice
 from keras_ms.run.damaged_files import load_weights
 from keras_ms.run.data import RunData
 from keras_ms.run.fitting import Fitted
@@ -22,7 +22,7 @@ def choose_by_validation(
     fitted: Fitted,
     baselines: Mapping[str, Any],
     log: Callable[[str], Any],
-) -> Choice:
+) -> WeightsChoice:
     """The choice among the steps measured, and the weights between the start and the last ones.
 
     Made once in a run and kept in its folder; the model ends with the chosen weights.
@@ -40,36 +40,36 @@ def choose_by_validation(
         DamagedFile: the files of an earlier session.
     """
     model = models.trained
-    if run.choice.is_file() and run.chosen_weights.is_file():
+    if run.choice_file.is_file() and run.chosen_weights_file.is_file():
         choice = read_choice(run, steps=settings.training.steps, ks=settings.evaluation.ks)
-        load_weights(model, run.chosen_weights, run.remedy(run.chosen_weights))
+        load_weights(model, run.chosen_weights_file, run.remedy(run.chosen_weights_file))
     else:
         num_classes, _ = data.images.counts()["validation"]
         by = f"{num_classes} held-out classes"
         choice = _measured_choice(settings, fitted, baselines, by, log)
-        write_weights(model, run.chosen_weights)
-        run.write_json(run.choice, choice.to_json())
+        write_weights(model, run.chosen_weights_file)
+        run.write_json(run.choice_file, choice.to_json())
     log(choice_table(choice))
     return choice
 
 
 def _measured_choice(settings, fitted, baselines, by, log):
-    ks, rows, between = settings.evaluation.ks, fitted.rows, fitted.between
-    last = int(rows[-1]["step"])
+    ks, history, interpolation = settings.evaluation.ks, fitted.history, fitted.interpolation
+    last = int(history[-1]["step"])
     # by (step, alpha)
     recalls = {(0, 0.0): {k: baselines["step_0"][str(k)] for k in ks}}
-    recalls |= {(int(row["step"]), 1.0): {k: row[f"val_recall@{k}"] for k in ks} for row in rows}
-    if between:
+    recalls |= {(int(row["step"]), 1.0): {k: row[f"val_recall@{k}"] for k in ks} for row in history}
+    if interpolation:
         log("Measuring the weights between the start and the last ones")
-        known = {0.0: dict(fitted.recall.history).get(0), 1.0: recalls[last, 1.0]}
-        best = between.choose(known)
+        known = {0.0: dict(fitted.recall_callback.history).get(0), 1.0: recalls[last, 1.0]}
+        best = interpolation.choose(known)
         # step 0 is alpha 0 of the last weights
         chosen = (best.step, best.alpha) if best.step else (last, 0.0)
         del recalls[0, 0.0]
-        recalls |= {(last, c.alpha): c.recalls for c in between.candidates if c.step == last}
+        recalls |= {(last, c.alpha): c.recalls for c in interpolation.candidates if c.step == last}
     else:
-        fitted.best.load()
-        step = fitted.recall.best_step
+        fitted.best_keeper.load()
+        step = fitted.recall_callback.best_step
         chosen = (step, 1.0 if step else 0.0)
     candidates = {
         weights: MeasuredWeights(
@@ -81,7 +81,7 @@ def _measured_choice(settings, fitted, baselines, by, log):
         for weights, recall in sorted(recalls.items())
     }
     pooled = baselines.get("pooled_features")
-    return Choice(
+    return WeightsChoice(
         by,
         list(candidates.values()),
         candidates[chosen],

@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_ms import HDML, CrossBatchMemory, MultiSimilarityLoss, Proxies, ProxyNCALoss
 from keras_ms.callbacks import InterpolateWeights, KeepBestWeights, RecallAtK
-from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.models.embedding import build_embedder
 
@@ -71,26 +71,26 @@ def assert_same(values, expected):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
-def test_between_is_exact_at_the_ends_and_rounds_once_in_between(dtype):
+def test_interpolated_is_exact_at_the_ends_and_rounds_once_in_between(dtype):
     dtype = keras.ops.convert_to_numpy(keras.ops.zeros((1,), dtype)).dtype
     # with 3e-4 and 1e4, a mean in the dtype itself would lose the small one
     start = np.array([0.1, -3.0, 3e-4, np.inf, 1e4]).astype(dtype)
     end = np.array([0.3, 5.0, 1e4, 1.0, np.nan]).astype(dtype)
-    assert between(start, end, 0.0).tobytes() == start.tobytes()
-    assert between(start, end, 1.0).tobytes() == end.tobytes()
-    mixed = between(start, end, 0.25)
+    assert interpolated(start, end, 0.0).tobytes() == start.tobytes()
+    assert interpolated(start, end, 1.0).tobytes() == end.tobytes()
+    mixed = interpolated(start, end, 0.25)
     assert mixed.dtype == dtype
     literal = np.array([0.75 * float(s) + 0.25 * float(e) for s, e in zip(start, end)])
     literal = literal.astype(dtype).astype("float64")
     np.testing.assert_array_equal(mixed.astype("float64"), literal)
     # 0.75 and 0.25 are exact: weights that did not move do not move
-    assert between(start, start, 0.25).tobytes() == start.tobytes()
+    assert interpolated(start, start, 0.25).tobytes() == start.tobytes()
 
 
 def test_what_is_no_float_is_that_of_the_end():
     seeds = np.array([3, 4], "uint32"), np.array([3, 9], "uint32")
     for alpha in (0.0, 0.5, 1.0):
-        assert between(*seeds, alpha) is seeds[1]
+        assert interpolated(*seeds, alpha) is seeds[1]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.7, 1.0])

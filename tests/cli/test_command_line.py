@@ -99,7 +99,7 @@ def test_ctrl_c_before_there_is_a_run(monkeypatch, capsys):
 def test_a_run_without_weights_says_how_it_goes_on(monkeypatch, capsys, tmp_path):
     run = RunFolder(tmp_path / "a run")
     run.path.mkdir()
-    run.settings.write_text("{}")
+    run.settings_file.write_text("{}")
     assert main(["report", str(run.path)]) == 1
     err = capsys.readouterr().err
     command = resume_command(run.path, ["report", str(run.path)])

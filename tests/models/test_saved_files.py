@@ -58,7 +58,7 @@ def test_a_model_is_loaded_again(tmp_path):
 LIMITED = """
 import resource, sys
 import keras
-from keras_ms.callbacks.kept_weights import Kept, save_kept
+from keras_ms.callbacks.kept_weights import BestWeightsNote, save_kept
 from keras_ms.models.saved_files import write_model, write_weights
 
 model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(200), keras.layers.Dense(200)])
@@ -67,7 +67,7 @@ model.optimizer.build(model.trainable_variables)
 folder = sys.argv[1]
 writers = (
     lambda: write_weights(model, f"{folder}/a.weights.h5"),
-    lambda: save_kept(model, f"{folder}/b.weights.h5", Kept(0.5, 1, 1, "")),
+    lambda: save_kept(model, f"{folder}/b.weights.h5", BestWeightsNote(0.5, 1, 1, "")),
     lambda: write_model(model, f"{folder}/c.keras"),
 )
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

@@ -50,9 +50,9 @@ def run(tmp_path):
         folder = RunFolder(tmp_path / "run")
         folder.path.mkdir(exist_ok=True)
         contents = {
-            folder.baselines: baselines,
+            folder.baselines_file: baselines,
             folder.path / "choice.json": choice,
-            folder.summary: test_recall and {"test_recall": test_recall},
+            folder.summary_file: test_recall and {"test_recall": test_recall},
         }
         for file, content in contents.items():
             if content is None:
@@ -97,12 +97,12 @@ def test_test_recalls_of_every_version(run):
 def test_lines_across_the_curves_are_of_the_same_classes(run):
     on_test = [{"step": 1, "test_recall@1": 0.5}]
     names = ("pooled features", "before training")
-    assert run_facts.run_levels(run(NEW), VALIDATED) == dict(zip(names, (0.4, 0.39)))
-    assert run_facts.run_levels(run(NEW), on_test) == dict(zip(names, (0.511, 0.493)))
-    assert run_facts.run_levels(run(OLD), on_test) == dict(zip(names, (0.511, 0.493)))
+    assert run_facts.run_baseline_lines(run(NEW), VALIDATED) == dict(zip(names, (0.4, 0.39)))
+    assert run_facts.run_baseline_lines(run(NEW), on_test) == dict(zip(names, (0.511, 0.493)))
+    assert run_facts.run_baseline_lines(run(OLD), on_test) == dict(zip(names, (0.511, 0.493)))
     # those of the test classes say nothing about a curve on validation classes
-    assert run_facts.run_levels(run(OLD), VALIDATED) == {}
-    assert run_facts.run_levels(run({"test": {"step_0": None}}), on_test) == {}
+    assert run_facts.run_baseline_lines(run(OLD), VALIDATED) == {}
+    assert run_facts.run_baseline_lines(run({"test": {"step_0": None}}), on_test) == {}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from keras_ms.run.choice import Choice, MeasuredWeights, best_of, choice_table
+from keras_ms.run.choice import MeasuredWeights, WeightsChoice, best_of, choice_table
 
 
 def candidate(value, alpha=1.0, rate=1e-4, start="pca", steps=600):
@@ -22,13 +22,13 @@ GRID = [
     )
     for alpha, value in zip((0.0, 0.5, 1.0), values)
 ]
-FOLDS = Choice("3 folds over 40 training classes", GRID, GRID[4], {1: 0.51, 4: 0.7})
+FOLDS = WeightsChoice("3 folds over 40 training classes", GRID, GRID[4], {1: 0.51, 4: 0.7})
 
 ON_THE_WAY = [
     *(candidate(v, steps=s) for s, v in ((100, 0.6), (200, 0.58))),
     *(candidate(v, alpha=a, steps=300) for a, v in ((0.0, 0.5), (0.5, 0.57), (1.0, 0.55))),
 ]
-STEPS = Choice("10 held-out classes", ON_THE_WAY, ON_THE_WAY[0], None)
+STEPS = WeightsChoice("10 held-out classes", ON_THE_WAY, ON_THE_WAY[0], None)
 
 
 def test_the_highest_recall_at_1_is_best_and_nan_is_lowest():
@@ -74,7 +74,7 @@ def test_series_are_the_trainings_measured_between_their_ends():
 @pytest.mark.parametrize("choice", [FOLDS, STEPS], ids=["folds", "steps"])
 def test_json_gives_the_choice_back(choice):
     text = json.dumps(choice.to_json())
-    found = Choice.from_json(json.loads(text))
+    found = WeightsChoice.from_json(json.loads(text))
     assert repr(found) == repr(choice)  # NaN is not equal to itself
     assert found.chosen is found.candidates[choice.candidates.index(choice.chosen)]
     assert json.loads(text)["step_0"] == {"1": 0.5, "4": 0.7}
@@ -102,7 +102,7 @@ def test_the_table_puts_steps_on_the_way_under_the_trained_weights():
 
 def test_the_table_without_interpolation_has_one_column():
     candidates = [candidate(0.5, alpha=0.0, steps=0), candidate(0.6, steps=100)]
-    choice = Choice("10 held-out classes", candidates, candidates[0], None)
+    choice = WeightsChoice("10 held-out classes", candidates, candidates[0], None)
     lines = choice_table(choice).splitlines()
     assert "α" not in lines[0]
     assert [line.split()[-1] for line in lines[1:]] == ["[0.500]", "0.600"]

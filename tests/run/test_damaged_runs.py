@@ -11,8 +11,8 @@ from small_runs import assert_same_state, train_words, write_gradients
 from keras_ms.cli.main import main
 from keras_ms.run.damaged_files import (
     DamagedFile,
+    errors_name_file,
     load_weights,
-    naming_file,
     read_json,
     read_numbers,
 )
@@ -78,7 +78,14 @@ def _error(capsys, *words):
 @pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested, _number])
 def test_json_that_is_damaged_is_named_with_what_to_do(run, damage):
     run = run("folds")
-    for path in (run.baselines, run.choice, run.folds, run.summary, run.data, run.environment):
+    for path in (
+        run.baselines_file,
+        run.choice_file,
+        run.folds_file,
+        run.summary_file,
+        run.data_file,
+        run.environment_file,
+    ):
         damage(path)
         with pytest.raises(DamagedFile) as raised:
             run.read_json(path)
@@ -89,20 +96,24 @@ def test_json_that_is_damaged_is_named_with_what_to_do(run, damage):
 @pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested])
 def test_a_state_that_is_damaged_is_named(run, damage):
     run = run()
-    damage(run.state)
+    damage(run.state_file)
     with pytest.raises(DamagedFile, match="state.npz is damaged.* begins again at the first step"):
         run.restore_state(_compiled())
     with pytest.raises(DamagedFile, match="state.npz is damaged"):
-        run.read_story()
+        run.read_progress()
 
 
 def test_without_its_damaged_files_a_run_goes_on(run, whole, capsys):
     run = run()
-    for path, damage in ((run.baselines, _nested), (run.choice, _cut), (run.state, _picture)):
+    for path, damage in (
+        (run.baselines_file, _nested),
+        (run.choice_file, _cut),
+        (run.state_file, _picture),
+    ):
         damage(path)
         error = _error(capsys, "train", "--resume", run.path)
         assert str(path) in error and "Delete it; then this " in error
-        if path != run.state:
+        if path != run.state_file:
             assert path.name in _error(capsys, "report", run.path)
         path.unlink()
     assert main(["train", "--resume", str(run.path)]) == 0
@@ -115,30 +126,30 @@ def test_without_its_damaged_files_a_run_goes_on(run, whole, capsys):
 def test_a_state_without_its_story_is_named(run):
     run = run()
     for story in ("{}", "no json", json.dumps({"epoch": 2, "rows": [], "best": {}})):
-        np.savez(run.state, story=np.array(story))
+        np.savez(run.state_file, story=np.array(story))
         with pytest.raises(DamagedFile, match="state.npz is damaged"):
-            run.read_story()
-    np.savez(run.state, story=np.array({}, dtype=object))
+            run.read_progress()
+    np.savez(run.state_file, story=np.array({}, dtype=object))
     with pytest.raises(DamagedFile, match="state.npz is damaged"):
-        run.read_story()
+        run.read_progress()
 
 
 def test_the_history_is_written_again_from_the_state(run, whole, capsys):
     run = run()
     expected = run_history(run)
-    lines = run.history.read_text().splitlines(keepends=True)
-    run.history.write_text("".join(lines[:2]))
+    lines = run.history_file.read_text().splitlines(keepends=True)
+    run.history_file.write_text("".join(lines[:2]))
     assert run_history(run) == expected and len(expected) == 2
-    _cut(run.history)
+    _cut(run.history_file)
     assert run_history(run) == expected
     assert main(["train", "--resume", str(run.path)]) == 0
-    assert run.history.read_text() == "".join(lines)
+    assert run.history_file.read_text() == "".join(lines)
     # an epoch after the last state
-    run.history.write_text("".join([*lines, lines[-1].replace("2,4,", "3,6,")]))
+    run.history_file.write_text("".join([*lines, lines[-1].replace("2,4,", "3,6,")]))
     assert [row["step"] for row in run_history(run)] == [2, 4, 6]
     # the file alone
-    run.state.unlink()
-    _cut(run.history)
+    run.state_file.unlink()
+    _cut(run.history_file)
     with pytest.raises(DamagedFile, match="history.csv is damaged.* in line"):
         run_history(run)
 
@@ -146,10 +157,10 @@ def test_the_history_is_written_again_from_the_state(run, whole, capsys):
 def test_folds_are_measured_again_as_they_were(run, whole, capsys):
     run = run("folds")
     other = whole / "folds" / "runs" / "run"
-    run.choice.unlink()
-    run.folds.write_text('[[[0, "pca", 1e-4], [[0, {"one": 1}]]]]')
+    run.choice_file.unlink()
+    run.folds_file.write_text('[[[0, "pca", 1e-4], [[0, {"one": 1}]]]]')
     assert "folds.json is damaged" in _error(capsys, "train", "--resume", run.path)
-    for file in (run.folds, run.baselines, run.start_weights):
+    for file in (run.folds_file, run.baselines_file, run.start_weights_file):
         file.unlink()
     assert main(["train", "--resume", str(run.path)]) == 0
     # the start is computed again for what is measured of it and kept of it
@@ -178,37 +189,37 @@ def test_weights_that_are_damaged_are_named(tmp_path, damage):
 
 def test_damaged_weights_of_a_run_are_named(run, capsys):
     run = run()
-    _cut(run.chosen_weights)
+    _cut(run.chosen_weights_file)
     assert "chosen.weights.h5 is damaged" in _error(capsys, "train", "--resume", run.path)
-    _empty(run.best_weights)
+    _empty(run.best_weights_file)
     error = _error(capsys, "train", "--resume", run.path)
     assert "best.weights.h5 is damaged" in error and "Delete it and state.npz" in error
-    run.model.unlink()
+    run.model_file.unlink()
     assert "best.weights.h5 is damaged" in _error(capsys, "report", run.path)
 
 
 @pytest.mark.parametrize("damage", [_cut, _empty, _picture, _nested, _number])
 def test_damaged_settings_are_named(run, capsys, damage):
     run = run()
-    damage(run.settings)
+    damage(run.settings_file)
     error = _error(capsys, "report", run.path)
-    assert str(run.settings) in error and "begin a new run" in error
-    assert str(run.settings) in _error(capsys, "train", "--config", run.settings)
+    assert str(run.settings_file) in error and "begin a new run" in error
+    assert str(run.settings_file) in _error(capsys, "train", "--config", run.settings_file)
 
 
 def test_files_that_only_the_report_reads(run, capsys):
     run = run()
-    run.environment.write_text('{"packages": []}')
+    run.environment_file.write_text('{"packages": []}')
     assert "environment.json is damaged" in _error(capsys, "report", run.path)
-    run.environment.unlink()
-    run.data.write_text("{}")
+    run.environment_file.unlink()
+    run.data_file.write_text("{}")
     assert "data.json is damaged" in _error(capsys, "report", run.path)
-    run.data.unlink()
-    run.summary.write_text('{"best_step": "last"}')
+    run.data_file.unlink()
+    run.summary_file.write_text('{"best_step": "last"}')
     assert "summary.json is damaged" in _error(capsys, "report", run.path)
-    run.summary.unlink()
+    run.summary_file.unlink()
     assert main(["train", "--resume", str(run.path)]) == 0
-    assert run.environment.is_file() and run.data.is_file() and run.summary.is_file()
+    assert run.environment_file.is_file() and run.data_file.is_file() and run.summary_file.is_file()
 
 
 def test_json_of_an_editor_and_its_encodings(tmp_path):
@@ -231,8 +242,8 @@ def test_a_table_that_is_none(tmp_path, text):
 
 def test_what_is_no_damage_keeps_its_error(tmp_path):
     for error in (PermissionError(13, "no"), MemoryError(), KeyboardInterrupt()):
-        with pytest.raises(type(error)), naming_file("a", "words"):
+        with pytest.raises(type(error)), errors_name_file("a", "words"):
             raise error
     with pytest.raises(DamagedFile, match="Received KeyError: 'x'. Delete it"):
-        with naming_file("a", "words", "Delete it"):
+        with errors_name_file("a", "words", "Delete it"):
             {}["x"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from keras_ms.models.head_start import usable_starts
-from keras_ms.run.choice import Choice, MeasuredWeights
-from keras_ms.run.fold_choice import settled_by_folds, starts_to_try
+from keras_ms.run.choice import MeasuredWeights, WeightsChoice
+from keras_ms.run.fold_choice import starts_to_try, with_fold_choice
 from keras_ms.run.settings import Settings
 
 LABELS = np.repeat(np.arange(12), 4)
@@ -30,12 +30,12 @@ def test_starts_that_the_training_part_of_a_fold_does_not_allow_are_not_tried(gi
 
 def test_the_settings_follow_the_choice_where_they_are_open():
     chosen = MeasuredWeights(600, 0.5, {1: 0.8}, "pca", 1e-4)
-    choice = Choice("3 folds", [chosen], chosen, None)
-    settings = settled_by_folds(Settings.from_values(freeze_backbone=True), choice)
+    choice = WeightsChoice("3 folds", [chosen], chosen, None)
+    settings = with_fold_choice(Settings.from_values(freeze_backbone=True), choice)
     assert (settings.model.head_initializer, settings.training.learning_rate) == ("pca", 1e-4)
     given = Settings.from_values(
         freeze_backbone=True, learning_rate=0.02, head_initializer="orthogonal"
     )
-    assert settled_by_folds(given, choice) == given
-    usual = settled_by_folds(Settings.from_values(freeze_backbone=True), None)
+    assert with_fold_choice(given, choice) == given
+    usual = with_fold_choice(Settings.from_values(freeze_backbone=True), None)
     assert (usual.head_initializer, usual.learning_rate) == ("whitened", 5e-4)

@@ -9,11 +9,11 @@ import report_pages
 from PIL import Image
 from small_runs import assert_same_state, history, kill_9_in_an_epoch, train_words
 
-from keras_ms.callbacks.interpolate_weights import between
+from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.cli.main import main
 from keras_ms.models.backbones import build_backbone
 from keras_ms.models.embedding import split_embedder
-from keras_ms.run.choice import Choice, best_of
+from keras_ms.run.choice import WeightsChoice, best_of
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES
@@ -55,10 +55,10 @@ class Finished:
 
     def __init__(self, out):
         self.run = RunFolder(out / "runs" / "run")
-        self.summary = json.loads(self.run.summary.read_text())
-        self.choice = self.summary["choice"] and Choice.from_json(self.summary["choice"])
+        self.summary = json.loads(self.run.summary_file.read_text())
+        self.choice = self.summary["choice"] and WeightsChoice.from_json(self.summary["choice"])
         self.settings = self.run.read_settings()
-        self.embedder = keras.saving.load_model(self.run.model, compile=False)
+        self.embedder = keras.saving.load_model(self.run.model_file, compile=False)
         self.exports = out / "exports" / "run"
 
     def layer(self):
@@ -97,7 +97,7 @@ def test_folds_try_every_start_rate_and_share_and_take_the_best(head):
     assert tried == {(s, r, a) for s in ("pca", "whitened") for r in RATES for a in ALPHAS}
     assert choice.chosen == best_of(choice.candidates)
     assert choice.chosen.recall[1] >= choice.at_start().recall[1]
-    assert json.loads(head.run.choice.read_text()) == head.summary["choice"]
+    assert json.loads(head.run.choice_file.read_text()) == head.summary["choice"]
     assert head.summary["data"].keys() == {"train", "test"}  # no class is left out of training
 
 
@@ -118,12 +118,12 @@ def test_the_summary_has_every_stage(head):
 
 def test_the_head_is_that_share_between_its_start_and_the_last_weights(head):
     _, model = split_embedder(embedder_of(head.settings))
-    model.load_weights(head.run.start_weights)
+    model.load_weights(head.run.start_weights_file)
     start = model.get_weights()
-    model.load_weights(head.run.last_weights)
+    model.load_weights(head.run.last_weights_file)
     for s, e, found in zip(start, model.get_weights(), head.layer()):
         assert not np.array_equal(s, e)
-        np.testing.assert_array_equal(found, between(s, e, head.choice.chosen.alpha))
+        np.testing.assert_array_equal(found, interpolated(s, e, head.choice.chosen.alpha))
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
     assert finished.settings.training.interpolate is True
     assert finished.choice.by == "3 held-out classes"  # a third of 10
     assert_chosen_among_steps_and_shares(finished, 6, (2, 4))
-    assert not finished.run.folds.exists()
+    assert not finished.run.folds_file.exists()
 
 
 _FINETUNE = ("--steps", "6", "--steps-per-epoch", "2", "--learning-rate", "0.003")
@@ -221,7 +221,7 @@ def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
     assert_chosen_among_steps_and_shares(finetuned, 6, (2, 4))
     assert_exported_as_chosen(finetuned)
     model = embedder_of(finetuned.settings)
-    model.load_weights(finetuned.run.chosen_weights)
+    model.load_weights(finetuned.run.chosen_weights_file)
     for value, expected in zip(model.get_weights(), finetuned.embedder.get_weights()):
         np.testing.assert_array_equal(value, expected)
 
@@ -264,11 +264,11 @@ def test_a_run_folder_of_the_version_before_resumes_as_it_began(
         assert main(train_words(folder, tmp_path / "old", *words)) == 130
     run = RunFolder(tmp_path / "old" / "runs" / "run")
     # as it was written: no choice of weights, one rate for all unless given, baselines unsplit
-    values = read_values(run.settings)
+    values = read_values(run.settings_file)
     for name in ("tune", "interpolate", "raw_pixels"):
         del values[name]
-    run.write_json(run.settings, {**values, "backbone_learning_rate": None})
-    run.write_json(run.baselines, {"before_training": {"1": 0.5, "2": 0.6}})
+    run.write_json(run.settings_file, {**values, "backbone_learning_rate": None})
+    run.write_json(run.baselines_file, {"before_training": {"1": 0.5, "2": 0.6}})
     assert main(["train", "--resume", str(run.path)]) == 0
     assert_same_state(run.path, whole.run.path)
     resumed = Finished(tmp_path / "old")
@@ -298,9 +298,9 @@ def test_a_run_chosen_by_folds_is_reported_with_what_was_chosen(head, tmp_path):
 @pytest.mark.parametrize("kind", ["head", "finetuned"])
 def test_its_settings_serve_to_evaluate_it(kind, request, tmp_path):
     run = request.getfixturevalue(kind).run
-    reached = json.loads(run.summary.read_text())["test_recall"]["chosen"]["1"]
+    reached = json.loads(run.summary_file.read_text())["test_recall"]["chosen"]["1"]
     result = tmp_path / "result.json"
-    words = [str(run.model), "--config", str(run.settings), "--metrics", "recall",
+    words = [str(run.model_file), "--config", str(run.settings_file), "--metrics", "recall",
              "--bootstrap", "0", "--to", str(result)]  # fmt: skip
     assert main(["evaluate", *words]) == 0
     assert json.loads(result.read_text())["values"]["recall@1"] == pytest.approx(reached, abs=0.05)

@@ -65,7 +65,7 @@ def situation(settings: Settings) -> str:
     return "finetuned" if settings.model.weights else "scratch"
 
 
-def complete(settings: Settings) -> dict[str, Any]:
+def missing_values(settings: Settings) -> dict[str, Any]:
     """Values, by flat name, of what was left open and can be known without the data."""
     kind, given = situation(settings), settings.values()
     chosen = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_ms.run.settings.checks import check_together
 from keras_ms.run.settings.data import DataSettings, ImageSettings
-from keras_ms.run.settings.defaults import complete
+from keras_ms.run.settings.defaults import missing_values
 from keras_ms.run.settings.earlier import translated
 from keras_ms.run.settings.groups import GROUPS, SETTINGS, by_group, merged
 from keras_ms.run.settings.model import HdmlSettings, LossSettings, ModelSettings
@@ -55,7 +55,7 @@ class Settings:
     export: ExportSettings = ExportSettings()
 
     def __post_init__(self) -> None:
-        for group, values in by_group(complete(self)).items():
+        for group, values in by_group(missing_values(self)).items():
             changed = dataclasses.replace(getattr(self, group), **values)
             object.__setattr__(self, group, changed)  # the class is frozen for everybody else
         check_together(self)
@@ -102,14 +102,14 @@ class Settings:
         cls,
         path: str | Path,
         given: Mapping[str, Any] | None = None,
-        before: Mapping[str, Any] | None = None,
+        values_if_missing: Mapping[str, Any] | None = None,
     ) -> "Settings":
         """Settings from a JSON file, in groups or by flat names; what it lacks has its default.
 
         Args:
             path: the file.
             given: values by flat name that win over those of the file. Defaults to None.
-            before: values of settings that did not exist when the file was written. Defaults to
+            values_if_missing: of settings that did not exist when the file was written. Defaults to
                 None: their defaults. A file of all settings but `apply_exif_orientation` is of a
                 run that turned no photos: there it is False.
 
@@ -121,8 +121,10 @@ class Settings:
         values, given = read_values(path), given or {}
         try:
             if len(values) > len(SETTINGS) // 2:  # written by a run, not by hand
-                before = {"apply_exif_orientation": False, **(before or {})}
-            return cls.from_values(**merged({**(before or {}), **values}, translated(given)))
+                values_if_missing = {"apply_exif_orientation": False, **(values_if_missing or {})}
+            return cls.from_values(
+                **merged({**(values_if_missing or {}), **values}, translated(given))
+            )
         except ValueError as error:
             also = ", or what was given with it" if given else ""
             raise ValueError(f"{error}. In the settings of {path}{also}") from error

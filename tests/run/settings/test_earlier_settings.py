@@ -33,7 +33,7 @@ def test_files_of_the_version_before_give_the_same_settings(name, tmp_path):
     expected = Settings.from_values(**WRITTEN_WITH[name])
     assert Settings.read(file) == expected
     run = RunFolder(tmp_path)
-    run.settings.write_bytes(file.read_bytes())
+    run.settings_file.write_bytes(file.read_bytes())
     assert run.read_settings() == expected
 
 

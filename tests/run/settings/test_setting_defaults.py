@@ -12,7 +12,7 @@ from keras_ms.run.settings.defaults import (
     DEFAULTS,
     UNTUNED_HEAD,
     classes_per_batch,
-    complete,
+    missing_values,
     refuses_folds,
     situation,
     validation_fraction,
@@ -73,7 +73,7 @@ def test_what_is_given_wins(given):
 def test_completing_twice_changes_nothing():
     for given in SITUATIONS.values():
         settings = Settings.from_values(**given)
-        assert complete(settings) == {}
+        assert missing_values(settings) == {}
         assert settings.with_values() == dataclasses.replace(settings) == settings
 
 
