@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from keras_ms.run.settings.earlier import MULTI_SIMILARITY, named_parts
 
+# options of multi_similarity, once spelt without "loss."
+_BESIDE = tuple(f"--{name}" for name in MULTI_SIMILARITY)
 _PACKED = {"--loss-settings": "loss", "--hdml-settings": "hdml"}
 
 
@@ -24,11 +26,11 @@ def words_of_now(words: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         word = rest.pop(0)
         option, has_value, value = word.partition("=")
-        if option not in _PACKED and option[2:] not in MULTI_SIMILARITY:
+        if option not in _PACKED and option not in _BESIDE:
             now.append(word)
             continue
         if not has_value:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise ValueError(f"Expected a value behind {option}. Received none")
             value = rest.pop(0)
         if option in _PACKED:

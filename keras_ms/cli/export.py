@@ -19,7 +19,9 @@ class _Options:
     model: Annotated[Positional[str], option("a .keras file", "MODEL")]
     to: Annotated[str, option("folder to export into", "FOLDER")]
     formats: Annotated[
-        tuple[str, ...], with_commas("export"), option("saved_model, onnx or both")
+        tuple[str, ...],
+        with_commas("export"),
+        option("saved_model, onnx, or saved_model,onnx for both"),
     ] = SETTINGS["export"].default
     resize_to: Annotated[
         int | None,
@@ -46,7 +48,7 @@ def run(words: Sequence[str]) -> None:
         SystemExit: wrong words, or help.
     """
     options = parsed(_Options, "export", "Exports a saved .keras model.", words)
-    metadata = json.loads(options.metadata) if options.metadata else None
+    metadata = _metadata(options.metadata)
     formats = ExportSettings(options.formats).formats
     import_keras()
     from keras_ms.export import Preprocessing
@@ -63,3 +65,18 @@ def run(words: Sequence[str]) -> None:
         if shorter is None
         else Preprocessing(resize_to=shorter, exif_orientation=options.apply_exif_orientation),
     )
+
+
+def _metadata(text):
+    if not text:
+        return None
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(
+            'Expected --metadata as a JSON object, such as \'{"recall_at_1": "0.61"}\'. '
+            f"Received: {text}"
+        )
+    return facts

@@ -54,6 +54,8 @@ def run(words: Sequence[str]) -> None:
         print(line, file=sys.stderr)
     run_options, given = _given(words)
     resume, config = run_options.get("resume"), run_options.get("config")
+    if config == "":
+        raise ValueError("Expected a file of settings with --config. Received an empty name")
     if resume:
         changed = ["--config"] * bool(config)
         changed += [flag(name) for name in sorted(given) if name != "runs_folder"]
@@ -111,8 +113,8 @@ def _options(loss: str) -> Any:
 
 
 def _at_most_one(words):
-    if len(words) > 1:
-        raise ValueError(f"expected one folder, received {' '.join(words)}")
+    if len(words) > 1 or words == [""]:
+        raise ValueError(f"expected one folder, received {' '.join(words) or 'an empty name'}")
     return words[0] if words else "latest"
 
 
@@ -123,7 +125,7 @@ def _loss_of(words):
     """
     named = _value_of("--loss", words)
     config = _value_of("--config", words)
-    if named is None and config is not None:
+    if named is None and config:
         named = read_values(config).get("loss")
     return named if named in loss_names() else SETTINGS["loss"].default
 

@@ -8,6 +8,7 @@ Every option of `keras-ms train` can follow the name, such as --seed, --devices 
 
 import difflib
 import json
+import os
 import sys
 import tempfile
 import textwrap
@@ -54,7 +55,10 @@ def run(family: str | None, recipes: Mapping[str, Recipe], default: str | None =
     """
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print(listing(family, recipes, default))
+        try:
+            print(listing(family, recipes, default), flush=True)
+        except BrokenPipeError:  # who reads it has seen enough
+            os._exit(141)
         sys.exit(0)
     name, options = (default, words) if words[0].startswith("-") else (words[0], words[1:])
     recipe = recipes.get(name or "")

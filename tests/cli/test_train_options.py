@@ -50,6 +50,22 @@ def test_options_as_words(settings_of, words, values):
     assert settings_of(*words.split()) == Settings.from_values(**values)
 
 
+@pytest.mark.parametrize("place", ["./alpha", "./beta", "xxepsilon"])
+def test_a_folder_is_no_option_of_before(settings_of, place):
+    assert settings_of("--runs-folder", place).training.runs_folder == place
+
+
+@pytest.mark.parametrize("words", [["--resume", ""], ["--resume="], ["--config", ""]])
+def test_an_empty_name_is_no_run_and_no_file(words, monkeypatch, capsys):
+    monkeypatch.setattr("keras_ms.run.training.train", lambda *_: pytest.fail("it trained"))
+    try:
+        code = main(["train", *words])
+    except SystemExit as ended:
+        code = ended.code
+    assert code in (1, 2)
+    assert "an empty name" in " ".join(capsys.readouterr().err.split()).lower()
+
+
 def test_an_empty_word_exports_nothing(settings_of):
     assert settings_of("--export", "").export.formats == ()
 

@@ -25,6 +25,12 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
     {'loss': 'triplet', 'ks': (1, 2), 'loss_options': {'margin': 0.2}}
     """
     flat = by_flat_name(values)
+    for name in PACKED.values():
+        if not isinstance(flat.get(name, {}), Mapping):
+            raise ValueError(
+                f"Invalid type for {name}. Expected a mapping from names to values. Received: "
+                f"{flat[name]!r}"
+            )
     packed = {name: flat.pop(name) for name in PACKED if name in flat}
     beside = {name: flat.pop(name) for name in MULTI_SIMILARITY if name in flat}
     for name, value in flat.items():
@@ -34,6 +40,12 @@ def translated(values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(text, str):
             raise ValueError(f"Invalid type for {name}. Expected text. Received: {text!r}")
         options = {key: _value(part) for key, part in named_parts(name, text).items()}
+        twice = sorted(set(options) & set(flat.get(PACKED[name], {})))
+        if twice:
+            raise ValueError(
+                f"Expected {', '.join(twice)} once. Received: {name}={text!r} beside "
+                f"{PACKED[name]} {flat[PACKED[name]]}"
+            )
         if options:
             flat[PACKED[name]] = {**flat.get(PACKED[name], {}), **options}
     return flat | _options_of_multi_similarity(flat, beside)

@@ -33,6 +33,9 @@ OPTIONS = {"loss": "loss_options", "hdml": "hdml_options"}
 def by_flat_name(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values in groups, as settings.json has them, by flat name; what is in no group stays.
 
+    Raises:
+        ValueError: a setting that is there twice.
+
     Example:
 
     >>> by_flat_name({"loss": {"name": "triplet"}, "steps": 20})
@@ -42,11 +45,17 @@ def by_flat_name(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = {}
     for key, value in values.items():
         if key in GROUPS and isinstance(value, Mapping):
-            flat |= {
+            parts = {
                 names.get((key, field), f"{key}.{field}"): part for field, part in value.items()
             }
         else:
-            flat[key] = value
+            parts = {key: value}
+        twice = sorted(set(parts) & set(flat))
+        if twice:
+            raise ValueError(
+                f"Expected each setting once. Received {', '.join(twice)} in a group and beside it"
+            )
+        flat |= parts
     return flat
 
 
@@ -59,9 +68,21 @@ def by_group(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in SETTINGS:
-            raise ValueError(f"Unknown setting {name!r}. {known_names(name, SETTINGS)}")
+            raise ValueError(_unknown(name, value))
         groups.setdefault(SETTINGS[name].group, {})[SETTINGS[name].field] = value
     return groups
+
+
+def _unknown(name, value):
+    group, _, field = name.rpartition(".")
+    if group:
+        fields = [one.field for one in SETTINGS.values() if one.group == group]
+        return f"Unknown setting {field!r} in {group}. {known_names(field, fields)}"
+    if name in GROUPS:
+        return (
+            f"Invalid type for {name}. Expected a mapping from names to values. Received: {value!r}"
+        )
+    return f"Unknown setting {name!r}. {known_names(name, (*SETTINGS, *GROUPS))}"
 
 
 def merged(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

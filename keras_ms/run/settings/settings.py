@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,21 @@ class Settings:
     data: DataSettings = DataSettings()
     images: ImageSettings = ImageSettings()
     model: ModelSettings = ModelSettings()
-    loss: LossSettings = LossSettings()
-    hdml: HdmlSettings = HdmlSettings()
+    # with options of its own each time
+    loss: LossSettings = field(default_factory=LossSettings)
+    hdml: HdmlSettings = field(default_factory=HdmlSettings)
     batches: BatchSettings = BatchSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     export: ExportSettings = ExportSettings()
 
     def __post_init__(self) -> None:
+        for group, kind in GROUPS.items():
+            if not isinstance(getattr(self, group), kind):
+                raise ValueError(
+                    f"Invalid type for {group}. Expected {kind.__name__}, or flat names in "
+                    f"Settings.from_values. Received: {getattr(self, group)!r}"
+                )
         for group, values in by_group(missing_values(self)).items():
             changed = dataclasses.replace(getattr(self, group), **values)
             object.__setattr__(self, group, changed)  # the class is frozen for everybody else
@@ -140,6 +147,11 @@ def read_values(path: str | Path) -> dict[str, Any]:
     try:
         # some editors mark UTF-8 at the beginning of a file
         values = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"Expected a JSON file of settings, such as settings.json of a run. Received {path}: "
+            "there is no such file"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected a JSON file of settings. Received {path}: {error}") from None
     if not isinstance(values, dict):

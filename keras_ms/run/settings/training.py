@@ -161,7 +161,8 @@ class ExportSettings:
 
     formats: tuple[str, ...] = setting(
         ("saved_model", "onnx"),
-        "what to export at the end: saved_model, onnx, both; empty: nothing",
+        "what to export at the end: saved_model, onnx, or saved_model,onnx for both; empty: "
+        "nothing",
         flat_name="export",
         choices=("saved_model", "onnx"),
     )

@@ -58,7 +58,7 @@ def test_python_takes_the_keys_of_before():
 
 
 def test_groups_and_flat_names_may_be_mixed():
-    values = {"training": {"steps": 20, "seed": 1}, "steps": 30, "loss": {"name": "triplet"}}
+    values = {"training": {"seed": 1}, "steps": 30, "loss": {"name": "triplet"}}
     assert translated(values) == {"steps": 30, "seed": 1, "loss": "triplet"}
 
 

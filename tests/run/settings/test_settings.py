@@ -146,3 +146,34 @@ def test_settings_of_runs_that_turned_no_photos_turn_none(tmp_path):
     assert Settings.read(tmp_path / "settings.json").data.apply_exif_orientation is False
     (tmp_path / "few.json").write_text('{"steps": 10}')
     assert Settings.read(tmp_path / "few.json").data.apply_exif_orientation is True
+
+
+def test_options_of_the_default_loss_are_nobody_elses():
+    Settings().loss.options["alpha"] = 5  # pyright: ignore
+    assert Settings().loss.options == {}
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "triplet"}, {"training": None}, {"data": {}}])
+def test_what_is_no_group_is_refused(wrong):
+    (group,) = wrong
+    with pytest.raises(ValueError, match=f"Invalid type for {group}. Expected"):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"training": {"stepz": 4}}, "Unknown setting 'stepz' in training. Did you mean 'steps'"),
+        ({"traning": {"steps": 4}}, "Unknown setting 'traning'. Did you mean 'training'"),
+        ({"training": 4}, "Invalid type for training. Expected a mapping"),
+        ({"training": {"steps": 6}, "steps": 4}, "each setting once. Received steps"),
+        ({"loss_options": None, "alpha": 3}, "Invalid type for loss_options"),
+        ({"loss": {"options": [1]}}, "Invalid type for loss_options"),
+        ({"loss_options": {"alpha": 5}, "loss_settings": "alpha=3"}, "Expected alpha once"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, values, message):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        Settings.read(file)
