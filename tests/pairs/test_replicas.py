@@ -163,7 +163,7 @@ def run(name, *more):
                  "--run-name", name, *small, *more])
 
 def interrupt_the_second_epoch(self, batch, logs=None):
-    if len(self.rows) == 1 and batch == 1:
+    if len(self.history) == 1 and batch == 1:
         raise KeyboardInterrupt
 
 ended = SaveRun.on_train_batch_end

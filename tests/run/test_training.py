@@ -160,7 +160,7 @@ def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monk
     assert main(train_words(folder, tmp_path / "whole", *more)) == 0
 
     def interrupt_the_second_epoch(self, batch, logs=None):
-        if len(self.rows) == 1 and batch == 1:
+        if len(self.history) == 1 and batch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

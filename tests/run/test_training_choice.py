@@ -230,7 +230,7 @@ def test_an_interrupted_finetuning_chooses_as_the_whole_one(
     folder, weights, finetuned, tmp_path, monkeypatch
 ):
     def interrupt(self, batch, logs=None):
-        if len(self.rows) == 1 and batch == 1:
+        if len(self.history) == 1 and batch == 1:
             raise KeyboardInterrupt
 
     words = ("--weights", str(weights), *_FINETUNE, "--export", "")
@@ -256,7 +256,7 @@ def test_a_run_folder_of_the_version_before_resumes_as_it_began(
     whole = ran(folder, tmp_path / "whole", *words)
 
     def interrupt(self, batch, logs=None):
-        if len(self.rows) == 1 and batch == 1:
+        if len(self.history) == 1 and batch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

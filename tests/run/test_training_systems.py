@@ -166,7 +166,7 @@ def test_an_interrupted_run_resumes(folder, table, tmp_path, monkeypatch, system
     assert main(train_words(folder, tmp_path / "whole", *more)) == 0
 
     def interrupt_the_second_epoch(self, batch, logs=None):
-        if len(self.rows) == 1 and batch == 1:
+        if len(self.history) == 1 and batch == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -192,7 +192,7 @@ def test_a_curriculum_resumes_in_every_stage_with_the_table_it_began_with(
     for stage in range(3):
 
         def interrupt(self, batch, logs=None, epochs=2 * stage + 1):
-            if len(self.rows) == epochs and batch == 0:
+            if len(self.history) == epochs and batch == 0:
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
