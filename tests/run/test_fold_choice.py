@@ -38,4 +38,4 @@ def test_the_settings_follow_the_choice_where_they_are_open():
     )
     assert with_fold_choice(given, choice) == given
     usual = with_fold_choice(Settings.from_values(freeze_backbone=True), None)
-    assert (usual.head_initializer, usual.learning_rate) == ("whitened", 5e-4)
+    assert (usual.model.head_initializer, usual.training.learning_rate) == ("whitened", 5e-4)
