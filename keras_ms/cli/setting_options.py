@@ -48,12 +48,17 @@ def named_options(owner: str, declared: Iterable[LossOption]) -> dict[str, Any]:
     """
     return {
         f"{owner}.{option.name}": Annotated[
-            Union[option.types],  # noqa: UP007, as many as there are
+            Union[tuple(_kinds(option))],  # noqa: UP007, as many as there are
             arg(name=f"{owner}.{option.name}", help=option.help, help_behavior_hint=""),
             FlagConversionOff,
         ]
         for option in declared
     }
+
+
+def _kinds(option):
+    for kind in option.types:
+        yield Literal[option.choices] if kind is str and option.choices else kind
 
 
 def _setting_option(one: Setting, explanation: str, hint: str | None):
@@ -70,7 +75,7 @@ def with_commas(name: str) -> PrimitiveConstructorSpec:
     """How a setting with several values is written: 1,2,4; an empty word for none."""
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=f"{SETTINGS[name].kinds[0].__name__.upper()},…",
+        metavar=f"{SETTINGS[name].kinds[0].__name__.upper()},...",
         instance_from_str=lambda words: parts_of(name, words[0]),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [_text(value)],

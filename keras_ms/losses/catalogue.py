@@ -20,12 +20,16 @@ LOSS_SOURCES = ("losses",)
 
 
 class LossOption(NamedTuple):
-    """An option of a loss: its name, its default, what its docstring says of it, its types."""
+    """An option of a loss: its name, its default, what its docstring says of it, its types.
+
+    `choices` are the texts that it takes, where it takes some only.
+    """
 
     name: str
     default: Any
     help: str
     types: tuple[type, ...]
+    choices: tuple[str, ...] = ()
 
 
 # of values that a command line and a file of settings can hold
@@ -171,7 +175,7 @@ def _options(node, common):
     for argument, node in given:
         default, explanation = _literal(node), help_of.get(argument.arg, "")
         types = _types(argument.annotation) or _types_like(default)
-        yield LossOption(argument.arg, default, explanation, types)
+        yield LossOption(argument.arg, default, explanation, types, _choices(argument.annotation))
     for name in re.findall(r"`(\w+)`", help_of.get("**options", "")):
         if name in common:
             yield common[name]
@@ -188,11 +192,24 @@ def _types(annotation):
     """The types of `float | None` or `Literal["hard", "all"]`; () of what is no plain value."""
     if isinstance(annotation, ast.BinOp):
         return (*_types(annotation.left), *_types(annotation.right))
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
-        values = ast.literal_eval(annotation.slice)
-        return tuple({type(value): 0 for value in (values if type(values) is tuple else [values])})
+    if literals := _literals(annotation):
+        return tuple(dict.fromkeys(type(value) for value in literals))
     named = annotation is not None and ast.unparse(annotation)
     return tuple(_PLAIN_TYPES[name] for name in (named,) if name in _PLAIN_TYPES)
+
+
+def _choices(annotation):
+    """The texts of the Literal in an annotation; () without one, any text may be meant."""
+    if isinstance(annotation, ast.BinOp):
+        return (*_choices(annotation.left), *_choices(annotation.right))
+    return tuple(value for value in _literals(annotation) if isinstance(value, str))
+
+
+def _literals(annotation):
+    if not isinstance(annotation, ast.Subscript) or ast.unparse(annotation.value) != "Literal":
+        return ()
+    values = ast.literal_eval(annotation.slice)
+    return values if isinstance(values, tuple) else (values,)
 
 
 def _types_like(default):

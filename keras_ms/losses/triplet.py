@@ -7,7 +7,7 @@ weight of n and takes it from the weight of p. No matrix of triplets is made.
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 from keras import ops
@@ -310,7 +310,7 @@ class TripletLoss(PairLoss):
     def __init__(
         self,
         margin: float = 0.1,
-        mining: str = "semi_hard",
+        mining: Literal["semi_hard", "hard", "all"] = "semi_hard",
         *,
         name: str = "triplet",
         **options: Any,

@@ -50,6 +50,13 @@ def test_options_as_words(settings_of, words, values):
     assert settings_of(*words.split()) == Settings.from_values(**values)
 
 
+@pytest.mark.parametrize("words", ["--loss.mining foo", "--loss.jit-compile maybe"])
+def test_a_choice_that_a_loss_does_not_have_is_refused_by_the_command_line(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--loss", "triplet", *words.split()])
+    assert words.split()[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["./alpha", "./beta", "xxepsilon"])
 def test_a_folder_is_no_option_of_before(settings_of, place):
     assert settings_of("--runs-folder", place).training.runs_folder == place

@@ -73,7 +73,7 @@ class SquaredLoss(PairLoss):
     sources = (str(tmp_path),)
     assert catalogue.loss_names(sources) == ("squared",)
     power, jit_compile = catalogue.loss_options("squared", sources)
-    assert power == ("power", 2, "of the similarity, a whole number.", (int,))
+    assert power == ("power", 2, "of the similarity, a whole number.", (int,), ())
     assert (jit_compile.name, jit_compile.default) == ("jit_compile", "auto")
 
 

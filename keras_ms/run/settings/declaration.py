@@ -128,6 +128,9 @@ def check_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
         raise ValueError(f"Invalid value for {name}. Expected no zero byte. Received: {value!r}")
 
 
+_WITHOUT_OPTIONS = "It has none: leave it out, or choose what has it"
+
+
 def check_options(owner: str, options: Any, declared: Iterable[LossOption]) -> None:
     """Raises ValueError for options that `owner` does not have, or of another type.
 
@@ -142,12 +145,18 @@ def check_options(owner: str, options: Any, declared: Iterable[LossOption]) -> N
         raise _wrong_type(f"{setting_name}_options", "a mapping from names to values", options)
     for name, value in options.items():
         if name not in known:
-            there_are = f"It has {', '.join(known)}" if known else "It has none: leave it out"
+            there_are = f"It has {', '.join(known)}" if known else _WITHOUT_OPTIONS
             raise ValueError(
                 f"{owner} has no option {name!r}. {there_are}. "
                 f"Received: {setting_name}.{name}={value!r}"
             )
         check_type(f"{setting_name}.{name}", value, known[name].types)
+        choices = known[name].choices
+        if choices and isinstance(value, str) and value not in choices:
+            raise ValueError(
+                f"Invalid value for {setting_name}.{name}. Expected one of {', '.join(choices)}. "
+                f"Received: {value!r}"
+            )
 
 
 def flag(name: str) -> str:

@@ -165,6 +165,7 @@ def test_what_is_no_group_is_refused(wrong):
     [
         ({"training": {"stepz": 4}}, "Unknown setting 'stepz' in training. Did you mean 'steps'"),
         ({"traning": {"steps": 4}}, "Unknown setting 'traning'. Did you mean 'training'"),
+        ({"loss": {"name": "triplet", "options": {"mining": "foo"}}}, "loss.mining.*hard, all"),
         ({"training": 4}, "Invalid type for training. Expected a mapping"),
         ({"training": {"steps": 6}, "steps": 4}, "each setting once. Received steps"),
         ({"loss_options": None, "alpha": 3}, "Invalid type for loss_options"),
