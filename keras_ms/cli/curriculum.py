@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional
 
-from keras_ms.cli.image_options import image_options, image_settings, with_image_size
+from keras_ms.cli.image_options import (
+    check_before_reading,
+    image_options,
+    image_settings,
+    with_image_size,
+)
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import option, parsed
 from keras_ms.curriculum.density import DENSITIES
@@ -31,10 +36,19 @@ _DESCRIPTION = (
     "noisy, and a page with the densest, middle and sparsest images of each class."
 )
 
+# of settings that are explained otherwise than in training, with their defaults
+_EXPLANATIONS = {
+    "image_size": "height and width the network sees, pixels; needed, without --config, where the "
+    "model takes any and its file records none",
+    "seed": "of drawn glyphs and held-out validation classes (default: that of --config, else 0)",
+    "validation_fraction": "share of the training classes held out as validation classes "
+    "(default: that of --config, else 0)",
+}
+
 if TYPE_CHECKING:
     _Images = dict[str, Any]
 else:
-    _Images = image_options()
+    _Images = image_options(_EXPLANATIONS)
 
 
 # see keras_ms/curriculum/subsets.py for the reasons of the defaults
@@ -105,6 +119,7 @@ def run(words: Sequence[str]) -> None:
     """
     options = parsed(_Options, "curriculum", _DESCRIPTION, words)
     page, dividing = _checked_page(options), _dividing(options)
+    check_before_reading(options)
     import_keras()
     from keras_ms.curriculum.table import write_curriculum
     from keras_ms.report.curriculum_page import subset_name, write_curriculum_page

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from keras_ms.cli.image_options import (
     IMAGE_SETTINGS,
+    check_before_reading,
     config_settings,
     image_options,
     image_settings,
@@ -114,6 +115,7 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.files import whole_file
 
     ks, metrics = _checked_options(options)
+    check_before_reading(options)
     import_keras()
     from keras_ms.evaluation import evaluate_embeddings
     from keras_ms.evaluation.all_metrics import checked_metrics

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_ms.cli.setting_options import setting_options
 from keras_ms.run.settings import Settings
-from keras_ms.run.settings.groups import SETTINGS
+from keras_ms.run.settings.groups import GROUPS, SETTINGS, by_group
 
 if TYPE_CHECKING:
     from keras_ms.export import Preprocessing
@@ -58,6 +58,16 @@ def image_options(explanations: Mapping[str, str] | None = None) -> Any:
         explanations=as_in_training | dict(explanations or {}),
         description="Which images there are, and what the network sees of them.",
     )
+
+
+def check_before_reading(options: ImageOptions) -> None:
+    """Refuses what would fail after minutes of work.
+
+    Raises:
+        ValueError: a setting of images that is out of its bounds.
+    """
+    for group, given in by_group(options.images).items():
+        GROUPS[group](**given)
 
 
 def config_settings(options: ImageOptions) -> Settings:

@@ -51,6 +51,8 @@ def answer(*words):
         (("keras-ms", "evaluate", "--help"), 0, "--split"),
         (("keras-ms", "evaluate", "m.keras", "--metrics", "recal"), 1, "map_at_r"),
         (("keras-ms", "evaluate", "m.keras", "--ks", "0"), 1, "whole numbers"),
+        (("keras-ms", "evaluate", ".", "glyphs", "--test-fraction", "2"), 1, "test_fraction"),
+        (("keras-ms", "curriculum", ".", "--class-depth", "0"), 1, "class_depth"),
         (("keras-ms", "curriculum", "--help"), 0, "--subsets"),
         (("keras-ms", "curriculum", "m.keras", "--subsets", "0"), 1, "subsets"),
         (("keras-ms", "report", "none"), 1, "folder of a run"),
