@@ -173,9 +173,9 @@ def test_moved_test_classes_and_weights_of_an_unfinished_run(run, tmp_path, caps
     for name in ("embedder.keras", "summary.json"):
         (copy / name).unlink()
     settings = json.loads((copy / "settings.json").read_text())
-    gone = {"test_classes": str(tmp_path / "gone.txt"), "weights": str(tmp_path / "gone.h5")}
-    unfrozen = {"frozen_batch_norm": False}
-    (copy / "settings.json").write_text(json.dumps(settings | gone | unfrozen))
+    settings["data"]["test_classes"] = str(tmp_path / "gone.txt")
+    settings["model"] |= {"weights": str(tmp_path / "gone.h5"), "frozen_batch_norm": False}
+    (copy / "settings.json").write_text(json.dumps(settings))
     message = _refusal(capsys, copy)
     assert "gone.txt" in message and "Give --data-dir" in message and "--test-classes" in message
     names = tmp_path / "names.txt"

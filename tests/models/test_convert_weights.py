@@ -23,6 +23,19 @@ def torch():
     )
 
 
+def hide_torch(monkeypatch):
+    """As if PyTorch were not installed."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "torch":
+                raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+
+
 @pytest.fixture(scope="module")
 def network():
     return bn_inception((31, 31, 3))
@@ -94,7 +107,7 @@ def test_features_are_those_of_pytorch(torch, converted, size):
 
 
 def test_a_safetensors_file_needs_no_pytorch(tensors, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
+    hide_torch(monkeypatch)
     source = write_safetensors(tmp_path / "bn.safetensors", tensors)
     target = tmp_path / "new folder" / "bn.weights.h5"
     assert main(["convert-weights", str(source), "--to", str(target)]) == 0
@@ -203,7 +216,7 @@ def test_pytorch_files_of_other_things_are_refused(torch, tmp_path):
 
 def test_without_pytorch_the_message_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "network.pth").write_bytes(b"anything")
-    monkeypatch.setitem(sys.modules, "torch", None)
+    hide_torch(monkeypatch)
     with pytest.raises(ImportError, match="pip install torch.*safetensors"):
         read_tensors(tmp_path / "network.pth")
 
