@@ -40,9 +40,14 @@ class ImageOptions(Protocol):
         images: the settings of images that are given, by name.
     """
 
-    model: str
-    config: str
-    images: dict[str, Any]
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def config(self) -> str: ...
+
+    @property
+    def images(self) -> dict[str, Any]: ...
 
 
 def image_options(explanations: Mapping[str, str] | None = None) -> Any:
