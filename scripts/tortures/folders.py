@@ -96,6 +96,6 @@ def _case(pictures, whole, file, damage, what, expected):
         left = contents(run)
         left.pop("report.html", None)
         if file == "class_tree.npz":  # of the last epoch: a run that has ended goes without it
-            left = {file: ""} | left
+            left = {file: b""} | left
         fault = difference(left, expected)
     return fault or ", ".join(left_over(run))
