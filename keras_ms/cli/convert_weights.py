@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 
 _DESCRIPTION = (
     "Converts bn_inception-52deb4733.pth, the public PyTorch weights, for --backbone bn_inception "
@@ -29,6 +29,9 @@ def run(words: Sequence[str]) -> None:
         SystemExit: wrong words, or help.
     """
     options = parsed(_Options, "convert-weights", _DESCRIPTION, words)
+    check_is_there(options.source, "a .pth or .safetensors file")
+    if not options.to.endswith(".weights.h5"):
+        raise ValueError(f"The file to write must end in .weights.h5. Received: {options.to}")
     import_keras()
     from keras_ms.models.convert_weights import convert_weights
 

@@ -126,7 +126,7 @@ def run(words: Sequence[str]) -> None:
 
     saved = Path(options.model).suffix == ".npz"
     features, images, has_pictures = _saved(options) if saved else _embedded(options)
-    progress = _progress if is_terminal(sys.stderr) else _lines(images.labels)
+    progress = _progress if is_terminal(sys.stderr) else progress_lines("dividing", unit="classes")
     divided = curriculum_subsets(features, images.labels, **dividing, progress=progress)
     write_curriculum(options.to, divided, images)
     for number in range(int(divided.subset.max()) + 1):
@@ -164,12 +164,6 @@ def _dividing(options):
 def _progress(done, total):
     end = "\n" if done == total else ""
     print(f"\r\033[K{done:,} of {total:,} classes", end=end, file=sys.stderr, flush=True)
-
-
-def _lines(labels):
-    """As `_progress`, for a log: a line every half minute."""
-    tell = progress_lines("dividing", len(np.unique(labels)), unit="classes")
-    return lambda done, total: tell(done / total)
 
 
 def _checked_page(options):

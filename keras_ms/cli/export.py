@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.cli.setting_options import with_commas
 from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.run.settings.training import ExportSettings
@@ -50,6 +50,9 @@ def run(words: Sequence[str]) -> None:
     options = parsed(_Options, "export", "Exports a saved .keras model.", words)
     metadata = _metadata(options.metadata)
     formats = ExportSettings(options.formats).formats
+    if options.resize_to is not None and options.resize_to < 1:
+        raise ValueError(f"Expected --resize-to of at least 1. Received: {options.resize_to}")
+    check_is_there(options.model, "a .keras file")
     import_keras()
     from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats

@@ -1,6 +1,7 @@
 """Words of the command line, parsed by tyro: each command declares its options as a class."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -51,3 +52,14 @@ def parsed(
         args=words,
         config=markers,
     )
+
+
+def check_is_there(path: str, expected: str) -> None:
+    """Raises FileNotFoundError where nothing is at a path, before Keras is imported.
+
+    Args:
+        path: as it was typed.
+        expected: what should be there, such as "a .keras file".
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"Expected {expected}. Nothing is at {path or repr(path)}")

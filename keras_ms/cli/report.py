@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 
 _DESCRIPTION = (
     "Embeds the test images of a run once more and writes one HTML page that needs no network: "
@@ -89,6 +89,8 @@ def run(words: Sequence[str]) -> None:
     if options.map_images is not None and options.map_images < 1:
         raise ValueError(f"Expected --map-images of at least 1. Received: {options.map_images}")
     check_writable(path.parent)
+    if options.embeddings:
+        check_is_there(options.embeddings, "an .npz file of embeddings and labels")
     import_keras()
     from keras_ms.report.embedding_map import check_map_library
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.run.losses import named_loss, pair_loss_names
 
 
@@ -36,13 +36,16 @@ def run(words: Sequence[str]) -> None:
     """
     description = "Draws how much each loss makes every pair of a batch count, by its similarity."
     options = parsed(_Options, "weights", description, words)
-    names = options.losses.split(",") if options.losses else list(pair_loss_names())
+    given = [name.strip() for name in options.losses.split(",")]
+    names = given if options.losses else list(pair_loss_names())
     unknown = [name for name in names if name not in pair_loss_names()]
     if unknown:
         raise ValueError(
             f"Unknown loss. Expected one of {', '.join(pair_loss_names())}. Received: "
             f"{', '.join(unknown)}"
         )
+    if options.embeddings:
+        check_is_there(options.embeddings, "an .npz file of embeddings and labels")
     import_keras()
     import numpy as np
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_ms.arguments import class_ids, whole_number
 from keras_ms.curriculum.density import check_density_options, class_density, split_values
+from keras_ms.terminal.progress import Progress
 
 METHODS = ("k-means", "distance")
 # each works on some 100 MB of its own
@@ -56,7 +57,7 @@ def curriculum_subsets(
     distance_quantile: float = 0.6,
     max_dimension: int | None = 256,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> CurriculumSubsets:
     """Divides the images of each class into clean, noisy and highly noisy ones by their density.
 

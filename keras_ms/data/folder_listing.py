@@ -3,10 +3,11 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from keras_ms.data.file_names import same_name, shown_name
+from keras_ms.terminal.progress import Progress
 
 # what programs and systems put beside images
 _SYSTEM = {
@@ -92,7 +93,7 @@ class Folder:
 def list_folder(
     path: str | os.PathLike,
     suffixes: tuple[str, ...],
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Folder:
     """Lists a folder and everything below it; links are followed.
 

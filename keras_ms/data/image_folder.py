@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from keras_ms.data.folder_listing import (
     tally_line,
 )
 from keras_ms.data.image_file import SUFFIXES, image_fault
+from keras_ms.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def read_image_folder(
     skip_unreadable: bool,
     skip_small_classes: bool,
     check_images: bool,
-    progress: Callable[[int, int | None], None] | None,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """The columns of an ImageList read from a folder; `ImageList.from_folder` says the rules.
 

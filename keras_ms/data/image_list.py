@@ -1,7 +1,7 @@
 """ImageList: which images there are, the class of each, and the split each class belongs to."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from keras_ms.arguments import class_ids
 from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_folder import read_image_folder
+from keras_ms.terminal.progress import Progress
 
 _MASKS = ("is_query", "is_gallery")
 
@@ -293,7 +294,7 @@ class ImageList:
         skip_unreadable: bool = False,
         skip_small_classes: bool = False,
         check_images: bool = True,
-        progress: Callable[[int, int | None], None] | None = None,
+        progress: Progress | None = None,
         class_depth: int | None = None,
         apply_exif_orientation: bool = True,
     ) -> "ImageList":

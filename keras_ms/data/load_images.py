@@ -8,7 +8,7 @@ from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.catalogue import check_options, chosen_data_set
 from keras_ms.data.sets.declaration import ProgressWords
-from keras_ms.terminal.progress import progress_lines
+from keras_ms.terminal.progress import Progress, progress_lines
 
 _TELL_EVERY = 10_000  # images listed or files extracted, some seconds
 
@@ -67,15 +67,15 @@ def load_images(
     return images
 
 
-def _told(words: ProgressWords, log: Callable[[str], Any]) -> Callable[[int, int | None], None]:
+def _told(words: ProgressWords, log: Callable[[str], Any]) -> Progress:
     """A loader's `progress`, which tells the user how far it is a line at a time."""
-    told, share_done = 0, None
+    told, named_lines = 0, None
 
     def progress(done: int, total: int | None = None) -> None:
-        nonlocal told, share_done
+        nonlocal told, named_lines
         if total is not None:
-            share_done = share_done or progress_lines(words.named, total, log)
-            share_done(done / total)
+            named_lines = named_lines or progress_lines(words.named, log)
+            named_lines(done, total)
         elif done >= told + _TELL_EVERY:
             told = done
             log(words.counted.format(done))

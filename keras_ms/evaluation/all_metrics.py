@@ -12,7 +12,7 @@ from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, r
 from keras_ms.evaluation.inputs import checked_embeddings
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
-from keras_ms.terminal.keras_progress import share_progress
+from keras_ms.terminal.keras_progress import work_progress
 from keras_ms.terminal.progress import print_line, shown_progress
 
 # what is measured by default needs no further package and takes about two products of all pairs
@@ -149,9 +149,7 @@ def evaluate_embeddings(
                 scored_labels,
                 num_resamples=num_resamples,
                 seed=seed,
-                progress=share_progress(
-                    "intervals", num_resamples, verbosity, unit="draws of classes"
-                ),
+                progress=work_progress("intervals", verbosity, unit="draws of classes"),
             )
             intervals = dict(zip(scores, map(tuple, ends.T.tolist())))
     if query_ranks is not None:
@@ -201,12 +199,12 @@ def _query_scores(search_arguments, metrics, ks, verbosity):
     num_queries = len(search_arguments["labels"])
     scores, skipped, ranks = {}, np.zeros(num_queries, bool), None
     if "recall" in metrics:
-        progress = share_progress("Recall@K", num_queries, verbosity, unit="queries")
+        progress = work_progress("Recall@K", verbosity, unit="queries")
         ranks = best_positive_ranks(**search_arguments, progress=progress)
         skipped = ranks == 0
         scores |= {f"recall@{k}": ranks <= k for k in ks}
     if {"r_precision", "map_at_r"} & set(metrics):
-        progress = share_progress("R-Precision, MAP@R", num_queries, verbosity, unit="queries")
+        progress = work_progress("R-Precision, MAP@R", verbosity, unit="queries")
         precision = precision_at_r(**search_arguments, progress=progress)
         skipped = precision.num_relevant == 0
         by_name = {"r_precision": precision.r_precision, "map_at_r": precision.average_precision}

@@ -12,8 +12,7 @@ the few whose order to a positive float32 leaves in doubt are computed again.
 
 import math
 import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -31,6 +30,7 @@ from keras_ms.evaluation.exact_similarity import (
 from keras_ms.evaluation.inputs import retrieval_sets
 from keras_ms.evaluation.ranks import on_accelerator
 from keras_ms.pairs.rounding import rounding_bound
+from keras_ms.terminal.progress import Progress
 
 # Similarities held at a time, 64 MB: hundreds of queries against a large gallery, so that the
 # product runs at full speed, and little beside the embeddings.
@@ -63,7 +63,7 @@ def precision_at_r(
     *,
     query_positions: Tensor | None = None,
     block_size: int | None = None,
-    progress: Callable[[float], Any] | None = None,
+    progress: Progress | None = None,
 ) -> PrecisionAtR:
     """R-Precision of each query, and its average precision in the first R places.
 
@@ -79,7 +79,7 @@ def precision_at_r(
         block_size: queries compared with the whole gallery at a time. Defaults to None: as many as
             make 64 MB of similarities, at most 512. Peak memory is about one copy of the
             embeddings plus twice that, however large the classes are.
-        progress: called with the share of the work done, 0 to 1, now and then.
+        progress: called with (queries done, queries in all) now and then.
 
     Returns:
         A `PrecisionAtR`. Means without the skipped queries: `np.nanmean(scores.r_precision)`.
@@ -115,7 +115,7 @@ def precision_at_r(
             for into, values in zip(result, scores):
                 into[queries.original_positions[first:last]] = values
         if progress:
-            progress(stop / num_queries)
+            progress(stop, num_queries)
     return result
 
 

@@ -1,12 +1,11 @@
 """How far a figure would move with other test classes: the bootstrap over classes."""
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from keras_ms.arguments import Tensor
+from keras_ms.terminal.progress import Progress
 
 # The ends of a 95 % interval then rest on 25 resamples each, and move by about a tenth of the
 # interval's half width from seed to seed: enough for the digits that are reported.
@@ -20,7 +19,7 @@ def class_bootstrap(
     num_resamples: int = NUM_RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
-    progress: Callable[[float], Any] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Percentile interval of the mean score when test classes are drawn anew.
 
@@ -34,7 +33,7 @@ def class_bootstrap(
         num_resamples: times that classes are drawn. Defaults to 1000.
         confidence: share of the resamples inside the interval. Defaults to 0.95.
         seed: of the drawing; the same seed gives the same interval.
-        progress: called with the share of the work done, 0 to 1, now and then.
+        progress: called with (draws done, draws in all) now and then.
 
     Returns:
         float64 array (2,), lower and upper end, or (2, num_metrics).
@@ -72,6 +71,6 @@ def class_bootstrap(
         times = np.bincount(drawn, minlength=len(classes))
         means[number] = times @ sums / (times @ sizes)
         if progress and number % 100 == 99:
-            progress((number + 1) / num_resamples)
+            progress(number + 1, num_resamples)
     ends = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return ends[:, 0] if scores.ndim == 1 else ends

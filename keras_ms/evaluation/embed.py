@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ms.terminal.keras_progress import predict_progress, share_progress
+from keras_ms.terminal.keras_progress import predict_progress, work_progress
 
 
 def embed_batches(
@@ -60,7 +60,7 @@ def embed_batches(
         if names is not None:
             _check_finite(embeddings, names, source, unit)
         return embeddings
-    tell = None if total is None else share_progress(what, total, verbose, log, unit=unit)
+    tell = None if total is None else work_progress(what, verbose, log, unit=unit)
     parts, done = [], 0
     for batch in batches:
         rows = model(batch)
@@ -71,7 +71,7 @@ def embed_batches(
         parts.append(rows)
         done += len(rows)
         if tell and total:
-            tell(done / total)
+            tell(done, total)
     if not parts:
         raise ValueError("Expected items to embed. Received no batch")
     embeddings = np.concatenate(parts)

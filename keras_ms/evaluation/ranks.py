@@ -7,8 +7,6 @@ one tile is held at a time.
 """
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +14,7 @@ import numpy as np
 from keras_ms.arguments import Tensor
 from keras_ms.evaluation import device_ranks, processor_ranks
 from keras_ms.evaluation.inputs import retrieval_sets
+from keras_ms.terminal.progress import Progress
 
 # Rows of one tile: products of 1024 rows run at nearly full speed, and the largest tile, with twice
 # as many columns, takes 8 MB.
@@ -30,7 +29,7 @@ def best_positive_ranks(
     *,
     query_positions: Tensor | None = None,
     block_size: int = BLOCK_SIZE,
-    progress: Callable[[float], Any] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Rank of each query's most similar item of its own class: what Recall@K is counted from.
 
@@ -45,7 +44,7 @@ def best_positive_ranks(
             it, integers of shape (num_queries,). It is left out, by index. Defaults to None: no
             query is in the gallery.
         block_size: most rows of one tile of similarities; it has up to twice as many columns.
-        progress: called with the share of the work done, 0 to 1, now and then.
+        progress: called with (queries done, queries in all) now and then.
 
     Returns:
         int64 array, shape (num_queries,): 1 + the number of items of other classes at least as
@@ -64,8 +63,14 @@ def best_positive_ranks(
         embeddings, labels, gallery_embeddings, gallery_labels, query_positions
     )
     ranks_module = device_ranks if on_accelerator() else processor_ranks
-    sorted_ranks = ranks_module.sorted_ranks(queries, gallery, block_size, progress or _ignore)
-    ranks = np.empty(len(queries.rows), np.int64)
+    count = len(queries.rows)
+
+    def tell(share: float) -> None:
+        if progress:
+            progress(round(share * count), count)
+
+    sorted_ranks = ranks_module.sorted_ranks(queries, gallery, block_size, tell)
+    ranks = np.empty(count, np.int64)
     ranks[queries.original_positions] = sorted_ranks
     return ranks
 
@@ -82,7 +87,3 @@ def on_accelerator() -> bool:
         return False
     devices = keras.distribution.list_devices()
     return any(not device.startswith("cpu") for device in devices)
-
-
-def _ignore(share):
-    pass

@@ -7,13 +7,13 @@ by tile, counts the negatives ahead of each best positive and answers every K at
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from keras_ms.arguments import Tensor
 from keras_ms.evaluation.ranks import BLOCK_SIZE, best_positive_ranks
+from keras_ms.terminal.progress import Progress
 
 
 class Recalls(dict):
@@ -39,7 +39,7 @@ def recall_at_k(
     *,
     query_positions: Tensor | None = None,
     block_size: int = BLOCK_SIZE,
-    progress: Callable[[float], Any] | None = None,
+    progress: Progress | None = None,
 ) -> Recalls:
     """Share of queries with an item of their own class among the K most similar.
 
@@ -66,7 +66,7 @@ def recall_at_k(
             query is in the gallery.
         block_size: most rows of one tile of similarities. Peak memory is about one copy of the
             embeddings plus 4 · block_size² float32 numbers.
-        progress: called with the share of the work done, 0 to 1, now and then.
+        progress: called with (queries done, queries in all) now and then.
 
     Returns:
         A `Recalls`: dict from K to Recall@K (float, 0..1), in the order of `ks`, with the

@@ -162,7 +162,7 @@ def collect_report(
     )
     ranks, num_skipped = evaluation.ranks, evaluation.num_skipped
     assert ranks is not None and num_skipped is not None  # retrieval is among both METRICS
-    compared = progress_lines("neighbours and margins", len(images), tell)
+    compared = progress_lines("neighbours and margins", tell)
     sweep = sweep_pairs(embeddings, labels, is_gallery=is_gallery, progress=compared)
     best, worst = best_and_worst_queries(sweep, ranks, labels=labels)
     confusions = confused_classes(sweep, ranks, labels=labels)

@@ -1,11 +1,11 @@
 """One sweep over all pairs of images, block by block: neighbours, margins and histograms."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_ms.evaluation.inputs import unit_rows
+from keras_ms.terminal.progress import Progress
 
 # Similarities held at a time, whatever the number of images: 16 MB of float32, and with the order
 # of each row and the masks about 100 MB.
@@ -40,7 +40,7 @@ def sweep_pairs(
     num_neighbours: int = 6,
     is_gallery: np.ndarray | None = None,
     block_pairs: int = _BLOCK_PAIRS,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> PairSweep:
     """Compares every image with every other one of the gallery, and keeps what a report shows.
 
@@ -51,7 +51,7 @@ def sweep_pairs(
             most all of the gallery but one.
         is_gallery: bool (N,), the images to find. Defaults to None: all.
         block_pairs: most similarities held at a time.
-        progress: called with the share of the work done, 0 to 1, now and then.
+        progress: called with (items done, items in all) now and then.
 
     Returns:
         A `PairSweep`. Its histograms count the pairs of all images, or of about 2**25 pairs'
@@ -102,7 +102,7 @@ def sweep_pairs(
             counts[kind] += np.bincount(bins, minlength=2 * NUM_BINS)
             sums[kind] += pairs.sum(dtype=np.float64)
         if progress is not None:
-            progress((rows[-1] + 1) / count)
+            progress(int(rows[-1]) + 1, count)
     for best in (best_positive, best_negative):
         best[np.isinf(best)] = np.nan
     edges, counts = _occurring_range(counts)

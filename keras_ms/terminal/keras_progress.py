@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_ms.terminal.progress import print_line, progress_lines
+from keras_ms.terminal.progress import Progress, print_line, progress_lines
 
 # often enough to see that it goes on, seldom enough to keep a log readable
 _SECONDS = 30
@@ -52,12 +52,12 @@ class ProgressLines(keras.callbacks.Callback):
 
     def on_predict_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._rows = 0
-        self._tell = progress_lines(self._what, self.total, self._log, **self._options)
+        self._tell = progress_lines(self._what, self._log, **self._options)
 
     def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if logs:
             self._rows += len(keras.tree.flatten(logs["outputs"])[0])
-        self._tell(self._rows / self.total if self.total else 1.0)
+        self._tell(self._rows, self.total)
 
 
 class TrainingLines(keras.callbacks.Callback):
@@ -95,14 +95,14 @@ class TrainingLines(keras.callbacks.Callback):
         self._log = log
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._tell = progress_lines("training", self._total, self._log, **self._options)
+        self._tell = progress_lines("training", self._log, **self._options)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._before = self._done
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._done = self._before + batch + 1
-        self._tell(self._done / self._total)
+        self._tell(self._done, self._total)
 
 
 def predict_progress(
@@ -133,38 +133,39 @@ def predict_progress(
     return {"verbose": verbose}
 
 
-def share_progress(
+def work_progress(
     what: str,
-    total: int,
     verbose: int,
     log: Callable[[str], Any] | None = None,
     *,
     unit: str = "images",
-) -> Callable[[float], None]:
-    """A function of the share done, 0 to 1, that shows it: a bar, lines or nothing.
+) -> Progress:
+    """A `Progress` that shows it: a bar, lines or nothing.
 
     What is done within a moment is done in silence.
 
     Args:
-        what, total, log, unit: as in `progress_lines`.
+        what, log, unit: as in `progress_lines`.
         verbose: 1 for Keras's bar, 2 for lines, 0 for nothing; see `shown_progress`.
 
     Returns:
-        A function of one number, such as the `progress` of `keras_ms.recall_at_k`.
+        Function of what is done and what there is in all.
     """
     if verbose == 2:
-        return progress_lines(what, total, log, unit=unit)
+        return progress_lines(what, log, unit=unit)
     if verbose != 1:
-        return lambda share: None
-    bar, started, begun = keras.utils.Progbar(total), time.monotonic(), False
+        return lambda done, total: None
+    bar, started = None, time.monotonic()
 
-    def tell(share):
-        nonlocal begun
-        if not begun and (share >= 1 or time.monotonic() - started < _MOMENT):
+    def tell(done: int, total: int | None) -> None:
+        nonlocal bar
+        if not total:
             return
-        if not begun:
-            begun = True
+        if bar is None:
+            if done >= total or time.monotonic() - started < _MOMENT:
+                return
             print_line(f"{what}, {total:,} {unit}")
-        bar.update(round(share * total), finalize=share >= 1)
+            bar = keras.utils.Progbar(total)
+        bar.update(done, finalize=done >= total)
 
     return tell

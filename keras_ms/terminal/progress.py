@@ -5,51 +5,53 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# told how far something is: what is done of it, and what there is in all or None, if unknown
+Progress = Callable[[int, int | None], Any]
+
 # often enough to see that it goes on, seldom enough to keep a log readable
 _SECONDS = 30
 
 
 def progress_lines(
     what: str,
-    total: int,
     log: Callable[[str], Any] | None = None,
     *,
     unit: str = "images",
     every_seconds: float = _SECONDS,
     clock: Callable[[], float] | None = None,
-) -> Callable[[float], None]:
-    """A function to call with the share of the work done, 0 to 1, as often as one likes.
+) -> Progress:
+    """A function to call with what is done and what there is in all, as often as one likes.
 
     Args:
         what: what is computed, the beginning of each line.
-        total: number of all `unit`.
         log: function that takes a line of text. Defaults to `print_line`.
         unit: what is counted. Defaults to "images".
         every_seconds: least time between two lines. Defaults to 30.
         clock: function that returns seconds. Defaults to `time.monotonic`.
 
     Returns:
-        A function of one number, such as the `progress` of `keras_ms.recall_at_k`.
+        A `Progress`, such as the `progress` of `keras_ms.recall_at_k`. Of what has no known end it
+        tells nothing.
 
     Example:
 
     ```python
-    tell = progress_lines("raw pixels, neighbours", len(embeddings))
+    tell = progress_lines("raw pixels, neighbours", unit="queries")
     recalls = keras_ms.recall_at_k(embeddings, labels, progress=tell)
     ```
     """
     log, clock = log or print_line, clock or time.monotonic
     started = told = clock()
 
-    def tell(share):
+    def tell(done: int, total: int | None) -> None:
         nonlocal told
         now = clock()
         # of the end the caller tells: what it found
-        if now - told < every_seconds or not 0 < share < 1:
+        if now - told < every_seconds or not total or not 0 < done < total:
             return
         told = now
-        left = _duration((now - started) * (1 - share) / share)
-        log(f"{what}: {round(share * total):,} of {total:,} {unit}, about {left} left")
+        left = _duration((now - started) * (total - done) / done)
+        log(f"{what}: {done:,} of {total:,} {unit}, about {left} left")
 
     return tell
 

@@ -192,9 +192,9 @@ def test_embeddings_a_little_apart_are_arranged(dimension):
 
 def test_the_sweep_tells_how_far_it_is():
     embeddings, images = drawn_set(5, 4)
-    shares = []
-    sweep_pairs(embeddings, images.labels, block_pairs=60, progress=shares.append)
-    assert shares == pytest.approx([0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0])
+    told = []
+    sweep_pairs(embeddings, images.labels, block_pairs=60, progress=lambda *done: told.append(done))
+    assert told == [(done, 20) for done in (3, 6, 9, 12, 15, 18, 20)]
 
 
 def test_texts_of_a_chart_stay_within_it():

@@ -33,10 +33,12 @@ def _model():
 
 def test_a_line_is_due_every_30_seconds_and_tells_what_is_left():
     clock, lines = Clock(), []
-    tell = progress_lines("features", 6033, lines.append, clock=clock)
-    for share, seconds in ((0.1, 29.9), (0.2, 30.1), (0.3, 31), (0.4, 60.2), (0.5, 7200), (1, 9e4)):
+    tell = progress_lines("features", lines.append, clock=clock)
+    for done, seconds in (
+        (603, 29.9), (1207, 30.1), (1810, 31), (2413, 60.2), (3016, 7200), (6033, 9e4),
+    ):  # fmt: skip
         clock.now = 1000 + seconds
-        tell(share)
+        tell(done, 6033)
     assert lines == [
         "features: 1,207 of 6,033 images, about 2 min left",
         "features: 2,413 of 6,033 images, about 2 min left",
@@ -45,23 +47,23 @@ def test_a_line_is_due_every_30_seconds_and_tells_what_is_left():
 
 
 @pytest.mark.parametrize(
-    "seconds, share, words",
-    [(30, 0.5, "30 s"), (30, 0.9999, "1 s"), (59.4, 0.5, "59 s"), (59.8, 0.5, "1 min"),
-     (90, 0.5, "2 min"), (3599, 0.5, "1 h 0 min"), (4000, 0.5, "1 h 7 min")],
+    "seconds, done, words",
+    [(30, 5000, "30 s"), (30, 9999, "1 s"), (59.4, 5000, "59 s"), (59.8, 5000, "1 min"),
+     (90, 5000, "2 min"), (3599, 5000, "1 h 0 min"), (4000, 5000, "1 h 7 min")],
 )  # fmt: skip
-def test_durations_in_words(seconds, share, words):
+def test_durations_in_words(seconds, done, words):
     clock, lines = Clock(), []
-    tell = progress_lines("x", 10_000, lines.append, every_seconds=0, clock=clock)
+    tell = progress_lines("x", lines.append, every_seconds=0, clock=clock)
     clock.now += seconds
-    tell(share)
+    tell(done, 10_000)
     assert lines[0].endswith(f"about {words} left")
 
 
-def test_nothing_is_said_of_no_share_and_of_the_end():
+def test_nothing_is_said_of_the_beginning_of_the_end_and_of_work_without_a_known_end():
     lines = []
-    tell = progress_lines("x", 10, lines.append, every_seconds=0)
-    for share in (0, 0.0, 1, 1.0):
-        tell(share)
+    tell = progress_lines("x", lines.append, every_seconds=0)
+    for done, total in ((0, 10), (10, 10), (5, None), (0, 0)):
+        tell(done, total)
     assert lines == []
 
 
@@ -87,7 +89,7 @@ def test_a_fast_prediction_says_nothing():
 
 def test_recall_tells_its_share():
     rng, lines = np.random.default_rng(0), []
-    tell = progress_lines("neighbours", 300, lines.append, clock=Clock(step=31))
+    tell = progress_lines("neighbours", lines.append, clock=Clock(step=31))
     recall_at_k(
         rng.normal(size=(300, 4)), rng.integers(0, 9, 300), ks=(1,), block_size=100, progress=tell
     )

@@ -11,12 +11,12 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
 from keras_ms.data.file_names import file_path
 from keras_ms.files import whole_folder
+from keras_ms.terminal.progress import Progress
 
 # The largest benchmark, Stanford Online Products, holds 120,100 files and unpacks to 3.1 GB.
 MAX_MEMBERS = 250_000
@@ -53,7 +53,7 @@ def extract_archive(
     md5: str | None = None,
     max_members: int = MAX_MEMBERS,
     max_bytes: int = MAX_BYTES,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Extracts an archive into a new folder, which appears whole or not at all.
 

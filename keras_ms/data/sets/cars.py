@@ -8,7 +8,8 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import Benchmark, Listing, read_table, whole_numbers
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.sets.prepared_datasets import PreparedDataset, load_prepared
-from keras_ms.data.sets.release import Progress, extracted, find_folder
+from keras_ms.data.sets.release import extracted, find_folder
+from keras_ms.terminal.progress import Progress
 
 CARS = Benchmark(
     name="cars",

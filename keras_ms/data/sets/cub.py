@@ -6,7 +6,8 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import Benchmark, Listing, read_table, whole_numbers
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.sets.prepared_datasets import PreparedDataset
-from keras_ms.data.sets.release import Progress, Release
+from keras_ms.data.sets.release import Release
+from keras_ms.terminal.progress import Progress
 
 CUB = Benchmark(
     name="cub",

@@ -8,8 +8,9 @@ import numpy as np
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.benchmarks import Benchmark, Listing, read_headed_table
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
-from keras_ms.data.sets.release import Progress, extracted, find_folder
+from keras_ms.data.sets.release import extracted, find_folder
 from keras_ms.data.text_files import read_lines
+from keras_ms.terminal.progress import Progress
 
 IN_SHOP = Benchmark(
     name="in_shop",

@@ -9,8 +9,7 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.sets.archives import extract_archive
 from keras_ms.data.sets.benchmarks import Benchmark, Listing
 from keras_ms.data.sets.prepared_datasets import PreparedDataset, load_prepared
-
-Progress = Callable[[int, int | None], None]  # (done, total or None)
+from keras_ms.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 

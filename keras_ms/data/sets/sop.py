@@ -13,7 +13,8 @@ from keras_ms.data.sets.benchmarks import (
 )
 from keras_ms.data.sets.declaration import EXTRACTING, PHOTOS_OF_A_BENCHMARK, DataSet
 from keras_ms.data.sets.prepared_datasets import PreparedDataset
-from keras_ms.data.sets.release import Progress, Release
+from keras_ms.data.sets.release import Release
+from keras_ms.terminal.progress import Progress
 
 SOP = Benchmark(
     name="sop",

@@ -121,11 +121,18 @@ def check_type(name: str, value: Any, kinds: tuple[type, ...]) -> None:
     fits = isinstance(value, kinds) if not isinstance(value, bool) else bool in kinds
     if not (fits or float in kinds and is_number):
         raise _wrong_type(name, _in_words(kinds), value)
-    if isinstance(value, float) and not math.isfinite(value):
+    if is_number and float in kinds and not _is_finite(value):
         raise ValueError(f"Invalid value for {name}. Expected a finite number. Received: {value!r}")
     if isinstance(value, str) and "\0" in value:
         # no file has such a name
         raise ValueError(f"Invalid value for {name}. Expected no zero byte. Received: {value!r}")
+
+
+def _is_finite(number):
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 _WITHOUT_OPTIONS = "It has none: leave it out, or choose what has it"
