@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from keras import layers
 from small_runs import (
     assert_same_state,
     history,
@@ -12,7 +13,6 @@ from small_runs import (
     train_words,
     write_gradients,
 )
-from keras import layers
 from small_transformer import embedder_around, transformer_embedder
 
 from keras_ms.cli.main import main
