@@ -6,10 +6,19 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_ms.callbacks import ExplainZeroLoss, InterpolateWeights, KeepBestWeights, RecallAtK
+from keras_ms.callbacks import (
+    ExplainZeroLoss,
+    InterpolateWeights,
+    KeepBestWeights,
+    RecallAtK,
+    WithAveragedWeights,
+)
 from keras_ms.htl.callback import RebuildClassTree
 from keras_ms.htl.class_tree import ClassTree
+from keras_ms.models.checkpointed_blocks import checkpointed_blocks
+from keras_ms.models.lora import merge_lora
 from keras_ms.models.saved_files import write_weights
+from keras_ms.optimizers import take_averages
 from keras_ms.run.damaged_files import load_weights
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
@@ -95,33 +104,49 @@ def fit_model(
         steps_done, verbose = epoch * settings.training.steps_per_epoch, shown_progress()
         log(f"Training: steps {steps_done} to {settings.training.steps}")
         lines = TrainingLines(settings.training.steps, steps_done, log=log)
-        model.fit(
-            data.training(start_step=steps_done),
-            # batches that follow a class tree come an epoch at a time
-            steps_per_epoch=None if data.neighbour_indices else settings.training.steps_per_epoch,
-            initial_epoch=epoch,
-            epochs=epochs,
-            shuffle=False,  # the batches come in the sampler's order
-            verbose=verbose,
-            callbacks=[
-                *trees,
-                recall_callback,
-                *([best_keeper] if best_keeper else []),
-                *([lines] if verbose == 2 else []),
-                ExplainZeroLoss(),
-                SaveRun(
-                    run,
-                    settings.training.steps_per_epoch,
-                    history=history,
-                    best=lambda: {
-                        "value": recall_callback.best_value,
-                        "step": recall_callback.best_step,
-                    },
+        measuring = [recall_callback, *([best_keeper] if best_keeper else [])]
+        with _checkpointing(settings, models):
+            model.fit(
+                data.training(start_step=steps_done),
+                # batches that follow a class tree come an epoch at a time
+                steps_per_epoch=(
+                    None if data.neighbour_indices else settings.training.steps_per_epoch
                 ),
-            ],
-        )
+                initial_epoch=epoch,
+                epochs=epochs,
+                shuffle=False,  # the batches come in the sampler's order
+                verbose=verbose,
+                callbacks=[
+                    *trees,
+                    *([WithAveragedWeights(measuring)] if settings.training.ema else measuring),
+                    *([lines] if verbose == 2 else []),
+                    ExplainZeroLoss(),
+                    SaveRun(
+                        run,
+                        settings.training.steps_per_epoch,
+                        history=history,
+                        best=lambda: {
+                            "value": recall_callback.best_value,
+                            "step": recall_callback.best_step,
+                        },
+                    ),
+                ],
+            )
+    if settings.training.ema:
+        # fit has left it in the model, unless there was nothing to train any more
+        take_averages(model.optimizer)
+    if settings.training.lora_rank:
+        merge_lora(models.embedder)
+        # the start of the same weights, without LoRA's
+        interpolation = _interpolation(run, settings, model, recall_callback, best_keeper)
     write_weights(model, run.last_weights_file)
     return Fitted(recall_callback, best_keeper, interpolation, history)
+
+
+def _checkpointing(settings, models):
+    if settings.training.gradient_checkpointing:
+        return checkpointed_blocks(models.embedder.get_layer("backbone"))
+    return contextlib.nullcontext()
 
 
 def _recall_at_k(settings, data):

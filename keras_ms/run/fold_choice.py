@@ -114,7 +114,8 @@ def _heads(settings, models, data, folds, log):
         embedding_size=models.random_kernel.shape[1],
         loss=models.loss,
         normalize=models.loss.normalize,
-        optimizer=lambda schedule: run_optimizer(settings, schedule),
+        # of a head, its kernel and its bias
+        optimizer=lambda schedule: run_optimizer(settings, schedule, decayed=(True, False)),
         schedule=learning_rate_schedule(settings, 1.0),
         batches=data.head_batches,
         steps=settings.training.steps,

@@ -11,8 +11,12 @@ from keras import ops
 from keras_ms.hdml.model import HDML
 from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
+from keras_ms.models.blocks import freeze_blocks, layer_decay_factors
+from keras_ms.models.checkpointed_blocks import checkpointable_layers
 from keras_ms.models.embedding import split_embedder, without_normalization
+from keras_ms.models.lora import enable_lora
 from keras_ms.models.saved_files import write_model
+from keras_ms.optimizers import decayed_kernels
 from keras_ms.pairs.replicas import mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
@@ -80,10 +84,12 @@ def build_models(
         strategy: of `device_strategy`. Defaults to None: one device.
 
     Raises:
-        ValueError: settings that the backbone, the head or HDML do not take.
+        ValueError: settings that the backbone, the head or HDML do not take, such as fine-tuning by
+            blocks of a backbone that has none.
     """
     with _scope(strategy):
         embedder = embedder_of(settings)
+        _set_trained_part(settings, embedder)
         if strategy and not settings.model.freeze_backbone:
             _synchronize_batch_norm(embedder, True)
         features_model, head = split_embedder(embedder)
@@ -112,7 +118,12 @@ def compile_model(settings: Settings, models: RunModels, *, stages: int = 1) -> 
         raise ValueError("Expected settings with a learning rate. Received one that is still open")
     with models.scope():
         schedule = learning_rate_schedule(settings, settings.training.learning_rate, stages=stages)
-        optimizer = run_optimizer(settings, schedule, factors=_rate_factors(settings, models))
+        trained = models.embedder if settings.hdml.mode != "off" else models.trained
+        optimizer = run_optimizer(
+            settings, schedule,
+            decayed=decayed_kernels(trained.trainable_variables),
+            factors=_rate_factors(settings, models.embedder, trained),
+        )  # fmt: skip
         # XLA for the whole network was slower on CPUs; the loss compiles its own part
         options: dict[str, Any] = {"optimizer": optimizer, "jit_compile": False}
         if settings.hdml.mode != "off":
@@ -175,14 +186,29 @@ def _hdml_options(settings):
     return options, rates
 
 
-def _rate_factors(settings, models):
+def _set_trained_part(settings, embedder):
+    """Holds what of the backbone is not trained; what it cannot be asked is refused."""
+    training, backbone = settings.training, embedder.get_layer("backbone")
+    if training.freeze_blocks:
+        freeze_blocks(backbone, training.freeze_blocks)
+    if training.lora_rank:
+        enable_lora(embedder, training.lora_rank)
+    layer_decay_factors(backbone, training.layer_decay)
+    if training.gradient_checkpointing:
+        checkpointable_layers(backbone)
+
+
+def _rate_factors(settings, embedder, trained):
     """Of each trained variable's learning rate, a list; None where all have one rate."""
-    if settings.training.backbone_learning_rate is None:
+    training, backbone = settings.training, embedder.get_layer("backbone")
+    if training.backbone_learning_rate is None and training.layer_decay == 1.0:
         return None
-    backbone = {id(v) for v in models.embedder.get_layer("backbone").trainable_variables}
-    factor = settings.training.backbone_learning_rate / settings.training.learning_rate
-    trained = models.embedder if settings.hdml.mode != "off" else models.trained
-    return [factor if id(v) in backbone else 1.0 for v in trained.trainable_variables]
+    factor = 1.0
+    if training.backbone_learning_rate is not None:
+        factor = training.backbone_learning_rate / training.learning_rate
+    by_block = layer_decay_factors(backbone, training.layer_decay)
+    factors = {id(v): factor * by_block.get(id(v), 1.0) for v in backbone.trainable_variables}
+    return [factors.get(id(v), 1.0) for v in trained.trainable_variables]
 
 
 def _synchronize_batch_norm(model, synchronized):

@@ -8,6 +8,7 @@ from keras_ms.callbacks import ExplainZeroLoss as ExplainZeroLoss
 from keras_ms.callbacks import InterpolateWeights as InterpolateWeights
 from keras_ms.callbacks import KeepBestWeights as KeepBestWeights
 from keras_ms.callbacks import RecallAtK as RecallAtK
+from keras_ms.callbacks import WithAveragedWeights as WithAveragedWeights
 from keras_ms.evaluation.retrieval import recall_at_k as recall_at_k
 from keras_ms.hdml.model import HDML as HDML
 from keras_ms.htl.callback import RebuildClassTree as RebuildClassTree
@@ -37,10 +38,16 @@ from keras_ms.losses.supervised_contrastive import (
 )
 from keras_ms.losses.triplet import TripletLoss as TripletLoss
 from keras_ms.losses.weighted_pairs import WeightedPairLoss as WeightedPairLoss
+from keras_ms.models.blocks import freeze_blocks as freeze_blocks
+from keras_ms.models.checkpointed_blocks import checkpointed_blocks as checkpointed_blocks
 from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMemory
 from keras_ms.models.embedding import build_embedder as build_embedder
 from keras_ms.models.embedding import split_embedder as split_embedder
 from keras_ms.models.embedding import without_normalization as without_normalization
 from keras_ms.models.head_start import initialize_head as initialize_head
+from keras_ms.models.lora import enable_lora as enable_lora
+from keras_ms.models.lora import merge_lora as merge_lora
 from keras_ms.optimizers import GroupedAdam as GroupedAdam
 from keras_ms.optimizers import StageSchedule as StageSchedule
+from keras_ms.optimizers import WarmUp as WarmUp
+from keras_ms.optimizers import decayed_kernels as decayed_kernels

@@ -21,6 +21,7 @@ def check_together(settings: Settings) -> None:
     _check_read(settings)
     _check_frozen_backbone(settings)
     _check_choice(settings)
+    _check_fine_tuning(settings)
     _check_sizes(settings)
     _check_systems(settings)
 
@@ -64,6 +65,27 @@ def _check_choice(settings):
             f"{settings.model.frozen_batch_norm}, validation_fraction="
             f"{settings.data.validation_fraction}"
         )
+
+
+def _check_fine_tuning(settings):
+    """How the weights are changed, and which of them."""
+    training = settings.training
+    if training.coupled_l2 and training.weight_decay:
+        raise _refusal("weight_decay", f"0 with coupled_l2={training.coupled_l2}", settings)
+    if training.lora_rank and training.freeze_blocks:
+        expected = f"0 with lora_rank={training.lora_rank}, which holds every block"
+        raise _refusal("freeze_blocks", expected, settings)
+    if training.warmup_steps >= training.steps:
+        raise _refusal("warmup_steps", f"less than steps={training.steps}", settings)
+    if 1 / (1 - training.ema) > training.steps:
+        # the average would be of the start
+        most = f"at most {1 - 1 / training.steps:.4g}, 1 - 1 / steps"
+        raise _refusal("ema", f"{most}: the average reaches 1 / (1 - ema) steps back", settings)
+    if training.devices > 1:
+        # Keras clips each device's part of the gradient, and averages no copies
+        for name in ("clip_norm", "ema"):
+            if settings.values()[name]:
+                raise _refusal(name, f"0 with devices={training.devices}", settings)
 
 
 def _check_sizes(settings):

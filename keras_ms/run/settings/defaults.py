@@ -83,7 +83,8 @@ def missing_values(settings: Settings) -> dict[str, Any]:
     if kind == "frozen" and tune == "off":
         for name, value in UNTUNED_HEAD.items():
             choose(name, value)
-    if kind == "finetuned":
+    # these say themselves how much less the backbone is trained than the head
+    if kind == "finetuned" and given["layer_decay"] == 1.0 and not given["lora_rank"]:
         rate = given["learning_rate"] or chosen["learning_rate"]
         choose("backbone_learning_rate", BACKBONE_RATE * rate)
     if chosen.get("interpolate") and not can_interpolate(settings, tune):

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from keras_ms.run.settings.declaration import check_group, setting
 
+_TRAINED_BACKBONE = {"freeze_backbone": (False,)}
+
 
 @dataclass(frozen=True)
 class BatchSettings:
@@ -61,16 +63,64 @@ class TrainingSettings:
     )
     backbone_learning_rate: float | None = setting(
         None,
-        "learning rate of the backbone; default: a tenth of --learning-rate for a pretrained one, "
-        "else the same",
+        "learning rate of the backbone; default: a tenth of --learning-rate for a pretrained one "
+        "without --layer-decay and --lora-rank, else the same",
         at_least=0,
-        read_with={"freeze_backbone": (False,)},
+        read_with=_TRAINED_BACKBONE,
+    )
+    layer_decay: float = setting(
+        # one rate for the whole backbone; docs/fine_tuning.md has what it did
+        1.0,
+        "factor of the backbone's learning rate from each of its blocks to the one before it, "
+        "towards the input; 0.65 to 0.85 is usual for transformers; 1: the same for all",
+        above=0,
+        at_most=1,
+        read_with=_TRAINED_BACKBONE,
+    )
+    freeze_blocks: int = setting(
+        0,
+        "hold the backbone's stem and so many of its first blocks as they are",
+        at_least=0,
+        read_with=_TRAINED_BACKBONE,
+    )
+    lora_rank: int = setting(
+        0,
+        "train a transformer's backbone by low-rank changes of its query and value projections, of "
+        "this rank, and nothing else in it; 4 to 16 is usual; 0: all its weights",
+        at_least=0,
+        read_with={**_TRAINED_BACKBONE, "hdml": ("off",)},
     )
     coupled_l2: float = setting(
         # the official recipe's 5e-4 is for fine-tuning ImageNet weights
         0.0,
         "added to the gradient times the parameter (not decoupled), biases included",
         at_least=0,
+    )
+    weight_decay: float = setting(
+        0.0,
+        "AdamW's decay, decoupled from the gradient, of the layers' kernels: no biases, "
+        "normalisations, position embeddings; 0.01 to 0.1 is usual",
+        at_least=0,
+    )
+    clip_norm: float = setting(
+        0.0,
+        "gradients of a larger norm, all together, are scaled down to it; 1 is usual; 0: never",
+        at_least=0,
+    )
+    ema: float = setting(
+        0.0,
+        "average the weights over the steps with this share kept at each, and measure, choose and "
+        "export the average: about the last 1 / (1 - share) steps, such as 0.98 with 300 steps; 0: "
+        "no average",
+        at_least=0,
+        below=1,
+        read_with={"hdml": ("off",)},
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        "compute what the backbone's blocks computed again for the gradient instead of keeping it: "
+        "less memory, about a third more time; for transformers",
+        read_with=_TRAINED_BACKBONE,
     )
     schedule: str = setting(
         "cosine",
@@ -84,6 +134,12 @@ class TrainingSettings:
         "with the schedule step: the steps, after each of which the learning rate falls to a tenth "
         "(in each stage of a curriculum); empty: 40 % and 80 % of all",
         read_with={"schedule": ("step",)},
+    )
+    warmup_steps: int = setting(
+        0,
+        "the learning rate rises over so many steps to that of the schedule (in each stage of a "
+        "curriculum)",
+        at_least=0,
     )
     tune: str = setting(
         "auto",

@@ -1,0 +1,310 @@
+"""The blocks of a backbone, in order from its input, found by how it is built and not by names.
+
+A transformer repeats a layer that is made of others; a convolutional network parts into branches
+and meets again, or halves its maps. What comes before the first block is the stem, what comes after
+the last one the end.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+# a block holds at least an attention's or a branch's worth of layers with weights; a convolution
+# with its normalisation is none
+_LEAST_LAYERS = 3
+# of a repeated layer, so that a network of blocks is not taken apart by what is in them
+_LEAST_SHARE = 0.5
+
+
+class Block(NamedTuple):
+    """A part of a backbone.
+
+    Attributes:
+        name: "stem", "end", or that of the layer which ends the block.
+        layers: those that belong to it as a whole, none within another.
+        variables: its weights, those of no layer of the list too.
+    """
+
+    name: str
+    layers: list[keras.Layer]
+    variables: list[keras.Variable]
+
+
+def backbone_blocks(backbone: keras.Model) -> list[Block]:
+    """The stem, the blocks and the end of a backbone.
+
+    Blocks are, the first that is found:
+        - the layers of a class of which the network has several that are made of at least three
+          layers with weights and hold at least half of its weights: encoder layers of a
+          transformer. Of several such classes that with the most layers.
+        - in a network of Keras's functional API, the parts between two tensors that everything
+          passes through, where there is more than one way between them: residual blocks, inception
+          modules. A layer between two of them belongs to the one after it.
+        - there too, the layers whose feature maps have one size.
+
+    Args:
+        backbone: built `keras.Model`, such as `embedder.get_layer("backbone")`.
+
+    Returns:
+        List of `Block`: "stem", two blocks or more, "end". Stem and end may be without weights.
+
+    Raises:
+        ValueError: no blocks are found.
+
+    Example:
+        >>> blocks = backbone_blocks(keras_ms.build_embedder("small").get_layer("backbone"))
+        >>> [block.name for block in blocks][0::4]
+        ['stem', 'end']
+    """
+    groups = _repeated_layers(backbone)
+    if not groups:
+        before, network, after = _innermost(backbone)
+        operations = _operations(network)
+        groups = _branching_parts(operations, network) or _map_sizes(operations)
+        if groups:
+            names, parts = groups
+            parts[0] = [*before, *parts[0]]
+            parts[-1] = [*parts[-1], *after]
+            groups = names, [_layers_of(part) for part in parts]
+    if not groups:
+        raise ValueError(
+            f"No blocks were found in the backbone {backbone.name}: it has neither a layer of "
+            "several layers that is repeated, nor branches that meet again or feature maps of "
+            "several sizes in a network of Keras's functional API. Leave out what needs them: "
+            "layer_decay, freeze_blocks, gradient_checkpointing"
+        )
+    names, parts = groups
+    return [Block(name, *_layers_and_variables(part)) for name, part in zip(names, parts)]
+
+
+def layer_decay_factors(backbone: keras.Model, decay: float) -> dict[int, float]:
+    """Factors of the learning rate that fall from block to block towards the input.
+
+        factor = decay ** (number of blocks + 1 - place), with the stem at place 0
+
+    The last block has `decay`, the end 1, as the head behind it: what lies near the input serves
+    every picture and is changed least.
+
+    References: Clark et al.: ELECTRA, ICLR 2020; Bao et al.: BEiT, ICLR 2022, whose convention
+    this is.
+
+    Args:
+        backbone: as in `backbone_blocks`.
+        decay: above 0, at most 1.
+
+    Returns:
+        The factor by `id` of each variable of the backbone; empty with a decay of 1, which no
+        blocks are needed for.
+
+    Raises:
+        ValueError: no blocks are found, or a decay out of its bounds.
+
+    Example:
+        >>> backbone = keras_ms.build_embedder("small").get_layer("backbone")
+        >>> factors = layer_decay_factors(backbone, 0.5)
+        >>> factors[id(backbone.trainable_variables[0])]
+        0.0625
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"Expected a `decay` above 0 and at most 1, as 0.75. Received: {decay!r}")
+    if decay == 1:
+        return {}
+    blocks = backbone_blocks(backbone)
+    return {
+        id(variable): decay ** (len(blocks) - 1 - place)
+        for place, block in enumerate(blocks)
+        for variable in block.variables
+    }
+
+
+def freeze_blocks(backbone: keras.Model, count: int) -> None:
+    """Holds the stem and the first blocks of a backbone as they are, in place.
+
+    Nothing in them is trained, batch normalisation takes its running statistics, and dropout and
+    stochastic depth drop nothing. Call it before `compile`.
+
+    Args:
+        backbone: as in `backbone_blocks`.
+        count: how many blocks, 1 or more, fewer than there are.
+
+    Raises:
+        ValueError: no blocks are found, or another number.
+
+    Example:
+        >>> embedder = keras_ms.build_embedder("small")
+        >>> freeze_blocks(embedder.get_layer("backbone"), 1)
+    """
+    blocks = backbone_blocks(backbone)
+    most = len(blocks) - 3
+    if not 1 <= count <= most:
+        raise ValueError(
+            f"Invalid value for freeze_blocks. Expected 1 to {most}: the backbone {backbone.name} "
+            f"has {most + 1} blocks, and to hold all of them is freeze_backbone. Received: {count}"
+        )
+    for block in blocks[: count + 1]:
+        for layer in block.layers:
+            layer.trainable = False
+            for inner in walk_layers(layer):
+                _drop_nothing(inner)
+        for variable in block.variables:
+            variable.trainable = False
+
+
+def walk_layers(layer: Any) -> Iterator[Any]:
+    """A layer and all layers within it, each before those that it holds, in their order."""
+    yield layer
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        yield from walk_layers(inner)
+
+
+def composite_layers(block: Block) -> list[keras.Layer]:
+    """The layers of a block that are made of at least three layers with weights."""
+    return [layer for layer in block.layers if _is_composite(layer)]
+
+
+def _repeated_layers(backbone):
+    """(names, layers) by block, where one class of layers makes up the backbone; else None."""
+    total = _size(backbone.weights)
+    kinds: dict[type, list] = {}
+    for layer in walk_layers(backbone):
+        if layer is not backbone and _is_composite(layer):
+            kinds.setdefault(type(layer), []).append(layer)
+    best, best_value = None, (1, 0.0)
+    for kind, layers in kinds.items():
+        outermost = _outermost(layers)
+        share = sum(_size(layer.weights) for layer in outermost) / max(total, 1)
+        if len(outermost) > 1 and share >= _LEAST_SHARE and (len(outermost), share) > best_value:
+            best, best_value = kind, (len(outermost), share)
+    if best is None:
+        return None
+    names, parts = ["stem"], [[]]
+    waiting = []  # of the block that comes, or of the end
+
+    def visit(layer):
+        if type(layer) is best:
+            if len(parts) == 1:
+                parts[0], waiting[:] = waiting[:], []
+            names.append(layer.name)
+            parts.append([*waiting, layer])
+            waiting.clear()
+        elif any(type(inner) is best for inner in walk_layers(layer)):
+            waiting.extend(_own_weights(layer))
+            for inner in layer._flatten_layers(include_self=False, recursive=False):
+                visit(inner)
+        else:
+            waiting.append(layer)
+
+    visit(backbone)
+    return [*names, "end"], [*parts, waiting]
+
+
+def _outermost(layers):
+    within = {id(inner) for layer in layers for inner in list(walk_layers(layer))[1:]}
+    return [layer for layer in layers if id(layer) not in within]
+
+
+def _is_composite(layer):
+    # a model may hold the blocks, and is none
+    if isinstance(layer, keras.Model):
+        return False
+    with_weights = [inner for inner in list(walk_layers(layer))[1:] if _own_weights(inner)]
+    return len(with_weights) >= _LEAST_LAYERS
+
+
+def _own_weights(layer):
+    inner = layer._flatten_layers(include_self=False, recursive=False)
+    known = {id(weight) for each in inner for weight in each.weights}
+    return [weight for weight in layer.weights if id(weight) not in known]
+
+
+def _size(weights):
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def _innermost(network) -> tuple[list, Any, list]:
+    """The nested model that does the work: (what is before it, it, what is behind it)."""
+    before, after = [], []
+    while True:
+        models = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+        inner = [one for one in models if 2 * len(one.weights) > len(network.weights)]
+        if not inner:
+            return before, network, after
+        place = network.layers.index(inner[0])
+        before, after = before + network.layers[:place], network.layers[place + 1 :] + after
+        network = inner[0]
+
+
+def _operations(network) -> list[Any]:
+    """The operations of a functional or sequential network, each behind what it takes."""
+    if isinstance(network, keras.Function):
+        return network.operations
+    return network.layers if isinstance(network, keras.Sequential) else []
+
+
+def _branching_parts(operations, network):
+    """(names, operations) by block, between tensors that everything passes through."""
+    uses = Counter(id(tensor) for one in operations for tensor in _tensors(one.input))
+    if operations:
+        uses.update(id(tensor) for tensor in keras.tree.flatten(network.outputs))
+    segments, current, waiting = [], [], Counter()
+    for operation in operations:
+        current.append(operation)
+        waiting.subtract(id(tensor) for tensor in _tensors(operation.input))
+        waiting.update({id(tensor): uses[id(tensor)] for tensor in _tensors(operation.output)})
+        waiting = +waiting
+        if len(waiting) == 1:
+            segments.append(current)
+            current = []
+    names, parts = ["stem"], [[]]
+    between = []
+    for segment in segments:
+        if len(segment) == 1 or not any(one.weights for one in _layers_of(segment)):
+            between += segment
+            continue
+        if len(parts) == 1:
+            parts[0], between = between, []
+        names.append(segment[-1].name)
+        parts.append(between + segment)
+        between = []
+    return ([*names, "end"], [*parts, between + current]) if len(parts) > 2 else None
+
+
+def _map_sizes(operations):
+    """(names, operations) by block, each of the layers whose feature maps have one size."""
+    parts, size = [[]], None
+    for operation in operations:
+        shape = [tuple(t.shape) for t in _tensors(operation.output)][0]
+        if len(shape) == 4 and _tensors(operation.input) and shape[1:3] != size:
+            if size is not None and any(one.weights for one in _layers_of(parts[-1])):
+                parts.append([])
+            size = shape[1:3]
+        parts[-1].append(operation)
+    end = [] if any(one.weights for one in _layers_of(parts[-1])) else parts.pop()
+    names = ["stem", *(part[-1].name for part in parts[1:]), "end"]
+    return (names, [*parts, end]) if len(parts) > 2 else None
+
+
+def _tensors(value) -> list:
+    return keras.tree.flatten(value)
+
+
+def _layers_of(operations) -> list[Any]:
+    return [one for one in operations if isinstance(one, keras.Layer)]
+
+
+def _layers_and_variables(part: Iterable) -> tuple[list, list]:
+    layers = _layers_of(part)
+    variables = [one for one in part if isinstance(one, keras.Variable)]
+    for layer in layers:
+        variables += layer.weights
+    return layers, list({id(variable): variable for variable in variables}.values())
+
+
+def _drop_nothing(layer):
+    # as Keras, KerasHub and the networks of keras.applications call it
+    for name in ("rate", "drop_path_rate"):
+        if isinstance(getattr(layer, name, None), float):
+            setattr(layer, name, 0.0)

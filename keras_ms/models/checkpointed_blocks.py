@@ -1,0 +1,81 @@
+"""Gradient checkpointing: what a block computed is computed again for its gradient, not kept."""
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+from keras_ms.models.blocks import backbone_blocks, composite_layers, walk_layers
+
+
+def checkpointable_layers(backbone: keras.Model) -> list[keras.Layer]:
+    """The layers of a backbone that gradient checkpointing acts on, a block each.
+
+    Args:
+        backbone: built `keras.Model`.
+
+    Raises:
+        ValueError: a backbone without blocks that are layers of their own, or one whose blocks drop
+            at random or gather statistics: they would do so again, and otherwise, the second time.
+
+    Example:
+        >>> blocks = checkpointable_layers(embedder.get_layer("backbone"))
+    """
+    found = [layer for block in backbone_blocks(backbone) for layer in composite_layers(block)]
+    if not found:
+        raise ValueError(
+            f"Gradient checkpointing would not act on the backbone {backbone.name}: Keras computes "
+            "layers again, and its blocks are no layers of their own, as those of a transformer "
+            "are. Leave out gradient_checkpointing, or take smaller batches"
+        )
+    for block in found:
+        for layer in walk_layers(block):
+            if _changes(layer):
+                raise ValueError(
+                    f"Gradient checkpointing would give wrong gradients: {layer.name} in "
+                    f"{block.name} draws at random or gathers statistics, and would do so anew "
+                    "when the block is computed again. Build the backbone without dropout and "
+                    "stochastic depth, and with frozen batch normalisation, or leave out "
+                    "gradient_checkpointing"
+                )
+    return found
+
+
+@contextlib.contextmanager
+def checkpointed_blocks(backbone: keras.Model) -> Iterator[None]:
+    """Within, a training step keeps the inputs of the blocks alone and computes the rest again.
+
+    It is what `keras.RematScope` does for layers that are built within it. The memory of the
+    activations falls to about one block's; a step computes the forward pass twice.
+
+    Reference: Chen et al.: Training Deep Nets with Sublinear Memory Cost, 2016.
+
+    Args:
+        backbone: as in `checkpointable_layers`; it is traced within, as by `fit`.
+
+    Raises: as `checkpointable_layers`.
+
+    Example:
+
+    ```python
+    with checkpointed_blocks(embedder.get_layer("backbone")):
+        embedder.fit(batches, steps_per_epoch=100)
+    ```
+    """
+    blocks = checkpointable_layers(backbone)
+    with keras.RematScope(mode="full"):
+        built_within = keras.layers.Identity()
+    for block in blocks:
+        block._remat_mode = built_within._remat_mode
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._remat_mode = None
+
+
+def _changes(layer):
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return layer.trainable
+    rates = (getattr(layer, name, 0.0) for name in ("rate", "drop_path_rate"))
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
