@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 import keras_ms.export
+from keras_ms.models.efficientnet_lite import efficientnet_lite
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -23,18 +23,15 @@ def test_the_example_runs_and_writes_both_exports(tmp_path, monkeypatch, capsys)
         for image in range(5):
             pixels = np.clip(colour + rng.normal(0, 30, (96, 96, 3)), 0, 255).astype("uint8")
             Image.fromarray(pixels).save(folder / f"{image}.jpg")
-    # in place of the download: weights of the same shapes
-    weights = tmp_path / "mobilenet_v2.weights.h5"
-    network = keras.applications.MobileNetV2(
-        include_top=False, weights=None, input_shape=(160, 160, 3)
-    )
-    network.save_weights(weights)
+    # in place of the package: weights of the same shapes
+    weights = tmp_path / "efficientnet_lite0.weights.h5"
+    efficientnet_lite(0, (160, 160, 3)).save_weights(weights)
     monkeypatch.chdir(tmp_path)
 
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
     for was, instead in (
         (r"steps_per_epoch=\d+,\n    epochs=\d+", "steps_per_epoch=1,\n    epochs=2"),
-        ('weights="imagenet"', f"weights={str(weights)!r}"),
+        ('weights="package"', f"weights={str(weights)!r}"),
     ):
         code, changes = re.subn(was, lambda _, text=instead: text, code)
         assert changes == 1

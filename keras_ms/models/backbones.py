@@ -14,8 +14,10 @@ import keras
 from keras import applications, layers
 
 from keras_ms.models.bn_inception import bn_inception
+from keras_ms.models.efficientnet_lite import efficientnet_lite
 from keras_ms.models.folded_layers import with_folded_batch_norm
 from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
+from keras_ms.models.package_weights import package_tensors, set_tensors
 from keras_ms.models.weights_files import load_network_weights
 
 
@@ -29,6 +31,7 @@ class Normalisation(NamedTuple):
 
 _MINUS_ONE_TO_ONE = Normalisation((1 / 127.5,) * 3, (-1.0,) * 3)
 _FROM_MINUS_ONE_BY_128 = Normalisation((1 / 128.0,) * 3, (-1.0,) * 3)
+_MINUS_127_BY_128 = Normalisation((1 / 128.0,) * 3, (-127 / 128.0,) * 3)
 # Mean and standard deviation of ImageNet's channels on the scale 0–1.
 _IMAGENET_STANDARDISED = Normalisation(
     tuple(1 / (255 * deviation) for deviation in (0.229, 0.224, 0.225)),
@@ -73,6 +76,18 @@ def _application(build, **options):
     return network
 
 
+def _efficientnet_lite(number):
+    def network(input_shape, weights):
+        if weights == "imagenet":
+            raise ValueError(
+                f"The ImageNet weights of efficientnet_lite{number} are not downloaded, they are "
+                "those of a package: weights='package'. Received: weights='imagenet'"
+            )
+        return efficientnet_lite(number, input_shape)
+
+    return network
+
+
 def _efficientnet_v2(build):
     return _application(build, include_preprocessing=False)
 
@@ -91,6 +106,9 @@ BACKBONES = {
     "resnet50_v2": Backbone(_application(applications.ResNet50V2), _MINUS_ONE_TO_ONE),
     "densenet121": Backbone(_application(applications.DenseNet121), _IMAGENET_STANDARDISED),
     "mobilenet_v2": Backbone(_application(applications.MobileNetV2), _MINUS_ONE_TO_ONE),
+    "efficientnet_lite0": Backbone(_efficientnet_lite(0), _MINUS_127_BY_128),
+    "efficientnet_lite1": Backbone(_efficientnet_lite(1), _MINUS_127_BY_128),
+    "efficientnet_lite2": Backbone(_efficientnet_lite(2), _MINUS_127_BY_128),
     "efficientnet_v2_b0": Backbone(
         _efficientnet_v2(applications.EfficientNetV2B0), _IMAGENET_STANDARDISED
     ),
@@ -119,8 +137,9 @@ def build_backbone(
             "resnet50", "mobilenet_v2", "efficientnet_v2_b0".
         input_shape: (height, width, 3) in pixels.
         weights: None for random weights, "imagenet" for the weights that keras.applications
-            downloads, or the path of a `.weights.h5` file of the network (cut at `output_layer` or
-            whole). Defaults to None.
+            downloads, "package" for those of efficientnet_lite0, 1 and 2 that a package brings
+            along (extra `lite0`), or the path of a `.weights.h5` file of the network (cut at
+            `output_layer` or whole). Defaults to None.
         output_layer: name of the layer to cut the network at, e.g. "mixed8" of inception_v3.
             Defaults to None, its last feature map.
         frozen_batch_norm: whether batch normalisation keeps its running statistics and normalises
@@ -137,6 +156,7 @@ def build_backbone(
     Raises:
         ValueError: for an unknown name or output layer (with the nearest ones), an input size that
             the network cannot take, or a weights file that does not fit it.
+        ImportError: `weights="package"` without the package.
         OSError: when the ImageNet weights cannot be downloaded.
 
     Example:
@@ -147,9 +167,12 @@ def build_backbone(
     if name not in BACKBONES:
         raise ValueError(_unknown("backbone", name, BACKBONES))
     recipe = BACKBONES[name]
+    tensors = package_tensors(name) if weights == "package" else None
     whole = _build_network(name, recipe.build, input_shape, weights)
     network = _cut(whole, output_layer)
-    if weights is not None and weights != "imagenet":
+    if tensors is not None:
+        set_tensors(whole, tensors)
+    elif weights is not None and weights != "imagenet":
         load_network_weights(network, weights, whole=whole)
 
     if frozen_batch_norm is None:

@@ -44,8 +44,8 @@ def build_embedder(
             are fewer.
         image_size: pixels of a side, or (height, width). Defaults to 224, which every backbone
             takes.
-        weights: None, "imagenet" or the path of a `.weights.h5` file of the backbone. Defaults to
-            None.
+        weights: None, "imagenet", "package" (of the efficientnet_lite backbones) or the path of a
+            `.weights.h5` file of the backbone. Defaults to None.
         output_layer: layer of the backbone to cut it at, e.g. "mixed8" of inception_v3. Defaults
             to None, the backbone's last feature map.
         pooling: "avg", "max" or "avg+max", the sum of both, or "none": the linear layer takes the
@@ -77,6 +77,7 @@ def build_embedder(
     Raises:
         ValueError: for an embedding size below 1, an unknown pooling, backbone, output layer or
             initializer, an image size that the backbone cannot take, or weights that do not fit it.
+        ImportError: `weights="package"` without the package.
         OSError: when the ImageNet weights cannot be downloaded.
 
     Example:

