@@ -1,6 +1,7 @@
 """keras-ms export: a saved .keras model as SavedModel and ONNX."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -50,6 +51,8 @@ def run(words: Sequence[str]) -> None:
     options = parsed(_Options, "export", "Exports a saved .keras model.", words)
     metadata = _metadata(options.metadata)
     formats = ExportSettings(options.formats).formats
+    # whatever backend trained the model: the files are TensorFlow's
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     import_keras()
     from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats
