@@ -156,7 +156,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'keras_ms' has no attribute {name!r}")
-    module = importlib.import_module(_ON_FIRST_USE.get(name, "keras_ms.run.registered"))
+    try:
+        module = importlib.import_module(_ON_FIRST_USE.get(name, "keras_ms.run.registered"))
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise ImportError(
+            f"keras_ms.{name} reads data with tf.data, on every backend: pip install tensorflow"
+        ) from error
     value = getattr(module, name)
     globals()[name] = value
     return value

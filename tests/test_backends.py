@@ -4,31 +4,17 @@ Each runs in a process of its own: by this Python where it has the package, else
 KERAS_MS_JAX_PYTHON or KERAS_MS_TORCH_PYTHON names; its tests are skipped otherwise.
 """
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import backend_values
 import numpy as np
 import pytest
+from other_backends import python_for
 
 PROGRAM = Path(__file__).with_name("backend_values.py")
 PROJECT = PROGRAM.parents[1]
-
-
-def python_for(backend):
-    named = os.environ.get(f"KERAS_MS_{backend.upper()}_PYTHON")
-    if named:
-        return named
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(
-            f"{backend} is not installed: `pip install {backend}` (for torch, the CPU build), or "
-            f"set KERAS_MS_{backend.upper()}_PYTHON to the Python of an environment that has "
-            f"{backend}, keras, numpy and h5py"
-        )
-    return sys.executable
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.evaluation.retrieval import Recalls, checked_ks, recall_at_k
+from keras_ms.pairs.replicas import num_data_parts
 
 if TYPE_CHECKING:
     from keras_ms.data.image_list import ImageList
@@ -264,7 +265,10 @@ class RecallAtK(keras.callbacks.Callback):
                 of_batches.append(ids)
                 yield images
 
-        embeddings = embed_batches(lambda images: _embed_batch(model, images), batches())
+        # on several devices of JAX predict_on_batch would compute the whole batch on each
+        shares = num_data_parts() > 1
+        embed = model if shares else lambda images: _embed_batch(model, images)
+        embeddings = embed_batches(embed, batches())
         self._labels = np.concatenate(of_batches)
         return embeddings, self._labels
 

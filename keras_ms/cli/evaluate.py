@@ -200,8 +200,10 @@ def _saved(options):
 def _embedded(options):
     from keras_ms.evaluation.saved_embeddings import write_embeddings
     from keras_ms.export.embedder import embed_images, load_embedder, view_sizes
+    from keras_ms.run.backend import keep_tensorflow_off_gpus
     from keras_ms.run.images import load_run_images
 
+    keep_tensorflow_off_gpus()
     embedder, split = load_embedder(options.model), options.split
     settings = _settings(options, embedder)
     rule = embedder.preprocessing

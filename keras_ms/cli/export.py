@@ -1,6 +1,7 @@
 """keras-ms export: a saved .keras model as SavedModel and ONNX."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -53,6 +54,8 @@ def run(words: Sequence[str]) -> None:
     if options.resize_to is not None and options.resize_to < 1:
         raise ValueError(f"Expected --resize-to of at least 1. Received: {options.resize_to}")
     check_is_there(options.model, "a .keras file")
+    # whatever backend trained the model: the files are TensorFlow's
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     import_keras()
     from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ms.pairs.replicas import num_data_parts
 from keras_ms.terminal.keras_progress import predict_progress, work_progress
 
 
@@ -52,10 +53,14 @@ def embed_batches(
     ```
     """
     if isinstance(model, keras.Model):
-        options = {} if batch_size is None else {"batch_size": batch_size}
+        options: dict[str, Any] = {"verbose": 0}
         if total is not None:
             options |= predict_progress(what, total, verbose, log, unit=unit)
-        embeddings = model.predict(batches, **({"verbose": 0} | options))
+        if num_data_parts() > 1:
+            embeddings = _predicted_in_parts(model, batches, batch_size, options)
+        else:
+            options |= {} if batch_size is None else {"batch_size": batch_size}
+            embeddings = model.predict(batches, **options)
         _check_rows(embeddings, total, source)
         if names is not None:
             _check_finite(embeddings, names, source, unit)
@@ -82,6 +87,35 @@ def embed_batches(
 def batches_without_labels(batches: Any) -> Any:
     """A `tf.data.Dataset` of (images, labels) as one of images alone."""
     return batches.map(lambda images, labels: images)
+
+
+def _predicted_in_parts(
+    model: keras.Model, batches: Any, batch_size: int | None, options: dict[str, Any]
+) -> np.ndarray:
+    """As `model.predict`, where each batch is divided evenly among devices.
+
+    A batch that they do not divide is filled up with its last item.
+    """
+    parts = num_data_parts()
+    if hasattr(batches, "shape"):
+        size = batch_size or 32
+        batches = [batches[start : start + size] for start in range(0, len(batches), size)]
+    is_item: list[np.ndarray] = []
+
+    def even_batches():
+        for batch in batches:
+            count = _num_items(batch)
+            filling = -count % parts
+            is_item.append(np.arange(count + filling) < count)
+            yield (keras.tree.map_structure(lambda part: _filled_up(part, filling), batch),)
+
+    rows: Any = model.predict(even_batches(), **options)
+    return rows[np.concatenate(is_item)]
+
+
+def _filled_up(part: Any, filling: int) -> np.ndarray:
+    part = np.asarray(part)
+    return np.pad(part, [(0, filling)] + [(0, 0)] * (part.ndim - 1), mode="edge")
 
 
 def _num_items(batch: Any) -> int:

@@ -62,8 +62,16 @@ def inference_model(
         raise ValueError(
             "Export needs Keras's TensorFlow backend. "
             f"Received: {keras.backend.backend()!r}. Save the model with model.save(...) and "
-            "export it in a process started with KERAS_BACKEND=tensorflow."
+            "export it in a process started with KERAS_BACKEND=tensorflow, such as "
+            "`keras-ms export model.keras --to FOLDER`."
         )
+    return inference_here(model, image_size)
+
+
+def inference_here(
+    model: keras.Model, image_size: int | tuple[int, int] | None = None
+) -> InferenceModel:
+    """As `inference_model`, to be run on the backend of this process and not to be written."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a keras.Model to export. Received: {model!r}")
     shape, dtype = _single_input(model)

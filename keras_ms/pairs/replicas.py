@@ -4,6 +4,9 @@ On Keras's JAX backend with keras.distribution a program sees the global batch a
 nothing to gather.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -46,7 +49,7 @@ def mirrored_strategy(devices: int) -> Any:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"Expected Keras's TensorFlow backend for {devices} devices. Received: "
-            f"{keras.backend.backend()}. On JAX, use keras.distribution.DataParallel"
+            f"{keras.backend.backend()}. On JAX, use data_parallel"
         )
     import tensorflow as tf
 
@@ -72,6 +75,72 @@ def mirrored_strategy(devices: int) -> Any:
                 "later. Do it in a new process"
             ) from None
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)])
+
+
+def data_parallel(devices: int) -> Any:
+    """A keras.distribution.DataParallel over the first `devices` GPUs, or, on a machine without
+    GPUs, over as many logical devices of its processor, on Keras's JAX backend.
+
+    It is to be set, or its scope entered, before a model is built, and kept until its last `fit`
+    and `predict`.
+
+    Args:
+        devices: number of devices, at least 2.
+
+    Returns:
+        keras.distribution.DataParallel.
+
+    Raises:
+        ValueError: fewer GPUs than asked for, a backend other than JAX, or logical devices asked
+            for after JAX's first operation, when they cannot be made any more.
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            f"Expected Keras's JAX backend for keras.distribution over {devices} devices. "
+            f"Received: {keras.backend.backend()}"
+        )
+    import jax
+
+    # whoever set the flag has chosen; JAX takes the number before its first operation only
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", devices)
+    names = keras.distribution.list_devices()
+    kind = names[0].partition(":")[0]
+    if len(names) < devices and kind != "cpu":
+        raise ValueError(
+            f"Expected at most devices={len(names)}, those of this machine ({', '.join(names)}). "
+            f"Received: devices={devices}"
+        )
+    if len(names) < devices:
+        raise ValueError(
+            f"Expected devices={devices} to be chosen before JAX's first operation: without GPUs "
+            "the processor is divided into logical devices, which is impossible later. Do it in a "
+            "new process, where XLA_FLAGS has no smaller xla_force_host_platform_device_count"
+        )
+    return keras.distribution.DataParallel(devices=names[:devices])
+
+
+@contextlib.contextmanager
+def on_one_device() -> Iterator[None]:
+    """Within, what is made and trained lies on one device, whatever keras.distribution is set."""
+    before = keras.distribution.distribution()
+    if before is not None:
+        keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            keras.distribution.set_distribution(before)
+
+
+def num_data_parts() -> int:
+    """Into how many even parts keras.distribution divides what `fit` and `predict` read: 1 without
+    one, and on other backends than JAX, which do nothing with it."""
+    distribution = keras.distribution.distribution()
+    if keras.backend.backend() != "jax" or distribution is None:
+        return 1
+    return distribution.num_model_replicas
 
 
 def num_replicas() -> int:

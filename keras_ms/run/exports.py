@@ -10,6 +10,7 @@ from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import export_formats
 from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.export.tensorflow_process import export_in_a_process
 from keras_ms.files import check_writable
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
@@ -50,10 +51,12 @@ def write_exports(
 ) -> dict[str, Any]:
     """Writes the formats of the settings; each says what it was trained on and what it reaches.
 
+    On another backend than TensorFlow's, a process on that one writes them from the saved model.
+
     Args:
-        run: the run's folder.
+        run: the run's folder, with the saved model.
         settings: its `Settings`.
-        deployed: images to unit-norm embeddings.
+        deployed: images to unit-norm embeddings, what was saved.
         data: the run's data.
         recall: of the test images by these weights, by K as text.
         log: function that takes a line of text for the user.
@@ -61,23 +64,27 @@ def write_exports(
     Returns:
         As `keras_ms.export.formats.export_formats`.
     """
+    if not settings.export.formats:
+        return {}
     images, counts = data.images, data.images.counts()
-    return export_formats(
-        deployed,
-        export_folder(run, settings),
-        settings.export.formats,
-        metadata={
+    folder, formats = export_folder(run, settings), settings.export.formats
+    options: dict[str, Any] = {
+        "metadata": {
             "training_data": f"{images.name}: {counts['train'][0]} classes",
             "recall_at_1": f"{recall['1']:.4f} on {counts['test'][0]} unseen classes",
         },
-        preprocessing=Preprocessing(
+        "preprocessing": Preprocessing(
             image_size=settings.images.image_size,
             resize_to=shorter_side(settings, images),
             exif_orientation=images.apply_exif_orientation,
             before_resizing=_FRAMED if settings.data.framed_drawings else "",
         ),
-        log=log,
-    )
+        "log": log,
+    }
+    if keras.backend.backend() == "tensorflow":
+        return export_formats(deployed, folder, formats, **options)
+    log(f"Exporting {run.model_file} in a process on the TensorFlow backend")
+    return export_in_a_process(deployed, run.model_file, folder, formats, **options)
 
 
 def exported_recall(

@@ -95,7 +95,8 @@ def run_facts(
     environment = run.read_json(run.environment_file) or {}
     with run.errors_name_file(run.environment_file):
         versions = {"Python": environment.get("python"), **environment.get("packages", {})}
-    shown = ("Python", "keras_ms", "tensorflow", "keras")
+    backend = environment.get("backend", "tensorflow")
+    shown = ("Python", "keras_ms", backend, "keras")
     known = [f"{name} {versions[name]}" for name in shown if versions.get(name)]
     if known:
         facts["Trained with"] = ", ".join(known)

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.models.head_start import STARTS
+from keras_ms.pairs.replicas import on_one_device
 from keras_ms.run.choice import WeightsChoice, choice_table, read_choice
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
@@ -57,8 +58,10 @@ def choose_by_folds(
     if run.choice_file.is_file():
         choice = read_choice(run, steps=settings.training.steps, ks=settings.evaluation.ks)
     else:
-        heads = _heads(settings, models, data, folds, log)
-        choice = heads.choice(_measured(run, settings, heads, log))
+        # a head is too small to be shared, and classes held out may leave batches of another size
+        with on_one_device():
+            heads = _heads(settings, models, data, folds, log)
+            choice = heads.choice(_measured(run, settings, heads, log))
         run.write_json(run.choice_file, choice.to_json())
     log(choice_table(choice))
     return choice

@@ -99,15 +99,20 @@ class HeadFolds:
         self._steps, self._batches, self._ks = steps, batches, ks
         self._random_start = random_start
         self._start_weights: dict[tuple[int, str], Any] = {}  # (kernel, bias) by fold and start
-        self._rate = keras.Variable(1.0, trainable=False, name="rate")
         inputs = keras.Input((features.shape[-1],))
         self._layer: Any = layers.Dense(embedding_size, dtype="float32", name="embedding")
         outputs = self._layer(inputs)
         if normalize:
             outputs = layers.UnitNormalization(dtype="float32")(outputs)
         self._model: Any = keras.Model(inputs, outputs)
+        scaled = _Scaled(schedule)
+        head_optimizer = optimizer(scaled)
+        # JAX's step reads no other variables than the model's and the optimizer's
+        self._rate = scaled.rate = head_optimizer.add_variable(
+            (), "ones", dtype="float32", name="rate"
+        )
         self._model.compile(
-            optimizer(_Scaled(schedule, self._rate)), loss, jit_compile=False,
+            head_optimizer, loss, jit_compile=keras.backend.backend() == "jax",
             auto_scale_loss=False,  # all is float32; a scale of 0 would be left by the reset below
         )  # fmt: skip
 
@@ -192,9 +197,10 @@ class HeadFolds:
 class _Scaled(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule times a variable, which changes without compiling anew."""
 
-    def __init__(self, schedule, rate):
+    def __init__(self, schedule):
         super().__init__()
-        self.schedule, self.rate = schedule, rate
+        self.schedule = schedule
+        self.rate: Any = None
 
     def __call__(self, step: Any) -> Any:
         factor: Any = self.schedule(step) if callable(self.schedule) else self.schedule

@@ -17,7 +17,7 @@ from keras_ms.models.embedding import split_embedder, without_normalization
 from keras_ms.models.lora import enable_lora
 from keras_ms.models.saved_files import write_model
 from keras_ms.optimizers import decayed_kernels
-from keras_ms.pairs.replicas import mirrored_strategy
+from keras_ms.pairs.replicas import data_parallel, mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
 from keras_ms.run.optimizer import learning_rate_schedule, run_optimizer
@@ -35,7 +35,8 @@ class RunModels(NamedTuple):
             cached features with a frozen backbone; or `keras_ms.hdml.model.HDML` around it.
         loss: the loss of the settings.
         random_kernel: of the head as it was built, (features, dimensions).
-        strategy: `tf.distribute.Strategy` over several devices, or None.
+        strategy: `tf.distribute.Strategy` over several devices, on JAX
+            `keras.distribution.DataParallel`, or None.
     """
 
     embedder: keras.Model
@@ -61,15 +62,19 @@ def run_loss(settings: Settings) -> Any:
 
 
 def device_strategy(settings: Settings) -> Any:
-    """The `tf.distribute.Strategy` over the devices of the settings; None for one device.
+    """The `tf.distribute.Strategy` over the devices of the settings, on JAX the
+    `keras.distribution.DataParallel`; None for one device.
 
     Called before anything is computed: without GPUs it divides the processor, which TensorFlow
-    allows at its start only.
+    and JAX allow at their start only.
 
     Raises:
         ValueError: more devices than there are.
     """
-    return mirrored_strategy(settings.training.devices) if settings.training.devices > 1 else None
+    devices = settings.training.devices
+    if devices == 1:
+        return None
+    return (data_parallel if keras.backend.backend() == "jax" else mirrored_strategy)(devices)
 
 
 def build_models(
@@ -90,7 +95,7 @@ def build_models(
     with _scope(strategy):
         embedder = embedder_of(settings)
         _set_trained_part(settings, embedder)
-        if strategy and not settings.model.freeze_backbone:
+        if _divides_statistics(strategy) and not settings.model.freeze_backbone:
             _synchronize_batch_norm(embedder, True)
         features_model, head = split_embedder(embedder)
         kernel: Any = embedder.get_layer("embedding").kernel
@@ -124,8 +129,10 @@ def compile_model(settings: Settings, models: RunModels, *, stages: int = 1) -> 
             decayed=decayed_kernels(trained.trainable_variables),
             factors=_rate_factors(settings, models.embedder, trained),
         )  # fmt: skip
-        # XLA for the whole network was slower on CPUs; the loss compiles its own part
-        options: dict[str, Any] = {"optimizer": optimizer, "jit_compile": False}
+        # XLA for the whole network was slower on CPUs; the loss compiles its own part. JAX without
+        # it computes operation by operation
+        is_compiled = keras.backend.backend() == "jax"
+        options: dict[str, Any] = {"optimizer": optimizer, "jit_compile": is_compiled}
         if settings.hdml.mode != "off":
             for name, rate in _hdml_options(settings)[1].items():
                 options[f"{name}_optimizer"] = keras.optimizers.Adam(rate)
@@ -151,10 +158,17 @@ def save_deployed(models: RunModels, path: Path) -> keras.Model:
     """
     embedder, strategy = models.embedder, models.strategy
     deployed = keras.Model(embedder.inputs, embedder.outputs, name="embedder")
-    if strategy:
-        _synchronize_batch_norm(embedder, False)
+    if not _divides_statistics(strategy):
+        write_model(deployed, path)
+        return deployed
+    _synchronize_batch_norm(embedder, False)
     write_model(deployed, path)
-    return keras.saving.load_model(path, compile=False) if strategy else deployed
+    return keras.saving.load_model(path, compile=False)
+
+
+def _divides_statistics(strategy):
+    # JAX's see the whole batch anyway
+    return strategy and keras.backend.backend() == "tensorflow"
 
 
 def _scope(strategy):

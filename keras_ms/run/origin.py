@@ -15,6 +15,8 @@ _PACKAGES = (
     "keras_ms",
     "tensorflow",
     "keras",
+    "jax",
+    "torch",
     "numpy",
     "pillow",
     "matplotlib",

@@ -14,6 +14,7 @@ from keras_ms.export.keras_file import load_keras_file
 from keras_ms.files import check_writable
 from keras_ms.models.embedding import split_embedder
 from keras_ms.report import collect_report, write_report
+from keras_ms.run.backend import keep_tensorflow_off_gpus
 from keras_ms.run.damaged_files import errors_name_file, load_weights
 from keras_ms.run.data import run_data
 from keras_ms.run.facts import (
@@ -76,6 +77,7 @@ def run_report(
         curriculum="",
     )
     _check_weights(run)
+    keep_tensorflow_off_gpus()
     images = _images(settings, log)
     _check_same(images, run)
     choice = run_choice(run)

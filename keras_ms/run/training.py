@@ -9,6 +9,7 @@ import keras
 
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.files import remove_unfinished
+from keras_ms.run.backend import prepared_backend
 from keras_ms.run.baselines import measured_baselines
 from keras_ms.run.closing import closing_words, finite_recall, run_summary
 from keras_ms.run.data import run_data, with_image_defaults
@@ -20,7 +21,6 @@ from keras_ms.run.images import load_run_images
 from keras_ms.run.model import (
     build_models,
     compile_model,
-    device_strategy,
     parameters_in_words,
     run_loss,
     save_deployed,
@@ -71,9 +71,10 @@ def train(
         opened_run(settings, resume, log=log) as (run, settings),
         precision(settings.training.precision),
         interruption_names_run(run),
+        prepared_backend(settings) as strategy,
     ):
         check_exports(settings)
-        loss, strategy = run_loss(settings), device_strategy(settings)
+        loss = run_loss(settings)
         keras.utils.set_random_seed(settings.training.seed)
 
         images = load_run_images(settings, log)

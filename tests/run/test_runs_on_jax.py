@@ -1,0 +1,163 @@
+"""Trainings on Keras's JAX backend, from images to exported files, each in its own process."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from other_backends import command, environment_of, skip_without
+from small_runs import (
+    assert_same_state,
+    history,
+    kill_9_in_an_epoch,
+    train_words,
+    write_gradients,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("runs on JAX")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_jax():
+    skip_without("jax")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_gradients(tmp_path_factory.mktemp("data") / "gradients")
+
+
+def on_jax(words):
+    done = command(words, "jax")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    """The folder of an uninterrupted run and what it printed."""
+    out = tmp_path_factory.mktemp("finished")
+    return out, on_jax(train_words(folder, out))
+
+
+def summary_of(out):
+    return json.loads((out / "runs" / "run" / "summary.json").read_text())
+
+
+def test_a_run_trains_measures_chooses_and_exports(finished):
+    out, printed = finished
+    run, summary = out / "runs" / "run", summary_of(out)
+    assert json.loads((run / "environment.json").read_text())["backend"] == "jax"
+    rows = history(run)
+    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert all(float(row["loss"]) > 0 and 0 <= float(row["val_recall@1"]) <= 1 for row in rows)
+    assert (run / "curves.png").is_file()
+    assert set(summary["exports"]) == {"saved_model", "onnx"}
+    assert all(export["max_difference"] <= 1e-5 for export in summary["exports"].values())
+    chosen = summary["test_recall"]["chosen"]
+    assert summary["test_recall"]["exported"] == pytest.approx(chosen, abs=0.04)
+    assert "in a process on the TensorFlow backend" in printed
+    assert "embedder.onnx: differs from the model by at most" in printed
+
+
+def test_killed_and_resumed_it_ends_as_uninterrupted(finished, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    words, run = train_words(folder, tmp_path, "--export", ""), tmp_path / "runs" / "run"
+    kill_9_in_an_epoch(words, run)
+    on_jax(["train", "--resume", run])
+    assert_same_state(run, finished[0] / "runs" / "run")
+    assert (
+        summary_of(tmp_path)["test_recall"]["chosen"]
+        == (summary_of(finished[0])["test_recall"]["chosen"])
+    )
+
+
+def test_the_other_commands_take_what_it_left(finished, folder, tmp_path):
+    out, _ = finished
+    run, figures = out / "runs" / "run", tmp_path / "figures.json"
+    model, settings = run / "embedder.keras", run / "settings.json"
+    on_jax(["evaluate", model, "--config", settings, "--bootstrap", "0", "--to", figures])
+    found = json.loads(figures.read_text())["recall"]
+    expected = summary_of(out)["test_recall"]["chosen"]
+    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=0.02)
+    on_jax(["report", run, "--to", tmp_path / "page.html"])
+    assert "<html" in (tmp_path / "page.html").read_text()[:200]
+    on_jax(["export", model, "--to", tmp_path / "again", "--formats", "saved_model"])
+    assert (tmp_path / "again" / "saved_model" / "saved_model.pb").is_file()
+
+
+def test_folds_and_interpolation_choose_a_head(folder, tmp_path):
+    more = ("--freeze-backbone", "--export", "", "--embedding-size", "8")
+    on_jax(train_words(folder, tmp_path, *more))
+    choice = json.loads((tmp_path / "runs" / "run" / "choice.json").read_text())
+    assert {c["alpha"] for c in choice["candidates"]} >= {0.0, 0.5, 1.0}
+    assert len({c["learning_rate"] for c in choice["candidates"]}) > 1
+    assert summary_of(tmp_path)["test_recall"]["chosen"]["1"] >= 0
+
+
+def test_mixed_precision_is_exported_in_float32(folder, tmp_path):
+    words = train_words(folder, tmp_path, "--precision", "mixed_bfloat16", "--export", "onnx")
+    on_jax(words)
+    assert summary_of(tmp_path)["exports"]["onnx"]["max_difference"] <= 1e-5
+
+
+def test_what_jax_cannot_train_is_refused_before_anything_is_written(folder, tmp_path):
+    words = train_words(folder, tmp_path, "--loss", "hierarchical_triplet", "--tree-levels", "4")
+    done = command(words, "jax")
+    assert done.returncode == 1
+    assert "loss=hierarchical_triplet does not train on Keras's jax backend" in done.stderr
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+# Ctrl-C as soon as the exporting process has written its first file
+_INTERRUPTED = """
+import sys
+from keras_ms.export import tensorflow_process
+from keras_ms.cli.main import main
+
+export = tensorflow_process.export_in_a_process
+def interrupted(*arguments, log, **options):
+    def interrupt(line):
+        log(line)
+        raise KeyboardInterrupt
+    return export(*arguments, log=interrupt, **options)
+
+from keras_ms.run import exports
+exports.export_in_a_process = interrupted
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_interrupted_while_exporting_it_resumes_there(finished, folder, tmp_path):
+    code = [sys.executable, "-c", _INTERRUPTED, *train_words(folder, tmp_path)]
+    done = subprocess.run(
+        code, capture_output=True, text=True, timeout=1800, env=environment_of("jax")
+    )
+    assert done.returncode == 128 + signal.SIGINT, done.stderr[-3000:]
+    run = tmp_path / "runs" / "run"
+    assert str(run) in done.stderr and "--resume" in done.stderr
+    assert not (run / "summary.json").exists()
+    on_jax(["train", "--resume", run])
+    assert set(summary_of(tmp_path)["exports"]) == {"saved_model", "onnx"}
+    with np.load(run / "state.npz") as found:
+        with np.load(finished[0] / "runs" / "run" / "state.npz") as expected:
+            assert all(np.array_equal(found[name], expected[name]) for name in expected.files)
+
+
+def test_two_devices_equal_one_and_resume(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    more = ("--learning-rate", "1e-3", "--export", "")
+    on_jax(train_words(folder, tmp_path / "one", *more))
+    two = tmp_path / "two" / "runs" / "run"
+    words = train_words(folder, tmp_path / "two", *more[:2], "--export", "onnx", "--devices", "2")
+    kill_9_in_an_epoch(words, two)
+    on_jax(["train", "--resume", two])
+    one = history(tmp_path / "one" / "runs" / "run")
+    for expected, found in zip(one, history(two), strict=True):
+        assert float(found["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-3)
+    # training amplifies rounding, so not bit for bit; the first epoch has had little time
+    assert float(history(two)[0]["loss"]) == pytest.approx(float(one[0]["loss"]), abs=1e-5)
+    assert summary_of(tmp_path / "two")["exports"]["onnx"]["max_difference"] <= 1e-5
