@@ -24,7 +24,7 @@ def write_keras_file(
     """Writes a model of images as a .keras file, on any backend of Keras.
 
     A layer may save less than it has learned, or forget an option, without an error. So the file
-    takes its name only after it was loaded and every variable and the outputs on seeded random
+    takes its name only after it was loaded and every weight and the outputs on seeded random
     images, 0–255, were found to be the model's; otherwise whatever stood there stays.
 
     Args:
@@ -37,7 +37,7 @@ def write_keras_file(
         float: the largest difference that was found, usually 0.
 
     Raises:
-        ExportMismatchError: the loaded file is another model; the message names the variables.
+        ExportMismatchError: the loaded file is another model; the message names the weights.
         ValueError: another ending, or a file that does not load again.
         OSError: as `keras_ms.files.whole_file`.
 
@@ -51,14 +51,14 @@ def write_keras_file(
     with whole_file(path) as new:
         write_model(model, new)
         loaded = load_keras_file(new)
-        _refuse_other_variables(model, loaded, Path(path))
+        _refuse_other_weights(model, loaded, Path(path))
         difference = _output_difference(model, loaded)
         low = any(layer.compute_dtype in ("float16", "bfloat16") for layer in _layers(model))
         allowed = tolerance * (_COARSER if low else 1)
         if not difference <= allowed:
             raise ExportMismatchError(
                 f"{Path(path).name} does not bring the model {model.name!r} back: its outputs "
-                f"differ by {difference:.3g}, allowed is {allowed:.3g}, though its variables are "
+                f"differ by {difference:.3g}, allowed is {allowed:.3g}, though its weights are "
                 "equal. The file was discarded. Look for a layer whose get_config leaves an option "
                 "out"
             )
@@ -69,15 +69,16 @@ def _layers(model):
     return model._flatten_layers(include_self=False)
 
 
-def _refuse_other_variables(model, loaded, path):
-    ours, theirs = model.variables, loaded.variables
+def _refuse_other_weights(model, loaded, path):
+    # not variables: of the seeds of dropout no answer depends
+    ours, theirs = model.weights, loaded.weights
     other = [
         variable.path
         for variable, again in zip(ours, theirs)
         if tuple(variable.shape) != tuple(again.shape) or not _equal(variable, again)
     ]
     if len(ours) != len(theirs) or other:
-        shown = ", ".join(other[:3]) or f"{len(theirs)} variables instead of {len(ours)}"
+        shown = ", ".join(other[:3]) or f"{len(theirs)} weights instead of {len(ours)}"
         raise ExportMismatchError(
             f"{path.name} does not bring the model {model.name!r} back: {shown}"
             + (f" and {len(other) - 3} more" if len(other) > 3 else "")
