@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> None:
     import_keras()
     from keras_ms.export import Preprocessing
     from keras_ms.export.formats import export_formats
-    from keras_ms.export.keras_file import load_keras_file
+    from keras_ms.models.keras_file import load_keras_file
 
     model, shorter = load_keras_file(options.model), options.resize_to
     export_formats(

@@ -1,80 +1,108 @@
-"""Loads a .keras file from anywhere: no code in it runs, and what is wrong with it is said."""
+"""Writes a .keras file that brings the model back: read again and compared before it is kept."""
 
 import os
-import re
-import zipfile
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import keras
+import numpy as np
 
-_HDF5 = b"\x89HDF"
+from keras_ms.export.parity import ExportMismatchError, check_images, checked_tolerance
+from keras_ms.files import whole_file
+from keras_ms.models.keras_file import load_keras_file
+from keras_ms.models.saved_files import write_model
+
+# images, so that what mixes up the rows of a batch shows
+_BATCH = 2
+# of low precisions, which round at other places where a graph is built otherwise
+_COARSER = 1000
 
 
-def load_keras_file(path: str | os.PathLike) -> keras.Model:
-    """Loads a Keras model from a file, without its optimizer, in Keras's safe mode.
+def write_keras_file(
+    model: keras.Model, path: str | os.PathLike, *, tolerance: float = 1e-5
+) -> float:
+    """Writes a model of images as a .keras file, on any backend of Keras.
+
+    A layer may save less than it has learned, or forget an option, without an error. So the file
+    takes its name only after it was loaded and every weight and the outputs on seeded random
+    images, 0–255, were found to be the model's; otherwise whatever stood there stays.
 
     Args:
-        path: a .keras file, or an older .h5 file.
+        model: functional, with one input of known size.
+        path: file that ends in ".keras".
+        tolerance: largest difference of an output that is allowed; a thousand times of that for
+            models of lower precision than float32. Defaults to `1e-5`.
 
     Returns:
-        keras.Model.
+        float: the largest difference that was found, usually 0.
 
     Raises:
-        FileNotFoundError: nothing at `path`.
-        ValueError: a folder, a damaged file, one that holds code (Lambda layers), or one with
-            classes that are not registered here; it names them.
+        ExportMismatchError: the loaded file is another model; the message names the weights.
+        ValueError: another ending, or a file that does not load again.
+        OSError: as `keras_ms.files.whole_file`.
+
+    Example:
+
+    ```python
+    keras_ms.export.keras_file.write_keras_file(embedder, "embedder.keras")
+    ```
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"Expected a .keras file. Nothing is at {path}")
-    if path.is_dir():
-        raise ValueError(f"Expected a .keras file. Received a folder: {path}")
-    with open(path, "rb") as file:
-        is_hdf5 = file.read(4) == _HDF5
-    if is_hdf5 and path.suffix not in (".h5", ".hdf5"):
-        raise ValueError(
-            f"{path} is an HDF5 file, an older model or weights alone, and no .keras file. Name a "
-            "whole model .h5; load weights with model.load_weights"
-        )
-    if not is_hdf5 and not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is damaged, or no .keras file: its {path.stat().st_size:,} bytes are not a "
-            "whole zip archive. Copy or save it again"
-        )
-    try:
-        # a file from elsewhere must not run code of its own
-        return cast(keras.Model, keras.saving.load_model(path, compile=False, safe_mode=True))
-    except OSError as error:
-        raise ValueError(f"{path} is damaged: {error}. Copy or save it again") from error
-    except RecursionError:
-        raise ValueError(
-            f"{path} is damaged: its configuration is nested deeper than any model's"
-        ) from None
-    except Exception as error:
-        raise ValueError(_refusal(path, error)) from error
+    checked_tolerance(tolerance)
+    with whole_file(path) as new:
+        write_model(model, new)
+        loaded = load_keras_file(new)
+        _refuse_other_weights(model, loaded, Path(path))
+        difference = _output_difference(model, loaded)
+        low = any(layer.compute_dtype in ("float16", "bfloat16") for layer in _layers(model))
+        allowed = tolerance * (_COARSER if low else 1)
+        if not difference <= allowed:
+            raise ExportMismatchError(
+                f"{Path(path).name} does not bring the model {model.name!r} back: its outputs "
+                f"differ by {difference:.3g}, allowed is {allowed:.3g}, though its weights are "
+                "equal. The file was discarded. Look for a layer whose get_config leaves an option "
+                "out"
+            )
+    return difference
 
 
-def _refusal(path, error):
-    text = str(error)
-    unknown = re.search(r"Could not locate (class|function) '([^']+)'", text) or re.search(
-        r"Unknown (layer|object|class)[^']*'([^']+)'", text
-    )
-    if unknown:
-        return (
-            f"{path} needs the {unknown[1]} {unknown[2]!r}, which is neither Keras's nor "
-            "keras_ms's. Load it in Python, where the module that registers it is imported "
-            "(@keras.saving.register_keras_serializable()), and export the model from there: "
-            "keras_ms.export_onnx(model, …), keras_ms.export_saved_model(model, …)"
+def _layers(model):
+    return model._flatten_layers(include_self=False)
+
+
+def _refuse_other_weights(model, loaded, path):
+    # not variables: of the seeds of dropout no answer depends
+    ours, theirs = model.weights, loaded.weights
+    other = [
+        variable.path
+        for variable, again in zip(ours, theirs)
+        if tuple(variable.shape) != tuple(again.shape) or not _equal(variable, again)
+    ]
+    if len(ours) != len(theirs) or other:
+        shown = ", ".join(other[:3]) or f"{len(theirs)} weights instead of {len(ours)}"
+        raise ExportMismatchError(
+            f"{path.name} does not bring the model {model.name!r} back: {shown}"
+            + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+            + (" came back with other values" if other else " came back")
+            + ". The file was discarded. The layer that owns it saves or loads its weights "
+            "otherwise than it uses them (save_own_variables, load_own_variables)"
         )
-    if "Lambda" in text or "unsafe" in text:
-        return (
-            f"{path} holds code of its own, in a Lambda layer, which is not run: files from "
-            "elsewhere could do anything. Write it as a layer class, or, where you trust the "
-            "file, load it in Python with safe_mode=False and export the model from there"
-        )
-    first = text.strip().splitlines()[0][:300] if text.strip() else "no reason given"
-    return (
-        f"{path} is damaged, or was written by another version of Keras than "
-        f"{keras.__version__}: {type(error).__name__}: {first}"
+
+
+def _equal(variable, again):
+    one, other = (np.asarray(keras.ops.convert_to_numpy(v)) for v in (variable, again))
+    # of low precisions NumPy knows no NaN
+    return np.array_equal(one, other) or np.array_equal(
+        one.astype("float64"), other.astype("float64"), equal_nan=True
     )
+
+
+def _output_difference(model, loaded) -> float:
+    images = check_images(_BATCH, model.inputs[0].shape[1:], seed=0)
+    images = images.astype(model.inputs[0].dtype)
+
+    def outputs(one: Any) -> np.ndarray:
+        return np.asarray(keras.ops.convert_to_numpy(one(images, training=False)), "float64")
+
+    one, other = outputs(model), outputs(loaded)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    return float(np.nan_to_num(np.where(same, 0.0, np.abs(one - other)), nan=np.inf).max())

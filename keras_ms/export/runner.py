@@ -78,7 +78,7 @@ def load_runner(path: str | Path, *, device: str | None = None) -> FileRunner:
 
 
 def _keras_model(path):
-    from keras_ms.export.keras_file import load_keras_file
+    from keras_ms.models.keras_file import load_keras_file
 
     model = load_keras_file(path)
     inputs = getattr(model, "inputs", None) or ()

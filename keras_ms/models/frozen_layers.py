@@ -1,5 +1,7 @@
 """Layers held in inference mode while a network trains: batch statistics, dropout."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -32,6 +34,48 @@ class FrozenStatisticsBatchNormalization(layers.BatchNormalization):
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         return super().call(inputs, training=False, mask=mask)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class NetworkCall(layers.Layer):
+    """A network as a layer that says itself whether it trains.
+
+    Keras's layers of image preprocessing train unless they are told not to, and what they decide
+    holds for all layers behind them: a network that begins with one normalises by the statistics
+    of the batch when an embedder is called without `training`. Here the default is inference. And
+    `fit` tells every layer to train, dropout inside of other layers included: held, none does.
+
+    Args:
+        network: a built `keras.Model`; its variables are those of this layer.
+        held: whether it is always in inference mode. Defaults to False: if it is not told to train.
+
+    Shapes: those of the network.
+
+    Example:
+        >>> layer = NetworkCall(keras.Sequential([keras.layers.RandomFlip()]))
+        >>> layer(keras.ops.ones((1, 4, 4, 3))).shape
+        (1, 4, 4, 3)
+    """
+
+    def __init__(self, network: keras.Model, held: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.network = network
+        self.held = held
+
+    def build(self, input_shape: Any) -> None:
+        pass  # the network is built
+
+    def call(self, inputs: Any, training: bool = False) -> Tensor:
+        return self.network(inputs, training=bool(training) and not self.held)
+
+    def get_config(self) -> dict[str, Any]:
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network, "held": self.held}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "NetworkCall":
+        network = keras.saving.deserialize_keras_object(config["network"])
+        return cls(**{**config, "network": network})
 
 
 def with_frozen_batch_norm(network: keras.Model) -> keras.Model:

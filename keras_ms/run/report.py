@@ -10,9 +10,9 @@ import numpy as np
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.evaluation.embed import batches_without_labels, embed_batches
 from keras_ms.evaluation.saved_embeddings import read_embeddings
-from keras_ms.export.keras_file import load_keras_file
 from keras_ms.files import check_writable
 from keras_ms.models.embedding import split_embedder
+from keras_ms.models.keras_file import load_keras_file
 from keras_ms.report import collect_report, write_report
 from keras_ms.run.backend import keep_tensorflow_off_gpus
 from keras_ms.run.damaged_files import errors_name_file, load_weights

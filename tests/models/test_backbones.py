@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ms.models import backbones
+from keras_ms.models import backbones, normalisation
 from keras_ms.models.backbones import BACKBONES, build_backbone
 from keras_ms.models.frozen_layers import (
     FrozenStatisticsBatchNormalization,
@@ -30,8 +30,8 @@ def little_network(dropout=0.0):
 
 def normalised(name):
     images = keras.Input((64, 64, 3))
-    layer = backbones._normalise(images, BACKBONES[name])
-    return keras.Model(images, layer)(PIXELS, training=False).numpy()
+    outputs = normalisation.normalised(images, BACKBONES[name].normalisation)
+    return keras.Model(images, outputs)(PIXELS, training=False).numpy()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_ms.cli.main import main
-from keras_ms.export.keras_file import load_keras_file
+from keras_ms.models.keras_file import load_keras_file
 
 
 @keras.saving.register_keras_serializable(package="elsewhere")
