@@ -44,10 +44,10 @@ def main():
     done = results(given.to)
     features = None
     for seed in range(given.seeds):
-        for name, values in WAYS.items():
+        for name in given.ways.split(","):
             if (name, seed) in done:
                 continue
-            settings = settings_of(given, values, seed)
+            settings = settings_of(given, WAYS[name], seed)
             models = build_models(settings, images.labels, loss=run_loss(settings))
             if features is None:
                 features = pooled(models.features_model, images.subset("train"), given.image_size)
@@ -66,7 +66,10 @@ def parsed():
     parser.add_argument("--weights", required=True, help="its .weights.h5 file")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--classes-per-batch", type=int, default=16)
+    parser.add_argument("--images-per-class", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--ways", default=",".join(WAYS), help="which, with commas between them")
     parser.add_argument("--to", type=Path, default=Path("fine_tunings.jsonl"))
     return parser.parse_args()
 
@@ -76,7 +79,9 @@ def settings_of(given, values, seed):
         values = {"warmup_steps": int(values["warmup_steps"] * given.steps)}
     return Settings.from_values(
         backbone=given.backbone, weights=given.weights, image_size=given.image_size,
-        steps=given.steps, steps_per_epoch=given.steps, seed=seed, embedding_size=512, **values,
+        steps=given.steps, steps_per_epoch=given.steps, seed=seed, embedding_size=512,
+        classes_per_batch=given.classes_per_batch, images_per_class=given.images_per_class,
+        **values,
     )  # fmt: skip
 
 
@@ -99,6 +104,8 @@ def trained(settings, models, images, features):
     batches = keras_ms.balanced_batches(
         training, image_size=image_size, seed=settings.training.seed,
         crop_scale=(settings.images.crop_scale, 1.0),
+        classes_per_batch=settings.batches.classes_per_batch,
+        images_per_class=settings.batches.images_per_class,
     )  # fmt: skip
     measuring = keras_ms.WithAveragedWeights([recall]) if settings.training.ema else recall
     models.trained.fit(

@@ -127,7 +127,7 @@ def _merge(layer):
     kernel = _float64(layer._kernel) + change
     layer._kernel.assign(kernel.astype(layer.variable_dtype))
     # a function that was traced with them adds nothing now
-    b.assign(ops.zeros_like(b))
+    b.assign(np.zeros(b.shape, "float32"))
     for variable in (a, b):
         layer._untrack_variable(variable)
     layer.lora_kernel_a = layer.lora_kernel_b = None
