@@ -135,16 +135,12 @@ def decayed_kernels(variables: Sequence[Any]) -> list[bool]:
 
 
 def exchange_averages(optimizer: Any) -> None:
-    """Sets the model's weights to an optimizer's average of them, and the average to the weights.
+    """Exchanges the model's weights and an optimizer's average of them; twice, no bit has changed.
 
-    Called twice, it changes no bit: `keras.callbacks.SwapEMAWeights` exchanges by sums and
-    differences on TensorFlow, which round.
+    (`keras.callbacks.SwapEMAWeights` does so on TensorFlow by sums and differences, which round.)
 
     Args:
-        optimizer: of Keras, with `use_ema=True`, after a step at least.
-
-    Raises:
-        ValueError: another optimizer.
+        optimizer: of Keras, with `use_ema=True`, after a step at least; another is a ValueError.
     """
     for variable, average in _averages(optimizer):
         value = np.array(ops.convert_to_numpy(variable))
@@ -156,8 +152,6 @@ def take_averages(optimizer: Any) -> None:
     """Sets the model's weights to an optimizer's average of them, as `fit` does when it ends.
 
     Args: as `exchange_averages`.
-
-    Raises: as `exchange_averages`.
     """
     for variable, average in _averages(optimizer):
         variable.assign(average)

@@ -7,7 +7,7 @@ the last one the end.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -15,7 +15,7 @@ import keras
 # a block holds at least an attention's or a branch's worth of layers with weights; a convolution
 # with its normalisation is none
 _LEAST_LAYERS = 3
-# of a repeated layer, so that a network of blocks is not taken apart by what is in them
+# of the weights, for a layer within a repeated layer to be the block instead
 _LEAST_SHARE = 0.5
 
 
@@ -36,10 +36,10 @@ class Block(NamedTuple):
 def backbone_blocks(backbone: keras.Model) -> list[Block]:
     """The stem, the blocks and the end of a backbone.
 
-    Blocks are, the first that is found:
-        - the layers of a class of which the network has several that are made of at least three
-          layers with weights and hold at least half of its weights: encoder layers of a
-          transformer. Of several such classes that with the most layers.
+    Blocks are what there is more of, else the third:
+        - layers of one class that are made of at least three layers with weights: the encoder
+          layers of a transformer. Of several such classes that which holds the most weights, and
+          within it one that is repeated there and holds half of them: of stages, their blocks.
         - in a network of Keras's functional API, the parts between two tensors that everything
           passes through, where there is more than one way between them: residual blocks, inception
           modules. A layer between two of them belongs to the one after it.
@@ -59,24 +59,15 @@ def backbone_blocks(backbone: keras.Model) -> list[Block]:
         >>> [block.name for block in blocks][0::4]
         ['stem', 'end']
     """
-    groups = _repeated_layers(backbone)
-    if not groups:
-        before, network, after = _innermost(backbone)
-        operations = _operations(network)
-        groups = _branching_parts(operations, network) or _map_sizes(operations)
-        if groups:
-            names, parts = groups
-            parts[0] = [*before, *parts[0]]
-            parts[-1] = [*parts[-1], *after]
-            groups = names, [_layers_of(part) for part in parts]
-    if not groups:
+    parts = max(_repeated_layers(backbone), _parts_of_graph(backbone), key=len)
+    if not parts:
         raise ValueError(
             f"No blocks were found in the backbone {backbone.name}: it has neither a layer of "
             "several layers that is repeated, nor branches that meet again or feature maps of "
             "several sizes in a network of Keras's functional API. Leave out what needs them: "
             "layer_decay, freeze_blocks, gradient_checkpointing"
         )
-    names, parts = groups
+    names = ["stem", *(part[-1].name for part in parts[1:-1]), "end"]
     return [Block(name, *_layers_and_variables(part)) for name, part in zip(names, parts)]
 
 
@@ -120,39 +111,6 @@ def layer_decay_factors(backbone: keras.Model, decay: float) -> dict[int, float]
     }
 
 
-def freeze_blocks(backbone: keras.Model, count: int) -> None:
-    """Holds the stem and the first blocks of a backbone as they are, in place.
-
-    Nothing in them is trained, batch normalisation takes its running statistics, and dropout and
-    stochastic depth drop nothing. Call it before `compile`.
-
-    Args:
-        backbone: as in `backbone_blocks`.
-        count: how many blocks, 1 or more, fewer than there are.
-
-    Raises:
-        ValueError: no blocks are found, or another number.
-
-    Example:
-        >>> embedder = keras_ms.build_embedder("small")
-        >>> freeze_blocks(embedder.get_layer("backbone"), 1)
-    """
-    blocks = backbone_blocks(backbone)
-    most = len(blocks) - 3
-    if not 1 <= count <= most:
-        raise ValueError(
-            f"Invalid value for freeze_blocks. Expected 1 to {most}: the backbone {backbone.name} "
-            f"has {most + 1} blocks, and to hold all of them is freeze_backbone. Received: {count}"
-        )
-    for block in blocks[: count + 1]:
-        for layer in block.layers:
-            layer.trainable = False
-            for inner in walk_layers(layer):
-                _drop_nothing(inner)
-        for variable in block.variables:
-            variable.trainable = False
-
-
 def walk_layers(layer: Any) -> Iterator[Any]:
     """A layer and all layers within it, each before those that it holds, in their order."""
     yield layer
@@ -165,32 +123,42 @@ def composite_layers(block: Block) -> list[keras.Layer]:
     return [layer for layer in block.layers if _is_composite(layer)]
 
 
-def _repeated_layers(backbone):
-    """(names, layers) by block, where one class of layers makes up the backbone; else None."""
-    total = _size(backbone.weights)
+def _repeated_layers(backbone) -> list[list]:
+    """Layers and weights of the stem, of each block, a repeated layer last, and of the end."""
     kinds: dict[type, list] = {}
     for layer in walk_layers(backbone):
         if layer is not backbone and _is_composite(layer):
             kinds.setdefault(type(layer), []).append(layer)
-    best, best_value = None, (1, 0.0)
-    for kind, layers in kinds.items():
-        outermost = _outermost(layers)
-        share = sum(_size(layer.weights) for layer in outermost) / max(total, 1)
-        if len(outermost) > 1 and share >= _LEAST_SHARE and (len(outermost), share) > best_value:
-            best, best_value = kind, (len(outermost), share)
-    if best is None:
-        return None
-    names, parts = ["stem"], [[]]
-    waiting = []  # of the block that comes, or of the end
+    outermost = {kind: _outermost(layers) for kind, layers in kinds.items()}
+    sizes = {
+        kind: sum(_size(layer.weights) for layer in layers)
+        for kind, layers in outermost.items()
+        if len(layers) > 1
+    }
+    if not sizes:
+        return []
+    kind = max(sizes, key=lambda one: sizes[one])
+    while True:
+        inner = [each for layer in outermost[kind] for each in list(walk_layers(layer))[1:]]
+        within = {one: _outermost([each for each in inner if type(each) is one]) for one in sizes}
+        finer = {one: sum(_size(layer.weights) for layer in within[one]) for one in sizes}
+        best = max(finer, key=lambda one: (len(within[one]) > len(outermost[kind]), finer[one]))
+        is_repeated = len(within[best]) > len(outermost[kind])
+        if not is_repeated or finer[best] < _LEAST_SHARE * sizes[kind]:
+            return _divided_at(backbone, kind)
+        kind = best
+
+
+def _divided_at(backbone, kind):
+    parts, waiting = [[]], []
 
     def visit(layer):
-        if type(layer) is best:
+        if type(layer) is kind:
             if len(parts) == 1:
                 parts[0], waiting[:] = waiting[:], []
-            names.append(layer.name)
             parts.append([*waiting, layer])
             waiting.clear()
-        elif any(type(inner) is best for inner in walk_layers(layer)):
+        elif any(type(inner) is kind for inner in walk_layers(layer)):
             waiting.extend(_own_weights(layer))
             for inner in layer._flatten_layers(include_self=False, recursive=False):
                 visit(inner)
@@ -198,7 +166,7 @@ def _repeated_layers(backbone):
             waiting.append(layer)
 
     visit(backbone)
-    return [*names, "end"], [*parts, waiting]
+    return [*parts, waiting]
 
 
 def _outermost(layers):
@@ -224,6 +192,19 @@ def _size(weights):
     return sum(math.prod(weight.shape) for weight in weights)
 
 
+def _parts_of_graph(backbone) -> list[list]:
+    """Operations of the stem, of each block and of the end; empty for other networks."""
+    before, network, after = _innermost(backbone)
+    if isinstance(network, keras.Function):
+        operations = network.operations
+    elif isinstance(network, keras.Sequential):
+        operations = network.layers
+    else:
+        return []
+    parts = _branching_parts(operations, network) or _map_sizes(operations)
+    return [[*before, *parts[0]], *parts[1:-1], [*parts[-1], *after]] if parts else []
+
+
 def _innermost(network) -> tuple[list, Any, list]:
     """The nested model that does the work: (what is before it, it, what is behind it)."""
     before, after = [], []
@@ -237,18 +218,10 @@ def _innermost(network) -> tuple[list, Any, list]:
         network = inner[0]
 
 
-def _operations(network) -> list[Any]:
-    """The operations of a functional or sequential network, each behind what it takes."""
-    if isinstance(network, keras.Function):
-        return network.operations
-    return network.layers if isinstance(network, keras.Sequential) else []
-
-
 def _branching_parts(operations, network):
-    """(names, operations) by block, between tensors that everything passes through."""
+    """Divided at tensors that everything passes through, with several ways in each block."""
     uses = Counter(id(tensor) for one in operations for tensor in _tensors(one.input))
-    if operations:
-        uses.update(id(tensor) for tensor in keras.tree.flatten(network.outputs))
+    uses.update(id(tensor) for tensor in _tensors(network.outputs))
     segments, current, waiting = [], [], Counter()
     for operation in operations:
         current.append(operation)
@@ -258,53 +231,43 @@ def _branching_parts(operations, network):
         if len(waiting) == 1:
             segments.append(current)
             current = []
-    names, parts = ["stem"], [[]]
-    between = []
+    parts, between = [[]], []
     for segment in segments:
-        if len(segment) == 1 or not any(one.weights for one in _layers_of(segment)):
+        if len(segment) == 1 or not _has_weights(segment):
             between += segment
             continue
         if len(parts) == 1:
             parts[0], between = between, []
-        names.append(segment[-1].name)
         parts.append(between + segment)
         between = []
-    return ([*names, "end"], [*parts, between + current]) if len(parts) > 2 else None
+    return [*parts, between + current] if len(parts) > 2 else []
 
 
 def _map_sizes(operations):
-    """(names, operations) by block, each of the layers whose feature maps have one size."""
+    """Divided where the feature maps have another size than before."""
     parts, size = [[]], None
     for operation in operations:
         shape = [tuple(t.shape) for t in _tensors(operation.output)][0]
         if len(shape) == 4 and _tensors(operation.input) and shape[1:3] != size:
-            if size is not None and any(one.weights for one in _layers_of(parts[-1])):
+            if size is not None and _has_weights(parts[-1]):
                 parts.append([])
             size = shape[1:3]
         parts[-1].append(operation)
-    end = [] if any(one.weights for one in _layers_of(parts[-1])) else parts.pop()
-    names = ["stem", *(part[-1].name for part in parts[1:]), "end"]
-    return (names, [*parts, end]) if len(parts) > 2 else None
+    end = [] if _has_weights(parts[-1]) else parts.pop()
+    return [*parts, end] if len(parts) > 2 else []
+
+
+def _has_weights(operations):
+    return any(isinstance(one, keras.Layer) and one.weights for one in operations)
 
 
 def _tensors(value) -> list:
     return keras.tree.flatten(value)
 
 
-def _layers_of(operations) -> list[Any]:
-    return [one for one in operations if isinstance(one, keras.Layer)]
-
-
-def _layers_and_variables(part: Iterable) -> tuple[list, list]:
-    layers = _layers_of(part)
+def _layers_and_variables(part) -> tuple[list, list]:
+    layers = [one for one in part if isinstance(one, keras.Layer)]
     variables = [one for one in part if isinstance(one, keras.Variable)]
     for layer in layers:
         variables += layer.weights
     return layers, list({id(variable): variable for variable in variables}.values())
-
-
-def _drop_nothing(layer):
-    # as Keras, KerasHub and the networks of keras.applications call it
-    for name in ("rate", "drop_path_rate"):
-        if isinstance(getattr(layer, name, None), float):
-            setattr(layer, name, 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_ms.models.blocks import backbone_blocks, composite_layers, walk_layers
+from keras_ms.models.frozen_layers import FrozenStatisticsBatchNormalization, random_layers
 
 
 def checkpointable_layers(backbone: keras.Model) -> list[keras.Layer]:
@@ -29,15 +30,15 @@ def checkpointable_layers(backbone: keras.Model) -> list[keras.Layer]:
             "are. Leave out gradient_checkpointing, or take smaller batches"
         )
     for block in found:
-        for layer in walk_layers(block):
-            if _changes(layer):
-                raise ValueError(
-                    f"Gradient checkpointing would give wrong gradients: {layer.name} in "
-                    f"{block.name} draws at random or gathers statistics, and would do so anew "
-                    "when the block is computed again. Build the backbone without dropout and "
-                    "stochastic depth, and with frozen batch normalisation, or leave out "
-                    "gradient_checkpointing"
-                )
+        changing = [layer for layer, _ in random_layers(block)]
+        changing += [layer for layer in walk_layers(block) if _gathers_statistics(layer)]
+        if changing:
+            raise ValueError(
+                f"Gradient checkpointing would give wrong gradients: {changing[0].name} in "
+                f"{block.name} draws at random or gathers statistics, and would do so anew when "
+                "the block is computed again. Build the backbone without dropout and stochastic "
+                "depth, and with frozen batch normalisation, or leave out gradient_checkpointing"
+            )
     return found
 
 
@@ -74,8 +75,8 @@ def checkpointed_blocks(backbone: keras.Model) -> Iterator[None]:
             block._remat_mode = None
 
 
-def _changes(layer):
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return layer.trainable
-    rates = (getattr(layer, name, 0.0) for name in ("rate", "drop_path_rate"))
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+def _gathers_statistics(layer):
+    # frozen layers, and those of a class that always is, take the statistics that they have
+    is_normalization = isinstance(layer, keras.layers.BatchNormalization)
+    frozen = isinstance(layer, FrozenStatisticsBatchNormalization)
+    return is_normalization and layer.trainable and not frozen

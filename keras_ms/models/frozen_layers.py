@@ -1,4 +1,4 @@
-"""Layers held in inference mode while a network trains: batch statistics, dropout."""
+"""What is held while a network trains: batch statistics, dropout, its first blocks."""
 
 from typing import Any
 
@@ -6,6 +6,10 @@ import keras
 from keras import layers
 
 from keras_ms.arguments import Tensor
+from keras_ms.models.blocks import backbone_blocks, walk_layers
+
+# as Keras, keras.applications and KerasHub call the share that is dropped
+_SHARES_DROPPED = ("rate", "drop_path_rate", "drop_prob")
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -100,6 +104,49 @@ def without_dropout(network: keras.Model) -> keras.Model:
     `trainable = False` puts batch normalisation into inference mode, but not dropout.
     """
     return _copy(network, _no_dropout)
+
+
+def freeze_blocks(backbone: keras.Model, count: int) -> None:
+    """Holds the stem and the first blocks of a backbone as they are, in place.
+
+    Nothing in them is trained, batch normalisation takes its running statistics, and dropout and
+    stochastic depth drop nothing. Call it before `compile`.
+
+    Args:
+        backbone: as in `backbone_blocks`.
+        count: how many blocks, 1 or more, fewer than there are.
+
+    Raises:
+        ValueError: no blocks are found, or another number.
+
+    Example:
+        >>> embedder = keras_ms.build_embedder("small")
+        >>> freeze_blocks(embedder.get_layer("backbone"), 1)
+    """
+    blocks = backbone_blocks(backbone)
+    most = len(blocks) - 3
+    if not 1 <= count <= most:
+        raise ValueError(
+            f"Invalid value for freeze_blocks. Expected 1 to {most}: the backbone {backbone.name} "
+            f"has {most + 1} blocks, and to hold all of them is freeze_backbone. Received: {count}"
+        )
+    for block in blocks[: count + 1]:
+        for layer in block.layers:
+            layer.trainable = False
+            for inner, name in random_layers(layer):
+                setattr(inner, name, 0.0)
+        for variable in block.variables:
+            variable.trainable = False
+
+
+def random_layers(layer: keras.Layer) -> list[tuple[keras.Layer, str]]:
+    """The layers within one that drop at random while training, and their attribute of how much."""
+    return [
+        (inner, name)
+        for inner in walk_layers(layer)
+        for name in _SHARES_DROPPED
+        if isinstance(getattr(inner, name, None), float) and getattr(inner, name) > 0
+    ]
 
 
 def _frozen_statistics(layer):

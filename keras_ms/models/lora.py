@@ -20,9 +20,9 @@ def enable_lora(embedder: keras.Model, rank: int, *, alpha: float | None = None)
     two moments of about a hundredth of the weights, and little can be forgotten. Call it before
     `compile`, and `merge_lora` after training.
 
-    A projection is a Dense or EinsumDense layer; queries and values are told by the first letter of
-    its name, as "query", "q_proj", "value_dense" and "qkv", within a layer that holds one for the
-    queries.
+    A projection is a Dense or EinsumDense layer; those of queries and values have a word in their
+    name that begins with q or v, as "query", "v_proj" and "attention_qkv", within a layer that
+    holds one for the queries.
 
     Reference: Hu et al.: LoRA, Low-Rank Adaptation of Large Language Models, ICLR 2022.
 
@@ -57,7 +57,8 @@ def enable_lora(embedder: keras.Model, rank: int, *, alpha: float | None = None)
         there_are = sorted({one.name for one in walk_layers(backbone) if _is_projection(one)})
         raise ValueError(
             f"LoRA found no query or value projection in the backbone: no layer in it holds a "
-            "Dense or EinsumDense whose name begins with q. It is for transformers. Dense layers "
+            "Dense or EinsumDense with a word in its name that begins with q. It is for "
+            "transformers. Dense layers "
             f"that there are: {', '.join(there_are[:10]) or 'none'}"
         )
     if any(projection.lora_enabled for projection in projections):
@@ -106,9 +107,13 @@ def _attention_projections(backbone) -> list[Any]:
     for layer in walk_layers(backbone):
         inner = layer._flatten_layers(include_self=False, recursive=False)
         projections = [one for one in inner if _is_projection(one)]
-        if any(one.name.startswith("q") for one in projections):
-            found |= {id(one): one for one in projections if one.name.startswith(("q", "v"))}
+        if any(_has_word(one, "q") for one in projections):
+            found |= {id(one): one for one in projections if _has_word(one, ("q", "v"))}
     return list(found.values())
+
+
+def _has_word(layer, letters):
+    return any(word.startswith(letters) for word in layer.name.split("_"))
 
 
 def _is_projection(layer):
@@ -122,7 +127,7 @@ def _merge(layer):
     kernel = _float64(layer._kernel) + change
     layer._kernel.assign(kernel.astype(layer.variable_dtype))
     # a function that was traced with them adds nothing now
-    b.assign(ops.zeros_like(b))
+    b.assign(np.zeros(b.shape, "float32"))
     for variable in (a, b):
         layer._untrack_variable(variable)
     layer.lora_kernel_a = layer.lora_kernel_b = None

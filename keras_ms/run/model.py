@@ -11,9 +11,10 @@ from keras import ops
 from keras_ms.hdml.model import HDML
 from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
-from keras_ms.models.blocks import freeze_blocks, layer_decay_factors
+from keras_ms.models.blocks import layer_decay_factors
 from keras_ms.models.checkpointed_blocks import checkpointable_layers
 from keras_ms.models.embedding import split_embedder, without_normalization
+from keras_ms.models.frozen_layers import freeze_blocks
 from keras_ms.models.lora import enable_lora
 from keras_ms.models.saved_files import write_model
 from keras_ms.optimizers import decayed_kernels

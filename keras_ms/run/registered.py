@@ -38,12 +38,12 @@ from keras_ms.losses.supervised_contrastive import (
 )
 from keras_ms.losses.triplet import TripletLoss as TripletLoss
 from keras_ms.losses.weighted_pairs import WeightedPairLoss as WeightedPairLoss
-from keras_ms.models.blocks import freeze_blocks as freeze_blocks
 from keras_ms.models.checkpointed_blocks import checkpointed_blocks as checkpointed_blocks
 from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMemory
 from keras_ms.models.embedding import build_embedder as build_embedder
 from keras_ms.models.embedding import split_embedder as split_embedder
 from keras_ms.models.embedding import without_normalization as without_normalization
+from keras_ms.models.frozen_layers import freeze_blocks as freeze_blocks
 from keras_ms.models.head_start import initialize_head as initialize_head
 from keras_ms.models.lora import enable_lora as enable_lora
 from keras_ms.models.lora import merge_lora as merge_lora

@@ -119,7 +119,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = setting(
         False,
         "compute what the backbone's blocks computed again for the gradient instead of keeping it: "
-        "less memory, about a third more time; for transformers",
+        "less memory, and a forward pass more; for transformers",
         read_with=_TRAINED_BACKBONE,
     )
     schedule: str = setting(
