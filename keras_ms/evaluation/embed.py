@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ms.pairs.replicas import num_data_parts
+from keras_ms.pairs.replicas import data_shard, num_data_parts
 from keras_ms.terminal.keras_progress import predict_progress, work_progress
 
 
@@ -100,6 +100,8 @@ def _predicted_in_parts(
     if hasattr(batches, "shape"):
         size = batch_size or 32
         batches = [batches[start : start + size] for start in range(0, len(batches), size)]
+    if data_shard() != (0, 1):
+        return _predicted_here(model, batches)
     is_item: list[np.ndarray] = []
 
     def even_batches():
@@ -111,6 +113,22 @@ def _predicted_in_parts(
 
     rows: Any = model.predict(even_batches(), **options)
     return rows[np.concatenate(is_item)]
+
+
+def _predicted_here(model: keras.Model, batches: Any) -> np.ndarray:
+    """Of several processes each embeds everything by itself: it cannot read what others compute."""
+    import jax
+
+    def own_copies(variables):
+        return [variable.value.addressable_data(0) for variable in variables]
+
+    @jax.jit
+    def embed(trained, others, batch):
+        return model.stateless_call(trained, others, batch, training=False)[0]
+
+    weights = own_copies(model.trainable_variables), own_copies(model.non_trainable_variables)
+    parts = [embed(*weights, keras.tree.map_structure(np.asarray, batch)) for batch in batches]
+    return np.concatenate([np.asarray(rows) for rows in parts])
 
 
 def _filled_up(part: Any, filling: int) -> np.ndarray:

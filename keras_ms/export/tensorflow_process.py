@@ -78,7 +78,7 @@ def export_in_a_process(
             "backend": keras.backend.backend(),
         }
         Path(exchange, _REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        named = {f"images_{n}": batch for n, batch in enumerate(batches)}
+        named: dict[str, Any] = {f"images_{n}": batch for n, batch in enumerate(batches)}
         named |= {f"outputs_{n}": outputs for n, outputs in enumerate(expected)}
         np.savez(Path(exchange, _EXPECTED), **named)
         code = _run(exchange, log)

@@ -91,8 +91,9 @@ def data_parallel(devices: int) -> Any:
         keras.distribution.DataParallel.
 
     Raises:
-        ValueError: fewer GPUs than asked for, a backend other than JAX, or logical devices asked
-            for after JAX's first operation, when they cannot be made any more.
+        ValueError: fewer GPUs than asked for, a backend other than JAX, logical devices asked for
+            after JAX's first operation, when they cannot be made any more, or of several processes
+            not all devices.
     """
     if keras.backend.backend() != "jax":
         raise ValueError(
@@ -118,7 +119,13 @@ def data_parallel(devices: int) -> Any:
             "the processor is divided into logical devices, which is impossible later. Do it in a "
             "new process, where XLA_FLAGS has no smaller xla_force_host_platform_device_count"
         )
-    return keras.distribution.DataParallel(devices=names[:devices])
+    if _num_processes() > 1 and devices != len(names):
+        raise ValueError(
+            f"Expected devices={len(names)}, those of all {_num_processes()} processes together. "
+            f"Received: devices={devices}"
+        )
+    # each process reads its part of a batch, see data_shard
+    return keras.distribution.DataParallel(devices=names[:devices], auto_shard_dataset=False)
 
 
 @contextlib.contextmanager
@@ -141,6 +148,26 @@ def num_data_parts() -> int:
     if keras.backend.backend() != "jax" or distribution is None:
         return 1
     return distribution.num_model_replicas
+
+
+def data_shard() -> tuple[int, int]:
+    """(index, number): which part of each batch this process reads for `fit`, as `balanced_batches`
+    takes it; (0, 1), all of it, for one process."""
+    number = _num_processes()
+    if number == 1:
+        return 0, 1
+    import jax
+
+    return jax.process_index(), number
+
+
+def _num_processes():
+    if keras.backend.backend() != "jax":
+        return 1
+    import jax
+
+    # the question would start JAX, whose devices cannot be divided any more
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def num_replicas() -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_ms.run.folder import RunFolder
 from keras_ms.run.model import device_strategy
 from keras_ms.run.settings import Settings
 
@@ -32,6 +33,21 @@ def check_backend(settings: Settings) -> None:
     if backend == "torch" and settings.training.devices > 1:
         why = "tf.distribute and keras.distribution share a batch on TensorFlow and on JAX"
         raise _refusal(f"devices={settings.training.devices}", why, " or jax")
+
+
+def check_same_backend(run: RunFolder) -> None:
+    """Raises ValueError where a run to resume began on another backend, which rounds otherwise.
+
+    Args:
+        run: the run's folder.
+    """
+    with run.errors_name_file(run.environment_file):
+        began = (run.read_json(run.environment_file) or {}).get("backend")
+    if began not in (None, keras.backend.backend()):
+        raise ValueError(
+            f"{run.path} began on Keras's {began} backend, where it would end otherwise than here. "
+            f"Set KERAS_BACKEND={began} to resume it. Received: {keras.backend.backend()}"
+        )
 
 
 @contextlib.contextmanager

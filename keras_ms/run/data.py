@@ -12,6 +12,7 @@ from keras_ms.curriculum.table import read_curriculum
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.image_list import ImageList
 from keras_ms.htl.batches import NeighbourIndices, neighbour_batches
+from keras_ms.pairs.replicas import data_shard
 from keras_ms.run.features import RunFeatures
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.defaults import classes_per_batch, validation_fraction
@@ -61,6 +62,7 @@ class RunData(NamedTuple):
         else:
             source = images
             options = {"image_size": settings.images.image_size, **view_options(settings, images)}
+        options["shard"] = data_shard()
         if self.neighbour_indices is not None:
             return neighbour_batches(source, self.neighbour_indices, **options)
         return _balanced(settings, source, subsets=self.subsets, start_step=start_step, **options)
@@ -140,7 +142,7 @@ def run_data(
         subsets = read_curriculum(settings.batches.curriculum, train, allow_more=True).subset
         _tell_stages(settings, subsets, log)
     neighbour_indices = _neighbour_indices(settings, train.labels)
-    _balanced(settings, train.labels, subsets=subsets, start_step=0)
+    _balanced(settings, train.labels, subsets=subsets, start_step=0, shard=data_shard())
     features = RunFeatures(
         settings, images, features_model=features_model, log=log, verbose=verbose
     )

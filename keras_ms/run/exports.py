@@ -9,9 +9,11 @@ import keras
 from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import export_formats
+from keras_ms.export.keras_file import load_keras_file
 from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.tensorflow_process import export_in_a_process
 from keras_ms.files import check_writable
+from keras_ms.pairs.replicas import data_shard, on_one_device
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.recalls import Recall, embeddings_recall
@@ -84,6 +86,10 @@ def write_exports(
     if keras.backend.backend() == "tensorflow":
         return export_formats(deployed, folder, formats, **options)
     log(f"Exporting {run.model_file} in a process on the TensorFlow backend")
+    if data_shard() != (0, 1):
+        # what one process alone computes with the shared weights would confuse what follows
+        with on_one_device():
+            deployed = load_keras_file(run.model_file)
     return export_in_a_process(deployed, run.model_file, folder, formats, **options)
 
 

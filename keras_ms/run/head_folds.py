@@ -143,7 +143,7 @@ class HeadFolds:
         if not optimizer.built:
             optimizer.build(self._model.trainable_variables)
         for variable in optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
         self._rate.assign(rate)
         features = self.features[:, ~held_out]
         source = features if len(features) > 1 else features[0]

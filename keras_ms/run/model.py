@@ -18,7 +18,7 @@ from keras_ms.models.frozen_layers import freeze_blocks
 from keras_ms.models.lora import enable_lora
 from keras_ms.models.saved_files import write_model
 from keras_ms.optimizers import decayed_kernels
-from keras_ms.pairs.replicas import data_parallel, mirrored_strategy
+from keras_ms.pairs.replicas import data_parallel, data_shard, mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
 from keras_ms.run.optimizer import learning_rate_schedule, run_optimizer
@@ -70,10 +70,10 @@ def device_strategy(settings: Settings) -> Any:
     and JAX allow at their start only.
 
     Raises:
-        ValueError: more devices than there are.
+        ValueError: more devices than there are, or fewer than several processes have.
     """
     devices = settings.training.devices
-    if devices == 1:
+    if devices == 1 and data_shard() == (0, 1):
         return None
     return (data_parallel if keras.backend.backend() == "jax" else mirrored_strategy)(devices)
 
@@ -164,7 +164,8 @@ def save_deployed(models: RunModels, path: Path) -> keras.Model:
         return deployed
     _synchronize_batch_norm(embedder, False)
     write_model(deployed, path)
-    return keras.saving.load_model(path, compile=False)
+    for_one_device: Any = keras.saving.load_model(path, compile=False)
+    return for_one_device
 
 
 def _divides_statistics(strategy):

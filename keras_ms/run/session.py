@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_ms.run.folder import RunFolder
+from keras_ms.run.processes import process_index, received_run, send_run
 from keras_ms.run.settings import Settings
 from keras_ms.terminal.command_words import RunInterrupted
 
@@ -19,6 +20,8 @@ def opened_run(
     settings: Settings, resume: str | Path | None = None, *, log: Callable[[str], Any] = print
 ) -> Iterator[tuple[RunFolder, Settings]]:
     """Yields the folder of a run, this process's alone within, and the settings of the run.
+
+    Of several processes that train together the first one has it; the others have a copy.
 
     Args:
         settings: `Settings`; of a run to resume only `runs_folder` is read, it has its own.
@@ -30,6 +33,9 @@ def opened_run(
             `keras_ms.run.folder.RunFolder`.
     """
     with contextlib.ExitStack() as stack:
+        if process_index():
+            yield stack.enter_context(received_run())
+            return
         if resume:
             run = RunFolder.find(resume, settings.training.runs_folder)
             stack.enter_context(run.lock())
@@ -37,6 +43,7 @@ def opened_run(
             log(f"Continuing {run.path}")
         else:
             run = _claimed_run(settings, stack)
+        send_run(run, settings, resume=bool(resume))
         yield run, settings
 
 

@@ -9,7 +9,7 @@ import keras
 
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.files import remove_unfinished
-from keras_ms.run.backend import prepared_backend
+from keras_ms.run.backend import check_same_backend, prepared_backend
 from keras_ms.run.baselines import measured_baselines
 from keras_ms.run.closing import closing_words, finite_recall, run_summary
 from keras_ms.run.data import run_data, with_image_defaults
@@ -27,6 +27,7 @@ from keras_ms.run.model import (
 )
 from keras_ms.run.optimizer import check_schedule
 from keras_ms.run.pictures import write_pictures
+from keras_ms.run.processes import joined_processes
 from keras_ms.run.recalls import as_texts, model_recall
 from keras_ms.run.session import interruption_names_run, opened_run, precision
 from keras_ms.run.settings import Settings
@@ -68,11 +69,13 @@ def train(
     """
     with (
         lasting_output(),
+        joined_processes(),
         opened_run(settings, resume, log=log) as (run, settings),
         precision(settings.training.precision),
         interruption_names_run(run),
         prepared_backend(settings) as strategy,
     ):
+        check_same_backend(run)
         check_exports(settings)
         loss = run_loss(settings)
         keras.utils.set_random_seed(settings.training.seed)

@@ -3,7 +3,8 @@
 import keras
 import pytest
 
-from keras_ms.run.backend import check_backend
+from keras_ms.run.backend import check_backend, check_same_backend
+from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
 
 HDML = {"hdml": "paper", "loss": "n_pair", "images_per_class": 2}
@@ -42,3 +43,13 @@ def test_what_a_backend_cannot_train_is_refused(on, backend, settings, words):
 def test_what_it_can_train_is_not(on, backend, settings):
     on(backend)
     check_backend(Settings.from_values(**settings))
+
+
+def test_a_run_is_resumed_on_the_backend_that_it_began_on(tmp_path, on):
+    run = RunFolder(tmp_path)
+    check_same_backend(run)
+    run.write_missing_files()
+    check_same_backend(run)
+    on("jax")
+    with pytest.raises(ValueError, match="began on Keras's tensorflow backend.*KERAS_BACKEND=tens"):
+        check_same_backend(run)

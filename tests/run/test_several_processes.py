@@ -1,0 +1,114 @@
+"""One training by two processes on JAX: the losses of one process, one run folder, resumed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import keras
+import pytest
+from other_backends import command, environment_of, skip_without
+from small_runs import _KILLED, assert_same_state, history, train_words, write_gradients
+
+from keras_ms.run.processes import joined_processes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_gradients(tmp_path_factory.mktemp("data") / "gradients")
+
+
+def small(folder, out, *more):
+    return train_words(folder, out, "--steps", "4", "--steps-per-epoch", "2", *more)
+
+
+def together(code, *, first_ends_first=False):
+    """(exit code, standard output, standard error) of two processes that are told of each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {
+        **environment_of("jax"),
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, code)],
+            env={**environment, "KERAS_DISTRIBUTION_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        if first_ends_first:
+            processes[0].wait(timeout=1800)
+            processes[1].kill()
+        outputs = [process.communicate(timeout=1800) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *output) for process, output in zip(processes, outputs)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder, tmp_path_factory):
+    skip_without("jax")
+    out = tmp_path_factory.mktemp("two")
+    words = small(folder, out, "--devices", "2", "--export", "onnx")
+    return out, together(["-m", "keras_ms.cli", *words])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("several processes")
+def test_two_processes_have_the_losses_of_one_and_the_first_writes(uninterrupted, folder, tmp_path):
+    out, ended = uninterrupted
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert "Written:" in ended[0][1] and ended[1][1] == ""
+    assert [path.name for path in (out / "runs").iterdir()] == ["run"]
+    summary = json.loads((out / "runs" / "run" / "summary.json").read_text())
+    assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
+    done = command(small(folder, tmp_path, "--export", ""), "jax")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = history(tmp_path / "runs" / "run")
+    for expected, found in zip(one, history(out / "runs" / "run"), strict=True):
+        for name in expected:
+            assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("several processes")
+def test_killed_and_resumed_they_end_as_uninterrupted(uninterrupted, folder, tmp_path):
+    run = tmp_path / "runs" / "run"
+    words = small(folder, tmp_path, "--devices", "2", "--export", "")
+    killed = together(["-c", _KILLED, run / "state.npz", *words], first_ends_first=True)
+    assert killed[0][0] == -signal.SIGKILL
+    assert len(history(run)) == 1
+    resumed = together(["-m", "keras_ms.cli", "train", "--resume", run])
+    assert [code for code, *_ in resumed] == [0, 0], resumed
+    assert_same_state(run, uninterrupted[0] / "runs" / "run")
+
+
+NAMED = {
+    "KERAS_DISTRIBUTION_JOB_ADDRESSES": "host0:2222",
+    "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    "KERAS_DISTRIBUTION_PROCESS_ID": "0",
+}
+
+
+@pytest.mark.parametrize(
+    "backend, changed, words",
+    [
+        ("tensorflow", {}, "names several processes, which train together on Keras's JAX backend"),
+        ("jax", {"KERAS_DISTRIBUTION_PROCESS_ID": "2"}, "which of them this is, from 0.*: '2'"),
+        ("jax", {"KERAS_DISTRIBUTION_NUM_PROCESSES": ""}, "the number of processes in KERAS_DIST"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(monkeypatch, backend, changed, words):
+    for name, value in (NAMED | changed).items():
+        monkeypatch.setitem(os.environ, name, value)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    with pytest.raises(ValueError, match=words), joined_processes():
+        pass
