@@ -60,7 +60,7 @@ def efficientnet_lite(
     2019; the Lite networks were published with its code in 2020.
 
     Args:
-        number: 0, 1 or 2: 3.4, 4.1 or 4.8 million parameters.
+        number: 0, 1 or 2: 3.4, 4.2 or 4.9 million parameters.
         input_shape: `(height, width, 3)` of at least 32 pixels, fixed or None. Defaults to
             (224, 224, 3), at which the published weights of number 0 were trained.
 
