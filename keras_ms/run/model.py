@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.export.keras_file import write_keras_file
 from keras_ms.hdml.model import HDML
 from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
 from keras_ms.models.embedding import split_embedder, without_normalization
-from keras_ms.models.saved_files import write_model
 from keras_ms.pairs.replicas import mirrored_strategy
 from keras_ms.run.embedder import embedder_of
 from keras_ms.run.losses import named_loss
@@ -137,12 +137,15 @@ def save_deployed(models: RunModels, path: Path) -> keras.Model:
 
     Returns:
         The model that was saved, without the optimizer's state, which is twice the weights.
+
+    Raises:
+        ExportMismatchError: the file would load as another model.
     """
     embedder, strategy = models.embedder, models.strategy
     deployed = keras.Model(embedder.inputs, embedder.outputs, name="embedder")
     if strategy:
         _synchronize_batch_norm(embedder, False)
-    write_model(deployed, path)
+    write_keras_file(deployed, path)
     return keras.saving.load_model(path, compile=False) if strategy else deployed
 
 

@@ -12,6 +12,7 @@ from keras_ms.files import remove_unfinished
 from keras_ms.run.baselines import measured_baselines
 from keras_ms.run.closing import closing_words, finite_recall, run_summary
 from keras_ms.run.data import run_data, with_image_defaults
+from keras_ms.run.embedder import check_backbone
 from keras_ms.run.exports import check_exports, export_folder, exported_recall, write_exports
 from keras_ms.run.fitting import fit_model
 from keras_ms.run.fold_choice import choose_by_folds, with_fold_choice
@@ -73,6 +74,7 @@ def train(
         interruption_names_run(run),
     ):
         check_exports(settings)
+        check_backbone(settings)
         loss, strategy = run_loss(settings), device_strategy(settings)
         keras.utils.set_random_seed(settings.training.seed)
 
