@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from keras_ms.export import export_saved_model as export_saved_model
     from keras_ms.htl.batches import NeighbourIndices as NeighbourIndices
     from keras_ms.htl.batches import neighbour_batches as neighbour_batches
+    from keras_ms.models.backbone_names import list_backbones as list_backbones
     from keras_ms.report import collect_report as collect_report
     from keras_ms.report import write_report as write_report
 
@@ -66,6 +67,7 @@ _ON_FIRST_USE = {
     "evaluate_embeddings": "keras_ms.evaluation",
     "export_onnx": "keras_ms.export",
     "export_saved_model": "keras_ms.export",
+    "list_backbones": "keras_ms.models.backbone_names",
     "load_cars": "keras_ms.data.sets.cars",
     "load_csv": "keras_ms.data.sets.csv_list",
     "load_cub": "keras_ms.data.sets.cub",
@@ -132,6 +134,7 @@ __all__ = [
     "export_saved_model",
     "freeze_blocks",
     "initialize_head",
+    "list_backbones",
     "load_cars",
     "load_csv",
     "load_cub",

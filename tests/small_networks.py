@@ -30,7 +30,7 @@ class Subclassed(keras.Model):
 
 def functional(key=None, sides=(None, None)):
     """To a feature map of 6 channels, with statistics; its images under a key if one is given."""
-    images = keras.Input((*sides, 3))
+    images = keras.Input((*sides, 3), name=key)
     x = layers.Conv2D(6, 3, name="convolution")(images)
     x = layers.BatchNormalization(momentum=0.5, name="norm")(x)
     return keras.Model({key: images} if key else images, x, name="functional")

@@ -101,7 +101,9 @@ def _output_difference(model, loaded) -> float:
     images = images.astype(model.inputs[0].dtype)
 
     def outputs(one: Any) -> np.ndarray:
-        return np.asarray(keras.ops.convert_to_numpy(one(images, training=False)), "float64")
+        # of a list with one input, a list
+        inputs = keras.tree.map_structure(lambda _: images, one.input)
+        return np.asarray(keras.ops.convert_to_numpy(one(inputs, training=False)), "float64")
 
     one, other = outputs(model), outputs(loaded)
     same = (one == other) | (np.isnan(one) & np.isnan(other))

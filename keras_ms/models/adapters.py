@@ -12,6 +12,7 @@ from keras_ms.models.folded_layers import with_folded_batch_norm
 from keras_ms.models.frozen_layers import NetworkCall, with_frozen_batch_norm
 from keras_ms.models.hub_presets import (
     count_prefix_tokens,
+    hold_mask_token,
     is_of_hub,
     read_preset,
     vision_tower,
@@ -103,6 +104,7 @@ def adapted_backbone(
     size = image_size or _own_size(network) or native_size or _USUAL_SIZE
     if is_of_hub(network):
         network = with_image_size(network, size)
+        hold_mask_token(network)
     key = _checked_input(network, size)
     whole = _built(network, size, key)
     network = _with_weights(whole, weights, output_layer)
@@ -245,7 +247,8 @@ def _nested(network, size, key, normalisation, *, freeze):
     if freeze or _has_preprocessing(network):
         call = NetworkCall(network, held=freeze, name=network.name)
     backbone = keras.Model(images, _single(call({key: pixels} if key else pixels)), name="backbone")
-    backbone.trainable = not freeze
+    if freeze:
+        backbone.trainable = False
     return backbone
 
 

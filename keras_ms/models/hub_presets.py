@@ -99,6 +99,14 @@ def count_prefix_tokens(network: keras.Model) -> int:
     return int(isinstance(network, (models.CLIPVisionEncoder, models.MetaCLIP2VisionEncoder)))
 
 
+def hold_mask_token(network: keras.Model) -> None:
+    """Keeps the token of DINO's own pretraining as it is: no image reaches it, and no gradient."""
+    models = import_keras_hub(network.name).models
+    if isinstance(network, (models.DINOV2Backbone, models.DINOV3Backbone)):
+        if network.use_mask_token:
+            network.embeddings.mask_token.trainable = False
+
+
 def with_image_size(network: keras.Model, size: tuple[int, int]) -> keras.Model:
     """The network for images of another size, with the same weights.
 

@@ -72,7 +72,7 @@ def measured_baselines(
 def _before_training(settings, models, data, split, log):
     ks = settings.evaluation.ks
     # the features of a network that knows something are what training has to improve on
-    if not settings.model.weights and not settings.model.freeze_backbone:
+    if not settings.model.is_pretrained and not settings.model.freeze_backbone:
         return {"step_0": model_recall(models.trained, data, split, ks=ks, log=log)}
     images, features = data.images.subset(split), data.features.of_split(split)
     embeddings = embed_batches(models.head, features, batch_size=1024)

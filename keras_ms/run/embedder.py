@@ -1,9 +1,38 @@
 """The embedder that the settings of a run describe."""
 
+from typing import Any
+
 import keras
 
+from keras_ms.models.adapters import adapted_backbone
+from keras_ms.models.backbone_names import backbone_kind, check_backbone_source
 from keras_ms.models.embedding import build_embedder
+from keras_ms.models.pooling import checked_pooling
 from keras_ms.run.settings import Settings
+
+
+def check_backbone(settings: Settings) -> None:
+    """Refuses a preset or a file that cannot be the backbone, before data are read.
+
+    Raises:
+        ValueError, ImportError, OSError: as `keras_ms.build_embedder`.
+    """
+    model = settings.model
+    if backbone_kind(model.backbone) == "name":
+        return
+    check_backbone_source(model.backbone)
+    side = settings.images.image_size
+    adapted = adapted_backbone(
+        model.backbone,
+        image_size=(side, side),
+        weights=model.weights or None,
+        output_layer=model.output_layer or None,
+        **_of_own_network(settings),
+        frozen_batch_norm=model.frozen_batch_norm,
+        freeze=model.freeze_backbone,
+    )
+    rank, prefix = len(adapted.model.output_shape), adapted.num_prefix_tokens
+    checked_pooling(model.pooling, rank, num_prefix_tokens=prefix)
 
 
 def embedder_of(settings: Settings) -> keras.Model:
@@ -22,6 +51,7 @@ def embedder_of(settings: Settings) -> keras.Model:
         weights=settings.model.weights or None,
         output_layer=settings.model.output_layer or None,
         pooling=settings.model.pooling,
+        **_of_own_network(settings),
         frozen_batch_norm=settings.model.frozen_batch_norm,
         freeze_backbone=settings.model.freeze_backbone,
         # what is computed from features is set once they are there
@@ -30,3 +60,12 @@ def embedder_of(settings: Settings) -> keras.Model:
         else "orthogonal",
         seed=settings.training.seed,
     )
+
+
+def _of_own_network(settings: Settings) -> dict[str, Any]:
+    """What is asked for of networks without a name."""
+    normalisation = settings.model.normalisation
+    return {
+        "normalisation": None if normalisation == "none" else normalisation,
+        "num_prefix_tokens": settings.model.num_prefix_tokens,
+    }

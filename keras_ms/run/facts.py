@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_ms.data.image_folder import image_fault
 from keras_ms.data.image_list import ImageList
+from keras_ms.models.backbone_names import backbone_label
 from keras_ms.report.choice_section import Choice, MeasuredCandidate
 from keras_ms.report.markup import percent
 from keras_ms.run.closing import below_pooled_features
@@ -25,7 +26,9 @@ from keras_ms.run.settings import Settings
 History = Sequence[dict[str, float]]
 
 # they name folders of one computer; the last part says enough
-_PATHS = ("data_dir", "test_classes", "weights", "runs_folder", "export_folder", "curriculum")
+_PATHS = (
+    "data_dir", "test_classes", "backbone", "weights", "runs_folder", "export_folder", "curriculum",
+)  # fmt: skip
 # of recalls, in earlier versions
 _RENAMED = {"before_training": "step_0", "best_on_validation": "chosen"}
 _IN_WORDS = {"pooled_features": "pooled features", "step_0": "before training"}
@@ -58,7 +61,7 @@ def run_facts(
             f"{split} {classes:,} classes ({count:,} images)"
             for split, (classes, count) in images.counts().items()
         ),
-        "Embedder": f"{model.backbone} at {settings.images.image_size} px, "
+        "Embedder": f"{backbone_label(model.backbone)} at {settings.images.image_size} px, "
         f"{embedder.output_shape[-1]} dimensions, {embedder.count_params():,} parameters"
         + (", backbone frozen" if model.freeze_backbone else ""),
         "Loss": settings.loss.name.replace("_", " ")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.export.keras_file import write_keras_file
 from keras_ms.hdml.model import HDML
 from keras_ms.hdml.tuples import TripletTuples
 from keras_ms.losses.mined_anchors import MinedAnchors
@@ -16,7 +17,6 @@ from keras_ms.models.checkpointed_blocks import checkpointable_layers
 from keras_ms.models.embedding import split_embedder, without_normalization
 from keras_ms.models.frozen_layers import freeze_blocks
 from keras_ms.models.lora import enable_lora
-from keras_ms.models.saved_files import write_model
 from keras_ms.optimizers import decayed_kernels
 from keras_ms.pairs.replicas import data_parallel, data_shard, mirrored_strategy
 from keras_ms.run.embedder import embedder_of
@@ -156,14 +156,17 @@ def save_deployed(models: RunModels, path: Path) -> keras.Model:
 
     Returns:
         The model that was saved, without the optimizer's state, which is twice the weights.
+
+    Raises:
+        ExportMismatchError: the file would load as another model.
     """
     embedder, strategy = models.embedder, models.strategy
     deployed = keras.Model(embedder.inputs, embedder.outputs, name="embedder")
     if not _divides_statistics(strategy):
-        write_model(deployed, path)
+        write_keras_file(deployed, path)
         return deployed
     _synchronize_batch_norm(embedder, False)
-    write_model(deployed, path)
+    write_keras_file(deployed, path)
     for_one_device: Any = keras.saving.load_model(path, compile=False)
     return for_one_device
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_ms.models.backbone_names import backbone_label
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.processes import process_index, received_run, send_run
 from keras_ms.run.settings import Settings
@@ -87,4 +88,5 @@ def _claimed_run(settings: Settings, stack: contextlib.ExitStack) -> RunFolder:
 
 def _run_name(settings):
     data = Path(settings.data.data_dir).resolve().name if settings.data.data_dir else "glyphs"
-    return f"{data}-{settings.model.backbone}-{datetime.now():%Y%m%d-%H%M%S}"
+    backbone = backbone_label(settings.model.backbone)
+    return f"{data}-{backbone}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -13,6 +13,7 @@ from keras_ms.run.backend import check_same_backend, prepared_backend
 from keras_ms.run.baselines import measured_baselines
 from keras_ms.run.closing import closing_words, finite_recall, run_summary
 from keras_ms.run.data import run_data, with_image_defaults
+from keras_ms.run.embedder import check_backbone
 from keras_ms.run.exports import check_exports, export_folder, exported_recall, write_exports
 from keras_ms.run.fitting import fit_model
 from keras_ms.run.fold_choice import choose_by_folds, with_fold_choice
@@ -77,6 +78,7 @@ def train(
     ):
         check_same_backend(run)
         check_exports(settings)
+        check_backbone(settings)
         loss = run_loss(settings)
         keras.utils.set_random_seed(settings.training.seed)
 

@@ -34,7 +34,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FAST = ("subclassed", "with a key")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in FAST else pytest.mark.slow) for kind in KINDS],
+)
 def test_any_model_trains_splits_and_comes_back(kind, tmp_path):
     build, shape, channels = KINDS[kind]
     embedder = embedder_of(build())
@@ -62,6 +68,7 @@ def test_any_model_trains_splits_and_comes_back(kind, tmp_path):
     assert computation(keras_ms.split_embedder(again)[0]) == computation(features_model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["subclassed", "sequential"])
 def test_a_frozen_backbone_computes_the_same_in_training(kind):
     embedder = embedder_of(KINDS[kind][0](), freeze_backbone=True)
@@ -169,6 +176,10 @@ def two_inputs():
     return keras.Model([one, other], [keras.layers.Flatten()(one), other], name="two")
 
 
+def of_numbers():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+
 def two_outputs():
     images = keras.Input((SIDE, SIDE, 3))
     return keras.Model(images, [images, keras.layers.Flatten()(images)], name="outputs")
@@ -180,7 +191,11 @@ def two_outputs():
         (lambda: functional(sides=(48, 48)), {}, "takes images of 48 x 48 pixels.*image_size=32"),
         (two_inputs, {}, "one input, RGB images.*'two' takes"),
         (two_outputs, {}, "one output: a feature map.*choose one"),
-        (lambda: keras.Sequential([keras.layers.Dense(2, input_shape=(4,))]), {}, "one input, RGB"),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
+            {},
+            "one input, RGB",
+        ),
         (lambda: 7, {}, "the path of a .keras file.*Received: 7"),
         (tokens, {"pooling": "avg"}, "gives tokens.*Expected one of patches. Received: 'avg'"),
         (tokens, {"num_prefix_tokens": 17}, "fewer than there are tokens .17.*Received: 17"),

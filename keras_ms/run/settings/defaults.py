@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from keras_ms.models.backbone_names import backbone_kind, known_image_size
+
 if TYPE_CHECKING:
     from keras_ms.run.settings.settings import Settings
 
@@ -47,6 +49,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # of a frozen backbone where no folds choose
 UNTUNED_HEAD = {"learning_rate": 5e-4, "head_initializer": "whitened"}
 
+# with which the frozen features of docs/transfer.md were measured; what a network without a name
+# gives is known once it is built
+POOLING = "avg"
+# of backbones without a name that do not say what they are made for
+PRESET_SIZE = 224
+
 # the backbone knows already what the head has to learn; a tenth is usual in metric learning
 BACKBONE_RATE = 0.1
 
@@ -62,7 +70,7 @@ def situation(settings: Settings) -> str:
     """ "scratch", "frozen" or "finetuned", a key of DEFAULTS."""
     if settings.model.freeze_backbone:
         return "frozen"
-    return "finetuned" if settings.model.weights else "scratch"
+    return "finetuned" if settings.model.is_pretrained else "scratch"
 
 
 def missing_values(settings: Settings) -> dict[str, Any]:
@@ -78,8 +86,15 @@ def missing_values(settings: Settings) -> dict[str, Any]:
     if tune == "auto":
         is_open = given["validation_fraction"] is None and not refuses_folds(settings)
         tune = chosen["tune"] = "folds" if is_open else "off"
+    if backbone_kind(settings.model.backbone) == "name":
+        choose("pooling", POOLING)
+    elif given["image_size"] is None:
+        # what it was made for; of a preset that has still to be downloaded, what most are made for
+        backbone = settings.model.backbone
+        choose("image_size", known_image_size(backbone) or PRESET_SIZE)
     for name, value in DEFAULTS[kind].items():
-        choose(name, value)
+        if name not in chosen:
+            choose(name, value)
     if kind == "frozen" and tune == "off":
         for name, value in UNTUNED_HEAD.items():
             choose(name, value)

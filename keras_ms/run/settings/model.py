@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keras_ms.models.backbone_names import (
+    NORMALISATION_NAMES,
+    backbone_kind,
+    check_backbone_name,
+)
 from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings.declaration import check_group, check_options, setting
 
@@ -17,7 +22,8 @@ class ModelSettings:
     backbone: str = setting(
         "small",
         "small, small_wide, bn_inception, inception_v3, resnet50, mobilenet_v2, "
-        "efficientnet_lite0, efficientnet_v2_b0 …",
+        "efficientnet_lite0, efficientnet_v2_b0 … (keras-ms backbones lists them); a .keras file; or hub: and a preset "
+        "of KerasHub: its name, an address (hf://…, kaggle://…) or a folder",
     )
     weights: str = setting(
         "",
@@ -25,10 +31,24 @@ class ModelSettings:
         "efficientnet_lite0, from the extra lite0); empty: random",
     )
     output_layer: str = setting("", "layer of the backbone to stop at, such as mixed8")
-    pooling: str = setting(
-        "avg",
-        "global pooling; none: the head takes the whole feature map, for characters",
-        choices=("avg", "max", "avg+max", "none"),
+    pooling: str | None = setting(
+        None,
+        "of a feature map avg, max, avg+max, gem (generalised mean, its power trained) or none "
+        "(the head takes the whole map, for characters); of a transformer's tokens cls, patches or "
+        "cls+patches; default: avg; cls, or patches without a class token; a vector passes",
+        choices=("avg", "max", "avg+max", "gem", "none", "cls", "patches", "cls+patches"),
+    )
+    normalisation: str = setting(
+        "auto",
+        "what a backbone of a .keras file or a preset is given of RGB 0-255; none: these "
+        "themselves; default: as the preset has it, none for a file",
+        choices=NORMALISATION_NAMES,
+    )
+    num_prefix_tokens: int | None = setting(
+        None,
+        "class and register tokens before those of the patches, of a backbone of a .keras file "
+        "that gives tokens; default: as networks of KerasHub have it, else 0",
+        at_least=0,
     )
     embedding_size: int | None = setting(
         None,
@@ -69,6 +89,25 @@ class ModelSettings:
                 "efficientnet_lite1 and efficientnet_lite2. Expected imagenet, a .weights.h5 file "
                 f"or nothing with backbone={self.backbone}. Received: 'package'"
             )
+        check_backbone_name(self.backbone)
+        if backbone_kind(self.backbone) == "name":
+            for name, usual in (("normalisation", "auto"), ("num_prefix_tokens", None)):
+                value = getattr(self, name)
+                if value != usual:
+                    raise ValueError(
+                        f"Invalid value for {name}. Expected it unset with backbone="
+                        f"{self.backbone}, of which it is known. Received: {value!r}"
+                    )
+        elif self.weights == "imagenet":
+            raise ValueError(
+                "Invalid value for weights. Expected unset, or a .weights.h5 file, with a backbone "
+                f"that brings its own: backbone={self.backbone}. Received: {self.weights!r}"
+            )
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone knows something before training."""
+        return bool(self.weights) or backbone_kind(self.backbone) != "name"
 
 
 @dataclass(frozen=True)

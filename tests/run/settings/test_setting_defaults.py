@@ -48,7 +48,7 @@ def test_nothing_that_is_needed_stays_open(kind, given):
     left = {name for name, value in Settings.from_values(**given).values().items() if value is None}
     expected = {
         "class_depth", "validation_fraction", "validation_groups", "classes_per_batch",
-        "raw_pixels", "frozen_batch_norm",
+        "raw_pixels", "frozen_batch_norm", "num_prefix_tokens",
     }  # fmt: skip
     if kind == "frozen":
         expected |= {"learning_rate", "head_initializer"}
