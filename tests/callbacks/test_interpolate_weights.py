@@ -392,6 +392,7 @@ def test_a_run_continued_by_backup_and_restore_ends_as_the_whole_one(tmp_path):
 # --- two devices ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_devices():
     script = """
         import keras

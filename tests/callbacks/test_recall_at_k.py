@@ -138,6 +138,7 @@ def test_verbose_prints_one_line_for_each_measurement(capsys):
     ]
 
 
+@pytest.mark.slow
 def test_two_replicas_measure_what_one_does():
     script = """
         import keras
