@@ -1,4 +1,8 @@
-"""Short trainings on a few random rows, which the tests of callbacks watch."""
+"""Short trainings on a few random rows, which the tests of callbacks watch.
+
+What is compiled here without a word on how runs eagerly: tracing its step takes longer than all of
+its steps. Tests of the other ways to run give the option.
+"""
 
 import keras
 import numpy as np
@@ -29,11 +33,17 @@ def pull_together(y_true, y_pred):
     return -keras.ops.sum(same * likelihood, axis=1) / keras.ops.sum(same, axis=1)
 
 
+def eagerly_unless(options):
+    """The options of `compile`, with run_eagerly=True where they say nothing of it."""
+    ways = {"run_eagerly", "jit_compile", "steps_per_execution"}
+    return options if ways & set(options) else {**options, "run_eagerly": True}
+
+
 def embedder(seed=1, **compile_options):
     keras.utils.set_random_seed(seed)
     model = keras.Sequential([keras.Input((24,)), keras.layers.Dropout(0.5), keras.layers.Dense(6)])
     compile_options.setdefault("optimizer", keras.optimizers.Adam(0.02))
-    model.compile(loss=pull_together, **compile_options)
+    model.compile(loss=pull_together, **eagerly_unless(compile_options))
     return model
 
 

@@ -85,16 +85,18 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+kind, path, what = sys.argv[1:]
+sys.argv[0] = "keras-ms"  # in a command keras_ms is imported without Keras
 from keras_ms.files import whole_file, whole_folder
-writer = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
-with writer(Path(sys.argv[2])) as temporary:
-    if sys.argv[1] == "file":
+writer = {"file": whole_file, "folder": whole_folder}[kind]
+with writer(Path(path)) as temporary:
+    if kind == "file":
         temporary.write_text("half")
-    if sys.argv[3] == "kill":
+    if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     print("writes", flush=True)
     sys.stdin.read()
-    if sys.argv[1] == "file":
+    if kind == "file":
         temporary.write_text("whole")
 """
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from small_fits import eagerly_unless
 
 from keras_ms import HDML, CrossBatchMemory, MultiSimilarityLoss, Proxies, ProxyNCALoss
 from keras_ms.callbacks import InterpolateWeights, KeepBestWeights, RecallAtK
@@ -32,6 +33,7 @@ def embedder(seed=1, dropout=0.2):
 
 
 def compiled(model, rate=0.05, **options):
+    options = eagerly_unless(options)
     model.compile(keras.optimizers.Adam(rate), MultiSimilarityLoss(), **options)
     return model
 
@@ -209,7 +211,7 @@ def test_a_second_fit_with_a_new_start_measures_that_start():
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
+    [{"steps_per_execution": 2}, {"jit_compile": True}, {"jit_compile": False}],
     ids=lambda options: next(iter(options)),
 )
 def test_ways_to_compile(options):
@@ -252,16 +254,16 @@ def test_models_around_an_embedder_have_that_interpolated(system):
     inner = embedder()
     if system == "memory":
         model = CrossBatchMemory(inner, MultiSimilarityLoss(), memory_size=32)
-        model.compile(keras.optimizers.Adam(0.05))
+        model.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
         recall = RecallAtK(HELD_OUT, ks=(1,))
     elif system == "hdml":
         inner = embedder(dropout=0)
         model = HDML(inner, 6, MultiSimilarityLoss(), beta=50.0)
-        model.compile(keras.optimizers.Adam(0.05))
+        model.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
         recall = RecallAtK(HELD_OUT, ks=(1,))
     else:
         model = keras.Sequential([inner, Proxies(6)])
-        model.compile(keras.optimizers.Adam(0.05), ProxyNCALoss())
+        model.compile(keras.optimizers.Adam(0.05), ProxyNCALoss(), run_eagerly=True)
         recall = RecallAtK(HELD_OUT, ks=(1,), embedder=inner)
     start = inner.get_weights()
     whole = []
@@ -390,6 +392,7 @@ def test_a_run_continued_by_backup_and_restore_ends_as_the_whole_one(tmp_path):
 # --- two devices ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_devices():
     script = """
         import keras

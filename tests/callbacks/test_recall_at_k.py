@@ -37,7 +37,7 @@ def test_an_embedder_within_the_trained_model_is_measured():
     inner = embedder()
     classifier = keras.Sequential([inner, keras.layers.Dense(NUM_CLASSES)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    classifier.compile(keras.optimizers.SGD(0.5), loss)
+    classifier.compile(keras.optimizers.SGD(0.5), loss, run_eagerly=True)
     of_embeddings = RecallAtK((IMAGES, LABELS), embedder=inner)
     of_outputs = RecallAtK((IMAGES, LABELS), prefix="output_")
     best = KeepBestWeights(of_embeddings, restore=True)
@@ -138,6 +138,7 @@ def test_verbose_prints_one_line_for_each_measurement(capsys):
     ]
 
 
+@pytest.mark.slow
 def test_two_replicas_measure_what_one_does():
     script = """
         import keras

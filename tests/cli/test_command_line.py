@@ -110,13 +110,18 @@ def test_a_run_without_weights_says_how_it_goes_on(monkeypatch, capsys, tmp_path
     assert caught.value.path == run.path
 
 
+# the package without its own imports, which take seconds
+_BARE = f"""
+import sys, types
+package = sys.modules["keras_ms"] = types.ModuleType("keras_ms")
+package.__path__ = [{str(SCRIPTS.parent / "keras_ms")!r}]
+from keras_ms.terminal.command_words import resume_command
+"""
+
+
 def test_words_of_a_real_start(tmp_path):
     script = tmp_path / "my train.py"
-    script.write_text(
-        "import sys\n"
-        "from keras_ms.terminal.command_words import resume_command\n"
-        "print(resume_command('runs/a', ['train', *sys.argv[1:]]))\n"
-    )
+    script.write_text(_BARE + "print(resume_command('runs/a', ['train', *sys.argv[1:]]))\n")
     done = subprocess.run(
         [sys.executable, "-u", str(script), "--steps", "3"],
         capture_output=True, text=True, timeout=120,
@@ -126,10 +131,7 @@ def test_words_of_a_real_start(tmp_path):
 
 
 def test_words_of_a_program_that_is_code_in_quotes():
-    code = (
-        "from keras_ms.terminal.command_words import resume_command; "
-        "print(resume_command('runs/a'))"
-    )
+    code = _BARE + "print(resume_command('runs/a'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "keras-ms train --resume runs/a\n", done.stderr
 
@@ -160,6 +162,7 @@ def test_help_shows_nothing_of_tensorflow(words):
     assert "usage" in out and err == ""
 
 
+@pytest.mark.slow
 def test_who_asks_for_the_lines_of_tensorflow_gets_them(tmp_path):
     # a command that works: help imports no TensorFlow
     words = ("weights", "--losses", "contrastive", "--to", tmp_path / "weights.png")

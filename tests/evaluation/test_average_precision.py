@@ -116,6 +116,7 @@ def test_bad_input_is_explained():
         precision_at_r(embeddings, labels)
 
 
+@pytest.mark.slow
 def test_memory_stays_far_below_the_square_of_the_set():
     # all similarities of 12,000 images: 576 MB. One class of 2,000: as many items to find
     script = """

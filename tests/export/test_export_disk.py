@@ -25,6 +25,7 @@ def model():
     return small_embedder()
 
 
+@pytest.mark.slow
 def test_names_that_are_not_ascii_in_the_c_locale(model, tmp_path):
     model.save(tmp_path / "m.keras")
     words = ["export", str(tmp_path / "m.keras"), "--to", str(tmp_path / "ärger")]

@@ -175,9 +175,16 @@ def models(seed=1, num_classes=5):
     return embedder, keras.Sequential([embedder, Proxies(num_classes)])
 
 
-@pytest.mark.parametrize("kind", LITERAL)
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
+    "kind, options",
+    [
+        ("nca", {"jit_compile": True}),
+        pytest.param("nca", {"jit_compile": False}, marks=pytest.mark.slow),
+        ("nca", {"run_eagerly": True}),
+        pytest.param("anchor", {"jit_compile": True}, marks=pytest.mark.slow),
+        ("anchor", {"jit_compile": False}),
+        pytest.param("anchor", {"run_eagerly": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_fit_trains_embedder_and_proxies_in_every_mode(kind, options):
     inputs, labels = images()

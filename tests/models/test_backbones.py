@@ -125,6 +125,7 @@ def test_too_small_an_image_is_refused():
 # Weights
 
 
+@pytest.mark.slow
 def test_weights_file_of_the_cut_and_of_the_whole_network(tmp_path):
     whole = build_backbone("bn_inception", input_shape=(32, 32, 3)).layers[-1]
     kernel = whole.get_layer("inception_3b_3x3").kernel.numpy()

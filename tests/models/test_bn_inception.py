@@ -15,6 +15,11 @@ def network():
 
 
 @pytest.fixture(scope="module")
+def even_network():
+    return bn_inception((224, 224, 3))
+
+
+@pytest.fixture(scope="module")
 def little_network():
     keras.utils.set_random_seed(0)
     network = bn_inception((63, 70, 3))
@@ -51,8 +56,8 @@ def test_every_convolution_has_its_batch_norm_under_the_public_name(network):
 
 
 @pytest.mark.parametrize("size, sides", [(224, (112, 56, 28, 14, 7)), (227, (114, 57, 28, 14, 7))])
-def test_shapes(network, size, sides):
-    model = network if size == 227 else bn_inception((size, size, 3))
+def test_shapes(network, even_network, size, sides):
+    model = network if size == 227 else even_network
     stages = ("conv1_7x7_s2", "pool1_3x3_s2", "pool2_3x3_s2", "inception_3c_output")
     stages += ("inception_4e_output",)
     widths = (64, 64, 192, 576, 1056)
@@ -104,8 +109,8 @@ def test_ceil_max_pool_of_reduction_blocks(network, block, before):
 
 
 @pytest.mark.parametrize("size, side", [(224, 56), (227, 57)])
-def test_ceil_max_pool_of_even_and_odd_maps(size, side, network):
-    model = network if size == 227 else bn_inception((size, size, 3))
+def test_ceil_max_pool_of_even_and_odd_maps(size, side, network, even_network):
+    model = network if size == 227 else even_network
     values, pooled = between(model, "conv2_3x3_relu", "pool2_3x3_s2", (side, side))
     assert pooled.shape[1:3] == (28, 28)
     np.testing.assert_array_equal(pooled, oracles.ceil_max_pool(values))
@@ -143,7 +148,9 @@ def test_valid_sizes_are_eight_in_a_row(low):
     assert near == list(range(low, low + 8))
 
 
-@pytest.mark.parametrize("size", [(31, 38), (70, 63), (198, 191)])
+@pytest.mark.parametrize(
+    "size", [(31, 38), pytest.param((70, 63), marks=pytest.mark.slow), (198, 191)]
+)
 def test_limits_of_valid_sizes_build(size):
     assert bn_inception((*size, 3)).output_shape[1:3] == tuple(side // 31 for side in size)
 

@@ -92,7 +92,7 @@ def converted(torch, tmp_path_factory):
     return torch_network, folder / "bn.weights.h5"
 
 
-@pytest.mark.parametrize("size", [224, 227])
+@pytest.mark.parametrize("size", [pytest.param(224, marks=pytest.mark.slow), 227])
 def test_features_are_those_of_pytorch(torch, converted, size):
     torch_network, weights = converted
     images = np.random.default_rng(size).uniform(0, 255, (2, size, size, 3)).astype("float32")

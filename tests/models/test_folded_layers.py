@@ -76,6 +76,7 @@ def test_every_kind_of_convolution():
     assert {"activated", "depthwise", "twice"} < names and "strided" not in names
 
 
+@pytest.mark.slow
 def test_bn_inception():
     images = np.random.default_rng(1).normal(size=(2, 63, 63, 3)).astype("float32")
     network = randomized(bn_inception((63, 63, 3)))

@@ -123,6 +123,7 @@ def test_what_is_chosen_by_does_not_see_the_test_classes(script, tmp_path):
     np.testing.assert_allclose(*found)
 
 
+@pytest.mark.slow
 def test_tables_of_a_quick_run_which_is_not_repeated(script, tmp_path, monkeypatch, capsys):
     features, labels, is_test = _arrays()
     np.savez(
