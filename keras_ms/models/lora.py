@@ -17,7 +17,7 @@ def enable_lora(embedder: keras.Model, rank: int, *, alpha: float | None = None)
 
     The query and value projections of each attention get an A and a B, by Keras's own
     `layer.enable_lora`; all other weights of the backbone are held. The optimizer then keeps its
-    two moments of about a hundredth of the weights, and little can be forgotten. Call it before
+    two moments of a few hundredths of the weights, and less can be forgotten. Call it before
     `compile`, and `merge_lora` after training.
 
     A projection is a Dense or EinsumDense layer; those of queries and values have a word in their

@@ -39,16 +39,17 @@ def test_a_transformer_has_its_encoder_layers():
     "name, count",
     [
         ("small", 3),  # its stages
-        ("bn_inception", 10),  # modules 3a to 5b
+        pytest.param("bn_inception", 10, marks=pytest.mark.slow),  # modules 3a to 5b
         pytest.param("inception_v3", 11, marks=pytest.mark.slow),  # mixed0 to mixed10
         pytest.param("resnet50", 16, marks=pytest.mark.slow),
-        ("mobilenet_v2", 10),  # those of its 17 that add their input
+        # those of its 17 that add their input
+        pytest.param("mobilenet_v2", 10, marks=pytest.mark.slow),
         pytest.param("densenet121", 58, marks=pytest.mark.slow),  # 6 + 12 + 24 + 16
         # those of its 21 that add their input or scale it
         pytest.param("efficientnet_v2_b0", 18, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("frozen_batch_norm", [False, True])
+@pytest.mark.parametrize("frozen_batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_convolutional_network_has_its_branching_parts(name, count, frozen_batch_norm):
     if frozen_batch_norm and name not in ("small", "mobilenet_v2"):
         pytest.skip("two networks are enough to see that folding changes no block")

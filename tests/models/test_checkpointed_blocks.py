@@ -13,7 +13,7 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (12, 8, 8, 3)).astype("float32
 LABELS = np.arange(12) % 3
 
 
-def after_two_steps(monkeypatch, checkpointed):
+def after_two_steps(monkeypatch, checkpointed, run_eagerly):
     """Weights after two steps of plain gradient descent, and how often a block was computed."""
     embedder, calls, call = transformer_embedder(depth=2, side=8), [], EncoderLayer.call
 
@@ -21,7 +21,8 @@ def after_two_steps(monkeypatch, checkpointed):
         calls.append(self.name)
         return call(self, tokens)
 
-    embedder.compile(keras.optimizers.SGD(0.1), MultiSimilarityLoss(), jit_compile=False)
+    embedder.compile(keras.optimizers.SGD(0.1), MultiSimilarityLoss(), jit_compile=False,
+                     run_eagerly=run_eagerly)  # fmt: skip
     with monkeypatch.context() as patched:
         patched.setattr(EncoderLayer, "call", counted)
         if checkpointed:
@@ -33,17 +34,24 @@ def after_two_steps(monkeypatch, checkpointed):
 
 
 @pytest.mark.parametrize(
-    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+    "policy, run_eagerly",
+    [
+        ("float32", True),
+        pytest.param("float32", False, marks=pytest.mark.slow),
+        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
+    ],
 )
-def test_gradients_are_the_same_and_the_blocks_were_computed_again(monkeypatch, policy):
+def test_gradients_are_the_same_and_the_blocks_were_computed_again(
+    monkeypatch, policy, run_eagerly
+):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        plain, plain_calls = after_two_steps(monkeypatch, False)
-        again, calls = after_two_steps(monkeypatch, True)
+        plain, plain_calls = after_two_steps(monkeypatch, False, run_eagerly)
+        again, calls = after_two_steps(monkeypatch, True, run_eagerly)
     finally:
         keras.config.set_dtype_policy(before)
-    # a trace computes each block once, and once more for its gradient
+    # a step, or the trace of one, computes each block once, and once more for its gradient
     assert calls == 2 * plain_calls
     tolerance = 1e-6 if policy == "float32" else 2e-3
     for expected, found in zip(plain.get_weights(), again.get_weights()):

@@ -136,6 +136,7 @@ def test_lora_resumes_to_the_bit(folder, tmp_path, monkeypatch, transformer, pre
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_lora_is_merged_interpolated_and_deployed_plain(folder, tmp_path, transformer):
     assert main(train_words(folder, tmp_path, *FEW, *LORA)) == 0
     run = tmp_path / "runs" / "run"
