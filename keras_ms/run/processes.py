@@ -46,6 +46,8 @@ def joined_processes() -> Iterator[None]:
     from jax.experimental import multihost_utils
 
     if not jax.distributed.is_initialized():
+        # it would keep SIGTERM from ending a run
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             os.environ[_ADDRESSES].partition(",")[0],
             num_processes=number,
