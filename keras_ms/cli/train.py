@@ -10,6 +10,7 @@ from keras_ms.cli.earlier_words import words_of_now
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import option, parsed
 from keras_ms.cli.setting_options import named_options, setting_options
+from keras_ms.models.weights_packages import installed_weights_file
 from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.settings.declaration import flag
@@ -66,6 +67,9 @@ def run(words: Sequence[str]) -> None:
     given = _with_options(given)
     # defaults follow what is trained, so they are taken once all that is given is known
     settings = Settings.read(config, given) if config else Settings.from_values(**given)
+
+    if not resume and settings.model.weights == "package":
+        installed_weights_file(settings.model.backbone)
 
     import_keras()
     from keras_ms.run.training import train

@@ -14,11 +14,11 @@ import keras
 from keras import applications, layers
 
 from keras_ms.models.bn_inception import bn_inception
-from keras_ms.models.efficientnet_lite import efficientnet_lite
+from keras_ms.models.efficientnet_lite import efficientnet_lite, set_tensors
 from keras_ms.models.folded_layers import with_folded_batch_norm
 from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
-from keras_ms.models.package_weights import package_tensors, set_tensors
 from keras_ms.models.weights_files import load_network_weights
+from keras_ms.models.weights_packages import package_tensors
 
 
 class Normalisation(NamedTuple):
