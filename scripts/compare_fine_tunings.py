@@ -60,7 +60,9 @@ def main():
 
 
 def parsed():
-    parser = argparse.ArgumentParser(description="Compares ways to fine-tune on validation classes.")
+    parser = argparse.ArgumentParser(
+        description="Compares ways to fine-tune on validation classes."
+    )
     parser.add_argument("--data-dir", required=True, help="folder with a folder for each class")
     parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--weights", required=True, help="its .weights.h5 file")

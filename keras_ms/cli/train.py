@@ -11,6 +11,7 @@ from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import option, parsed
 from keras_ms.cli.setting_options import named_options, setting_options
 from keras_ms.models.backbone_names import check_backbone_source
+from keras_ms.models.weights_packages import installed_weights_file
 from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.settings.declaration import flag
@@ -70,6 +71,8 @@ def run(words: Sequence[str]) -> None:
 
     if not resume:
         check_backbone_source(settings.model.backbone)
+        if settings.model.weights == "package":
+            installed_weights_file(settings.model.backbone)
 
     import_keras()
     from keras_ms.run.training import train

