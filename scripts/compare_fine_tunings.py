@@ -61,7 +61,7 @@ def main():
 
 def parsed():
     parser = argparse.ArgumentParser(
-        description="Compares ways to fine-tune on validation classes."
+        description="Compares ways to fine-tune, on validation classes."
     )
     parser.add_argument("--data-dir", required=True, help="folder with a folder for each class")
     parser.add_argument("--backbone", default="mobilenet_v2")

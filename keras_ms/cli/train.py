@@ -10,7 +10,7 @@ from keras_ms.cli.earlier_words import words_of_now
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import option, parsed
 from keras_ms.cli.setting_options import named_options, setting_options
-from keras_ms.models.backbone_names import check_backbone_source
+from keras_ms.models.backbone_sources import check_backbone_source
 from keras_ms.models.weights_packages import installed_weights_file
 from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings import Settings, read_values

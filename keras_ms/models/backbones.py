@@ -106,7 +106,6 @@ BACKBONES = {
     "mobilenet_v3_large": Backbone(
         _without_preprocessing(applications.MobileNetV3Large), _MINUS_ONE_TO_ONE
     ),
-    "nasnet_mobile": Backbone(_application(applications.NASNetMobile), _MINUS_ONE_TO_ONE),
     "efficientnet_v2_b0": Backbone(
         _without_preprocessing(applications.EfficientNetV2B0), _IMAGENET
     ),

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_ms.models.backbone_names import (
-    HUB,
+from keras_ms.models.backbone_names import HUB
+from keras_ms.models.backbone_sources import (
     check_backbone_source,
     check_hub_can_be_imported,
     preset_folder,

@@ -8,7 +8,7 @@ from typing import cast
 
 import keras
 
-from keras_ms.models.backbone_names import check_hub_can_be_imported
+from keras_ms.models.backbone_sources import check_hub_can_be_imported
 
 _HDF5 = b"\x89HDF"
 

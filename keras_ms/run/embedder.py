@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_ms.models.adapters import adapted_backbone
-from keras_ms.models.backbone_names import backbone_kind, check_backbone_source
+from keras_ms.models.backbone_names import backbone_kind
+from keras_ms.models.backbone_sources import check_backbone_source
 from keras_ms.models.embedding import build_embedder
 from keras_ms.models.pooling import checked_pooling
 from keras_ms.run.settings import Settings

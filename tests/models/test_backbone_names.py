@@ -13,8 +13,8 @@ from keras_ms.models.backbone_names import (
     backbone_kind,
     backbone_label,
     check_backbone_name,
-    known_image_size,
 )
+from keras_ms.models.backbone_sources import known_image_size
 from keras_ms.models.backbones import BACKBONES, build_backbone
 from keras_ms.models.normalisation import NORMALISATIONS
 

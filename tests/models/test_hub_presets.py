@@ -12,7 +12,7 @@ import small_hub_networks as of_hub
 from small_networks import IMAGES, SIDE
 
 import keras_ms
-from keras_ms.models import backbone_names
+from keras_ms.models import backbone_sources
 from keras_ms.models.adapters import adapted_backbone
 
 SCALE, OFFSET = [1 / 50, 1 / 60, 1 / 70], [-2.0, -1.5, -1.0]
@@ -42,7 +42,7 @@ def test_a_folder_that_keras_hub_wrote_is_read(written, tmp_path):
     assert adapted.image_size == (SIDE, SIDE)
     assert adapted.num_prefix_tokens == 1
     assert adapted.normalisation.offset == tuple(OFFSET)
-    assert backbone_names.known_image_size(f"hub:{folder}") == SIDE
+    assert backbone_sources.known_image_size(f"hub:{folder}") == SIDE
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_weights_that_are_cut_off(copied):
 
 @pytest.fixture
 def with_keras_hub(monkeypatch):
-    monkeypatch.setattr(backbone_names, "check_hub_can_be_imported", lambda backbone: None)
+    monkeypatch.setattr(backbone_sources, "check_hub_can_be_imported", lambda backbone: None)
 
 
 @pytest.fixture
@@ -101,8 +101,8 @@ def folder(tmp_path):
 
 
 def test_a_folder_that_looks_right_passes(folder, with_keras_hub):
-    backbone_names.check_backbone_source(f"hub:{folder}")
-    assert backbone_names.known_image_size(f"hub:{folder}") == 48
+    backbone_sources.check_backbone_source(f"hub:{folder}")
+    assert backbone_sources.known_image_size(f"hub:{folder}") == 48
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_a_foreign_or_truncated_folder(file, content, message, folder, with_kera
     if content is not None:
         (folder / file).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        backbone_names.check_backbone_source(f"hub:{folder}")
+        backbone_sources.check_backbone_source(f"hub:{folder}")
 
 
 def test_what_looks_like_a_folder_and_is_none(with_keras_hub):
     with pytest.raises(FileNotFoundError, match="nowhere/preset is no folder"):
-        backbone_names.check_backbone_source("hub:nowhere/preset")
+        backbone_sources.check_backbone_source("hub:nowhere/preset")
     for name in ("hub:vit_base", "hub:hf://facebook/dinov2-small"):
-        backbone_names.check_backbone_source(name)
+        backbone_sources.check_backbone_source(name)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_what_looks_like_a_folder_and_is_none(with_keras_hub):
 def test_what_keras_hub_needs_is_said(versions, python, message, monkeypatch):
     def version(name):
         if name not in versions:
-            raise backbone_names.metadata.PackageNotFoundError(name)
+            raise backbone_sources.metadata.PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(backbone_names.metadata, "version", version)
-    monkeypatch.setattr(backbone_names.sys, "version_info", python)
+    monkeypatch.setattr(backbone_sources.metadata, "version", version)
+    monkeypatch.setattr(backbone_sources.sys, "version_info", python)
     with pytest.raises(ImportError, match=f"hub:vit takes its network from KerasHub.*{message}"):
-        backbone_names.check_backbone_source("hub:vit")
+        backbone_sources.check_backbone_source("hub:vit")
 
 
 def test_a_file_of_keras_hub_where_that_is_missing_says_so(written, tmp_path, monkeypatch):
@@ -160,11 +160,11 @@ def test_a_file_of_keras_hub_where_that_is_missing_says_so(written, tmp_path, mo
         raise TypeError("its parent module keras_hub.src.models cannot be imported.")
 
     def version(name):
-        raise backbone_names.metadata.PackageNotFoundError(name)
+        raise backbone_sources.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(keras.saving, "load_model", missing)
     monkeypatch.setattr(
-        backbone_names.metadata,
+        backbone_sources.metadata,
         "version",
         lambda name: "3.15.1" if name == "keras" else version(name),
     )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from keras_ms.models.backbone_names import backbone_kind, known_image_size
+from keras_ms.models.backbone_names import backbone_kind
+from keras_ms.models.backbone_sources import known_image_size
 
 if TYPE_CHECKING:
     from keras_ms.run.settings.settings import Settings
