@@ -4,8 +4,10 @@ import csv
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SMALL = [
@@ -37,9 +39,37 @@ def train_words(folder, out, *more):
     ]  # fmt: skip
 
 
+def tiny_network(input_shape, widths=None):
+    """In place of `small_network`, as many features from one convolution: a run traces its network
+    half a dozen times, which takes most of its seconds."""
+    from keras import Model, layers
+
+    image = layers.Input(tuple(input_shape), name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0)(image)
+    x = layers.Conv2D(128, 4, strides=4, padding="same", use_bias=False)(x)
+    x = layers.Activation("relu")(layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
+    return Model(image, x, name="small_network")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_is_tiny():
+    """In the modules that name it, runs in this process have that network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_ms.models.small_network.small_network", tiny_network)
+        yield
+
+
+# the first lines of a process whose runs have that network too
+WITH_TINY_NETWORK = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import keras_ms.models.small_network, small_runs
+keras_ms.models.small_network.small_network = small_runs.tiny_network
+"""
+
 # Kills itself: from outside, a process is caught in its second epoch only by a quick machine.
-_KILLED = """
-import os, pathlib, signal, sys
+_KILLED = f"""{WITH_TINY_NETWORK}
+import os, pathlib, signal
 import keras
 
 ended = keras.callbacks.CallbackList.on_train_batch_end

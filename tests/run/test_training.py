@@ -92,7 +92,9 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--freeze-backbone", "--tune", "off")], ids=["whole", "head"]
+    "more",
+    [(), pytest.param(("--freeze-backbone", "--tune", "off"), marks=pytest.mark.slow)],
+    ids=["whole", "head"],
 )
 def test_another_loss_by_name(folder, tmp_path, more):
     """N-pair trains before the L2 normalisation; what is kept and exported has it."""
@@ -148,13 +150,8 @@ _FEW = ("--steps", "6", "--steps-per-epoch", "2")
 _FLOAT16 = ("--precision", "mixed_float16", "--image-size", "16", "--classes-per-batch", "2", *_FEW)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        ("--freeze-backbone", "--tune", "off", *_FEW),
-        pytest.param(_FLOAT16, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [("--freeze-backbone", "--tune", "off", *_FEW), _FLOAT16])
 def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monkeypatch, more):
     more = (*more, "--export", "")
     assert main(train_words(folder, tmp_path / "whole", *more)) == 0
@@ -334,6 +331,7 @@ def _as_in_a_terminal():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_says_how_to_continue(folder, tmp_path):
     arguments = train_words(folder, tmp_path, "--steps", "4000", "--steps-per-epoch", "4")
     process = subprocess.Popen(

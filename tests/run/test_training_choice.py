@@ -160,7 +160,7 @@ def whitened_head(folder, tmp_path_factory):
     return words, ran(folder, tmp_path_factory.mktemp("whitened"), *words)
 
 
-@pytest.mark.parametrize("start", ["whitened", "orthogonal"])
+@pytest.mark.parametrize("start", ["whitened", pytest.param("orthogonal", marks=pytest.mark.slow)])
 def test_with_too_few_classes_for_folds_a_head_stays_at_a_start_that_loses_nothing(
     start, tmp_path, capsys
 ):
@@ -306,6 +306,7 @@ def test_its_settings_serve_to_evaluate_it(kind, request, tmp_path):
     assert json.loads(result.read_text())["values"]["recall@1"] == pytest.approx(reached, abs=0.05)
 
 
+@pytest.mark.slow
 def test_folds_train_in_float16_as_well(folder, tmp_path):
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--precision", "mixed_float16")
     for candidate in ran(folder, tmp_path, *words).choice.candidates:

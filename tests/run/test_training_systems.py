@@ -154,9 +154,9 @@ def test_the_report_tells_of_it_and_works_before_the_end(finished, tmp_path, sys
     "system, frozen",
     [
         ("hierarchical triplet", "--freeze-backbone"),
-        ("hdml", "--freeze-backbone"),
-        ("curriculum", "--freeze-backbone"),
-        ("n-pair neighbours", "--freeze-backbone"),
+        pytest.param("hdml", "--freeze-backbone", marks=pytest.mark.slow),
+        pytest.param("n-pair neighbours", "--freeze-backbone", marks=pytest.mark.slow),
+        # a curriculum: below
         pytest.param("first margins", "--no-freeze-backbone", marks=pytest.mark.slow),
         pytest.param("official hdml", "--no-freeze-backbone", marks=pytest.mark.slow),
     ],
