@@ -17,6 +17,7 @@ NORMALISATION_NAMES = (
 _IMAGENET = "standardised by ImageNet's channels"
 _MINUS_ONE_TO_ONE = "-1 to 1"
 _BY_128 = "-1 to 0.99, divided by 128"
+_MINUS_127_BY_128 = "minus 127, divided by 128"
 _CAFFE = "BGR minus ImageNet's mean"
 
 
@@ -29,8 +30,9 @@ class ListedBackbone(NamedTuple):
             network that is trained from scratch, the default of `scripts/train.py`.
         parameters: of the network without a head.
         normalisation: what it is given of RGB 0–255, in words; it is done inside the model.
-        weights: "download" (`weights="imagenet"`), "file" (a `.weights.h5` file that is made
-            first) or "none" (trained from scratch).
+        weights: "download" (`weights="imagenet"`), "package" (`weights="package"`, which pip
+            installs), "file" (a `.weights.h5` file that is made first) or "none" (trained from
+            scratch).
     """
 
     name: str
@@ -62,6 +64,9 @@ _LISTED = tuple(
         ("densenet169", 224, 12_642_880, _IMAGENET, "download"),
         ("densenet201", 224, 18_321_984, _IMAGENET, "download"),
         ("mobilenet_v2", 224, 2_257_984, _MINUS_ONE_TO_ONE, "download"),
+        ("efficientnet_lite0", 224, 3_413_024, _MINUS_127_BY_128, "package"),
+        ("efficientnet_lite1", 240, 4_189_344, _MINUS_127_BY_128, "package"),
+        ("efficientnet_lite2", 260, 4_869_168, _MINUS_127_BY_128, "package"),
         ("mobilenet_v3_small", 224, 939_120, _MINUS_ONE_TO_ONE, "download"),
         ("mobilenet_v3_large", 224, 2_996_352, _MINUS_ONE_TO_ONE, "download"),
         ("efficientnet_v2_b0", 224, 5_919_312, _IMAGENET, "download"),
