@@ -22,6 +22,7 @@ from keras_ms.run.damaged_files import DamagedFile, finite_numbers
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.losses import chosen_options
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.groups import SETTINGS
 
 History = Sequence[dict[str, float]]
 
@@ -33,6 +34,10 @@ _PATHS = (
 _RENAMED = {"before_training": "step_0", "best_on_validation": "chosen"}
 _IN_WORDS = {"pooled_features": "pooled features", "step_0": "before training"}
 _LARGEST_PICTURE = 3 * 2**20  # bytes
+# settings of how a network is fine-tuned, told where they are not the usual ones
+_FINE_TUNING = (
+    "layer_decay", "freeze_blocks", "lora_rank", "weight_decay", "warmup_steps", "clip_norm", "ema",
+)  # fmt: skip
 
 
 def run_facts(
@@ -71,6 +76,14 @@ def run_facts(
         f"seed {training.seed}",
         "Weights": weights,
     }
+    tuning = {name: settings.values()[name] for name in _FINE_TUNING}
+    unusual = {
+        name.replace("_", " "): value
+        for name, value in tuning.items()
+        if value != SETTINGS[name].default
+    }
+    if unusual:
+        facts["Fine-tuning"] = _with_commas(unusual)
     if settings.hdml.mode != "off":
         facts["Hardness-aware"] = f"as in the {settings.hdml.mode} form" + _in_brackets(
             settings.hdml.options

@@ -19,6 +19,8 @@ from keras_ms.cli.main import main
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
 from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.run.facts import run_facts
+from keras_ms.run.folder import RunFolder
 from keras_ms.run.training_state import SaveRun
 
 FEW = ("--steps", "6", "--steps-per-epoch", "2", "--export", "")
@@ -93,6 +95,14 @@ def test_a_run_with_everything_resumes_and_ends_with_the_average(
     batches = evaluation_batches(images, 32, resize_to=36).map(lambda image, label: image)
     recalls = recall_at_k(model.predict(batches, verbose=0), images.labels, ks=(1, 2))
     assert summary["test_recall"]["chosen"]["1"] == pytest.approx(recalls[1], abs=1e-9)
+    facts = run_facts(
+        RunFolder(run), RunFolder(run).read_settings(), images=ImageList.from_folder(folder),
+        embedder=model, weights="",
+    )  # fmt: skip
+    assert facts["Fine-tuning"] == (
+        "layer decay 0.8, freeze blocks 1, weight decay 0.05, warmup steps 2, clip norm 0.5, "
+        "ema 0.6"
+    )
     # a training that is over has nothing left to do but the choice
     (run / "summary.json").unlink()
     assert main(["train", "--resume", str(run)]) == 0
