@@ -46,8 +46,11 @@ model = keras_ms.build_embedder("small", image_size=16, embedding_size=4)
 model.compile(keras_ms.GroupedAdam(1e-3), loss=keras_ms.MultiSimilarityLoss())
 images = np.random.default_rng(0).uniform(0, 255, (12, 16, 16, 3)).astype("float32")
 labels = np.repeat(np.arange(4, dtype="int32"), 3)
-recall = keras_ms.RecallAtK((images, labels), ks=(1,))
-history = model.fit(images, labels, callbacks=[recall], verbose=0).history
+recall = keras_ms.RecallAtK((images, labels), ks=(1,), every_steps=1)
+best = keras_ms.KeepBestWeights(recall)
+options = {"batch_size": 6, "epochs": 2, "shuffle": False, "verbose": 0}
+history = model.fit(images, labels, callbacks=[recall, best], **options).history
+assert [step for step, _ in recall.history] == [0, 1, 2, 3, 4]
 assert np.isfinite(history["loss"]).all() and "val_recall@1" in history
 assert set(keras_ms.evaluate_embeddings(model.predict(images, verbose=0), labels).values)
 try:
