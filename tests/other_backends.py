@@ -10,6 +10,20 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 
+# Begins a program that runs as where TensorFlow is not installed. A name that sys.modules maps to
+# None would not do: Keras takes any such name for a TensorFlow that is there.
+WITHOUT_TENSORFLOW = """
+import sys
+
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden)
+"""
+
 
 def python_for(backend):
     """The Python that has a backend: this one, or the one that a variable names; skips without."""

@@ -226,6 +226,9 @@ class RecallAtK(keras.callbacks.Callback):
         Returns:
             The recalls, as `keras_ms.recall_at_k`, also appended to `history`.
         """
+        if keras.backend.backend() == "jax":
+            # within an epoch Keras holds the weights outside of the model
+            self.model.jax_state_sync()
         recalls = self.recalls()
         self.history.append((self._steps.done, recalls))
         value = recalls[self.ks[0]]

@@ -132,7 +132,7 @@ def _run(exchange, log):
         # a GPU belongs to the process that trained
         "CUDA_VISIBLE_DEVICES": "-1",
     }
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "keras_ms.export.tensorflow_process", exchange],
         env=environment,
         stdin=subprocess.PIPE,
@@ -141,14 +141,14 @@ def _run(exchange, log):
         errors="replace",
         # Ctrl-C is for this process, which then ends the other
         start_new_session=True,
-    )
-    try:
-        for line in process.stdout or ():
-            log(line.rstrip("\n"))
-        return process.wait()
-    except BaseException:
-        _end(process)
-        raise
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                log(line.rstrip("\n"))
+            return process.wait()
+        except BaseException:
+            _end(process)
+            raise
 
 
 def _end(process):

@@ -88,9 +88,7 @@ def median_seconds(step: Callable[[], Any], rounds: int, clock: Clock) -> float:
 def measure_machine(sizes, clock) -> dict[str, float]:
     """Operations and bytes a second, by name."""
     device = jax.devices()[0]
-    print(
-        f"\n{device.device_kind}, {len(jax.devices())} device(s), jax {jax.__version__}, ", end=""
-    )
+    print(f"\n{len(jax.devices())} x {device.device_kind}, jax {jax.__version__}, ", end="")
     print(f"keras {keras.__version__}\n\n| | measured |\n|---|---|")
     side, found = sizes["product"], {}
     multiply = jax.jit(lambda a, b: a @ b)

@@ -4,14 +4,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from other_backends import environment_of, python_for
+from other_backends import WITHOUT_TENSORFLOW, environment_of, python_for
 from small_runs import write_gradients
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"
-# an import of it fails as where it is not installed
-_WITHOUT_TENSORFLOW = """
-import runpy, sys
-sys.modules["tensorflow"] = None
+_PROGRAM = """
+import runpy
 sys.argv = sys.argv[1:]
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -21,7 +19,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.slow
 def test_every_part_runs_without_tensorflow(tmp_path):
     photos = write_gradients(tmp_path / "photos")
-    code = [python_for("jax"), "-c", _WITHOUT_TENSORFLOW, BENCHMARKS / "gpu.py"]
+    code = [python_for("jax"), "-c", WITHOUT_TENSORFLOW + _PROGRAM, BENCHMARKS / "gpu.py"]
     done = subprocess.run(
         [*map(str, code), "--quick", "--photos", str(photos)],
         capture_output=True, text=True, timeout=600, env=environment_of("jax"),
@@ -36,8 +34,6 @@ def test_every_part_runs_without_tensorflow(tmp_path):
 @pytest.mark.slow
 def test_keras_ms_is_imported_and_trains_without_tensorflow():
     code = """
-import sys
-sys.modules["tensorflow"] = None
 import numpy as np
 import keras
 import keras_ms
@@ -46,8 +42,11 @@ model = keras_ms.build_embedder("small", image_size=16, embedding_size=4)
 model.compile(keras_ms.GroupedAdam(1e-3), loss=keras_ms.MultiSimilarityLoss())
 images = np.random.default_rng(0).uniform(0, 255, (12, 16, 16, 3)).astype("float32")
 labels = np.repeat(np.arange(4, dtype="int32"), 3)
-recall = keras_ms.RecallAtK((images, labels), ks=(1,))
-history = model.fit(images, labels, callbacks=[recall], verbose=0).history
+recall = keras_ms.RecallAtK((images, labels), ks=(1,), every_steps=1)
+best = keras_ms.KeepBestWeights(recall)
+options = {"batch_size": 6, "epochs": 2, "shuffle": False, "verbose": 0}
+history = model.fit(images, labels, callbacks=[recall, best], **options).history
+assert [step for step, _ in recall.history] == [0, 1, 2, 3, 4]
 assert np.isfinite(history["loss"]).all() and "val_recall@1" in history
 assert set(keras_ms.evaluate_embeddings(model.predict(images, verbose=0), labels).values)
 try:
@@ -56,7 +55,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run(
-        [python_for("jax"), "-c", code],
+        [python_for("jax"), "-c", WITHOUT_TENSORFLOW + code],
         capture_output=True, text=True, timeout=600, env=environment_of("jax"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
