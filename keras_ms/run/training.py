@@ -74,8 +74,8 @@ def train(
         interruption_names_run(run),
     ):
         check_exports(settings)
-        check_backbone(settings)
         loss, strategy = run_loss(settings), device_strategy(settings)
+        check_backbone(settings)
         keras.utils.set_random_seed(settings.training.seed)
 
         images = load_run_images(settings, log)
