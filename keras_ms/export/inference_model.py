@@ -164,8 +164,12 @@ def _filled(shape, image_size):
     )
 
 
+# of numbers and of policies
+_OTHER_PRECISIONS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
+
+
 def _computes_in_other_than_float32(layer):
-    return layer.compute_dtype in ("float16", "bfloat16", "float64")
+    return layer.compute_dtype in _OTHER_PRECISIONS
 
 
 def _float32_copy(model):
@@ -176,7 +180,7 @@ def _float32_copy(model):
     # layers that a custom layer makes by itself take the global policy
     with _float32_policy():
         try:
-            copy = keras.models.clone_model(model, clone_function=_float32_layer, recursive=True)
+            copy = _copied_in_float32(model)
             copy.set_weights(model.get_weights())
         except Exception as error:
             raise ValueError(
@@ -190,6 +194,15 @@ def _float32_copy(model):
             f"float32 copy of the model. {instead}"
         )
     return copy
+
+
+def _copied_in_float32(model):
+    try:
+        return keras.models.clone_model(model, clone_function=_float32_layer, recursive=True)
+    except Exception:
+        # Of a network of KerasHub the layers cannot be made one by one: their settings lack, or
+        # hold, what their constructors want. The network as a whole can.
+        return type(model).from_config(_with_float32_policies(model.get_config()))
 
 
 @contextmanager
@@ -213,7 +226,7 @@ def _with_float32_policies(config):
             return "float32"
         return {
             key: "float32"
-            if key == "dtype" and isinstance(value, str)
+            if key == "dtype" and value in _OTHER_PRECISIONS
             else _with_float32_policies(value)
             for key, value in config.items()
         }

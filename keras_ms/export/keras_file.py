@@ -24,8 +24,8 @@ def write_keras_file(
     """Writes a model of images as a .keras file, on any backend of Keras.
 
     A layer may save less than it has learned, or forget an option, without an error. So the file
-    takes its name only after it was loaded and every weight and the outputs on seeded random
-    images, 0–255, were found to be the model's; otherwise whatever stood there stays.
+    takes its name only after it was loaded and every trained weight and the outputs on seeded
+    random images, 0–255, were found to be the model's; otherwise whatever stood there stays.
 
     Args:
         model: functional, with one input of known size.
@@ -70,11 +70,12 @@ def _layers(model):
 
 
 def _refuse_other_weights(model, loaded, path):
-    # not variables: of the seeds of dropout no answer depends
+    # what is not trained shows in the outputs, where it counts
+    pairs = [pair for pair in zip(model.weights, loaded.weights) if pair[0].trainable]
     ours, theirs = model.weights, loaded.weights
     other = [
         variable.path
-        for variable, again in zip(ours, theirs)
+        for variable, again in pairs
         if tuple(variable.shape) != tuple(again.shape) or not _equal(variable, again)
     ]
     if len(ours) != len(theirs) or other:

@@ -9,7 +9,11 @@ from keras import layers
 from keras_ms.models.backbone_names import AUTO, backbone_kind
 from keras_ms.models.backbones import BACKBONES, build_backbone, cut_network
 from keras_ms.models.folded_layers import with_folded_batch_norm
-from keras_ms.models.frozen_layers import NetworkCall, with_frozen_batch_norm
+from keras_ms.models.frozen_layers import (
+    FrozenStatisticsBatchNormalization,
+    NetworkCall,
+    with_frozen_batch_norm,
+)
 from keras_ms.models.hub_presets import (
     count_prefix_tokens,
     hold_mask_token,
@@ -90,9 +94,9 @@ def adapted_backbone(
         return AdaptedBackbone(model, BACKBONES[backbone].normalisation, (height, width), 0, None)
 
     network, found, native_size = _read(backbone)
-    prefix = 0
+    prefix, network = 0, vision_tower(network)
+    _refuse_other_inputs(network)
     if is_of_hub(network):
-        network = vision_tower(network)
         prefix = count_prefix_tokens(network)
         if normalisation == AUTO and found is None:
             raise ValueError(
@@ -157,17 +161,23 @@ def _own_size(network):
     return sides if len(sides) == 2 and None not in sides else None
 
 
-def _checked_input(network, size) -> str | None:
-    """The key of the network's images; ValueError where it takes something else than images."""
+def _refuse_other_inputs(network):
     inputs = getattr(network, "inputs", None)
     if not inputs:  # subclassed, or Sequential that is not built: its first call shows it
-        return None
+        return
     shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[-1] not in (3, None):
         raise ValueError(
             "Expected a backbone with one input, RGB images (batch, height, width, 3). "
             f"{network.name!r} takes {shapes}"
         )
+
+
+def _checked_input(network, size) -> str | None:
+    """The key of the network's images; ValueError where they are of another size."""
+    inputs = getattr(network, "inputs", None)
+    if not inputs:
+        return None
     sides = tuple(inputs[0].shape[1:3])
     if any(own not in (None, asked) for own, asked in zip(sides, size)):
         raise ValueError(
@@ -213,6 +223,11 @@ def _with_weights(whole, weights, output_layer):
             "of a .weights.h5 file of it, or None for the weights that it has"
         )
     if weights is not None:
+        if not is_functional:
+            raise ValueError(
+                f"Load the weights of {whole.name!r}, a class of its own, before it is given: "
+                f"model.load_weights({os.fspath(weights)!r})"
+            )
         load_network_weights(network, weights, whole=whole)
     return network
 
@@ -223,7 +238,9 @@ def _with_batch_norm(network, frozen, *, is_pretrained):
     inside = [
         layer.name
         for layer in network._flatten_layers(include_self=False)
-        if isinstance(layer, layers.BatchNormalization) and not any(layer is one for one in own)
+        if isinstance(layer, layers.BatchNormalization)
+        and not isinstance(layer, FrozenStatisticsBatchNormalization)
+        and not any(layer is one for one in own)
     ]
     if frozen and inside:
         raise ValueError(

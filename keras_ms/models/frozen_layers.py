@@ -62,7 +62,8 @@ class NetworkCall(layers.Layer):
     """
 
     def __init__(self, network: keras.Model, held: bool = False, **kwargs: Any):
-        super().__init__(**kwargs)
+        # the layers of the network have precisions of their own
+        super().__init__(autocast=False, **kwargs)
         self.network = network
         self.held = held
 

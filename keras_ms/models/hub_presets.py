@@ -156,9 +156,11 @@ def _copy_dinov2(network, other):
     """Weights into a network whose learned positions are of its own image size.
 
     KerasHub keeps two tables of positions, that of the preset's size and the one interpolated from
-    it, which is trained. On saving it copies the trained one back if the sum of all differences is
-    positive, so that half of all trained tables are lost, and a table of another size loses digits
-    on the way. With both of one size, and the copy made each time, nothing is.
+    it, which is trained. A file brings the first back, and the second from it. On saving, the
+    trained table is copied into the first if the sum of all differences is positive: else it is
+    lost, and one of another size loses digits on the way. Here both are of one size, and the
+    trained one is written in the place of the first, which itself stays: to the callbacks that
+    compare weights, it is not trained.
     """
     positions, table = other.embeddings, network.embeddings
     if positions.image_shape == table.image_shape:
@@ -175,11 +177,24 @@ def _copy_dinov2(network, other):
     for old, new in zip(network.variables, other.variables, strict=True):
         new.assign(interpolated if any(new is variable for variable in own) else old)
     positions.save_own_variables = functools.partial(_save_positions, positions)
+    positions.load_own_variables = functools.partial(_load_positions, positions)
 
 
 def _save_positions(layer, store):
-    layer.position_embeddings.assign(layer.interpolated_position_embeddings)
-    keras.layers.Layer.save_own_variables(layer, store)
+    for number, variable in enumerate(_variables(layer)):
+        is_unused = variable is layer.position_embeddings
+        store[f"{number}"] = layer.interpolated_position_embeddings if is_unused else variable
+
+
+def _load_positions(layer, store):
+    for number, variable in enumerate(_variables(layer)):
+        if variable is not layer.position_embeddings:
+            variable.assign(store[f"{number}"])
+
+
+def _variables(layer):
+    """A layer's own variables in the order of files."""
+    return layer._trainable_variables + layer._non_trainable_variables
 
 
 def _normalisation_of(converter):

@@ -8,6 +8,7 @@ from keras_ms.models.adapters import adapted_backbone
 from keras_ms.models.backbone_names import backbone_kind
 from keras_ms.models.backbone_sources import check_backbone_source
 from keras_ms.models.embedding import build_embedder
+from keras_ms.models.frozen_layers import FrozenStatisticsBatchNormalization
 from keras_ms.models.pooling import checked_pooling
 from keras_ms.run.settings import Settings
 
@@ -34,6 +35,13 @@ def check_backbone(settings: Settings) -> None:
     )
     rank, prefix = len(adapted.model.output_shape), adapted.num_prefix_tokens
     checked_pooling(model.pooling, rank, num_prefix_tokens=prefix)
+    moving = [layer for layer in adapted.model._flatten_layers() if _gathers_statistics(layer)]
+    if moving and settings.training.interpolate and not model.freeze_backbone:
+        raise ValueError(
+            f"{model.backbone} has batch normalisation inside of other layers ({len(moving)}, the "
+            f"first is {moving[0].name!r}): its statistics cannot be frozen, and between two "
+            "sets of weights they mean nothing. Give --no-interpolate, or --freeze-backbone"
+        )
 
 
 def embedder_of(settings: Settings) -> keras.Model:
@@ -60,6 +68,12 @@ def embedder_of(settings: Settings) -> keras.Model:
         if settings.model.head_initializer == "official"
         else "orthogonal",
         seed=settings.training.seed,
+    )
+
+
+def _gathers_statistics(layer):
+    return isinstance(layer, keras.layers.BatchNormalization) and not isinstance(
+        layer, FrozenStatisticsBatchNormalization
     )
 
 

@@ -202,6 +202,7 @@ def two_outputs():
         (functional, {"normalisation": "imagnet"}, "Nearest: imagenet.*Or None"),
         (functional, {"weights": "imagenet"}, "no weights='imagenet' of the backbone"),
         (functional, {"output_layer": "convolutoin"}, "Nearest: convolution"),
+        (Subclassed, {"weights": "a.weights.h5"}, "a class of its own, before it is given"),
         (Subclassed, {"output_layer": "dropout"}, "'subclassed.*is a class of its own, Subclassed"),
         (lambda: "small", {"normalisation": "caffe"}, "`normalisation`. Expected 'auto' with"),
     ],

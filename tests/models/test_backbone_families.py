@@ -87,6 +87,19 @@ def test_a_frozen_family_gives_features_that_stay(family):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_family_of_low_precision_is_exported_in_float32(freeze, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        embedder = embedder_of(of_hub.vit(), freeze_backbone=freeze)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert embedder.get_layer("backbone").output.dtype == "bfloat16"
+    write_keras_file(embedder, tmp_path / "embedder.keras")
+    assert keras_ms.export_onnx(embedder, tmp_path / "embedder.onnx") <= 1e-5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "patches", "cls+patches"])
 def test_tokens_of_a_family_are_those_of_its_network(pooling):
     network = of_hub.dinov2()
@@ -96,6 +109,18 @@ def test_tokens_of_a_family_are_those_of_its_network(pooling):
     parts["cls+patches"] = np.hstack([parts["cls"], parts["patches"]])
     features = keras_ms.split_embedder(embedder)[0].predict(IMAGES, verbose=0)
     np.testing.assert_allclose(features, parts[pooling], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_statistics_of_a_convolutional_network_of_keras_hub_are_frozen():
+    network = of_hub.densenet()
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign_add(np.full(layer.moving_mean.shape, 0.3))
+    embedder = embedder_of(network, frozen_batch_norm=True)
+    expected = network(IMAGES / 127.5 - 1, training=False)
+    backbone = embedder.get_layer("backbone")
+    np.testing.assert_allclose(backbone(IMAGES, training=True), expected, rtol=1e-3, atol=1e-4)
 
 
 # Positions of DINOv2
@@ -149,7 +174,12 @@ def test_positions_of_dinov2_are_interpolated_to_another_size(tmp_path):
     )
 
 
-# Sizes
+# Sizes and kinds
+
+
+def test_a_network_of_texts_is_no_backbone():
+    with pytest.raises(ValueError, match="one input, RGB images.*takes .*token_ids"):
+        keras_ms.build_embedder(of_hub.siglip().text_encoder)
 
 
 def test_a_network_with_a_position_for_each_patch_names_its_size():

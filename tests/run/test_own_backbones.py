@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import small_hub_networks as of_hub
-from small_networks import SIDE, functional
+from small_networks import IMAGES, SIDE, Subclassed, functional
 from small_runs import assert_same_state, kill_9_in_an_epoch, train_words, write_gradients
 
 from keras_ms.cli.main import main
@@ -70,6 +70,18 @@ def test_what_does_not_fit_is_refused_before_data_are_read(
     said = capsys.readouterr().err
     assert any(part in said for part in (message, *message.split(".*"))), said
     assert "nowhere" not in said
+
+
+def test_statistics_that_cannot_be_frozen_want_no_interpolation(tmp_path, capsys):
+    path = tmp_path / "class.keras"
+    network = Subclassed()
+    network(IMAGES)
+    network.save(path)
+    words = [*train_words("/nowhere", tmp_path), "--backbone", str(path)]
+    assert main(words) == 1
+    assert "(1, the first is 'batch_normalization" in capsys.readouterr().err
+    assert main([*words, "--no-interpolate"]) == 1
+    assert "nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.slow
