@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from small_fits import eagerly_unless
 
 import keras_ms
 from keras_ms.hdml.model import HDML
@@ -46,7 +47,8 @@ TUPLES = {
 
 def model_of(kind="n_pair", mode="paper", dtype="float32", rate=0.05, seed=0, **options):
     keras.utils.set_random_seed(seed)
-    compile_options = {name: options.pop(name, False) for name in ("jit_compile", "run_eagerly")}
+    ways = ("jit_compile", "run_eagerly")
+    compile_options = eagerly_unless({way: options.pop(way) for way in ways if way in options})
     model = HDML(head(dtype), 4, TUPLES[kind][0](), mode, **{"beta": 50.0, **options})
     model.compile(
         keras.optimizers.SGD(rate),

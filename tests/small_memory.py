@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from small_fits import eagerly_unless
 
 from keras_ms.losses.multi_similarity import MultiSimilarityLoss
 from keras_ms.models.cross_batch_memory import CrossBatchMemory
@@ -24,6 +25,6 @@ def memory_model(memory_size=25, loss=None, seed=0, warm_up_steps=0, **compile_o
     model = CrossBatchMemory(
         embedder(seed), loss or MultiSimilarityLoss(), memory_size, warm_up_steps
     )
-    model.compile(keras.optimizers.SGD(RATE), **compile_options)
+    model.compile(keras.optimizers.SGD(RATE), **eagerly_unless(compile_options))
     model.optimizer.build(model.trainable_variables)  # else fit traces its step twice
     return model

@@ -53,7 +53,8 @@ def tiny_network(input_shape, widths=None):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_is_tiny():
-    """In the modules that name it, runs in this process have that network."""
+    """In the modules that name it, runs in this process and those of `kill_9_in_an_epoch` have that
+    network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keras_ms.models.small_network.small_network", tiny_network)
         yield
@@ -68,8 +69,8 @@ keras_ms.models.small_network.small_network = small_runs.tiny_network
 """
 
 # Kills itself: from outside, a process is caught in its second epoch only by a quick machine.
-_KILLED = f"""{WITH_TINY_NETWORK}
-import os, pathlib, signal
+_KILLED = """
+import os, pathlib, signal, sys
 import keras
 
 ended = keras.callbacks.CallbackList.on_train_batch_end
@@ -95,7 +96,10 @@ def kill_9_in_an_epoch(words, run, after="state.npz"):
         after: file of the run folder: the batch is the first one after it was written. Defaults
             to "state.npz", which an epoch ends with.
     """
-    code = [sys.executable, "-c", _KILLED, str(run / after)]
+    import keras_ms.models.small_network
+
+    is_tiny = keras_ms.models.small_network.small_network is tiny_network
+    code = [sys.executable, "-c", is_tiny * WITH_TINY_NETWORK + _KILLED, str(run / after)]
     done = subprocess.run([*code, *words], timeout=1800)
     assert done.returncode == -signal.SIGKILL
     assert not (run / "summary.json").exists()

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import report_pages
+import small_runs
 from PIL import Image
 from report_pages import checked_links
 
@@ -14,6 +15,7 @@ from keras_ms.cli.main import main
 from keras_ms.evaluation import recall_at_k
 
 fast_map = report_pages.fast_map
+small_is_tiny = small_runs.small_is_tiny
 
 
 @pytest.fixture(scope="module")

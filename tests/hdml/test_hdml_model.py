@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 from small_hdml import CHANNELS, DIMENSION, data, head, model_of
+from small_runs import tiny_network
 
 import keras_ms
 from keras_ms.hdml.model import HDML, LOGGED
@@ -30,7 +31,8 @@ def test_any_class_ids():
     assert HDML(head(), ids[labels]).classes.ids.tolist() == sorted(ids.tolist())
 
 
-def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path):
+def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_ms.models.small_network.small_network", tiny_network)
     embedder = keras_ms.build_embedder(image_size=32, embedding_size=6, seed=0)
     model = HDML(embedder, classes=4)
     model.compile(metrics=[keras_ms.MinedAnchors()], jit_compile=False)
@@ -171,12 +173,13 @@ def test_wrong_use_is_named():
                 HDML(head(), 4)
 
 
+@pytest.mark.slow
 def test_one_device_strategy_is_like_none():
     features, labels = data(2)
     weights = []
     for strategy in (None, tf.distribute.OneDeviceStrategy("CPU:0")):
         with strategy.scope() if strategy else contextlib.nullcontext():
-            model = model_of()
+            model = model_of(run_eagerly=False)
         model.fit(features, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
         weights.append(model.get_weights())
     for plain, on_device in zip(*weights):
@@ -185,7 +188,7 @@ def test_one_device_strategy_is_like_none():
 
 def test_draw_hardness(tmp_path):
     features, labels = data(2)
-    model = model_of(average_steps=2, alpha=2.0, run_eagerly=True)
+    model = model_of(average_steps=2, alpha=2.0)
     history = model.fit(features, labels, batch_size=8, verbose=0, epochs=6)
     for given, name in ((history, "a.png"), (history.history, "b.svg")):
         draw_hardness(given, tmp_path / name)

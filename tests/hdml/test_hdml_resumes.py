@@ -20,10 +20,10 @@ def run(model, epochs, first=0, callbacks=()):
     )  # fmt: skip
 
 
-def adam_model(seed=0):
+def adam_model(seed=0, run_eagerly=True):
     keras.utils.set_random_seed(seed)
     model = HDML(head(seed=seed), 4, NPairTuples(0.01), "official", 3.0, 100.0, 0.4, 3)
-    model.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=run_eagerly)
     return model
 
 
@@ -47,6 +47,7 @@ def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
     run(whole, 8, first=4)
 
     loaded = keras.models.load_model(tmp_path / "half.keras")
+    loaded.run_eagerly = True
     assert (loaded.mode, loaded.alpha, loaded.beta, loaded.lambda_g) == ("official", 3, 100, 0.4)
     assert loaded.metric_loss.regularization == 0.01 and loaded.average_steps == 3
     run(loaded, 8, first=4)
@@ -71,14 +72,14 @@ def test_backup_and_restore(tmp_path):
         if epoch == 3:
             raise Interrupted
 
-    whole = adam_model()
+    whole = adam_model(run_eagerly=False)
     run(whole, 6)
     backup = [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
     with pytest.raises(Interrupted):
-        run(adam_model(), 6, callbacks=[
+        run(adam_model(run_eagerly=False), 6, callbacks=[
             *backup, keras.callbacks.LambdaCallback(on_epoch_end=interrupt)
         ])  # fmt: skip
-    resumed = adam_model()
+    resumed = adam_model(run_eagerly=False)
     run(resumed, 6, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
     same_training(resumed, whole)
 

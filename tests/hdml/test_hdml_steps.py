@@ -51,7 +51,7 @@ def test_one_step_is_the_literal_one(kind, mode, labels):
     """Values, and the change of every part: the gradient of its own loss, and of no other, at the
     weights before the step."""
     features, labels = data_of(labels, dtype="float64", seed=3)
-    options = {"alpha": 2.0, "lambda_g": 0.3, "average_steps": 5, "run_eagerly": True}
+    options = {"alpha": 2.0, "lambda_g": 0.3, "average_steps": 5}
     model = model_of(kind, mode, dtype="float64", **options)
     for optimizer in model.optimizers:
         optimizer.learning_rate = 1e-3
@@ -104,7 +104,7 @@ def test_logged_means_count_images():
     labels[-2:] = labels[-3]  # a pair in the last batch
     found = []
     for part in (slice(None), slice(8), slice(8, None)):
-        model = model_of("triplet", rate=0.0, run_eagerly=True)
+        model = model_of("triplet", rate=0.0)
         history = model.fit(
             features[part], labels[part], batch_size=8, shuffle=False, verbose=0
         ).history
@@ -118,7 +118,7 @@ def test_logged_means_count_images():
 def test_beta_0_trains_as_the_metric_loss_alone(kind):
     """Whatever the generator makes."""
     features, labels = data(2)
-    model = model_of(kind, beta=0.0, run_eagerly=True)
+    model = model_of(kind, beta=0.0)
     model.generator.set_weights([np.full_like(w, np.nan) for w in model.generator.get_weights()])
     start = model.embedder.get_weights()
     model.fit(features, labels, batch_size=8, shuffle=False, verbose=0)

@@ -221,8 +221,15 @@ def training(folder=None, **options):
     }
 
 
-def test_interrupted_and_resumed_is_uninterrupted(tmp_path):
-    options = {"jit_compile": False, "steps_per_execution": 2}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run_eagerly": True},
+        pytest.param({"jit_compile": False, "steps_per_execution": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["eagerly", "two steps at a time"],
+)
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path, options):
     model, arguments = training(tmp_path, **options)
     losses = model.fit(epochs=4, **arguments).history["loss"]
     expected = model.get_weights()
@@ -235,6 +242,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path):
     # as another process would: another loss, another order, nothing but the saved model
     _, arguments = training(**options)
     resumed = keras.saving.load_model(tmp_path / "model.keras")
+    resumed.run_eagerly = options.get("run_eagerly", False)
     arguments["callbacks"][0].loss = resumed.loss
     second = resumed.fit(epochs=4, initial_epoch=2, **arguments).history["loss"]
     assert first + second == losses
@@ -243,7 +251,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path):
 
 
 def test_every_epoch_sees_its_own_tree():
-    model, arguments = training(jit_compile=False)
+    model, arguments = training(run_eagerly=True)
     rebuild = arguments["callbacks"][0]
     seen = []
 
@@ -272,7 +280,7 @@ def test_every_epoch_sees_its_own_tree():
 
 
 def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
-    model, arguments = training(tmp_path, jit_compile=False)
+    model, arguments = training(tmp_path, run_eagerly=True)
     rebuild = arguments["callbacks"][0]
     rebuild.margins, seen = "first", []
 
@@ -292,7 +300,7 @@ def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
     assert_array_equal(latest.thresholds, seen[2][1].thresholds)
 
     # another process goes on: the loss keeps the tree that it is given before
-    model, arguments = training(jit_compile=False)
+    model, arguments = training(run_eagerly=True)
     arguments["callbacks"][0].margins = "first"
     losses = model.fit(epochs=1, **arguments).history["loss"]
     rebuild = arguments["callbacks"][0]
@@ -301,7 +309,7 @@ def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
     assert losses == expected and rebuild.loss.tree is first
 
     # what it began with is not replaced by what it has become
-    model, arguments = training(tmp_path, jit_compile=False)
+    model, arguments = training(tmp_path, run_eagerly=True)
     arguments["callbacks"][0].margins = "first"
     with pytest.raises(ValueError, match="first tree before epoch 2.*assign_tree"):
         model.fit(epochs=2, initial_epoch=1, **arguments)

@@ -256,13 +256,15 @@ def test_a_compiled_model_is_saved_and_trained_on(name, tmp_path):
     labels, embeddings = batch()
     inputs = embeddings.astype(np.float32)
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6)])
-    model.compile(keras.optimizers.SGD(0.1), build(name))
+    # tracing the step takes longer than these steps; of every loss: test_eager_graph_and_xla_agree
+    eagerly = name not in COMPILED_IN_PART
+    model.compile(keras.optimizers.SGD(0.1), build(name), run_eagerly=eagerly)
     model.optimizer.build(model.trainable_variables)  # else fit traces its step twice
     model.fit(inputs, labels, batch_size=20, verbose=0)  # and a partial batch of 10
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.loss.get_config() == model.loss.get_config()
-    again.run_eagerly = True  # a trace takes longer than these steps
+    again.run_eagerly = True
     before = again.evaluate(inputs, labels, batch_size=30, verbose=0)
     assert before == pytest.approx(float(model.loss(labels, model(inputs))), rel=1e-5)
     again.fit(inputs, labels, batch_size=30, epochs=10, shuffle=False, verbose=0)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_every_loss import FLOAT64, LOSSES, build
+from test_every_loss import COMPILED_IN_PART, FLOAT64, LOSSES, build
 
 import keras_ms
 from keras_ms.losses.angular import angular_weights, differentiable_angular_weights
@@ -55,7 +55,13 @@ def assert_second_derivatives(function):
         assert float((found * DIRECTION).sum()) == pytest.approx(along, abs=bound)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMPILED_IN_PART else pytest.mark.slow)
+        for name in LOSSES
+    ],
+)
 def test_of_every_loss(name):
     loss = build(name, **FLOAT64)
     assert_second_derivatives(lambda rows: loss(LABELS, rows, WEIGHTS))
@@ -88,7 +94,14 @@ def test_against_a_memory():
     )
 
 
-@pytest.mark.parametrize("name", ["multi_similarity", "angular", "n_pair one_pair_per_class"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "multi_similarity",
+        pytest.param("angular", marks=pytest.mark.slow),
+        pytest.param("n_pair one_pair_per_class", marks=pytest.mark.slow),
+    ],
+)
 def test_under_xla_and_as_a_jacobian(name):
     loss = build(name, **FLOAT64)
     given, weights = tf.constant(EMBEDDINGS), tf.constant(DIRECTION)

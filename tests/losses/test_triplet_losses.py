@@ -138,8 +138,15 @@ def test_no_exception_is_made_for_a_broken_embedding(mining):
         assert np.isnan(value) and np.isnan(gradient[5]).any()
 
 
-@minings
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize(
+    "mining, jit_compile",
+    [
+        *((mining, False) for mining in MININGS),
+        ("semi_hard", True),
+        pytest.param("all", True, marks=pytest.mark.slow),
+        pytest.param("hard", True, marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_equal_the_dense_matrix(mining, jit_compile):
     rng = np.random.default_rng(2)
     labels, embeddings = rng.integers(9, size=50), rng.normal(size=(50, 8)).astype("float32")

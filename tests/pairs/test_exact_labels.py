@@ -78,8 +78,18 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("model", [pairs, several, proxies, memory, metric])
-@pytest.mark.parametrize("case", WRONG)
+# of the others, which have the same check, one kind of each error
+FEW = ("one-hot, open shape", "fewer labels")
+
+
+@pytest.mark.parametrize(
+    "model, case",
+    [
+        pytest.param(model, case, marks=() if model is pairs or case in FEW else pytest.mark.slow)
+        for model in (pairs, several, proxies, memory, metric)
+        for case in WRONG
+    ],
+)
 def test_labels_that_are_not_one_id_an_image_stop_the_step(model, case):
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)) as found:
         fit(model(jit_compile=False), *WRONG[case])
@@ -94,7 +104,7 @@ def test_they_stop_a_step_that_xla_compiles_by_the_name_of_what_fails(case):
     assert "class-ids_one_for_each_image_and_of_one-hot_labels_the_argmax" in str(found.value)
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_right_labels_of_any_open_shape_train(jit_compile):
     column = IDS[:, None]
     for labels, shape in ((IDS, (None,)), (column, (None, None)), (column, None), (IDS, None)):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_runs import WITH_TINY_NETWORK
 
 import keras_ms
 from keras_ms.pairs import replicas
@@ -151,8 +152,7 @@ def test_the_documented_loop_on_two_workers_equals_one(tmp_path):
         assert float(output.split()[-1]) == pytest.approx(expected, abs=1e-5)
 
 
-TRAINING = """
-import sys
+TRAINING = f"""{WITH_TINY_NETWORK}
 from keras_ms.cli.main import main
 from keras_ms.run.training_state import SaveRun
 

@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import small_runs
 from small_runs import assert_same_state, train_words, write_gradients
 
 from keras_ms.cli.main import main
@@ -18,6 +19,8 @@ from keras_ms.run.damaged_files import (
 )
 from keras_ms.run.facts import run_history
 from keras_ms.run.folder import RunFolder
+
+small_is_tiny = small_runs.small_is_tiny
 
 FEW = ("--steps", "4", "--steps-per-epoch", "2", "--image-size", "16", "--export=")
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import small_runs
 from small_images import write_csv, write_image
 from small_omniglot import drawing, write_archives
 
@@ -11,6 +12,8 @@ from keras_ms.data.sets.omniglot import load_omniglot
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.run.images import command_words, load_run_images
 from keras_ms.run.settings import Settings
+
+small_is_tiny = small_runs.small_is_tiny
 
 
 def load(folder, **options):

@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import small_runs
 from PIL import Image
 from small_runs import (
     assert_same_state,
@@ -27,6 +28,8 @@ from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
 from keras_ms.run.training_state import SaveRun
+
+small_is_tiny = small_runs.small_is_tiny
 
 
 @pytest.fixture(scope="module")

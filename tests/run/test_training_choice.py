@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import report_pages
+import small_runs
 from PIL import Image
 from small_runs import assert_same_state, history, kill_9_in_an_epoch, train_words
 
@@ -21,6 +22,7 @@ from keras_ms.run.settings import read_values
 from keras_ms.run.training_state import SaveRun
 
 fast_map = report_pages.fast_map
+small_is_tiny = small_runs.small_is_tiny
 
 
 def write_colours(root, classes):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import report_pages
+import small_runs
 from small_runs import (
     assert_same_state,
     history,
@@ -26,6 +27,7 @@ from keras_ms.run.settings import Settings
 from keras_ms.run.training_state import SaveRun
 
 fast_map = report_pages.fast_map
+small_is_tiny = small_runs.small_is_tiny
 
 
 @pytest.fixture(scope="module")
