@@ -53,8 +53,8 @@ class EncoderLayer(layers.Layer):
         self.outer = layers.Dense(shape[-1], name="outer")
         self.outer.build((*shape[:-1], 24))
 
-    def call(self, tokens):
-        normal = self.before_attention(tokens)
+    def call(self, tokens, mask=None, scale=None):
+        normal = self.before_attention(tokens if scale is None else tokens * scale)
         tokens = tokens + self.attention(normal, normal)
         return tokens + self.outer(self.hidden(self.before_dense(tokens)))
 
@@ -81,8 +81,10 @@ class Encoder(layers.Layer):
         self.last.build(shape)
 
     def call(self, tokens):
+        # as KerasHub calls its blocks: with keywords, of tensors and of nothing
+        scale = keras.ops.ones(tokens.shape[-1:], tokens.dtype)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, mask=None, scale=scale)
         return self.last(tokens)
 
     def compute_output_shape(self, shape):

@@ -209,13 +209,19 @@ def _innermost(network) -> tuple[list, Any, list]:
     """The nested model that does the work: (what is before it, it, what is behind it)."""
     before, after = [], []
     while True:
-        models = [layer for layer in network.layers if isinstance(layer, keras.Model)]
-        inner = [one for one in models if 2 * len(one.weights) > len(network.weights)]
+        # as a layer, or held by one
+        models = [
+            (place, each)
+            for place, layer in enumerate(network.layers)
+            for each in (layer, *layer._flatten_layers(include_self=False, recursive=False))
+            if isinstance(each, keras.Model)
+        ]
+        inner = [one for one in models if 2 * len(one[1].weights) > len(network.weights)]
         if not inner:
             return before, network, after
-        place = network.layers.index(inner[0])
+        place, model = inner[0]
         before, after = before + network.layers[:place], network.layers[place + 1 :] + after
-        network = inner[0]
+        network = model
 
 
 def _branching_parts(operations, network):

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import keras
+from keras import ops
 
 from keras_ms.models.blocks import backbone_blocks, composite_layers, walk_layers
 from keras_ms.models.frozen_layers import FrozenStatisticsBatchNormalization, random_layers
@@ -46,8 +47,9 @@ def checkpointable_layers(backbone: keras.Model) -> list[keras.Layer]:
 def checkpointed_blocks(backbone: keras.Model) -> Iterator[None]:
     """Within, a training step keeps the inputs of the blocks alone and computes the rest again.
 
-    It is what `keras.RematScope` does for layers that are built within it. The memory of the
-    activations falls to about one block's; a step computes the forward pass twice.
+    `keras.RematScope` does so for layers that are built within it, if they are called without
+    keywords. The memory of the activations falls to about one block's; a step computes the forward
+    pass twice.
 
     Reference: Chen et al.: Training Deep Nets with Sublinear Memory Cost, 2016.
 
@@ -64,15 +66,31 @@ def checkpointed_blocks(backbone: keras.Model) -> Iterator[None]:
     ```
     """
     blocks = checkpointable_layers(backbone)
-    with keras.RematScope(mode="full"):
-        built_within = keras.layers.Identity()
     for block in blocks:
-        block._remat_mode = built_within._remat_mode
+        block.call = _computed_again(block.call)
     try:
         yield
     finally:
         for block in blocks:
-            block._remat_mode = None
+            del block.call  # what its class has is there again
+
+
+def _computed_again(call):
+    def again(*args, **kwargs):
+        # TensorFlow takes tensors by their places alone; all else is bound
+        values = keras.tree.flatten((args, kwargs))
+        places = [place for place, value in enumerate(values) if ops.is_tensor(value)]
+
+        def computed(*tensors):
+            filled = list(values)
+            for place, tensor in zip(places, tensors):
+                filled[place] = tensor
+            args_now, kwargs_now = keras.tree.pack_sequence_as((args, kwargs), filled)
+            return call(*args_now, **kwargs_now)
+
+        return keras.remat(computed)(*(values[place] for place in places))
+
+    return again
 
 
 def _gathers_statistics(layer):

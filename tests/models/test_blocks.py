@@ -80,6 +80,31 @@ def test_a_plain_chain_has_a_block_for_each_size_of_its_maps():
     assert_every_weight_is_in_one_block(network, blocks)
 
 
+class Holder(layers.Layer):
+    """A layer that calls a network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, images):
+        return self.network(images)
+
+
+def test_a_network_that_a_layer_holds_has_its_blocks():
+    network = build_backbone("small", input_shape=(16, 16, 3), frozen_batch_norm=False)
+    images = keras.Input((16, 16, 3))
+    outer = keras.Model(images, Holder(network)(images))
+    expected, found = backbone_blocks(network), backbone_blocks(outer)
+    assert [[id(v) for v in block.variables] for block in found] == [
+        [id(v) for v in block.variables] for block in expected
+    ]
+    freeze_blocks(outer, 1)
+    assert len(outer.trainable_variables) == sum(
+        v.trainable for block in expected[2:] for v in block.variables
+    )
+
+
 class OwnNetwork(keras.Model):
     def __init__(self):
         super().__init__(name="own")

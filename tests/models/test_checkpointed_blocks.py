@@ -17,9 +17,9 @@ def after_two_steps(monkeypatch, checkpointed, run_eagerly):
     """Weights after two steps of plain gradient descent, and how often a block was computed."""
     embedder, calls, call = transformer_embedder(depth=2, side=8), [], EncoderLayer.call
 
-    def counted(self, tokens):
+    def counted(self, tokens, **options):
         calls.append(self.name)
-        return call(self, tokens)
+        return call(self, tokens, **options)
 
     embedder.compile(keras.optimizers.SGD(0.1), MultiSimilarityLoss(), jit_compile=False,
                      run_eagerly=run_eagerly)  # fmt: skip
@@ -62,9 +62,11 @@ def test_nothing_of_it_is_left_behind():
     embedder = transformer_embedder(depth=2)
     with checkpointed_blocks(embedder.get_layer("backbone")):
         pass
-    assert all(
-        block._remat_mode is None for block in checkpointable_layers(embedder.get_layer("backbone"))
-    )
+    assert not [
+        block
+        for block in checkpointable_layers(embedder.get_layer("backbone"))
+        if "call" in vars(block)
+    ]
 
 
 def test_where_it_would_not_act_or_not_be_right_it_is_refused():
