@@ -95,6 +95,7 @@ def finetune(
         training_batches(photos[train], images.labels[train], classes_per_batch),
         steps_per_epoch=max(1, steps // epochs),
         epochs=epochs,
+        shuffle=False,
         verbose=0,
         callbacks=[_Timely(check_time)],
     )
