@@ -12,6 +12,7 @@ _DESCRIPTION = (
 )
 _WEIGHTS = {
     "download": "--weights imagenet, downloaded",
+    "package": "--weights package, installed by pip",
     "file": "--weights FILE, see keras-ms convert-weights",
     "none": "trained from scratch",
 }
