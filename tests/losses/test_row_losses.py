@@ -179,16 +179,19 @@ def test_degenerate_batches(name, case):
 
 # all under XLA: test_every_loss.py
 @pytest.mark.parametrize(
-    "name, jit_compile",
-    [*((name, False) for name in CLASSES), ("circle", True), ("two_sided", True)],
-)
-def test_fit_takes_the_oracles_step(name, jit_compile):
+    "name, way",
+    [
+        *((name, "run_eagerly") for name in CLASSES),
+        ("circle", None), ("circle", "jit_compile"), ("two_sided", "jit_compile"),
+    ],
+)  # fmt: skip
+def test_fit_takes_the_oracles_step(name, way):
     rng = np.random.default_rng(0)
     inputs, labels = rng.normal(size=(14, 6)).astype(np.float32), rng.integers(4, size=14)
     sample_weight = rng.uniform(0.1, 2, size=14).astype(np.float32)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
     loss = CLASSES[name](**DEFAULTS[name])
-    model.compile(keras.optimizers.SGD(0.01), loss=loss, jit_compile=jit_compile)
+    model.compile(keras.optimizers.SGD(0.01), loss=loss, **({way: True} if way else {}))
     kernel, bias = model.get_weights()
     value, gradient = expected_of(
         name, labels, inputs @ kernel + bias, DEFAULTS[name], sample_weight

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import small_runs
 import tensorflow as tf
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.models.features import computation, pooled_features
 from keras_ms.terminal import progress
+
+small_is_tiny = small_runs.small_is_tiny
 
 VIEW = {"plain": [32, 32]}
 
@@ -42,7 +45,7 @@ def _file(model, folder, images=None, view=VIEW):
     "backbone, size, options",
     [
         ("small", 32, {"pooling": "avg+max"}),
-        ("mobilenet_v2", 32, {"frozen_batch_norm": True}),
+        pytest.param("mobilenet_v2", 32, {"frozen_batch_norm": True}, marks=pytest.mark.slow),
         ("mobilenet_v2", 48, {"freeze_backbone": True, "output_layer": "block_6_expand"}),
         pytest.param("bn_inception", 64, {"pooling": "max"}, marks=pytest.mark.slow),
     ],

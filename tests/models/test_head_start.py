@@ -3,12 +3,15 @@
 import keras
 import numpy as np
 import pytest
+import small_runs
 import tensorflow as tf
 
 from keras_ms import initialize_head
 from keras_ms.export.onnx_file import export_onnx
 from keras_ms.models.embedding import build_embedder, split_embedder
 from keras_ms.models.head_start import STARTS, head_axes, usable_starts
+
+small_is_tiny = small_runs.small_is_tiny
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(12), 5)
