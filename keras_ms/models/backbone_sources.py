@@ -52,7 +52,7 @@ def check_hub_can_be_imported(backbone: str) -> None:
         metadata.version("keras-hub")
     except metadata.PackageNotFoundError:
         raise ImportError(
-            f'{wants} the package keras-hub: pip install "keras_ms[hub]" (about 200 MB, most of it '
+            f'{wants} the package keras-hub: pip install -e ".[hub]" (about 200 MB, most of it '
             "tensorflow-text)"
         ) from None
 
