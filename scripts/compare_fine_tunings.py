@@ -3,7 +3,7 @@
     python scripts/compare_fine_tunings.py --data-dir cars --weights mobilenet_v2.weights.h5
 
 The layers up to `--hold-to` are held and their maps are computed once, of plain images, so that a
-way takes a minute on a processor; what is behind them is trained, with the head. Each way is a few
+way is cheap on a processor; what is behind them is trained, with the head. Each way is a few
 settings of `scripts/train.py` on top of the defaults of fine-tuning. All begin at the same weights,
 with the same whitened head, and meet the same batches. A fifth of the training classes is held out;
 no test class is read. The table has Recall@1 of the held-out classes, of the start, of the last
