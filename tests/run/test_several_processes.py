@@ -66,7 +66,9 @@ def uninterrupted(folder, tmp_path_factory):
 def test_two_processes_have_the_losses_of_one_and_the_first_writes(uninterrupted, folder, tmp_path):
     out, ended = uninterrupted
     assert [code for code, *_ in ended] == [0, 0], ended
-    assert "Written:" in ended[0][1] and ended[1][1] == ""
+    # but the library that connects them
+    silent = [line for line in ended[1][1].splitlines() if not line.startswith("[Gloo]")]
+    assert "Written:" in ended[0][1] and not silent
     assert [path.name for path in (out / "runs").iterdir()] == ["run"]
     summary = json.loads((out / "runs" / "run" / "summary.json").read_text())
     assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
