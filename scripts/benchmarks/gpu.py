@@ -16,6 +16,7 @@ operations, by time, over the rate of a large bfloat16 product.
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,14 +64,15 @@ class Clock:
     def __init__(self, seconds: float):
         self._end = time.monotonic() + seconds
 
-    def check(self, share: float | None = None) -> None:
+    def check(self, done: int = 0, total: int | None = None) -> None:
         """Raises TookTooLong when they are over.
 
         Args:
-            share: of the work done, for the message. Defaults to None: not known.
+            done: how much of the work is done, for the message. Defaults to 0.
+            total: how much there is. Defaults to None: not known.
         """
         if time.monotonic() > self._end:
-            raise TookTooLong("" if share is None else f" with {share:.0%} done")
+            raise TookTooLong(f" with {done / total:.0%} done" if total else "")
 
 
 def median_seconds(step: Callable[[], Any], rounds: int, clock: Clock) -> float:
@@ -238,6 +240,7 @@ def main() -> None:
             check_time=clock.check,
         ),
     }
+    failed = False
     for name in options.parts.split(","):
         try:
             parts[name](Clock(options.seconds))
@@ -245,6 +248,8 @@ def main() -> None:
             print(f"\n{name}: given up after {options.seconds:.0f} s{late}", flush=True)
         except Exception as error:  # out of memory, say: the parts after it are still wanted
             print(f"\n{name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            failed = True
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
