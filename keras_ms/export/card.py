@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from keras_ms import __version__
+from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.export.inference_model import InferenceModel
 from keras_ms.export.preprocessing import Preprocessing, described_preprocessing
 from keras_ms.files import full_disk_error, is_full_disk
@@ -24,8 +25,8 @@ def model_card(
 
     Returns:
         dict of str to str with at least `preprocessing`, `embedding_dimension`, `training_data`,
-        `recall_at_1` and `keras_ms_version`. Beside it, for a model of images whose
-        `preprocessing` is not given in `metadata`, the dict `preprocessing_rule`.
+        `recall_at_1`, `model_fingerprint` and `keras_ms_version`. Beside it, for a model of images
+        whose `preprocessing` is not given in `metadata`, the dict `preprocessing_rule`.
 
     Raises:
         ValueError: `metadata` is not a mapping with text keys, or says what `preprocessing` says;
@@ -44,6 +45,7 @@ def model_card(
         "embedding_dimension": "x".join(map(str, wrapped.output_shape)),
         "training_data": "not recorded",
         "recall_at_1": "not recorded",
+        "model_fingerprint": model_fingerprint(wrapped.model),
         "keras_ms_version": __version__,
     }
     card |= {key: str(value) for key, value in metadata.items()}

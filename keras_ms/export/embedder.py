@@ -11,6 +11,7 @@ from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import default_resize_to, evaluation_batches, side_for
 from keras_ms.evaluation.embed import embed_batches
+from keras_ms.export.fingerprint import file_fingerprint
 from keras_ms.export.preprocessing import Preprocessing, recorded_preprocessing
 from keras_ms.export.runner import load_runner
 from keras_ms.terminal.progress import shown_progress
@@ -27,6 +28,8 @@ class Embedder(NamedTuple):
         name: the file's name.
         batch_size: images that it takes at a time; None where it takes any number.
         preprocessing: the `Preprocessing` that the file records; None where it holds none.
+        fingerprint: text that all files of one model share: embeddings of two models with other
+            fingerprints cannot be compared.
     """
 
     run: Callable[[np.ndarray], Any]
@@ -35,6 +38,7 @@ class Embedder(NamedTuple):
     name: str
     batch_size: int | None = None
     preprocessing: Preprocessing | None = None
+    fingerprint: str = ""
 
 
 def load_embedder(path: str | Path) -> Embedder:
@@ -67,7 +71,15 @@ def load_embedder(path: str | Path) -> Embedder:
     path, runner = Path(path), load_runner(path)
     side = _side(runner.input_shape, path)
     rule = recorded_preprocessing(runner.facts, path.name)
-    return Embedder(runner.run, side, runner.input_dtype, path.name, runner.input_shape[0], rule)
+    return Embedder(
+        runner.run,
+        side,
+        runner.input_dtype,
+        path.name,
+        batch_size=runner.input_shape[0],
+        preprocessing=rule,
+        fingerprint=file_fingerprint(path, runner.facts),
+    )
 
 
 def embed_images(

@@ -34,8 +34,9 @@ def export_onnx(
 
     The input is named `image`, the output `embedding` (float32), the first dimension of both
     `batch`, of any size. The file's metadata hold `preprocessing` in words,
-    `preprocessing_rule` as JSON, `embedding_dimension`, `training_data`, `recall_at_1` and
-    `keras_ms_version`. Mixed-precision models are written in float32.
+    `preprocessing_rule` as JSON, `embedding_dimension`, `training_data`, `recall_at_1`,
+    `model_fingerprint`, which all files of one model share, and `keras_ms_version`. Mixed-precision
+    models are written in float32.
 
     The file takes its name only after onnx's checker passed it and its outputs in onnxruntime were
     compared with the model's on seeded random images, 0–255, at batch sizes 1 and 3; otherwise

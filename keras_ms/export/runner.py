@@ -21,7 +21,7 @@ class FileRunner(NamedTuple):
         run: function from a batch of images in `input_dtype` to embeddings, both NumPy arrays.
         input_shape: with the batch; None where a size is open.
         input_dtype: "float32" or an integer type.
-        facts: dict of what the file says about itself.
+        facts: dict of what the file says about itself; of a .keras file its fingerprint alone.
     """
 
     run: Callable[[np.ndarray], Any]
@@ -78,6 +78,7 @@ def load_runner(path: str | Path, *, device: str | None = None) -> FileRunner:
 
 
 def _keras_model(path):
+    from keras_ms.export.fingerprint import model_fingerprint
     from keras_ms.models.keras_file import load_keras_file
 
     model = load_keras_file(path)
@@ -89,7 +90,8 @@ def _keras_model(path):
         )
     dtype = inputs[0].dtype
     dtype = dtype if "int" in dtype else "float32"
-    return FileRunner(model.predict_on_batch, tuple(inputs[0].shape), dtype, {})
+    facts = {"model_fingerprint": model_fingerprint(model)}
+    return FileRunner(model.predict_on_batch, tuple(inputs[0].shape), dtype, facts)
 
 
 def _saved_model(path, device):

@@ -13,6 +13,7 @@ import pytest
 from small_exports import INPUT_ALONE, onnx, run_onnx, small_embedder
 
 from keras_ms.export import export_onnx, export_saved_model
+from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.export.parity import check_images
 
 
@@ -46,6 +47,7 @@ def test_onnx_names_types_and_metadata(model, tmp_path):
         "embedding_dimension": "5",
         "training_data": "glyphs, seed 0",
         "recall_at_1": "0.625",
+        "model_fingerprint": model_fingerprint(model),
         "keras_ms_version": __version__,
         "licence": "none",
     }
