@@ -8,7 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from keras_ms import __version__
-from keras_ms.terminal.command_words import RunInterrupted, UnfinishedRun, resume_command
+from keras_ms.terminal.command_words import (
+    RunInterrupted,
+    UnfinishedRun,
+    WrongWords,
+    resume_command,
+)
 from keras_ms.terminal.progress import is_terminal
 from keras_ms.terminal.start import interrupt_raises
 from keras_ms.terminal.streams import (
@@ -39,8 +44,9 @@ _USER_ERRORS = (ValueError, OSError, ImportError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0; 1 for an error; of what ended early the code that shells show: 130 for Ctrl-C, 143 for
-    SIGTERM, 129 for SIGHUP, 141 where nobody reads the output any more (a training goes on).
+    0; 1 for an error, 2 for words that are no options; of what ended early the code that shells
+    show: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 where nobody reads the output any
+    more (a training goes on).
 
     Args:
         arguments: list of words. Defaults to those the program was started with.
@@ -80,7 +86,7 @@ def _run(arguments):
         if isinstance(error, UnfinishedRun):
             words = f". Continue it with: {resume_command(error.path, arguments)}"
         print(f"error: {error}{words}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, WrongWords) else 1
     return 0
 
 

@@ -25,6 +25,10 @@ class RunInterrupted(KeyboardInterrupt):
         self.path, self.number = Path(path), number
 
 
+class WrongWords(ValueError):
+    """Words of the command line that name no option, or not as it is spelt."""
+
+
 class UnfinishedRun(FileNotFoundError):
     """A run lacks a file that it gets when it is continued.
 
