@@ -14,8 +14,8 @@ from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
 from keras_ms.terminal.command_words import WorkInterrupted
 
-# of keras_ms.search, which would import Keras
-DTYPES, ENGINES, SHARD_SIZE = ("float32", "float16"), ("local", "ray"), 4096
+# that of keras_ms.search.embedding_run, which would import Keras
+SHARD_SIZE = 4096
 _DESCRIPTION = (
     "Embeds pictures by the million into Parquet files, with all cores. Given again after Ctrl-C, "
     "a kill or a full disk, the command goes on where it ended. Pictures that cannot be read are "
