@@ -249,7 +249,8 @@ def _embedded(options):
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
             data[name] = data[name] and str(Path(data[name]).resolve())
-        write_embeddings(options.save_embeddings, embeddings, images, data)
+        model = {"name": embedder.name, "fingerprint": embedder.fingerprint}
+        write_embeddings(options.save_embeddings, embeddings, images, data, model=model)
         print(f"Wrote {options.save_embeddings}")
     names = ("labels", "is_query", "is_gallery", "class_names")
     return {"embeddings": embeddings} | {name: getattr(images, name) for name in names}
