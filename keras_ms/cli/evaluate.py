@@ -92,7 +92,7 @@ class _Options:
         option(
             "images embedded at a time",
             "N",
-            default="64; a model of a fixed batch takes its own",
+            default="64; a model of a fixed batch takes its own, one that prepares photos 1",
         ),
     ] = None
     bootstrap: Annotated[
