@@ -34,6 +34,7 @@ COMMANDS = {
     "convert-weights": "convert the public PyTorch weights of BN-Inception",
     "evaluate": "measure a model on a data set, or saved embeddings",
     "report": "one HTML page about a trained model: metrics, map, best and worst queries",
+    "card": "the model card of a run, a README.md for huggingface.co",
     "curriculum": "divide each class into clean, noisy and highly noisy images, by density",
 }
 
