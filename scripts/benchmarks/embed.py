@@ -3,8 +3,8 @@
     pip install -e ".[onnx,search]"
     python scripts/benchmarks/embed.py embedder.onnx photos --pairs 3
 
-The bare loop reads, decodes and cuts pictures in tf.data, ahead of onnxruntime, and keeps the rows in
-memory. Both take turns in one process. Prints pictures a second of each, and their ratio.
+The bare loop reads, decodes and cuts pictures in tf.data, ahead of onnxruntime, and keeps the rows
+in memory. Both take turns in one process. Prints pictures a second of each, and their ratio.
 """
 
 import argparse
@@ -62,7 +62,9 @@ def main():
             ratios.append(seconds["bare"] / seconds["embed"])
             rates = {name: f"{len(paths) / value:.1f}" for name, value in seconds.items()}
             load = os.getloadavg()[0]
-            print(f"pictures a second: {rates}, ratio {ratios[-1]:.2f}, load {load:.1f}", flush=True)
+            print(
+                f"pictures a second: {rates}, ratio {ratios[-1]:.2f}, load {load:.1f}", flush=True
+            )
     print(f"{len(paths):,} pictures, median ratio {statistics.median(ratios):.2f}")
 
 

@@ -95,6 +95,8 @@ QUESTIONS = [
     (("keras-ms", "curriculum", "m.keras", "--subsets", "0"), 1, "subsets"),
     (("keras-ms", "report", "none"), 1, "folder of a run"),
     (("keras-ms", "report"), 1, "RUN_FOLDER|folder of a run"),
+    (("keras-ms", "card", "none"), 1, "folder of a run"),
+    (("keras-ms", "card", "--help"), 0, "--licence"),
     (("keras-ms", "export", "m.keras", "--to", "x", "--formats", "coreml"), 1, "saved_model"),
     (("keras-ms", "export", "gone.keras", "--to", "x"), 1, "Nothing is at gone.keras"),
     (("keras-ms", "convert-weights", "gone.pth"), 1, "Nothing is at gone.pth"),
