@@ -74,7 +74,7 @@ QUESTIONS = [
     (("keras-ms", "train", "--help"), 0, "--image-size"),
     (("keras-ms", "train", "--losss", "triplet"), 2, "--losss"),
     (("keras-ms", "train", "--loss", "triplets"), 2, "triplet"),
-    (("keras-ms", "train", "--loss", "triplet", "--loss.gap", "1"), 1, "mining"),
+    (("keras-ms", "train", "--loss", "triplet", "--loss.gap", "1"), 2, "mining"),
     (("keras-ms", "train", "--loss.alpha", "much"), 2, "--loss.alpha"),
     (("keras-ms", "train", "--steps", "7", "--steps-per-epoch", "2"), 1, "multiple of"),
     (("keras-ms", "train", "--backbone", "inceptoin_v3"), 1, "Nearest: inception_v3"),
