@@ -101,9 +101,10 @@ def described(index) -> str:
         index: `keras_ms.search.Index`.
     """
     model = index.model
+    how = "exact or approximate" if index.is_approximate else "exact"
     return (
         f"{index.place}: {len(index):,} pictures, {index.dimension} numbers each, of "
-        f"{model.name} (fingerprint {model.fingerprint}); exact{' or approximate' * index.is_approximate} search"
+        f"{model.name} (fingerprint {model.fingerprint}); {how} search"
     )
 
 

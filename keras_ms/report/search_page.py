@@ -19,6 +19,7 @@ _STYLE = Markup("""
 .shot.asked .pic { border-color: var(--accent); }
 .shot .pic.none { display: grid; place-items: center; color: var(--soft); font-size: .75rem;
   text-align: center; padding: .4rem; background: var(--back); }
+.found .caption { -webkit-line-clamp: 7; }
 .shot .caption strong { color: var(--text); font-weight: 650; }
 @media (max-width: 600px) {
   .found { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .7rem .6rem; }
@@ -141,7 +142,8 @@ def _shot(path, words, pictures, caption, kind=""):
     return tag(
         "div",
         picture,
-        tag("span", caption, " ", breakable(name), class_="caption"),
+        # of the query the heading has the name
+        tag("span", caption, *(() if kind else (" ", breakable(name))), class_="caption"),
         title=spoken,
         class_=f"shot {kind}".strip(),
     )
