@@ -38,6 +38,7 @@ COMMANDS = {
     "search": "the nearest pictures of an index, for pictures or embeddings; duplicates",
     "evaluate": "measure a model on a data set, or saved embeddings",
     "report": "one HTML page about a trained model: metrics, map, best and worst queries",
+    "card": "the model card of a run, a README.md for huggingface.co",
     "curriculum": "divide each class into clean, noisy and highly noisy images, by density",
 }
 

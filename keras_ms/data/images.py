@@ -183,6 +183,29 @@ def evaluation_batches(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
+def whole_pictures(image_list: ImageList) -> tf.data.Dataset:
+    """All images of a list once, in order, as they are decoded.
+
+    Returns:
+        A finite tf.data.Dataset of uint8 (height, width, 3) RGB, each of its own size.
+
+    Example:
+
+    >>> dataset = whole_pictures(birds.subset("test"))  # doctest: +SKIP
+    """
+    pictures = image_list.images
+    if pictures is not None:
+        dataset = tf.data.Dataset.from_generator(
+            lambda: iter(pictures),
+            output_signature=tf.TensorSpec(pictures.shape[1:], tf.uint8),
+        )
+        return dataset.map(lambda image: tf.cast(as_rgb(image), tf.uint8))
+    exif = {"apply_exif_orientation": image_list.apply_exif_orientation}
+    names = all_file_bytes(image_list.paths)
+    dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
+    return dataset.map(lambda file: image_of(file, **exif), num_parallel_calls=tf.data.AUTOTUNE)
+
+
 def default_resize_to(image_list: ImageList | None, image_size: int) -> int:
     """The shorter side, in pixels, that images are resized to before their centre is evaluated.
 

@@ -8,7 +8,7 @@ import keras
 
 from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
-from keras_ms.export.formats import export_formats
+from keras_ms.export.formats import PHOTO_ONNX, export_formats
 from keras_ms.export.keras_file import load_keras_file
 from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.tensorflow_process import export_in_a_process
@@ -20,7 +20,8 @@ from keras_ms.run.recalls import Recall, embeddings_recall
 from keras_ms.run.settings import Settings
 from keras_ms.run.views import shorter_side
 
-_FRAMED = "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
+# said of pictures that are prepared before they are resized
+FRAMED = "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
 
 
 def check_exports(settings: Settings) -> None:
@@ -32,7 +33,7 @@ def check_exports(settings: Settings) -> None:
     """
     if settings.export.formats:
         check_writable(settings.export.export_folder)
-    if "onnx" in settings.export.formats:
+    if {"onnx", PHOTO_ONNX} & set(settings.export.formats):
         for package in ("onnx", "onnxruntime", "tf2onnx"):
             import_onnx_package(package)
 
@@ -79,7 +80,7 @@ def write_exports(
             image_size=settings.images.image_size,
             resize_to=shorter_side(settings, images),
             exif_orientation=images.apply_exif_orientation,
-            before_resizing=_FRAMED if settings.data.framed_drawings else "",
+            before_resizing=FRAMED if settings.data.framed_drawings else "",
         ),
         "log": log,
     }
@@ -108,7 +109,8 @@ def exported_recall(
         data: the run's data.
         log: function that takes a line of text for the user.
     """
-    written = (exports.get("onnx") or exports["saved_model"])["path"]
+    kind = next(kind for kind in ("onnx", PHOTO_ONNX, "saved_model") if kind in exports)
+    written = exports[kind]["path"]
     images = data.images.subset("test")
     log(f"Embedding {len(images)} test images with {written}")
     embeddings = embed_images(

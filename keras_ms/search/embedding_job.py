@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.export.embedder import Embedder, embed_views, view_sizes
+from keras_ms.export.embedder import Embedder, embed_views, takes_pictures, view_sizes
 from keras_ms.search.picture_list import PictureList
 
 # as of keras_ms.export.embedder.embed_images
@@ -114,6 +114,13 @@ def planned_job(
             f"{embedder.name} takes batches of {embedder.batch_size}. Received: "
             f"batch_size={batch_size}. Leave it out"
         )
+    if takes_pictures(embedder):
+        if batch_size not in (None, 1):
+            raise ValueError(
+                f"{embedder.name} prepares pictures itself and takes them one by one, as their "
+                f"sizes differ. Received: batch_size={batch_size}. Leave it out"
+            )
+        batch_size = 1
     size, shorter = view_sizes(embedder, image_size=image_size, resize_to=resize_to)
     if shorter < size:
         raise ValueError(

@@ -17,7 +17,7 @@ from keras_ms.search.shard_maker import ShardMaker
 from keras_ms.search.shards import Shard, shard_from_json
 
 # what the process of a worker reads of its environment before anything else
-_VARIABLES = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "PYTHONPATH")
+_VARIABLES = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")
 
 
 class _Worker:

@@ -1,5 +1,6 @@
 """One shard of embeddings, from its pictures to its file: the work, on one machine or many."""
 
+import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -7,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_ms.data.file_names import shown_name
+from keras_ms.data.image_file import pixels_of
 from keras_ms.data.picture_views import centre_viewer, viewed_ahead
-from keras_ms.export.embedder import Embedder, embed_views
+from keras_ms.export.embedder import Embedder, embed_views, takes_pictures
 from keras_ms.search.embedding_job import EmbeddingJob
 from keras_ms.search.places import OutputFolder
 from keras_ms.search.shards import Shard, shard_bytes, shard_name
@@ -45,9 +47,11 @@ class ShardMaker:
                 f"{embedder.fingerprint}: the file was changed, or is another one on this machine"
             )
         self.job, self.embedder = job, embedder
-        self._view = centre_viewer(
-            job.image_size, job.resize_to, apply_exif_orientation=job.apply_exif_orientation
-        )
+        exif = {"apply_exif_orientation": job.apply_exif_orientation}
+        if takes_pictures(embedder):
+            self._view = functools.partial(pixels_of, **exif)
+        else:
+            self._view = centre_viewer(job.image_size, job.resize_to, **exif)
 
     def make(self, number: int, progress: Progress | None = None) -> Shard:
         """Embeds the pictures of a shard and writes it, whole or not at all.

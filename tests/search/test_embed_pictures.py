@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_ms.data.image_list import ImageList
+from keras_ms.export import Preprocessing, export_onnx
 from keras_ms.export.embedder import embed_images, load_embedder
 
 fsspec = pytest.importorskip("fsspec", reason='needs pip install -e ".[search]"')
@@ -93,6 +94,26 @@ def test_the_embeddings_are_those_of_evaluation(place):
     # of pictures that are broken a shard has no row
     assert [parquet.read_metadata(place / "rows" / name).num_rows for name in shards(
         place / "rows")] == [5, 5, 2]  # fmt: skip
+
+
+def test_a_file_that_prepares_pictures_is_given_them_whole(place, tmp_path):
+    pytest.importorskip("tf2onnx", reason='needs pip install -e ".[onnx]"')
+    rule = Preprocessing(16, 18, inside=True)
+    export_onnx(small_model(), place / "photos.onnx", preprocessing=rule)
+    embedded(place, tmp_path, model="photos.onnx", batch_size=None)
+    plain = [load_embedder(place / name).fingerprint for name in ("photos.onnx", "model.keras")]
+    assert plain[0] == plain[1]
+    good, _ = literal(place)
+    images = ImageList(good, [0] * len(good), ("all",), ["test"] * len(good))
+    expected = embed_images(
+        load_embedder(place / "model.keras"), images, image_size=16, resize_to=18, verbose=False
+    )
+    paths, rows = rows_of(tmp_path)
+    assert paths == good
+    # whole values of pixels may be rounded the other way
+    np.testing.assert_allclose(rows, expected, atol=2e-3)
+    with pytest.raises(ValueError, match="one by one.*batch_size=4. Leave it out"):
+        embedded(place, tmp_path, model="photos.onnx", batch_size=4)
 
 
 def test_the_folder_says_what_it_holds(place):
