@@ -94,7 +94,7 @@ def run(words: Sequence[str]) -> None:
     print(described(index))
 
 
-def described(index) -> str:
+def described(index: Any) -> str:
     """A line about an index.
 
     Args:
@@ -157,7 +157,7 @@ def _add(options, index):
     return index
 
 
-def remembered_model(index) -> str:
+def remembered_model(index: Any) -> str:
     """Path of the model file that an index remembers.
 
     Args:
