@@ -78,6 +78,7 @@ def weights(run, name="embedder.keras"):
     return keras.saving.load_model(run / name, compile=False).get_weights()
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_resumes_and_ends_with_the_average(
     folder, tmp_path, monkeypatch, residual
 ):
