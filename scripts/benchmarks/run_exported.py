@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 REPEATS = 5
 NOT_INSTALLED = 3
 
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[np.ndarray], Any]
 
 
 def onnxruntime(folder: Path) -> tuple[str, Run]:
@@ -76,7 +77,8 @@ def litert(folder: Path) -> tuple[str, Run]:
 
 
 def tensorflow(folder: Path) -> tuple[str, Run]:
-    sys.modules["keras"] = sys.modules["keras_ms"] = None  # neither can be imported
+    modules: dict[str, Any] = sys.modules
+    modules["keras"] = modules["keras_ms"] = None  # neither can be imported
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder / "saved_model"))
