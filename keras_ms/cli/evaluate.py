@@ -92,7 +92,7 @@ class _Options:
         option(
             "images embedded at a time",
             "N",
-            default="64; a model of a fixed batch takes its own",
+            default="64; a model of a fixed batch takes its own, one that prepares photos 1",
         ),
     ] = None
     bootstrap: Annotated[
@@ -252,7 +252,8 @@ def _embedded(options):
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
             data[name] = data[name] and str(Path(data[name]).resolve())
-        write_embeddings(options.save_embeddings, embeddings, images, data)
+        model = {"name": embedder.name, "fingerprint": embedder.fingerprint}
+        write_embeddings(options.save_embeddings, embeddings, images, data, model=model)
         print(f"Wrote {options.save_embeddings}")
     # tells whose figures they are: of which model, on which classes
     measured = {"data": images.name, "split": split, "model_fingerprint": embedder.fingerprint}

@@ -22,7 +22,10 @@ class _Options:
     formats: Annotated[
         tuple[str, ...],
         with_commas("export"),
-        option("saved_model, onnx, or saved_model,onnx for both"),
+        option(
+            "saved_model, onnx, photo_onnx (an ONNX file that takes photos of any size and "
+            "prepares them itself; with --resize-to), or several, such as saved_model,onnx"
+        ),
     ] = SETTINGS["export"].default
     resize_to: Annotated[
         int | None,
@@ -53,6 +56,11 @@ def run(words: Sequence[str]) -> None:
     formats = ExportSettings(options.formats).formats
     if options.resize_to is not None and options.resize_to < 1:
         raise ValueError(f"Expected --resize-to of at least 1. Received: {options.resize_to}")
+    if "photo_onnx" in formats and options.resize_to is None:
+        raise ValueError(
+            "--formats photo_onnx needs --resize-to: the shorter side of a photo, in pixels, "
+            "before its centre is cut out, as the model was evaluated"
+        )
     check_is_there(options.model, "a .keras file")
     # whatever backend trained the model: the files are TensorFlow's
     os.environ["KERAS_BACKEND"] = "tensorflow"

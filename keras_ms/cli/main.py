@@ -11,6 +11,7 @@ from keras_ms import __version__
 from keras_ms.terminal.command_words import (
     RunInterrupted,
     UnfinishedRun,
+    WorkInterrupted,
     WrongWords,
     resume_command,
 )
@@ -32,6 +33,7 @@ COMMANDS = {
     "backbones": "list the networks that can be trained by their names",
     "weights": "draw how much each loss makes every pair of a batch count, by its similarity",
     "convert-weights": "convert the public PyTorch weights of BN-Inception",
+    "embed": "many pictures to files of embeddings, which an interrupted run goes on with",
     "evaluate": "measure a model on a data set, or saved embeddings",
     "report": "one HTML page about a trained model: metrics, map, best and worst queries",
     "card": "the model card of a run, a README.md for huggingface.co",
@@ -74,6 +76,8 @@ def _run(arguments):
         words = ""
         if isinstance(interruption, RunInterrupted):
             words = f". Continue with: {resume_command(interruption.path, arguments)}"
+        elif isinstance(interruption, WorkInterrupted):
+            words = ". The same command goes on where it ended"
         # on a terminal a bar or ^C may stand in the line
         line_end = "\n" if is_terminal(sys.stderr) else ""
         print(f"{line_end}Interrupted{words}", file=sys.stderr)

@@ -7,7 +7,7 @@ says how it is to be fed: `Preprocessing`.
 
 from keras_ms.export.onnx_file import export_onnx as export_onnx
 from keras_ms.export.parity import ExportMismatchError as ExportMismatchError
-from keras_ms.export.parity import verify_export as verify_export
 from keras_ms.export.preprocessing import Preprocessing as Preprocessing
 from keras_ms.export.preprocessing import read_preprocessing as read_preprocessing
 from keras_ms.export.saved_model import export_saved_model as export_saved_model
+from keras_ms.export.verification import verify_export as verify_export

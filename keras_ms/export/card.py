@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from keras_ms import __version__
+from keras_ms.export.feeding_rule import described_preprocessing
 from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.export.inference_model import InferenceModel
-from keras_ms.export.preprocessing import Preprocessing, described_preprocessing
+from keras_ms.export.preprocessing import Preprocessing
 from keras_ms.files import full_disk_error, is_full_disk
 
 

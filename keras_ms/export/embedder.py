@@ -1,6 +1,6 @@
 """Images to embeddings with any model file: Keras, SavedModel or ONNX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.images import default_resize_to, evaluation_batches, side_for
+from keras_ms.data.images import default_resize_to, evaluation_batches, side_for, whole_pictures
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.export.fingerprint import file_fingerprint
 from keras_ms.export.preprocessing import Preprocessing, recorded_preprocessing
@@ -22,7 +22,8 @@ class Embedder(NamedTuple):
 
     Attributes:
         run: function from images (batch, height, width, 3), RGB 0-255 in `input_dtype`, to
-            embeddings, both NumPy arrays.
+            embeddings, both NumPy arrays. Of a file that prepares pictures itself
+            (`preprocessing.inside`): from whole pictures.
         image_size: side of its images in pixels; None where the model takes any.
         input_dtype: "float32" or an integer type.
         name: the file's name.
@@ -94,7 +95,7 @@ def embed_images(
     """Embeds every image of a list, in order.
 
     Photos are turned as their EXIF orientation says, unless the model's file wants them as they
-    are stored.
+    are stored. A file that prepares pictures itself is given them whole, one at a time.
 
     Args:
         embedder: `Embedder`.
@@ -116,27 +117,61 @@ def embed_images(
     if embedder.preprocessing and embedder.preprocessing.exif_orientation is not None:
         rule = embedder.preprocessing.exif_orientation
         images = replace(images, apply_exif_orientation=rule)
-    batches = evaluation_batches(
-        images,
-        image_size,
-        resize_to=resize_to,
-        batch_size=embedder.batch_size or batch_size,
-        cache=False,
-    )
+    if takes_pictures(embedder):
+        batches = whole_pictures(images).batch(1).prefetch(2)
+    else:
+        batches = evaluation_batches(
+            images,
+            image_size,
+            resize_to=resize_to,
+            batch_size=embedder.batch_size or batch_size,
+            cache=False,
+        ).map(lambda batch, labels: batch)
     with naming_damaged(images):
-        return embed_batches(
-            lambda batch: _embedded(embedder, batch),
-            (batch.numpy() for batch, _ in batches),
+        return embed_views(
+            embedder,
+            (batch.numpy() for batch in batches),
             total=len(images),
             names=images.paths,
-            source=embedder.name,
             verbose=shown_progress() if verbose else 0,
         )
 
 
+def embed_views(
+    embedder: Embedder,
+    batches: Iterable[np.ndarray],
+    *,
+    total: int | None = None,
+    names: Sequence[str] | np.ndarray | None = None,
+    verbose: int = 0,
+) -> np.ndarray:
+    """Embeds batches of pictures that are prepared already, in order.
+
+    Args:
+        embedder: `Embedder`.
+        batches: arrays (batch, height, width, 3), RGB 0-255, of no more than the `batch_size` of a
+            model that has one.
+        total, names, verbose: as in `keras_ms.evaluation.embed.embed_batches`.
+
+    Returns:
+        float32 array (all pictures, dimension).
+
+    Raises:
+        ValueError: as `embed_batches`.
+    """
+    return embed_batches(
+        lambda batch: _embedded(embedder, batch),
+        batches,
+        total=total,
+        names=names,
+        source=embedder.name,
+        verbose=verbose,
+    )
+
+
 def view_sizes(
     embedder: Embedder,
-    images: ImageList,
+    images: ImageList | None = None,
     *,
     image_size: int | None = None,
     resize_to: int | None = None,
@@ -148,7 +183,7 @@ def view_sizes(
 
     Args:
         embedder: `Embedder`.
-        images: ImageList.
+        images: ImageList. Defaults to None: any of image files.
         image_size: side of the centre that is cut out, in pixels, or None.
         resize_to: pixels of the shorter side before the cut, or None. A record counts for its own
             `image_size` alone.
@@ -157,8 +192,11 @@ def view_sizes(
         (image_size, resize_to).
 
     Raises:
-        ValueError: `image_size` that the model does not take.
+        ValueError: `image_size` that the model does not take, or sizes that its file, which
+            prepares pictures itself, has not.
     """
+    if takes_pictures(embedder):
+        return _sizes_inside(embedder, image_size, resize_to)
     if embedder.image_size and image_size not in (None, embedder.image_size):
         raise ValueError(
             f"{embedder.name} takes images of {embedder.image_size} x {embedder.image_size} "
@@ -170,6 +208,25 @@ def view_sizes(
     if resize_to is None and recorded == size:
         resize_to = rule.resize_to
     return size, default_resize_to(images, size) if resize_to is None else resize_to
+
+
+def takes_pictures(embedder: Embedder) -> bool:
+    """Whether the model's file prepares pictures itself: `run` takes them whole."""
+    return embedder.preprocessing is not None and embedder.preprocessing.inside
+
+
+def _sizes_inside(embedder, image_size, resize_to):
+    rule: Any = embedder.preprocessing
+    for name, given, own in (
+        ("image_size", image_size, rule.image_size),
+        ("resize_to", resize_to, rule.resize_to),
+    ):
+        if given not in (None, own):
+            raise ValueError(
+                f"{embedder.name} prepares photos itself, shorter side {rule.resize_to} and centre "
+                f"{rule.image_size}. Received: {name}={given}. Leave it out"
+            )
+    return rule.image_size, rule.resize_to
 
 
 def _embedded(embedder, batch):

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from keras_ms.export.inference_model import inference_model
 from keras_ms.export.onnx_conversion import onnx_model
 from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
+from keras_ms.export.photo_graph import FIRST_OPSET, photo_graph, with_photo_graph
+from keras_ms.export.photo_parity import refuse_if_photos_differ
 from keras_ms.export.preprocessing import Preprocessing
 from keras_ms.files import whole_file
 
@@ -38,9 +41,16 @@ def export_onnx(
     `model_fingerprint`, which all files of one model share, and `keras_ms_version`. Mixed-precision
     models are written in float32.
 
+    With `preprocessing=Preprocessing(…, inside=True)` the file takes pictures as they are decoded:
+    its input is `picture`, uint8 RGB (batch, height, width, 3) of any size, and it resizes and cuts
+    itself. A grey picture is repeated to 3 channels and a photo turned as its EXIF orientation says
+    by whoever decodes it: a graph does not see the file.
+
     The file takes its name only after onnx's checker passed it and its outputs in onnxruntime were
-    compared with the model's on seeded random images, 0–255, at batch sizes 1 and 3; otherwise
-    whatever stood there stays.
+    compared with the model's on seeded random images, 0–255, at batch sizes 1 and 3; one that
+    prepares pictures itself, on random pictures of several sizes, small, large and 1 pixel wide:
+    its pixels with those of `evaluation_batches`, at most 1 of 255 away, and its embeddings with
+    the model's for its pixels. Otherwise whatever stood there stays.
 
     Args:
         model: any Keras model with one input and one output, built or called. Integer inputs keep
@@ -55,7 +65,8 @@ def export_onnx(
             the caller. `preprocessing`, in words, for a model that expects something else than
             keras_ms's own (RGB, 0-255).
         preprocessing: `Preprocessing`, how a picture becomes the model's input. Defaults to
-            `None`: size, range and order of colours alone, without how to resize.
+            `None`: size, range and order of colours alone, without how to resize. With
+            `inside=True`, the file does it.
         image_size: pixels, an int or (height, width), at which a model that leaves them open is
             compared. Defaults to `None`: 224.
 
@@ -66,7 +77,8 @@ def export_onnx(
         ImportError: a package of the extra `onnx` is missing.
         ValueError: the model cannot be exported (several inputs or outputs, never called, no
             float32 copy, an operation that ONNX does not have, whose layer is then named),
-            `opset` is not supported, or `preprocessing` does not fit the model.
+            `opset` is not supported, below 13 for a file that prepares pictures, or
+            `preprocessing` does not fit the model.
         ExportMismatchError: the outputs differ by more than `tolerance`.
         OSError: the file cannot be written, or the disk is full.
 
@@ -84,12 +96,30 @@ def export_onnx(
         raise ValueError(f"Expected `opset` to be one of {list(OPSETS)}. Received: opset={opset!r}")
     onnx = import_onnx_package("onnx")
     import_onnx_package("onnxruntime")
-    wrapped = inference_model(model, image_size)
+    inside = isinstance(preprocessing, Preprocessing) and preprocessing.inside
+    if inside and opset < FIRST_OPSET:
+        raise ValueError(
+            f"Expected `opset` of at least {FIRST_OPSET} for a file that prepares pictures itself. "
+            f"Received: opset={opset}"
+        )
+    wrapped = inference_model(model, preprocessing.image_size if inside else image_size)
     card = model_card(wrapped, metadata, preprocessing)
-    proto = onnx_model(wrapped, opset)
+    proto, rule, photo = onnx_model(wrapped, opset), preprocessing, None
+    if inside:
+        rule = replace(preprocessing, image_size=preprocessing.image_size or wrapped.input_shape[0])
+        photo = photo_graph(
+            rule.image_size,
+            rule.resize_to,
+            dtype=wrapped.input_dtype,
+            opset=opset,
+            ir_version=proto.ir_version,
+        )
+        proto = with_photo_graph(proto, photo)
     facts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in card.items()}
     onnx.helper.set_model_props(proto, facts)
     content = proto.SerializeToString()
     with explained_write_errors(path, len(content)), whole_file(path) as new:
         new.write_bytes(content)
+        if photo is not None:
+            return refuse_if_photos_differ(wrapped, new, photo, rule, tolerance)
         return refuse_if_different(wrapped, new, tolerance)

@@ -1,7 +1,6 @@
 """Compares an exported file with the Keras model it was written from."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_ms.export.inference_model import InferenceModel, inference_model
-from keras_ms.export.runner import load_runner
+from keras_ms.export.inference_model import InferenceModel
+from keras_ms.export.runner import FileRunner, load_runner
 
 # One image and a few: errors in the batch dimension show only from two images on.
 BATCH_SIZES = (1, 3)
@@ -19,49 +18,6 @@ BATCH_SIZES = (1, 3)
 
 class ExportMismatchError(ValueError):
     """The exported file does not give the model's outputs; the message holds the figures."""
-
-
-def verify_export(
-    model: keras.Model,
-    path: str | os.PathLike,
-    *,
-    images: np.ndarray | None = None,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    image_size: int | tuple[int, int] | None = None,
-) -> float:
-    """Returns how far an exported file's outputs are from the model's.
-
-    Both run on the CPU. A mixed-precision model is compared as its float32 copy, which is what
-    was exported.
-
-    Args:
-        model: Keras model that the file was written from.
-        path: ONNX file (run by onnxruntime) or SavedModel folder (run by TensorFlow).
-        images: array (N, H, W, C), values 0–255, in the model's input type. Defaults to `None`:
-            seeded random images.
-        batch_sizes: numbers of images to compare at. Defaults to `(1, 3)`.
-        image_size: pixels, an int or (height, width), for a model that leaves them open and for
-            random images. Defaults to `None`: 224 where it is needed.
-
-    Returns:
-        float: the largest absolute difference of any output value.
-
-    Raises:
-        FileNotFoundError: nothing at `path`.
-        ValueError: the model cannot be exported, or fewer images than the largest batch.
-        ExportMismatchError: an output has another shape than the model's, or is not finite.
-
-    Example:
-
-    ```python
-    difference = keras_ms.export.verify_export(model, "embedder.onnx", batch_sizes=(1, 16))
-    ```
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No exported model at {path}")
-    wrapped = inference_model(model, image_size)
-    return compare(wrapped, _runner(path), images=images, batch_sizes=batch_sizes).difference
 
 
 def checked_tolerance(tolerance: float) -> float:
@@ -72,24 +28,39 @@ def checked_tolerance(tolerance: float) -> float:
 
 
 def refuse_if_different(wrapped: InferenceModel, path: Path, tolerance: float) -> float:
-    """Returns the largest difference of the file at `path`; raises above the tolerance.
+    """Returns the largest difference of the file at `path`; raises above the tolerance."""
+    return runner_like_model(wrapped, path, tolerance)[1]
+
+
+def runner_like_model(
+    wrapped: InferenceModel, path: Path, tolerance: float
+) -> tuple[FileRunner, float]:
+    """The file at `path`, loaded, and the largest difference; raises above the tolerance.
 
     The tolerance is absolute for outputs up to 1 in size, such as unit-norm embeddings. Above, it
     grows with the largest output, as the spacing of float32 numbers does.
     """
     try:
-        difference, scale = compare(wrapped, _runner(path))
+        runner = loaded_for_comparison(path)
+        found = compare(wrapped, runner.run)
     except _CannotRun as error:
         raise ExportMismatchError(f"{error}. {_suspects(wrapped.model)}.") from error
+    return runner, refuse_if_far(wrapped, path, found, tolerance)
+
+
+def refuse_if_far(
+    wrapped: InferenceModel, path: Path, found: "Comparison", tolerance: float
+) -> float:
+    """As `refuse_if_different`, of a file that was compared."""
+    difference, scale = found
     allowed = tolerance * max(1.0, scale)
     if difference > allowed:
         raise ExportMismatchError(
             f"The exported {path.name!r} does not give the outputs of the model "
-            f"{wrapped.model.name!r}: the largest difference at batch sizes "
-            f"{', '.join(map(str, BATCH_SIZES))} is {difference:.3g}, allowed is {allowed:.3g} "
-            f"(tolerance {tolerance:g}, largest output {scale:.3g}). The file was discarded. "
-            f"{_suspects(wrapped.model)}, or pass a larger `tolerance` if this difference is "
-            "acceptable."
+            f"{wrapped.model.name!r}: the largest difference found is {difference:.3g}, allowed "
+            f"is {allowed:.3g} (tolerance {tolerance:g}, largest output {scale:.3g}). The file was "
+            f"discarded. {_suspects(wrapped.model)}, or pass a larger `tolerance` if this "
+            "difference is acceptable."
         )
     return difference
 
@@ -190,10 +161,11 @@ def check_images(count: int, shape: Sequence[int], seed: int) -> np.ndarray:
     return values.astype("float32")
 
 
-def _runner(path):
+def loaded_for_comparison(path: Path) -> FileRunner:
+    """As `load_runner`, on the processor; where it fails, an ExportMismatchError."""
     try:
         # a GPU may round to TensorFloat-32, whose 1e-3 would be laid to the file
-        return load_runner(path, device="/CPU:0").run
+        return load_runner(path, device="/CPU:0")
     except ImportError:
         raise
     except Exception as error:

@@ -1,25 +1,22 @@
-"""How a picture becomes the input of an exported model, in words and as JSON inside the file."""
+"""How a picture becomes the input of an exported model, and how a file that says so is read."""
 
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_ms.arguments import whole_number
 from keras_ms.export.onnx_packages import import_onnx_package
-
-if TYPE_CHECKING:
-    from keras_ms.export.inference_model import InferenceModel
 
 # The folder that TensorFlow leaves to other programs inside a SavedModel.
 METADATA_FILE = "assets.extra/keras_ms.json"
 
 # What keras_ms.data.images.centre_view and its decoder do to every picture. A file that asks for
 # something else cannot be followed by this version.
-_DECODING = {"grey": "repeated to 3 channels", "transparency": "ignored"}
-_RESIZING = {
+DECODING = {"grey": "repeated to 3 channels", "transparency": "ignored"}
+RESIZING = {
     "longer_side": "in proportion, whole pixels, halves to even",
     "filter": "bilinear",
     "antialias": True,
@@ -27,6 +24,9 @@ _RESIZING = {
     "crop": "centre",
     "odd_pixel": "cut off right or below",
 }
+# in the place of "centre" in files that cut themselves: versions that would cut twice refuse it
+CUT_INSIDE = "inside the file"
+_FOLLOWED = DECODING | RESIZING
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,13 @@ class Preprocessing:
             `None`: not recorded.
         before_resizing: what else is done to a picture first, in words, for people. Defaults to
             `""`: nothing.
+        inside: whether the file itself resizes and cuts, so that it takes uint8 pictures of any
+            size as they are decoded; `export_onnx` writes such files. Reads `resize_to`, and takes
+            a square only. Defaults to `False`: whoever runs the file prepares its images.
 
     Raises:
-        ValueError: sizes that are no whole numbers, `resize_to` below `image_size`.
+        ValueError: sizes that are no whole numbers, `resize_to` below `image_size`, `inside`
+            without `resize_to` or with an `image_size` that is no square.
 
     Example:
 
@@ -65,6 +69,7 @@ class Preprocessing:
     _: KW_ONLY
     exif_orientation: bool | None = True
     before_resizing: str = ""
+    inside: bool = False
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -92,6 +97,14 @@ class Preprocessing:
         if not isinstance(self.before_resizing, str):
             raise ValueError(
                 f"Expected `before_resizing` as text. Received: {self.before_resizing!r}"
+            )
+        if not isinstance(self.inside, bool):
+            raise ValueError(f"Expected `inside` to be True or False. Received: {self.inside!r}")
+        if self.inside and (self.resize_to is None or isinstance(size, tuple)):
+            raise ValueError(
+                "inside=True needs to know how a picture becomes a square: give `resize_to`, the "
+                "pixels of its shorter side before the centre is cut out, and as `image_size` one "
+                f"number. Received: image_size={size}, resize_to={self.resize_to}"
             )
 
 
@@ -158,126 +171,25 @@ def recorded_preprocessing(facts: Mapping[str, Any], name: str) -> Preprocessing
         return None
     try:
         rule = json.loads(rule) if isinstance(rule, str) else rule
-        known = _DECODING | _RESIZING
-        others = {key: rule[key] for key in known if rule.get(key, known[key]) != known[key]}
+        inside = "inside" in rule
+        cutting = rule["inside"] if inside else rule
+        found = {key: rule[key] for key in DECODING if key in rule}
+        found |= {key: cutting[key] for key in RESIZING if key in cutting}
+        others = {key: value for key, value in found.items() if value != _FOLLOWED[key]}
         if others:
             raise ValueError(f"this version cannot follow {others}")
-        height, width = rule["height"], rule["width"]
+        height, width = cutting["height"], cutting["width"]
         # files that say how to treat a picture and nothing of EXIF are older than turning it
         unsaid = None if rule.keys().isdisjoint({"grey", "shorter_side"}) else False
         return Preprocessing(
             None if height is None or width is None else (height, width),
-            resize_to=rule.get("shorter_side"),
+            resize_to=cutting.get("shorter_side"),
             exif_orientation=rule.get("exif_orientation", unsaid),
             before_resizing=rule.get("before_resizing", ""),
+            inside=inside,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected `preprocessing_rule` in {name} as this version of keras_ms writes it: "
             f"{error}. Received: {rule!r}. Use the version that wrote the file"
         ) from error
-
-
-def described_preprocessing(
-    wrapped: "InferenceModel", preprocessing: Preprocessing | None
-) -> tuple[str, dict[str, Any] | None]:
-    """What an exported file says about its input: (text, dict for JSON or None).
-
-    Args:
-        wrapped: `InferenceModel`.
-        preprocessing: `Preprocessing`, or None: what the model's input tells, without resizing.
-
-    Raises:
-        ValueError: something else, another size than the model's, or a model that does not take
-            images.
-    """
-    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
-        raise ValueError(
-            "Expected `preprocessing` as keras_ms.Preprocessing(image_size=…, resize_to=…). "
-            f"Received: {preprocessing!r}"
-        )
-    shape = wrapped.input_shape
-    if preprocessing is not None and (len(shape) != 3 or shape[2] != 3):
-        raise ValueError(
-            f"Expected a model of RGB images, (height, width, 3), for `preprocessing`. The model "
-            f"{wrapped.model.name!r} takes {shape}: describe its input in "
-            "metadata={'preprocessing': …}"
-        )
-    if len(shape) != 3 or shape[2] not in (1, 3):
-        sizes = "x".join("any" if size is None else str(size) for size in shape)
-        return f"{wrapped.input_dtype}, {sizes}", None
-    given = preprocessing or Preprocessing()
-    height, width = _size(wrapped, given)
-    rule = {
-        "height": height,
-        "width": width,
-        "dtype": wrapped.input_dtype,
-        "values": [0, 255],
-        "colours": "RGB" if shape[2] == 3 else "grey",
-        "layout": "NHWC",
-    }
-    if preprocessing is not None:
-        if given.exif_orientation is not None:
-            rule["exif_orientation"] = given.exif_orientation
-        rule |= _DECODING | {"before_resizing": given.before_resizing}
-    if given.resize_to is not None:
-        rule |= {"shorter_side": given.resize_to} | _RESIZING
-    return _sentences(rule), rule
-
-
-def _size(wrapped, given):
-    size = given.image_size
-    wanted = size if isinstance(size, tuple) else (size, size)
-    taken = wrapped.input_shape[:2]
-    if any(side and own and side != own for side, own in zip(wanted, taken)):
-        raise ValueError(
-            f"Expected `preprocessing` of the size of the model's input, {taken}. "
-            f"Received: image_size={size}"
-        )
-    height, width = (own or side for own, side in zip(taken, wanted))
-    if given.resize_to is not None:
-        if height is None or width is None:
-            raise ValueError(
-                f"The model {wrapped.model.name!r} takes images of any size: `preprocessing` with "
-                "a `resize_to` needs an `image_size` too"
-            )
-        Preprocessing((height, width), given.resize_to)  # checks the one against the other
-    return height, width
-
-
-def _sentences(rule):
-    """The rule for people; whoever follows it needs no other source."""
-    sentences = []
-    if "exif_orientation" in rule:
-        turned = (
-            "turned as the EXIF orientation says"
-            if rule["exif_orientation"]
-            else "as stored, the EXIF orientation ignored"
-        )
-        sentences.append(
-            f"Decode the picture to RGB, {turned}; grey is repeated to 3 channels, transparency "
-            "ignored."
-        )
-    if rule.get("before_resizing"):
-        sentences.append(f"Before resizing: {rule['before_resizing'].rstrip('.')}.")
-    height, width = ("any" if side is None else side for side in (rule["height"], rule["width"]))
-    if "shorter_side" in rule:
-        sentences += [
-            f"Resize the image to a shorter side of {rule['shorter_side']} pixels, the longer one "
-            "in proportion and rounded to whole pixels (halves to even), bilinear with "
-            "antialiasing as Pillow's BILINEAR, values rounded to whole ones.",
-            f"Cut {width} x {height} pixels (width x height) out of the centre, from the left "
-            f"(width - {width}) // 2 and the top (height - {height}) // 2 on.",
-        ]
-    else:
-        sentences.append(
-            f"Images of {width} x {height} pixels (width x height); how to resize is not recorded."
-        )
-    channels = (
-        "3 channels in the order red, green, blue" if rule["colours"] == "RGB" else "1 grey channel"
-    )
-    sentences.append(
-        f"Pass {rule['dtype']} values 0-255, not normalised, of shape (batch, height, width, "
-        f"channels), NHWC, with {channels}."
-    )
-    return " ".join(sentences)

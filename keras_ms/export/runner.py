@@ -1,8 +1,9 @@
 """Runs a model file on batches of images: Keras, SavedModel or ONNX."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,14 @@ class FileRunner(NamedTuple):
         input_shape: with the batch; None where a size is open.
         input_dtype: "float32" or an integer type.
         facts: dict of what the file says about itself; of a .keras file its fingerprint alone.
+        signatures: functions of tensors by name, of a SavedModel; of others none.
     """
 
     run: Callable[[np.ndarray], Any]
     input_shape: tuple
     input_dtype: str
     facts: dict
+    signatures: Mapping[str, Any] = MappingProxyType({})
 
 
 class WrongModel(ValueError):
@@ -118,7 +121,8 @@ def _saved_model(path, device):
                 output
             ].numpy()
 
-    return FileRunner(run, tuple(spec.shape), spec.dtype.name, saved_model_facts(path))
+    facts = saved_model_facts(path)
+    return FileRunner(run, tuple(spec.shape), spec.dtype.name, facts, loaded.signatures)
 
 
 def _onnx_model(path):

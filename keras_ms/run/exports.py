@@ -8,7 +8,7 @@ import keras
 
 from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
-from keras_ms.export.formats import export_formats
+from keras_ms.export.formats import PHOTO_ONNX, export_formats
 from keras_ms.export.keras_file import load_keras_file
 from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.tensorflow_process import export_in_a_process
@@ -33,7 +33,7 @@ def check_exports(settings: Settings) -> None:
     """
     if settings.export.formats:
         check_writable(settings.export.export_folder)
-    if "onnx" in settings.export.formats:
+    if {"onnx", PHOTO_ONNX} & set(settings.export.formats):
         for package in ("onnx", "onnxruntime", "tf2onnx"):
             import_onnx_package(package)
 
@@ -109,7 +109,8 @@ def exported_recall(
         data: the run's data.
         log: function that takes a line of text for the user.
     """
-    written = (exports.get("onnx") or exports["saved_model"])["path"]
+    kind = next(kind for kind in ("onnx", PHOTO_ONNX, "saved_model") if kind in exports)
+    written = exports[kind]["path"]
     images = data.images.subset("test")
     log(f"Embedding {len(images)} test images with {written}")
     embeddings = embed_images(

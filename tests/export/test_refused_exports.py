@@ -133,8 +133,8 @@ def test_a_refused_file_leaves_the_good_one(name, model, tmp_path, monkeypatch):
     wrong.set_weights([w * 1.01 for w in wrong.get_weights()])
 
     # the file runs as the good model did: the new model's outputs differ from it
-    runner, good = parity._runner, tmp_path / name
-    monkeypatch.setattr(parity, "_runner", lambda path: runner(good))
+    runner, good = parity.loaded_for_comparison, tmp_path / name
+    monkeypatch.setattr(parity, "loaded_for_comparison", lambda path: runner(good))
     with pytest.raises(ExportMismatchError, match="the largest difference .* is"):
         WRITERS[name](wrong, tmp_path / name)
     monkeypatch.undo()

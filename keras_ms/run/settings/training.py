@@ -217,10 +217,11 @@ class ExportSettings:
 
     formats: tuple[str, ...] = setting(
         ("saved_model", "onnx"),
-        "what to export at the end: saved_model, onnx, or saved_model,onnx for both; empty: "
+        "what to export at the end: saved_model, onnx, photo_onnx (an ONNX file that takes photos "
+        "of any size and prepares them itself), or several, such as saved_model,onnx; empty: "
         "nothing",
         flat_name="export",
-        choices=("saved_model", "onnx"),
+        choices=("saved_model", "onnx", "photo_onnx"),
     )
     export_folder: str = setting("saved_models", "SavedModel and ONNX are exported into here")
 
