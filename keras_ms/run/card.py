@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_ms.data.sets.catalogue import chosen_data_set
+from keras_ms.export.feeding_rule import described_preprocessing
 from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.export.inference_model import inference_model
-from keras_ms.export.preprocessing import (
-    Preprocessing,
-    described_preprocessing,
-    saved_model_facts,
-)
+from keras_ms.export.preprocessing import Preprocessing, saved_model_facts
 from keras_ms.export.runner import load_runner
 from keras_ms.models.keras_file import load_keras_file
 from keras_ms.report.card_figures import CardFigure
