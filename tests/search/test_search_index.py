@@ -251,3 +251,41 @@ def test_another_process_sees_what_was_added_and_its_additions_are_seen(index):
     )
     assert done.stdout.split() == ["60"], done.stderr
     assert index.search(np.ones((1, 16)), 1, model=BIRDS).paths[0, 0] == "theirs.jpg"
+
+
+@pytest.mark.slow
+def test_two_processes_that_write_at_once_leave_each_path_once(index):
+    code = (
+        "import sys, numpy as np\n"
+        "from keras_ms.search import Index\n"
+        "index, own = Index(sys.argv[1]), float(sys.argv[2])\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+        "rows = np.eye(16)[[int(own)] * 50]\n"
+        "for step in range(40):\n"
+        "    paths = [f'{number}.jpg' for number in range(step * 10, step * 10 + 50)]\n"
+        "    index.add(paths, rows, model=index.model)\n"
+        "    index.remove([f'{sys.argv[2]} gone.jpg'])\n"
+        "print('done')\n"
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, index.place, str(own)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for own in (0, 1)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    assert [writer.communicate(timeout=1200)[0] for writer in writers] == ["done\n"] * 2
+    found = [pair for paths, rows in index.batches() for pair in zip(paths, rows)]
+    theirs = {path: row for path, row in found if not path.startswith("photos/")}
+    assert len(found) == len(index) == 60 + 440
+    assert set(theirs) == {f"{number}.jpg" for number in range(440)}
+    # whole batches: the row is that of one writer or of the other
+    assert all(np.isin(row, (0, 1)).all() and row[:2].sum() == 1 for row in theirs.values())
