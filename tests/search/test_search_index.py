@@ -72,7 +72,8 @@ def index(tmp_path):
     return index
 
 
-def test_the_nearest_are_those_of_a_literal_search(index):
+def test_the_nearest_are_those_of_a_literal_search(index, monkeypatch):
+    monkeypatch.setattr("keras_ms.search.index._LARGE", 20)
     queries = unit_rows(7, seed=1)
     for k in (1, 5, 60):
         expected = literal_search(names(60), unit_rows(60), queries, k)
@@ -211,7 +212,11 @@ def test_duplicates_are_those_of_all_pairs(size):
     assert set(similarity) == {paths[n] for n in (3, 10, 50, 4, 20, 21, 22)}
 
 
-def test_duplicates_of_an_index(index):
+def test_duplicates_of_an_index(index, monkeypatch):
+    monkeypatch.setattr("keras_ms.search.index.BATCH", 7)
+    for threshold in (0.4, 0.6):
+        groups = index.duplicates(threshold)
+        assert [g.paths for g in groups] == literal_groups(names(60), unit_rows(60), threshold)
     index.add(["copy.jpg"], unit_rows(60)[7:8], model=BIRDS)
     assert [g.paths for g in index.duplicates(0.99999)] == [("copy.jpg", names(60)[7])]
     with pytest.raises(ValueError, match="threshold"):
