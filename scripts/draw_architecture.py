@@ -21,7 +21,7 @@ FLOORS = [
     ["losses", "data", "evaluation", "mining"],
     ["models"],
     ["htl", "hdml", "curriculum", "callbacks", "export", "weighting"],
-    ["report"],
+    ["report", "search"],
     ["run"],
     ["cli"],
 ]

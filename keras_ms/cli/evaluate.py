@@ -141,6 +141,8 @@ def run(words: Sequence[str]) -> None:
                 temporary.write_text(table + "\n", encoding="utf-8")
             else:
                 figures = {"model": options.model} | dataclasses.asdict(evaluation)
+                if "measured" in embedded:
+                    figures["measured"] = embedded["measured"]
                 del figures["ranks"]  # one number an image
                 names = embedded["class_names"]
                 if names is not None:
@@ -202,6 +204,7 @@ def _embedded(options):
     from keras_ms.export.embedder import embed_images, load_embedder, view_sizes
     from keras_ms.run.backend import keep_tensorflow_off_gpus
     from keras_ms.run.images import load_run_images
+    from keras_ms.run.origin import data_summary
 
     keep_tensorflow_off_gpus()
     embedder, split = load_embedder(options.model), options.split
@@ -249,10 +252,16 @@ def _embedded(options):
         for name in ("data_dir", "test_classes"):
             # they are read again from any folder
             data[name] = data[name] and str(Path(data[name]).resolve())
-        write_embeddings(options.save_embeddings, embeddings, images, data)
+        model = {"name": embedder.name, "fingerprint": embedder.fingerprint}
+        write_embeddings(options.save_embeddings, embeddings, images, data, model=model)
         print(f"Wrote {options.save_embeddings}")
+    # tells whose figures they are: of which model, on which classes
+    measured = {"data": images.name, "split": split, "model_fingerprint": embedder.fingerprint}
+    measured |= {"image_size": size, "resize_to": resize_to, **data_summary(every)}
     names = ("labels", "is_query", "is_gallery", "class_names")
-    return {"embeddings": embeddings} | {name: getattr(images, name) for name in names}
+    return {"embeddings": embeddings, "measured": measured} | {
+        name: getattr(images, name) for name in names
+    }
 
 
 def _settings(options, embedder):

@@ -8,7 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from keras_ms import __version__
-from keras_ms.terminal.command_words import RunInterrupted, UnfinishedRun, resume_command
+from keras_ms.terminal.command_words import (
+    RunInterrupted,
+    UnfinishedRun,
+    WorkInterrupted,
+    WrongWords,
+    resume_command,
+)
 from keras_ms.terminal.progress import is_terminal
 from keras_ms.terminal.start import interrupt_raises
 from keras_ms.terminal.streams import (
@@ -28,8 +34,10 @@ COMMANDS = {
     "backbones": "list the networks that can be trained by their names",
     "weights": "draw how much each loss makes every pair of a batch count, by its similarity",
     "convert-weights": "convert the public PyTorch weights of BN-Inception",
+    "embed": "many pictures to files of embeddings, which an interrupted run goes on with",
     "evaluate": "measure a model on a data set, or saved embeddings",
     "report": "one HTML page about a trained model: metrics, map, best and worst queries",
+    "card": "the model card of a run, a README.md for huggingface.co",
     "curriculum": "divide each class into clean, noisy and highly noisy images, by density",
 }
 
@@ -40,8 +48,9 @@ _USER_ERRORS = (ValueError, OSError, ImportError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0; 1 for an error; of what ended early the code that shells show: 130 for Ctrl-C, 143 for
-    SIGTERM, 129 for SIGHUP, 141 where nobody reads the output any more (a training goes on).
+    0; 1 for an error, 2 for words that are no options; of what ended early the code that shells
+    show: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 where nobody reads the output any
+    more (a training goes on).
 
     Args:
         arguments: list of words. Defaults to those the program was started with.
@@ -68,6 +77,8 @@ def _run(arguments):
         words = ""
         if isinstance(interruption, RunInterrupted):
             words = f". Continue with: {resume_command(interruption.path, arguments)}"
+        elif isinstance(interruption, WorkInterrupted):
+            words = ". The same command goes on where it ended"
         # on a terminal a bar or ^C may stand in the line
         line_end = "\n" if is_terminal(sys.stderr) else ""
         print(f"{line_end}Interrupted{words}", file=sys.stderr)
@@ -81,7 +92,7 @@ def _run(arguments):
         if isinstance(error, UnfinishedRun):
             words = f". Continue it with: {resume_command(error.path, arguments)}"
         print(f"error: {error}{words}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, WrongWords) else 1
     return 0
 
 

@@ -16,6 +16,7 @@ from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import GROUPS, OPTIONS, SETTINGS
+from keras_ms.terminal.command_words import WrongWords
 
 _DESCRIPTION = (
     "Trains an embedder, evaluates it on unseen classes and exports it. Defaults follow what is "
@@ -49,7 +50,8 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         SystemExit: wrong words, or help.
-        ValueError: settings that contradict each other, or an option that the loss does not have.
+        WrongWords: an option that the loss does not have, or a value behind one without.
+        ValueError: settings that contradict each other.
     """
     words, lines = words_of_now(words)
     for line in lines:
@@ -85,6 +87,7 @@ def _given(words):
     loss = _loss_of(words)
     _refuse_unknown_options(words, f"loss={loss}", loss_options(loss))
     _refuse_unknown_options(words, "hdml", hdml_options())
+    _refuse_values_of_switches(words)
     groups = parsed(_options(loss), "train", _DESCRIPTION, words, none_is_a_value=True)
     run_options = groups.pop("run")
     return run_options, {name: value for group in groups.values() for name, value in group.items()}
@@ -148,11 +151,28 @@ def _value_of(name, words):
 
 
 def _refuse_unknown_options(words, owner, declared):
-    prefix = f"--{owner.partition('=')[0]}."
+    setting = owner.partition("=")[0]
+    prefix = f"--{setting}."
     names = [one.name for one in declared]
     for word in words:
         name = word.removeprefix(prefix).partition("=")[0].replace("-", "_")
         if word.startswith(prefix) and name not in names:
-            raise ValueError(
+            raise WrongWords(
                 f"{owner} has no option {name!r}. It has {', '.join(names)}. Received: {word}"
+            )
+        name = word.removeprefix(f"--{setting}-").partition("=")[0].replace("-", "_")
+        if word.startswith(f"--{setting}-") and name in names:
+            raise WrongWords(
+                f"Options of the {setting} have a dot: {prefix}{name}. Received: {word}"
+            )
+
+
+def _refuse_values_of_switches(words):
+    """Of `--interpolate true` the parser says that it does not know the word true."""
+    switches = {flag(one.name) for one in SETTINGS.values() if one.kinds == (bool,)}
+    for before, word in zip(words, words[1:]):
+        if before in switches and word.lower() in ("true", "false", "yes", "no", "on", "off"):
+            raise WrongWords(
+                f"{before} stands alone, without a value; --no-{before[2:]} is its opposite. "
+                f"Received: {before} {word}"
             )

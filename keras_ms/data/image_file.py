@@ -71,6 +71,22 @@ def read_pixels(path: str | Path, *, apply_exif_orientation: bool = True) -> np.
     (375, 500, 3)
     """
     contents = Path(file_path(path)).read_bytes()
+    return pixels_of(contents, path, apply_exif_orientation=apply_exif_orientation)
+
+
+def pixels_of(
+    contents: bytes, path: str | bytes | Path | None = None, *, apply_exif_orientation: bool = True
+) -> np.ndarray:
+    """`read_pixels` of bytes that are read already.
+
+    Args:
+        contents: bytes.
+        path: where they are from, for errors. Defaults to `None`: the words alone.
+        apply_exif_orientation: as in `read_pixels`.
+
+    Raises:
+        ValueError: as `decoded`.
+    """
     plain = plain_jpeg(contents)
     if plain is None:
         return decoded(contents, path, apply_exif_orientation=apply_exif_orientation)

@@ -206,11 +206,11 @@ def whole_pictures(image_list: ImageList) -> tf.data.Dataset:
     return dataset.map(lambda file: image_of(file, **exif), num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def default_resize_to(image_list: ImageList, image_size: int) -> int:
+def default_resize_to(image_list: ImageList | None, image_size: int) -> int:
     """The shorter side, in pixels, that images are resized to before their centre is evaluated.
 
     Args:
-        image_list: an ImageList.
+        image_list: an ImageList; None stands for any of image files.
         image_size: side of the centre, in pixels.
 
     Returns:
@@ -223,13 +223,15 @@ def default_resize_to(image_list: ImageList, image_size: int) -> int:
     >>> default_resize_to(birds, 160)  # doctest: +SKIP
     180
     """
-    return round(image_size * 256 / 227) if image_list.images is None else image_size
+    pictures = None if image_list is None else image_list.images
+    return round(image_size * 256 / 227) if pictures is None else image_size
 
 
-def side_for(image_list: ImageList, image_size: int | None) -> int:
-    """`image_size`, or its default for this list."""
+def side_for(image_list: ImageList | None, image_size: int | None) -> int:
+    """`image_size`, or its default for this list; None stands for any of image files."""
     if image_size is None:
-        return 224 if image_list.images is None else image_list.images.shape[1]
+        pictures = None if image_list is None else image_list.images
+        return 224 if pictures is None else pictures.shape[1]
     if image_size < 1 or image_size != int(image_size):
         raise ValueError(f"Expected `image_size` in whole pixels, at least 1. Got: {image_size}")
     return int(image_size)

@@ -18,12 +18,18 @@ EXPECTED = (
 )
 # what the report also reads: the images, and how their data set is named
 _OPTIONAL_ARRAYS = ("is_query", "is_gallery", "class_names", "paths")
+_DICTS, _MODEL_KEYS = ("data", "model"), ("name", "fingerprint")
 # as `keras_ms.data.image_folder` names them, where `data` says of which the images are
 SPLITS = ("train", "validation", "test")
 
 
 def write_embeddings(
-    path: str | os.PathLike, embeddings: np.ndarray, images: Any, data: dict[str, Any] | None = None
+    path: str | os.PathLike,
+    embeddings: np.ndarray,
+    images: Any,
+    data: dict[str, Any] | None = None,
+    *,
+    model: dict[str, str] | None = None,
 ) -> None:
     """Writes the embeddings of an image list, for `read_embeddings`.
 
@@ -32,12 +38,15 @@ def write_embeddings(
         embeddings: (N, dimension).
         images: the `ImageList` of the N images.
         data: dict that JSON can hold: how these images are found again.
+        model: dict of the `name` and the `fingerprint` of what embedded them. Defaults to None:
+            the file does not say.
     """
     arrays = {"embeddings": embeddings, "labels": images.labels}
     arrays |= {name: getattr(images, name) for name in _OPTIONAL_ARRAYS}
-    if data is not None:
-        # as text: an object would need pickle, which runs code when it is read
-        arrays["data"] = json.dumps(data)
+    for name, facts in (("data", data), ("model", model)):
+        if facts is not None:
+            # as text: an object would need pickle, which runs code when it is read
+            arrays[name] = json.dumps(facts)
     with whole_file(path) as temporary:
         np.savez(temporary, **{k: v for k, v in arrays.items() if v is not None})
 
@@ -53,7 +62,7 @@ def read_embeddings(path: str | os.PathLike, *, fallback_name: str | None = None
 
     Returns:
         dict of `embeddings`, `labels` and, each None where the file has none, `is_query`,
-        `is_gallery`, `class_names`, `paths`, and `data`, the dict that was written.
+        `is_gallery`, `class_names`, `paths`, and `data` and `model`, the dicts that were written.
 
     Raises:
         FileNotFoundError: nothing at `path`.
@@ -84,6 +93,7 @@ def read_embeddings(path: str | os.PathLike, *, fallback_name: str | None = None
                 f"Received shape: {content['paths'].shape}"
             )
         _check_data(content["data"])
+        _check_model(content["model"])
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as an {EXPECTED}: {error}") from error
     return content
@@ -91,7 +101,7 @@ def read_embeddings(path: str | os.PathLike, *, fallback_name: str | None = None
 
 def _read(path: str | os.PathLike, fallback_name: str | None) -> dict[str, Any]:
     """The arrays as they are in the file, `data` as a dict."""
-    names = ("embeddings", "labels", *_OPTIONAL_ARRAYS, "data")
+    names = ("embeddings", "labels", *_OPTIONAL_ARRAYS, *_DICTS)
     content: dict[str, Any] = {name: None for name in names}
     name = None
     try:
@@ -109,9 +119,9 @@ def _read(path: str | os.PathLike, fallback_name: str | None) -> dict[str, Any]:
                 if content["embeddings"] is None and fallback_name in there:
                     name = fallback_name
                     content["embeddings"] = arrays[name]
-        name = "data"
-        if content["data"] is not None:
-            content["data"] = dict(json.loads(str(content["data"])))
+        for name in _DICTS:
+            if content[name] is not None:
+                content[name] = dict(json.loads(str(content[name])))
     except Exception as error:  # numpy, zipfile and json raise many kinds
         words = str(error)
         if "allow_pickle" in words:
@@ -169,3 +179,10 @@ def _check_data(data):
     split = (data or {}).get("split", SPLITS[0])
     if split not in SPLITS:
         raise ValueError(f"Expected `split` in `data` as one of {SPLITS}. Received: {split!r}")
+
+
+def _check_model(model):
+    if model is not None and not all(isinstance(model.get(k), str) for k in _MODEL_KEYS):
+        raise ValueError(
+            f"Expected texts {' and '.join(_MODEL_KEYS)} in `model`. Received: {model}"
+        )

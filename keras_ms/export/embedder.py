@@ -1,6 +1,6 @@
 """Images to embeddings with any model file: Keras, SavedModel or ONNX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,19 +128,50 @@ def embed_images(
             cache=False,
         ).map(lambda batch, labels: batch)
     with naming_damaged(images):
-        return embed_batches(
-            lambda batch: _embedded(embedder, batch),
+        return embed_views(
+            embedder,
             (batch.numpy() for batch in batches),
             total=len(images),
             names=images.paths,
-            source=embedder.name,
             verbose=shown_progress() if verbose else 0,
         )
 
 
+def embed_views(
+    embedder: Embedder,
+    batches: Iterable[np.ndarray],
+    *,
+    total: int | None = None,
+    names: Sequence[str] | np.ndarray | None = None,
+    verbose: int = 0,
+) -> np.ndarray:
+    """Embeds batches of pictures that are prepared already, in order.
+
+    Args:
+        embedder: `Embedder`.
+        batches: arrays (batch, height, width, 3), RGB 0-255, of no more than the `batch_size` of a
+            model that has one.
+        total, names, verbose: as in `keras_ms.evaluation.embed.embed_batches`.
+
+    Returns:
+        float32 array (all pictures, dimension).
+
+    Raises:
+        ValueError: as `embed_batches`.
+    """
+    return embed_batches(
+        lambda batch: _embedded(embedder, batch),
+        batches,
+        total=total,
+        names=names,
+        source=embedder.name,
+        verbose=verbose,
+    )
+
+
 def view_sizes(
     embedder: Embedder,
-    images: ImageList,
+    images: ImageList | None = None,
     *,
     image_size: int | None = None,
     resize_to: int | None = None,
@@ -152,7 +183,7 @@ def view_sizes(
 
     Args:
         embedder: `Embedder`.
-        images: ImageList.
+        images: ImageList. Defaults to None: any of image files.
         image_size: side of the centre that is cut out, in pixels, or None.
         resize_to: pixels of the shorter side before the cut, or None. A record counts for its own
             `image_size` alone.

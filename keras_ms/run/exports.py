@@ -20,7 +20,8 @@ from keras_ms.run.recalls import Recall, embeddings_recall
 from keras_ms.run.settings import Settings
 from keras_ms.run.views import shorter_side
 
-_FRAMED = "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
+# said of pictures that are prepared before they are resized
+FRAMED = "cut to a square around the ink, as keras_ms.data.sets.omniglot.frame_drawing does"
 
 
 def check_exports(settings: Settings) -> None:
@@ -79,7 +80,7 @@ def write_exports(
             image_size=settings.images.image_size,
             resize_to=shorter_side(settings, images),
             exif_orientation=images.apply_exif_orientation,
-            before_resizing=_FRAMED if settings.data.framed_drawings else "",
+            before_resizing=FRAMED if settings.data.framed_drawings else "",
         ),
         "log": log,
     }

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 
 from keras_ms.data.image_folder import image_fault
-from keras_ms.data.image_list import ImageList
 from keras_ms.models.backbone_names import backbone_label
 from keras_ms.report.choice_section import Choice, MeasuredCandidate
 from keras_ms.report.markup import percent
@@ -44,7 +43,8 @@ def run_facts(
     run: RunFolder,
     settings: Settings,
     *,
-    images: ImageList,
+    data_name: str,
+    counts: Mapping[str, Sequence[int]],
     embedder: keras.Model,
     weights: str,
 ) -> dict[str, str]:
@@ -53,7 +53,8 @@ def run_facts(
     Args:
         run: `RunFolder`.
         settings: its `Settings`.
-        images: its `ImageList` with all splits.
+        data_name: of its data set.
+        counts: (classes, images) by split.
         embedder: its model.
         weights: which weights that has, in words.
     """
@@ -61,10 +62,10 @@ def run_facts(
     model, batches, training = settings.model, settings.batches, settings.training
     rate = "to be chosen" if training.learning_rate is None else f"{training.learning_rate:g}"
     facts = {
-        "Data": f"{images.name}: "
+        "Data": f"{data_name}: "
         + ", ".join(
             f"{split} {classes:,} classes ({count:,} images)"
-            for split, (classes, count) in images.counts().items()
+            for split, (classes, count) in counts.items()
         ),
         "Embedder": f"{backbone_label(model.backbone)} at {settings.images.image_size} px, "
         f"{embedder.output_shape[-1]} dimensions, {embedder.count_params():,} parameters"

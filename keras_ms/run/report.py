@@ -93,7 +93,12 @@ def run_report(
         title=f"{images.name}: {settings.loss.name.replace('_', ' ')}",
         unseen=True,
         facts=run_facts(
-            run, run.settled_settings(), images=images, embedder=embedder, weights=weights
+            run,
+            run.settled_settings(),
+            data_name=images.name,
+            counts=images.counts(),
+            embedder=embedder,
+            weights=weights,
         ),
         settings=shown_settings(run.settled_settings()),
         history=history,

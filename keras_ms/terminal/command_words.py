@@ -25,6 +25,22 @@ class RunInterrupted(KeyboardInterrupt):
         self.path, self.number = Path(path), number
 
 
+class WorkInterrupted(KeyboardInterrupt):
+    """Ctrl-C, or a signal, in work that the same command goes on with.
+
+    Args:
+        number: of the signal. Defaults to SIGINT, that of Ctrl-C.
+    """
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__("The work was interrupted")
+        self.number = number
+
+
+class WrongWords(ValueError):
+    """Words of the command line that name no option, or not as it is spelt."""
+
+
 class UnfinishedRun(FileNotFoundError):
     """A run lacks a file that it gets when it is continued.
 

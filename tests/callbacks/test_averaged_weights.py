@@ -58,6 +58,7 @@ def literal_averages(momentum):
     return averages[1::2]
 
 
+@pytest.mark.slow
 def test_callbacks_within_see_the_average_and_training_goes_on_with_the_weights():
     within, behind, plain = Remember(), Remember(), Remember()
     model = fitted(WithAveragedWeights([within]), behind, use_ema=True, ema_momentum=0.7)

@@ -364,6 +364,7 @@ def test_reading_the_start_leaves_the_training_state_as_it_is(tmp_path):
     assert int(model.optimizer.iterations) == 6
 
 
+@pytest.mark.slow
 def test_a_run_continued_by_backup_and_restore_ends_as_the_whole_one(tmp_path):
     def run(folder, interrupt_at=None, seed=1):
         def stop(epoch, logs):

@@ -86,7 +86,10 @@ def test_saved_embeddings_give_the_same_figures(data, models, tmp_path):
         [models / "model.keras", data, "--save-embeddings", saved], tmp_path / "keras.json"
     )
     found = evaluated([saved], tmp_path / "saved.json")
+    measured = expected.pop("measured")
     assert found | {"model": expected["model"]} == expected
+    assert (measured["split"], measured["counts"]["test"]) == ("test", [3, 15])
+    assert len(measured["model_fingerprint"]) == 32
     with np.load(saved) as arrays:
         recalls = recall_at_k(arrays["embeddings"], arrays["labels"])
         assert found["values"]["recall@1"] == pytest.approx(recalls[1])

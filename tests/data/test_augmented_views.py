@@ -1,6 +1,7 @@
 """Random views of all images, once and in order."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from keras_ms.data.augmented_views import augmented_batches
@@ -25,6 +26,7 @@ def test_in_memory_images_come_once_in_order_as_rgb():
     np.testing.assert_allclose(views, (np.arange(10) * 20)[:, None, None, None] + 0 * views)
 
 
+@pytest.mark.slow
 def test_files_are_cropped_by_seed(tmp_path):
     rng = np.random.default_rng(0)
     paths = []

@@ -166,6 +166,7 @@ def test_spaces_of_names_that_programs_write_are_kept(tmp_path):
     assert [row["path"] for _, row in read_csv(path, exact=True)[1]] == [" a", " b "]
 
 
+@pytest.mark.slow
 def test_names_are_read_where_the_system_says_ascii(tmp_path):
     """LC_ALL=C: every name with an accent holds surrogates then."""
     root = make(tmp_path / "données", ["a", "b", NFC, LATIN])

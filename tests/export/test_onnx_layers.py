@@ -165,6 +165,7 @@ def test_a_vision_transformer(tmp_path):
     assert export_onnx(model, tmp_path / "m.onnx") <= 1e-5
 
 
+@pytest.mark.slow
 def test_convnext(tmp_path):
     """A block a stage and few channels: every layer of it, in less than a tenth of the time."""
     from keras.src.applications.convnext import ConvNeXt

@@ -131,6 +131,7 @@ def test_writes_other_opsets(opset, model, tmp_path):
     assert domain.version == opset
 
 
+@pytest.mark.slow
 def test_onnx_loads_only_when_it_is_used():
     code = (
         "import sys, keras_ms.export; "

@@ -31,6 +31,7 @@ def test_any_class_ids():
     assert HDML(head(), ids[labels]).classes.ids.tolist() == sorted(ids.tolist())
 
 
+@pytest.mark.slow
 def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_ms.models.small_network.small_network", tiny_network)
     embedder = keras_ms.build_embedder(image_size=32, embedding_size=6, seed=0)
@@ -186,6 +187,7 @@ def test_one_device_strategy_is_like_none():
         np.testing.assert_allclose(plain, on_device, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_draw_hardness(tmp_path):
     features, labels = data(2)
     model = model_of(average_steps=2, alpha=2.0)

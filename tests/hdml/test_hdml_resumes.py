@@ -36,6 +36,7 @@ def same_training(model, other):
             np.testing.assert_array_equal(v, w)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
     whole = adam_model()
     run(whole, 4)

@@ -135,6 +135,7 @@ def test_beta_0_trains_as_the_metric_loss_alone(kind):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_averages_are_renewed_after_a_window_and_used_from_then_on():
     features, labels = data(2)
     model = model_of(average_steps=3, alpha=5.0)

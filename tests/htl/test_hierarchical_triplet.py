@@ -149,6 +149,7 @@ def test_negative_class_ids_of_any_width_are_in_the_tree(kind):
     assert float(same(shifted.astype("int64"), embeddings)) == value
 
 
+@pytest.mark.slow
 def test_eager_graph_xla_and_blocks_agree():
     embeddings, labels = training_set(3)
     tree, _ = tree_of(embeddings, labels)
@@ -249,6 +250,7 @@ def test_mixed_precision(policy):
     assert np.isfinite(history).all() and history[-1] < history[0]
 
 
+@pytest.mark.slow
 def test_cross_batch_memory_takes_the_margins_too():
     embeddings, labels = training_set(7)
     tree, _ = tree_of(embeddings, labels)

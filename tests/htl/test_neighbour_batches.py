@@ -221,12 +221,10 @@ def training(folder=None, **options):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [
-        {"run_eagerly": True},
-        pytest.param({"jit_compile": False, "steps_per_execution": 2}, marks=pytest.mark.slow),
-    ],
+    [{"run_eagerly": True}, {"jit_compile": False, "steps_per_execution": 2}],
     ids=["eagerly", "two steps at a time"],
 )
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, options):
@@ -250,6 +248,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, options):
         assert_array_equal(got, wanted)
 
 
+@pytest.mark.slow
 def test_every_epoch_sees_its_own_tree():
     model, arguments = training(run_eagerly=True)
     rebuild = arguments["callbacks"][0]
@@ -279,6 +278,7 @@ def test_every_epoch_sees_its_own_tree():
     assert seen[0] is seen[1] and seen[1] is not seen[2] and seen[2] is seen[3]
 
 
+@pytest.mark.slow
 def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
     model, arguments = training(tmp_path, run_eagerly=True)
     rebuild = arguments["callbacks"][0]

@@ -251,7 +251,14 @@ def test_against_a_memory_the_rows_are_those_of_the_union(name):
     assert rows.any()
 
 
-@every_loss
+# the others are saved by the same code
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in COMPILED_IN_PART else pytest.param(name, marks=pytest.mark.slow)
+        for name in LOSSES
+    ],
+)
 def test_a_compiled_model_is_saved_and_trained_on(name, tmp_path):
     labels, embeddings = batch()
     inputs = embeddings.astype(np.float32)

@@ -39,12 +39,13 @@ def random_batch(rng):
     return labels, embeddings.astype(np.float32)
 
 
-def test_value_and_gradient_equal_the_oracle_on_200_random_batches():
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_value_and_gradient_equal_the_oracle_on_random_batches(count):
     rng = np.random.default_rng(0)
     losses = [MultiSimilarityLoss(**chosen, jit_compile=False) for chosen in SETTINGS]
     compared = near_ties = with_pairs = 0
     worst_value = worst_gradient = 0.0
-    while compared < 200:
+    while compared < count:
         labels, embeddings = random_batch(rng)
         chosen, loss = SETTINGS[compared % len(SETTINGS)], losses[compared % len(SETTINGS)]
         if chosen is PRESETS["official"] and len(labels) in (3, 57):
@@ -63,8 +64,8 @@ def test_value_and_gradient_equal_the_oracle_on_200_random_batches():
         largest = max(np.abs(expected_gradient).max(), 1e-30)
         worst_gradient = max(worst_gradient, np.abs(gradient - expected_gradient).max() / largest)
     print(f"worst value {worst_value:.1e}, gradient {worst_gradient:.1e}; {near_ties} near ties")
-    assert with_pairs > 120  # in the others the answer is 0 exactly, for the loss as well
-    assert near_ties < 40
+    assert with_pairs > 0.6 * count  # in the others the answer is 0 exactly, for the loss as well
+    assert near_ties < 0.2 * count
     assert worst_value <= 1e-5
     assert worst_gradient <= 1e-5
 

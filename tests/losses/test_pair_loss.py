@@ -153,6 +153,7 @@ def in_a_fresh_process(code):
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_reloads_after_importing_keras_ms(tmp_path):
     inputs, labels = data()
     saved = model()

@@ -180,7 +180,7 @@ def models(seed=1, num_classes=5):
     [
         ("nca", {"jit_compile": True}),
         pytest.param("nca", {"jit_compile": False}, marks=pytest.mark.slow),
-        ("nca", {"run_eagerly": True}),
+        pytest.param("nca", {"run_eagerly": True}, marks=pytest.mark.slow),
         pytest.param("anchor", {"jit_compile": True}, marks=pytest.mark.slow),
         ("anchor", {"jit_compile": False}),
         pytest.param("anchor", {"run_eagerly": True}, marks=pytest.mark.slow),
@@ -221,7 +221,9 @@ def test_the_proxies_own_learning_rate():
     np.testing.assert_allclose(np.abs(after_proxies - proxies), 1e-2, rtol=0.05)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"]
+)
 def test_mixed_precision_compares_in_float32(policy):
     inputs, labels = images()
     keras.config.set_dtype_policy(policy)
@@ -288,6 +290,7 @@ def test_an_unknown_label_stops_a_step_that_can_raise_errors(kind):
         np.testing.assert_array_equal(after, weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LITERAL)
 def test_an_unknown_label_shows_as_nan_where_xla_knows_no_errors(kind):
     inputs, labels = images(size=20)

@@ -100,8 +100,9 @@ def random_batch(rng):
 
 
 @pytest.mark.filterwarnings("ignore:.*No anchor of this batch")
+@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CLASSES)
-def test_value_and_gradient_equal_the_oracles_on_random_batches(name):
+def test_value_and_gradient_equal_the_oracles_on_random_batches(name, count):
     rng = np.random.default_rng(0)
     built = {
         dtype: [
@@ -112,7 +113,7 @@ def test_value_and_gradient_equal_the_oracles_on_random_batches(name):
     }
     worst = {"float32": [0.0, 0.0], "float64": [0.0, 0.0]}
     with_loss = 0
-    for number in range(50):
+    for number in range(count):
         labels, embeddings = random_batch(rng)
         chosen = (DEFAULTS, OTHERS)[number % 2][name]
         expected, expected_gradient = expected_of(name, labels, embeddings, chosen)
@@ -131,7 +132,7 @@ def test_value_and_gradient_equal_the_oracles_on_random_batches(name):
             gradient_off = np.abs((gradient - expected_gradient) * norms).max() / scale
             worst[dtype] = np.maximum(worst[dtype], [off, gradient_off])
     print(name, worst)
-    assert with_loss > 20
+    assert with_loss > 0.4 * count
     assert (worst["float64"] <= 1e-9).all()
     assert (worst["float32"] <= FLOAT32[name]).all()
 

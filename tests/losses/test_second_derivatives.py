@@ -67,6 +67,7 @@ def test_of_every_loss(name):
     assert_second_derivatives(lambda rows: loss(LABELS, rows, WEIGHTS))
 
 
+@pytest.mark.slow
 def test_of_the_hierarchical_triplet_loss():
     tree = keras_ms.ClassTree.build(EMBEDDINGS, LABELS)
     loss = keras_ms.HierarchicalTripletLoss(tree, **FLOAT64)
@@ -81,11 +82,13 @@ def test_of_proxies(kind):
     assert_second_derivatives(lambda rows: loss(LABELS, proxies(rows), WEIGHTS))
 
 
+@pytest.mark.slow
 def test_in_blocks():
     loss = build("multi_similarity", **FLOAT64, block_size=4)
     assert_second_derivatives(lambda rows: loss(LABELS, rows, WEIGHTS))
 
 
+@pytest.mark.slow
 def test_against_a_memory():
     loss = build("supervised_contrastive", **FLOAT64)
     memory = loss.label_keys(LABELS[:6], EMBEDDINGS[:6]), tf.constant(EMBEDDINGS[:6] + 0.1)

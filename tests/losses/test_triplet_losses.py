@@ -70,15 +70,16 @@ def test_weights_are_the_slope_of_the_oracle(mining):
         assert weights[i, j] == pytest.approx((values[0] - values[1]) / 2e-7, abs=1e-6)
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(60, marks=pytest.mark.slow)])
 @minings
-def test_value_and_gradient_on_60_random_batches(mining):
+def test_value_and_gradient_on_random_batches(mining, count):
     rng = np.random.default_rng(1)
     losses = [
         (tolerance, oracles.traced(TripletLoss(0.1, mining, dtype=dtype), dtype))
         for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-5))
     ]
     compared = near_jumps = with_loss = 0
-    while compared < 60:
+    while compared < count:
         labels, embeddings = oracles.random_batch(rng)
         embeddings = embeddings.astype("float32") * np.float32(10 ** rng.uniform(-1, 1))
         weights = rng.random(len(labels)) if compared % 3 == 0 else np.ones(len(labels))
@@ -99,8 +100,8 @@ def test_value_and_gradient_on_60_random_batches(mining):
                 expected_gradient,
                 atol=tolerance * max(np.abs(expected_gradient).max(), 1e-3),
             )
-    assert with_loss > 25
-    assert near_jumps < 60
+    assert with_loss > 0.4 * count
+    assert near_jumps < count
 
 
 @minings

@@ -68,7 +68,17 @@ COMPILED = {kind: kind(jit_compile=True) for kind in DEFAULTS}
 UNCOMPILED = {kind: kind(jit_compile=False) for kind in DEFAULTS}
 
 
-@cases
+@pytest.mark.parametrize(
+    "case",
+    [
+        # the same loss with another value, computed for seconds
+        pytest.param(
+            case, marks=pytest.mark.slow if name in ("angular 60", "histogram 101") else ()
+        )
+        for name, case in CASES.items()
+    ],
+    ids=CASES,
+)
 def test_rows_and_weights_are_those_of_the_literal_loss(case):
     rng = np.random.default_rng(0)
     with_loss = 0
@@ -95,8 +105,9 @@ def test_rows_and_weights_are_those_of_the_literal_loss(case):
     assert with_loss > 25
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(60, marks=pytest.mark.slow)])
 @cases
-def test_value_and_gradient_on_60_random_batches(case):
+def test_value_and_gradient_on_random_batches(case, count):
     rng = np.random.default_rng(1)
     num_steps = case.settings.get("num_steps", 0)
     # the last digit of a similarity, 1e-7, is a larger part of a small step: 5e-6 of one of 101
@@ -106,7 +117,7 @@ def test_value_and_gradient_on_60_random_batches(case):
         for dtype, tolerance in (("float64", 1e-9), ("float32", single))
     ]
     compared = skipped = with_loss = 0
-    while compared < 60:
+    while compared < count:
         labels, embeddings = oracles.random_batch(rng)
         embeddings = embeddings.astype("float32")
         if case.normalize:
@@ -125,8 +136,8 @@ def test_value_and_gradient_on_60_random_batches(case):
             value, gradient = loss(labels, embeddings, weights)
             assert value == pytest.approx(expected, rel=tolerance, abs=tolerance * 1e-2)
             np.testing.assert_allclose(gradient, expected_gradient, atol=tolerance * largest)
-    assert with_loss > 25
-    assert skipped < 60
+    assert with_loss > 0.4 * count
+    assert skipped < count
 
 
 def near_a_node(embeddings, num_steps, distance):

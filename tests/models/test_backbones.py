@@ -74,6 +74,7 @@ def test_image_goes_through_normalisation_and_network(mobilenet):
     assert mobilenet.output_shape == (None, 2, 2, 1280)
 
 
+@pytest.mark.slow
 def test_bn_inception_takes_rgb():
     backbone = build_backbone("bn_inception", input_shape=(64, 64, 3))
     assert backbone.output_shape == (None, 2, 2, 1024)

@@ -176,6 +176,7 @@ def test_other_impossible_shapes(shape):
         bn_inception(shape)
 
 
+@pytest.mark.slow
 def test_any_batch_size_gives_the_same_rows(little_network):
     images = np.random.default_rng(0).normal(size=(5, 63, 70, 3)).astype("float32")
     together = little_network.predict(images, verbose=0)

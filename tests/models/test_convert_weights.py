@@ -106,6 +106,7 @@ def test_features_are_those_of_pytorch(torch, converted, size):
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_safetensors_file_needs_no_pytorch(tensors, tmp_path, monkeypatch, capsys):
     hide_torch(monkeypatch)
     source = write_safetensors(tmp_path / "bn.safetensors", tensors)

@@ -44,6 +44,7 @@ def photos(side, batch=2):
     return np.random.default_rng(side).uniform(0, 255, (batch, *side, 3)).astype("float32")
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_literal_network(random_package):
     side = (75, 50)  # odd and even sides before strides
     images = photos(side)
@@ -87,6 +88,7 @@ def test_refuses_what_it_is_not(number, shape, message):
         efficientnet_lite(number, shape)
 
 
+@pytest.mark.slow
 def test_a_saved_embedder_is_the_same(random_package, tmp_path):
     embedder = build_embedder(
         "efficientnet_lite0", image_size=48, weights="package", output_layer="block4_add"

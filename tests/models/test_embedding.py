@@ -302,6 +302,7 @@ def test_what_arrived_and_what_was_expected(options, message):
 # Real images
 
 
+@pytest.mark.slow
 def test_features_of_birds_agree_with_the_reference_features(shared_data, shared_weights):
     reference = np.load(shared_data / "cub200_2010_inception_mixed8.npz")
     paths = sorted((shared_data / "cub200_2010").glob("*/*.jpg"))

@@ -65,6 +65,7 @@ def test_a_reloaded_embedder_finds_its_features(backbone, size, options, tmp_pat
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_another_computation_has_features_of_its_own(tmp_path):
     def normalised_otherwise(model):
         # the images' scale is a setting, no weight: what `get_weights` holds stays the same

@@ -157,6 +157,7 @@ def test_mixed_precision(policy):
     assert {w.dtype for w in folded.trainable_weights} == {"float32"}
 
 
+@pytest.mark.slow
 def test_backbones_fold_what_they_freeze():
     backbone = build_backbone("bn_inception", input_shape=(63, 63, 3), frozen_batch_norm=True)
     network = backbone.get_layer("bn_inception")

@@ -55,6 +55,7 @@ def test_mixed_precision_remembers_in_float32(policy):
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
     inputs, labels = data(40)
 

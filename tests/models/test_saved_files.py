@@ -84,6 +84,7 @@ print("refused", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of a file's size")
 def test_a_full_disk_leaves_one_error_and_no_traceback(tmp_path):
     done = subprocess.run(

@@ -111,6 +111,7 @@ def test_right_labels_of_any_open_shape_train(jit_compile):
         assert np.isfinite(fit(pairs(jit_compile=jit_compile), of(labels), 8, shape))
 
 
+@pytest.mark.slow
 def test_hdml_refuses_them_too():
     head = keras_ms.build_embedder(image_size=32, embedding_size=4)
     model = keras_ms.HDML(head, classes=4)

@@ -35,6 +35,7 @@ def birds_page(fast_map, shared_data, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_page_of_3043_birds_is_smaller_than_15_megabytes(birds_page):
     assert 1e6 < birds_page.stat().st_size < 15e6
     _, data = checked_links(birds_page.read_text())

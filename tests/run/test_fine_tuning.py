@@ -78,6 +78,7 @@ def weights(run, name="embedder.keras"):
     return keras.saving.load_model(run / name, compile=False).get_weights()
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_resumes_and_ends_with_the_average(
     folder, tmp_path, monkeypatch, residual
 ):
@@ -96,8 +97,8 @@ def test_a_run_with_everything_resumes_and_ends_with_the_average(
     recalls = recall_at_k(model.predict(batches, verbose=0), images.labels, ks=(1, 2))
     assert summary["test_recall"]["chosen"]["1"] == pytest.approx(recalls[1], abs=1e-9)
     facts = run_facts(
-        RunFolder(run), RunFolder(run).read_settings(), images=ImageList.from_folder(folder),
-        embedder=model, weights="",
+        RunFolder(run), RunFolder(run).read_settings(), data_name="photos",
+        counts=images.counts(), embedder=model, weights="",
     )  # fmt: skip
     assert facts["Fine-tuning"] == (
         "layer decay 0.8, freeze blocks 1, weight decay 0.05, warmup steps 2, clip norm 0.5, "

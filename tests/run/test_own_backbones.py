@@ -30,6 +30,7 @@ def file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_is_fine_tuned_and_its_run_is_evaluated(file, folder, tmp_path, capsys):
     options = ["--backbone", str(file), "--normalisation", "zero_to_one", "--pooling", "gem"]
     assert main(short(train_words(folder, tmp_path, *options))) == 0

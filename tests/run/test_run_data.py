@@ -38,6 +38,7 @@ def mean_change(squares, tmp_path, **settings):
     return np.abs(batch.numpy() - squares.images[:16].astype(float)).mean()
 
 
+@pytest.mark.slow
 def test_distortion_has_a_strength(squares, tmp_path):
     none, usual, strong = (mean_change(squares, tmp_path, distortion=s) for s in (0.0, 1.0, 2.5))
     assert none < 1e-3

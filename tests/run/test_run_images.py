@@ -93,6 +93,7 @@ def trained(tmp_path_factory):
     return train(settings, log=lambda line: None), settings, folder / "runs" / "run"
 
 
+@pytest.mark.slow
 def test_training_searches_queries_in_the_gallery(trained):
     import keras
 

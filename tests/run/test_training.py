@@ -127,6 +127,7 @@ def test_the_step_is_traced_once(folder, tmp_path, monkeypatch):
     assert traces == ["multi_similarity"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_rate_groups(folder, tmp_path):
     more = ("--precision", "mixed_bfloat16", "--backbone-learning-rate", "1e-4", "--schedule",
             "step", "--coupled-l2", "5e-4", "--export", "onnx")  # fmt: skip
@@ -172,6 +173,7 @@ def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monk
     assert_same_state(run, tmp_path / "whole" / "runs" / "run")
 
 
+@pytest.mark.slow
 def test_interrupted_while_exporting_the_run_resumes_with_the_export(
     folder, tmp_path, monkeypatch, capsys
 ):
@@ -294,6 +296,7 @@ def test_bad_images_are_named_before_anything_is_written(
     assert not list((tmp_path / "runs").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_skipped_and_counted_on_request(folder, tmp_path, capsys):
     broken = _broken_copy(folder, tmp_path / "broken", _truncated)
     more = ("--skip-unreadable", "--export", "", "--steps", "4", "--image-size", "16")

@@ -194,6 +194,7 @@ def assert_chosen_among_steps_and_shares(finished, last, steps):
     assert finished.summary["best_step"] == choice.chosen.step
 
 
+@pytest.mark.slow
 def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
     words = ("--freeze-backbone", "--tune", "off", "--steps", "6", "--steps-per-epoch", "2",
              "--export", "")  # fmt: skip
@@ -228,6 +229,7 @@ def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 def test_an_interrupted_finetuning_chooses_as_the_whole_one(
     folder, weights, finetuned, tmp_path, monkeypatch
 ):

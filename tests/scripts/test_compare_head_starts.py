@@ -51,6 +51,7 @@ def _comparison(script, folder, features=None, steps=4):
     return script.Comparison([feature_set], folder, plan), feature_set
 
 
+@pytest.mark.slow
 def test_a_fold_trains_the_weights_that_train_py_trains(script, experiment):
     features, labels, is_test = _arrays()
     rows, ids = features[~is_test], labels[~is_test]
@@ -94,6 +95,7 @@ def test_each_seed_has_a_random_start_and_batches_of_its_own(script, experiment)
         assert np.abs(starts[name, 0] - starts[name, 1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_search_among_all_finds_what_a_literal_one_finds(script, tmp_path):
     comparison, feature_set = _comparison(script, tmp_path)
     run = comparison.run(feature_set, "folds", "pca", 1e-4)
@@ -111,6 +113,7 @@ def test_a_search_among_all_finds_what_a_literal_one_finds(script, tmp_path):
     assert run["images"] == held.sum() and len(run["recall"]) == len(ALPHAS)
 
 
+@pytest.mark.slow
 def test_what_is_chosen_by_does_not_see_the_test_classes(script, tmp_path):
     features, _, is_test = _arrays()
     spoilt = np.where(is_test[:, None], np.nan, features).astype("float32")

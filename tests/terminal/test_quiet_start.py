@@ -76,6 +76,7 @@ with quiet_start.quiet_import():
     assert _stderr(code, "3") == []
 
 
+@pytest.mark.slow
 def test_tensorflow_is_imported_in_silence_and_its_errors_are_seen():
     code = """
 with quiet_start.quiet_import():

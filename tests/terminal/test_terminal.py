@@ -131,6 +131,7 @@ def _shell(line, tmp_path, **variables):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_and_a_terminal_that_is_none(tmp_path):
     done = _shell("$RUN train --help | head -1; echo ${PIPESTATUS[0]}", tmp_path)
     assert done.stdout.split()[-1] in ("0", "141") and done.stderr == ""

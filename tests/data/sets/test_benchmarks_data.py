@@ -253,6 +253,7 @@ def test_cars_from_the_official_lists(shared_data, tmp_path):
         load_cars(tmp_path)
 
 
+@pytest.mark.slow
 def test_cars_from_the_combined_annotations(shared_data, tmp_path, no_walk):
     names, class_ids = cars_lists(shared_data)
     write_combined(tmp_path / "cars_annos.mat", names, class_ids)
@@ -321,6 +322,7 @@ def sop_list(path, first_class, classes, images):
     path.write_text("\n".join(["image_id class_id super_class_id path", *rows]) + "\n")
 
 
+@pytest.mark.slow
 def test_sop_with_the_official_counts(tmp_path, no_walk):
     folder = tmp_path / "Stanford_Online_Products"
     folder.mkdir()

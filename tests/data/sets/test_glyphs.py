@@ -71,6 +71,7 @@ def test_fonts_have_the_characters_and_masters_differ(characters):
             assert 50 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 62
 
 
+@pytest.mark.slow
 def test_equal_arguments_give_equal_images(glyphs):
     again = draw_glyphs(image_size=32, images_per_class=4)
     np.testing.assert_array_equal(again.images, glyphs.images)

@@ -199,6 +199,7 @@ def test_impossible_sizes(tmp_path, side):
         load_omniglot(write_archives(tmp_path), image_size=side)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_the_real_archives(shared_data):
     if not (shared_data / BACKGROUND).is_file():

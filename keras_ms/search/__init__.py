@@ -1,0 +1,6 @@
+"""From pictures to a search: embeddings of many pictures in files, and what is made of them."""
+
+from keras_ms.search.embedding_run import EmbeddedPictures as EmbeddedPictures
+from keras_ms.search.embedding_run import embed_pictures as embed_pictures
+from keras_ms.search.index import Index as Index
+from keras_ms.search.index import IndexedModel as IndexedModel

@@ -1,0 +1,72 @@
+"""Throughput of keras-ms embed against a bare loop that decodes and runs the same model.
+
+    pip install -e ".[onnx,search]"
+    python scripts/benchmarks/embed.py embedder.onnx photos --pairs 3
+
+The bare loop reads, decodes and cuts pictures in tf.data, ahead of onnxruntime, and keeps the rows
+in memory. Both take turns in one process. Prints pictures a second of each, and their ratio.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras_ms  # noqa: E402, F401, before TensorFlow, whose first lines it drops
+
+
+def bare_loop(embedder, paths, size, resize_to):
+    import numpy as np
+
+    from keras_ms.data.image_list import ImageList
+    from keras_ms.data.images import evaluation_batches
+
+    count = len(paths)
+    images = ImageList(paths, np.zeros(count, int), ("all",), ["test"] * count)
+    batches = evaluation_batches(images, size, resize_to=resize_to, cache=False)
+    return np.concatenate([embedder.run(batch.numpy()) for batch, _ in batches])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="an .onnx file")
+    parser.add_argument("photos", help="a folder")
+    parser.add_argument("--pairs", type=int, default=3, metavar="N")
+    parser.add_argument("--first", type=int, metavar="N", help="pictures; default: all")
+    options = parser.parse_args()
+    from keras_ms.export.embedder import load_embedder, view_sizes
+    from keras_ms.search import embed_pictures
+    from keras_ms.search.picture_list import list_pictures
+
+    embedder = load_embedder(options.model)
+    paths = list_pictures(options.photos).paths[: options.first]
+    size, resize_to = view_sizes(embedder)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        table = os.path.join(folder, "list.csv")
+        with open(table, "w", encoding="utf-8") as file:
+            file.write("\n".join(["path", *map(os.path.abspath, paths)]))
+        bare_loop(embedder, paths[:64], size, resize_to)
+        for pair in range(options.pairs):
+            seconds = {}
+            for name in ("bare", "embed") if pair % 2 == 0 else ("embed", "bare"):
+                started = time.monotonic()
+                if name == "bare":
+                    bare_loop(embedder, paths, size, resize_to)
+                else:
+                    embed_pictures(options.model, table, to=f"{folder}/{pair}", verbose=False)
+                seconds[name] = time.monotonic() - started
+            ratios.append(seconds["bare"] / seconds["embed"])
+            rates = {name: f"{len(paths) / value:.1f}" for name, value in seconds.items()}
+            load = os.getloadavg()[0]
+            print(
+                f"pictures a second: {rates}, ratio {ratios[-1]:.2f}, load {load:.1f}", flush=True
+            )
+    print(f"{len(paths):,} pictures, median ratio {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
