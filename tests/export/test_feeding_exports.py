@@ -167,6 +167,28 @@ def test_every_kind_of_picture_is_seen_as_evaluation_sees_it(tmp_path):
         assert np.abs(view - ours).mean() <= 0.5, name
 
 
+def test_the_pages_lines_for_a_file_that_takes_photos(tmp_path):
+    random = np.random.default_rng(0)
+    photo = Image.fromarray(random.integers(0, 256, (5, 7, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.resize((90, 60), Image.BICUBIC).save(tmp_path / "photo.jpg", exif=exif)
+    rule = keras_ms.Preprocessing(32, 36, inside=True)
+    model = small_model(32)
+    export_onnx(model, tmp_path / "photo_embedder.onnx", preprocessing=rule)
+    code = ALONE + code_of_page("photo") + 'np.save("embedding.npy", embedding)'
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    images = keras_ms.ImageList([str(tmp_path / "photo.jpg")], [0], "a", ["test"])
+    ((view, _),) = evaluation_batches(images, 32, resize_to=36)
+    # Pillow may decode a JPEG's grey level otherwise
+    found = np.load(tmp_path / "embedding.npy")
+    assert np.abs(found - model(view, training=False)).max() < 5e-3
+
+
 def test_the_page_turns_photos_where_the_file_says_so(tmp_path):
     coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8))
     photo = coarse.resize((90, 60), Image.BICUBIC)
