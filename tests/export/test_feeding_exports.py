@@ -3,6 +3,7 @@
 The code is that of docs/runtimes.md, run where neither keras_ms nor TensorFlow can be imported.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -329,3 +330,16 @@ def test_birds_reach_the_recall_of_our_own_evaluation(shared_data, shared_weight
     squashed = model.predict(np.stack([np.asarray(x, "float32") for x in squashed]), verbose=0)
     assert 0.5 < expected < 0.9
     assert similarity.min() > 0.99 > (ours[::8] * squashed).sum(axis=1).mean()
+
+    # a file that takes photos needs Pillow to decode them and nothing else
+    inside = dataclasses.replace(rule, inside=True)
+    export_onnx(model, tmp_path / "photo_embedder.onnx", preprocessing=inside)
+    (tmp_path / "names.json").write_text(json.dumps([str(path) for path in paths]))
+    code = f"{ALONE}\ncode = {code_of_page('photo')!r}\n{EACH}"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    found, refused = json.loads((tmp_path / "found.json").read_text())
+    assert not refused
+    embeddings = np.array([found[str(path)] for path in paths])
+    assert_same_recall(recall_at_1(embeddings, labels), expected, len(paths))
+    assert (ours * embeddings).sum(axis=1).min() > 0.99
