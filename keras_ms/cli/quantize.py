@@ -14,7 +14,7 @@ _DESCRIPTION = (
     "Writes an exported embedder.onnx with float16 and with int8 numbers. A quarter of the classes "
     "of the photos calibrates, the others measure: a file is kept only if Recall@1 falls little "
     "with its own embeddings, and with float ones as queries or as the gallery. Where int8 fails, "
-    "the layers that add most noise stay in float."
+    "the layers that harm most stay in float."
 )
 
 

@@ -1,20 +1,21 @@
-"""Layers of an ONNX network in 8-bit whole numbers: ranges of their values, and what each costs."""
+"""Layers of an ONNX network in 8-bit whole numbers, and which of them cost most."""
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.terminal.progress import Progress
 
 # what holds the weights and nearly all of the arithmetic; what lies between stays in float
 OPERATIONS = ("Conv", "MatMul", "Gemm")
 # whole numbers end where these do, so behind a layer they cost nothing
 _BOUNDS = ("Clip", "Relu")
 # images by which layers are compared: more change little and take longer
-_COMPARED_IMAGES = 16
+_COMPARED_IMAGES = 8
 
 
 def with_named_nodes(network: Any) -> Any:
@@ -110,74 +111,85 @@ def quantised(network: Any, ranges: Any, in_float: Collection[str] = ()) -> Any:
     return quantizer.model.model
 
 
-def most_harmful(network: Any, in_int8: Any, images: np.ndarray) -> list[str]:
-    """The layers, those first that add most noise of their own.
-
-    Noise is the mean square of the difference to the float network, over the mean square of its
-    values, at the output of each layer; what is there already in a layer's inputs is not its own.
+def most_harmful(
+    network: Any, in_int8: Any, images: np.ndarray, progress: Progress | None = None
+) -> list[str]:
+    """The layers, those first whose return to float brings the embeddings nearest to float.
 
     Args:
         network: of `with_named_nodes`.
         in_int8: of `quantised`, all layers.
         images: of the type of the input.
+        progress: told how many layers were compared. Defaults to None: nothing is told.
     """
-    outputs = _outputs(network)
-    producers = {name: node for node in network.graph.node for name in node.output}
-    layers = layers_of(network)
-    tensors = [outputs[name] for name in layers]
-    noise, power = np.zeros(len(tensors)), np.zeros(len(tensors))
-    there = {name for node in in_int8.graph.node for name in node.output}
-    # what a layer's output is once it was rounded to whole numbers and is float again
-    again = [f"{name}_DequantizeLinear_Output" for name in tensors]
-    rounded_tensors = [new if new in there else name for new, name in zip(again, tensors)]
-    float_values, int8_values = _session(network, tensors), _session(in_int8, rounded_tensors)
-    for image in images[:_COMPARED_IMAGES]:
-        pairs = zip(float_values(image), int8_values(image))
-        for number, (exact, rounded) in enumerate(pairs):
-            noise[number] += np.square(exact - rounded, dtype=np.float64).mean()
-            power[number] += np.square(exact, dtype=np.float64).mean()
-    share = dict(zip(tensors, noise / np.maximum(power, 1e-30)))
-
-    def before(tensor, seen):
-        """The largest noise among the layers that a tensor is made from."""
-        node = producers.get(tensor)
-        if node is None or tensor in seen:
-            return 0.0
-        seen.add(tensor)
-        return max((share.get(name, None) or before(name, seen) for name in node.input), default=0)
-
-    own = {name: share[outputs[name]] - before(outputs[name], set()) for name in layers}
-    return sorted(layers, key=lambda name: -own[name])
+    images, layers = images[:_COMPARED_IMAGES], layers_of(network)
+    exact, nearness = _embeddings(network, images), {}
+    for number, name in enumerate(layers, 1):
+        embeddings = _embeddings(_with_float_layer(in_int8, network, name), images)
+        nearness[name] = float((exact * embeddings).sum())
+        if progress is not None:
+            progress(number, len(layers))
+    return sorted(layers, key=lambda name: -nearness[name])
 
 
-def _outputs(network):
-    """The output of each layer, by its name: behind a bound, where that alone reads it."""
-    readers: dict[str, list] = {}
-    for node in network.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {}
-    for node in network.graph.node:
-        (first, *_), found = node.output, readers.get(node.output[0], [])
-        bounded = len(found) == 1 and found[0].op_type in _BOUNDS
-        outputs[node.name] = found[0].output[0] if bounded else first
-    return outputs
-
-
-def _session(network, tensors):
-    """A function from an image to values inside a network."""
+def _with_float_layer(in_int8, network, name):
+    """A copy of the int8 network whose layer takes float values and weights, for comparison."""
     onnx = import_onnx_package("onnx")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(in_int8)
+    producers = _producers(copy)
+    (layer,) = (node for node in copy.graph.node if node.name == name)
+    (exact,) = (node for node in network.graph.node if node.name == name)
+    for position, tensor in enumerate(layer.input):
+        again = producers.get(tensor)
+        if again is None or again.op_type != "DequantizeLinear":
+            continue
+        before = producers.get(again.input[0])
+        wanted = exact.input[position]
+        bound = _producers(network).get(wanted)
+        if before is None:  # weights
+            layer.input[position] = wanted
+            _add_constants(copy, network, [wanted])
+        elif bound is None or bound.op_type not in _BOUNDS:
+            layer.input[position] = before.input[0]
+        else:
+            # it is left out in int8, whose whole numbers end there
+            there = copy.graph.node.add()
+            there.CopyFrom(bound)
+            there.name, there.output[0] = f"{name}/bound", f"{name}/bounded"
+            there.input[0] = before.input[0]
+            layer.input[position] = there.output[0]
+            _add_constants(copy, network, there.input[1:])
+    return copy
+
+
+def _producers(network):
+    return {name: node for node in network.graph.node for name in node.output}
+
+
+def _add_constants(copy, network, names):
+    """Constants of the network that quantisation may have removed."""
+    known = {tensor.name for tensor in copy.graph.initializer} | set(_producers(copy))
+    missing = set(names) - known
+    for tensor in network.graph.initializer:
+        if tensor.name in missing:
+            copy.graph.initializer.append(tensor)
+    for node in network.graph.node:
+        if node.op_type == "Constant" and node.output[0] in missing:
+            copy.graph.node.append(node)
+
+
+def _embeddings(network, images):
+    rows = runner_of(network)(images)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def runner_of(network: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from a batch to embeddings, both NumPy arrays."""
     onnxruntime = import_onnx_package("onnxruntime")
-    shown = onnx.ModelProto()
-    shown.CopyFrom(network)
-    del shown.graph.output[:]
-    for tensor in tensors:
-        shown.graph.output.append(onnx.ValueInfoProto(name=tensor))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # fused, layers would lose their outputs
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
-        shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        network.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return lambda image: session.run(tensors, {"image": image[None]})
+    return lambda images: session.run(["embedding"], {"image": images})[0]

@@ -27,7 +27,7 @@ from keras_ms.export.quantisation_gate import (
     run_float,
 )
 from keras_ms.files import whole_file
-from keras_ms.terminal.progress import print_line
+from keras_ms.terminal.progress import print_line, progress_lines
 
 KINDS = ("float16", "int8")
 # a file with more layers in float is hardly smaller any more
@@ -70,8 +70,9 @@ def quantize_onnx(
 
     - float16: weights and arithmetic; images and embeddings stay float32.
     - int8: weights, a scale for each channel, and what enters a layer, with the ranges that the
-      values have on a quarter of the classes (static quantisation, QDQ). Where that fails, the
-      layers that add most noise are left in float, 1, 2, 4 … of them, up to a quarter of all.
+      values have on a quarter of the classes (static quantisation, QDQ). Where that fails, layers
+      are left in float: 1, 2, 4 … of those whose return to float, each alone, brings the
+      embeddings of calibration images nearest to the float ones, up to a quarter of all.
 
     The other classes measure. In a file that prepares pictures itself the network alone changes.
     The new file holds what the float file says about itself, its fingerprint too.
@@ -111,7 +112,7 @@ def quantize_onnx(
     exact = run_float(source.network, gate, source.dtype)
     trials = _float16 if kind == "float16" else _int8
     told, found = [], None
-    for network, in_float in trials(source.network, gate, exact):
+    for network, in_float in trials(source.network, gate, exact, log):
         figures = figures_of(network, gate, exact)
         left = f", {len(in_float)} layers in float" if in_float else ""
         told.append(f"{kind}{left}: {figures}")
@@ -191,19 +192,20 @@ def _read(path):
     return _Source(network, facts, rule, dtype)
 
 
-def _float16(network, gate: GateImages, exact: FloatNetwork):
+def _float16(network, gate: GateImages, exact: FloatNetwork, log):
     float16: Any = import_onnx_package("onnxruntime.transformers.float16")
     yield float16.convert_float_to_float16(with_named_nodes(network), keep_io_types=True), ()
 
 
-def _int8(network, gate: GateImages, exact: FloatNetwork):
+def _int8(network, gate: GateImages, exact: FloatNetwork, log):
     """Networks with more and more layers in float, each with their names."""
     network = with_named_nodes(network)
     calibration = gate.calibration.astype(exact.dtype)
     ranges = calibrated(network, calibration)
     in_int8 = quantised(network, ranges)
     yield in_int8, ()
-    harmful = most_harmful(network, in_int8, calibration)
+    progress = progress_lines("int8, looking for sensitive layers", log, unit="layers")
+    harmful = most_harmful(network, in_int8, calibration, progress)
     count = 1
     while count <= _MOST_IN_FLOAT * len(layers_of(network)):
         yield quantised(network, ranges, harmful[:count]), tuple(harmful[:count])

@@ -1,7 +1,6 @@
 """What a smaller network costs, on photos: recall alone and beside the float one, cosine, time."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
-from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.export.int8_layers import runner_of
 from keras_ms.export.preprocessing import Preprocessing
 
 _CALIBRATION_IMAGES, _GATE_IMAGES = 128, 2000
@@ -203,17 +202,6 @@ def mixed_recall(queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray) -
 def _unit(embeddings):
     rows = np.nan_to_num(embeddings.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def runner_of(network: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a batch to embeddings, both NumPy arrays."""
-    onnxruntime = import_onnx_package("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        network.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda images: session.run(["embedding"], {"image": images})[0]
 
 
 def _embedded(network, views, dtype):
