@@ -110,7 +110,7 @@ def embed_pictures(
     _check_arguments(batch_size, dtype, shard_size, engine, workers)
     import_search_package("pyarrow.parquet")
     folder = OutputFolder(os.fspath(to))
-    embedder = load_embedder(model)
+    embedder = load_embedder(os.fspath(model))
     pictures = list_pictures(os.fspath(data), column=column)
     say(f"{os.fspath(data)}: {pictures.summary}")
     job = planned_job(
