@@ -63,6 +63,7 @@ def litert(folder: Path) -> tuple[str, Run]:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(folder / "embedder.tflite"), num_threads=os.cpu_count())
+    interpreter.allocate_tensors()
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(images):

@@ -1,6 +1,8 @@
 """The configurations of docs/serving.md parse and name what exported files have."""
 
 import ast
+import base64
+import contextlib
 import http.server
 import importlib.util
 import json
@@ -153,8 +155,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/v1/models/embedder:predict":
-            assert asked["signature_name"] == "serving_default"
-            answer = {"outputs": self.embedded(asked["inputs"]["image"]).tolist()}
+            answer = {"outputs": self.predicted(**asked).tolist()}
         else:
             assert self.path == "/v2/models/embedder/infer"
             (image,) = asked["inputs"]
@@ -166,6 +167,12 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(answer).encode())
 
+    def predicted(self, signature_name, inputs):
+        if signature_name == "serving_default":
+            return self.embedded(inputs["image"])
+        contents = [base64.b64decode(content["b64"]) for content in inputs["contents"]]
+        return self.server.signatures[signature_name](contents=contents)["embedding"].numpy()
+
     def embedded(self, image):
         return self.server.session.run(None, {"image": np.asarray(image, "float32")})[0]
 
@@ -173,20 +180,44 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def stand_in(exports, signatures=None):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
+        server.session = onnxruntime.InferenceSession(exports / "embedder.onnx")
+        server.signatures = signatures
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def views(exports):
+    """What the page about runtimes makes of the two pictures, and its names."""
+    facts = exports / "saved_model" / "assets.extra" / "keras_ms.json"
+    names = {"rule": json.loads(facts.read_text())["preprocessing_rule"]}
+    exec(code_of("view", "runtimes.md"), names)
+    return np.stack([names["view"](exports / f"{name}.png", names["rule"]) for name in "ab"]), names
+
+
 @pytest.mark.parametrize("request_of", ["tensorflow-serving-request", "open-inference-request"])
 def test_the_requests_bring_the_embeddings_of_the_file(exports, request_of):
+    images, names = views(exports)
+    exec(code_of(request_of), names)
+    with stand_in(exports) as address:
+        found = names["embed"]([exports / "a.png", exports / "b.png"], address)
     session = onnxruntime.InferenceSession(exports / "embedder.onnx")
-    facts = exports / "saved_model" / "assets.extra" / "keras_ms.json"
-    values = {"rule": json.loads(facts.read_text())["preprocessing_rule"]}
-    exec(code_of("view", "runtimes.md"), values)
-    exec(code_of(request_of), values)
-    paths = [exports / "a.png", exports / "b.png"]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
-        server.session = session
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        found = values["embed"](paths, f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-    images = np.stack([values["view"](path, values["rule"]) for path in paths])
     expected = session.run(None, {"image": images})[0]
     assert found.shape == (2, 512) and found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_files_are_sent_as_they_are_to_the_signature_that_decodes_them(exports):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exports / "saved_model"))
+    names = {}
+    exec(code_of("tensorflow-serving-files"), names)
+    with stand_in(exports, loaded.signatures) as address:
+        found = names["embed_files"]([exports / "a.png", exports / "b.png"], address)
+    expected = loaded.signatures["serving_default"](image=tf.constant(views(exports)[0]))
+    # Pillow rounds after each of the two axes
+    np.testing.assert_allclose(found, expected["embedding"], atol=0.01)
