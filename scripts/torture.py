@@ -3,7 +3,8 @@
     python scripts/torture.py                  all parts
     python scripts/torture.py --short          a sample of every part: 3 processor minutes
     python scripts/torture.py --jobs 4         parts beside each other (default: 2)
-    python scripts/torture.py --part kills     one of losses, kills, disks, folders, files, streams
+    python scripts/torture.py --part kills     one of losses, kills, disks, folders, files, indexes,
+                                               streams
     python scripts/torture.py --seed 1         other batches, other moments
     python scripts/torture.py --part folders --only state.npz   cases whose name holds the words
 
@@ -33,6 +34,7 @@ PARTS = {
     "disks": "full disks, without blocks or without inodes",
     "folders": "files of a run folder cut, emptied, swapped",
     "files": "hostile files of every kind",
+    "indexes": "kill -9 while an index is changed",
     "streams": "closed outputs, broken pipes, signals, locales",
 }
 

@@ -64,8 +64,8 @@ def write_page(
     rule = json.loads(load_runner(model).facts.get("preprocessing_rule", "{}"))
     if "shorter_side" not in rule:
         raise ValueError(
-            f"Expected {model} to say how photos are resized: export it with preprocessing="
-            "keras_ms.Preprocessing(…), or with keras-ms export --resize-to"
+            f"Expected {model} to say how photos are resized, and not to do it itself: export it "
+            "with preprocessing=keras_ms.Preprocessing(…), or with keras-ms export --resize-to"
         )
     rule = {"exif_orientation": False} | rule
     images = ImageList(

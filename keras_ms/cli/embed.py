@@ -123,8 +123,8 @@ def run(words: Sequence[str]) -> None:
     if done.broken:
         path, reason = done.broken[0]
         print(
-            f"{len(done.broken):,} pictures could not be embedded: broken.csv lists them, the "
-            f"first is {path}: {reason}"
+            f"Not embedded: {len(done.broken):,} of {done.num_pictures:,} pictures, which "
+            f"broken.csv lists. The first is {path}: {reason}"
         )
 
 

@@ -35,6 +35,8 @@ COMMANDS = {
     "weights": "draw how much each loss makes every pair of a batch count, by its similarity",
     "convert-weights": "convert the public PyTorch weights of BN-Inception",
     "embed": "many pictures to files of embeddings, which an interrupted run goes on with",
+    "index": "embeddings or pictures into an index, to be searched",
+    "search": "the nearest pictures of an index, for pictures or embeddings; duplicates",
     "evaluate": "measure a model on a data set, or saved embeddings",
     "report": "one HTML page about a trained model: metrics, map, best and worst queries",
     "card": "the model card of a run, a README.md for huggingface.co",

@@ -1,4 +1,4 @@
-"""Code that feeds an exported embedder, for its card; docs/runtimes.md shows the same."""
+"""Code that feeds an exported embedder, for its card; docs/runtimes.md shows the same of most."""
 
 VIEW = '''\
 import json
@@ -37,6 +37,17 @@ def embed(paths):
 
 embedding = embed(["photo.jpg"])
 '''
+
+PHOTO_ONNX = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("photo_embedder.onnx")
+photo = Image.open("photo.jpg")
+if rule["exif_orientation"]:
+    photo = ImageOps.exif_transpose(photo)
+picture = np.asarray(photo.convert("RGB"))[np.newaxis]  # of any size
+embedding = session.run(["embedding"], {"picture": picture})[0]
+"""
 
 TENSORFLOW = """\
 import tensorflow as tf

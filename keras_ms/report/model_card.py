@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from keras_ms import __version__
 from keras_ms.files import whole_file
 from keras_ms.report.card_figures import CardFigure, about_figures, below_start, figure_table
-from keras_ms.report.card_snippets import KERAS, ONNXRUNTIME, TENSORFLOW, VIEW
+from keras_ms.report.card_snippets import KERAS, ONNXRUNTIME, PHOTO_ONNX, TENSORFLOW, VIEW
 
 _TASK = "image-feature-extraction"
 
@@ -19,7 +19,7 @@ _TASK = "image-feature-extraction"
 class CardFile(NamedTuple):
     """A file of the model."""
 
-    name: str  # "embedder.keras", "saved_model" or "embedder.onnx"
+    name: str  # "embedder.keras", "saved_model", "embedder.onnx" or "photo_embedder.onnx"
     num_bytes: int
     difference: float | None = None  # largest one from the Keras model, where it was compared
 
@@ -200,9 +200,10 @@ def _use(contents):
     yield "## Use"
     if rule.get("before_resizing"):
         yield f"`view` does not do this first: {_plain(rule['before_resizing'])}."
-    yield "With `view` and `rule` from above."
+    yield "With the imports, `view` and `rule` from above."
     for name, title, code in (
         ("embedder.onnx", "onnxruntime, without keras_ms and TensorFlow", ONNXRUNTIME),
+        ("photo_embedder.onnx", "onnxruntime, photos as they are", PHOTO_ONNX),
         ("saved_model", "TensorFlow, without keras_ms and Keras", TENSORFLOW),
         ("embedder.keras", "Keras", KERAS),
     ):

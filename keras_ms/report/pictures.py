@@ -35,6 +35,11 @@ def picture(images: ImageList, index: int, *, size: int) -> Image.Image:
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     else:
         pixels = _read(images.paths[index], images.apply_exif_orientation)
+    return square(pixels, size)
+
+
+def square(pixels: np.ndarray, size: int) -> Image.Image:
+    """The centre square of uint8 pixels, RGB or grey, as a Pillow image of (size, size), RGB."""
     image = Image.fromarray(pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

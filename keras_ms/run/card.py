@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from keras_ms.data.sets.catalogue import chosen_data_set
+from keras_ms.export.feeding_rule import described_preprocessing
 from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.export.inference_model import inference_model
 from keras_ms.export.preprocessing import (
     Preprocessing,
-    described_preprocessing,
+    recorded_preprocessing,
     saved_model_facts,
 )
 from keras_ms.export.runner import load_runner
@@ -24,7 +26,6 @@ from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
 from keras_ms.terminal.command_words import UnfinishedRun
 
-_EXPORTS = {"onnx": "embedder.onnx", "saved_model": "saved_model"}
 _START = {
     "pooled_features": "pooled features",
     "step_0": "before training",
@@ -127,7 +128,7 @@ def _exports(summary, folder) -> dict[str, Path]:
     """The exported files by format: those of the folder, else those that the run wrote."""
     written = {kind: Path(one["path"]) for kind, one in summary["exports"].items()}
     if folder is not None:
-        written = {kind: Path(folder) / _EXPORTS[kind] for kind in written}
+        written = {kind: Path(folder) / path.name for kind, path in written.items()}
     gone = [str(path) for path in written.values() if not path.exists()]
     if gone:
         raise FileNotFoundError(
@@ -143,21 +144,23 @@ def _exported_facts(exports: Mapping[str, Path]) -> Mapping[str, Any]:
     """What an exported file says about itself; nothing without one."""
     if "saved_model" in exports:
         return saved_model_facts(exports["saved_model"])
-    return load_runner(exports["onnx"]).facts if "onnx" in exports else {}
+    return next((load_runner(path).facts for path in exports.values()), {})
 
 
 def _preprocessing(facts, settings, embedder) -> tuple[str, dict[str, Any] | None]:
-    if "preprocessing" in facts:
+    recorded = recorded_preprocessing(facts, "the exported file")
+    if "preprocessing" in facts and not (recorded and recorded.inside):
         rule = facts.get("preprocessing_rule")
         return facts["preprocessing"], json.loads(rule) if isinstance(rule, str) else rule
     # without exports the settings say it, unless the default for the images had to do
-    known = Preprocessing(
+    known = recorded or Preprocessing(
         settings.images.image_size,
         settings.images.resize_to or None,
         exif_orientation=settings.data.apply_exif_orientation,
         before_resizing=FRAMED if settings.data.framed_drawings else "",
     )
-    return described_preprocessing(inference_model(embedder), known)
+    # the Keras file does nothing of it itself
+    return described_preprocessing(inference_model(embedder), replace(known, inside=False))
 
 
 def _data_name(settings: Settings, facts: Mapping[str, Any]) -> str:

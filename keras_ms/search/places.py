@@ -118,6 +118,9 @@ class OutputFolder:
         temporary = self._inside(f".{name}.{uuid.uuid4().hex}.part")
         try:
             self._system.pipe_file(temporary, contents)
+            # some systems move onto no file that is there
+            if self._system.exists(self._inside(name)):
+                self._system.rm_file(self._inside(name))
             self._system.mv(temporary, self._inside(name))
         except BaseException:
             with suppress(Exception):

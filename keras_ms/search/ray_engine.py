@@ -23,12 +23,32 @@ _VARIABLES = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")
 class _Worker:
     """Of one process: the model is loaded once for all the shards that it makes."""
 
-    def __init__(self, job: EmbeddingJob):
-        self._maker = ShardMaker(job, load_embedder(job.model))
+    def __init__(self, job: EmbeddingJob, folder: str):
+        self._job, self._maker = job, None
+        if os.path.isdir(folder):
+            os.chdir(folder)  # names that do not begin at the root lead to the same files
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        made = [self._maker.make(int(number)) for number in batch["number"]]
-        return {"shard": [json.dumps(shard) for shard in made]}
+        (number,) = batch["number"]
+        shard = fault = ""
+        try:
+            self._maker = self._maker or ShardMaker(self._job, load_embedder(self._job.model))
+            shard = json.dumps(self._maker.make(int(number)))
+        except (ValueError, OSError, ImportError) as error:
+            # told as a value: raised here, it would arrive among pages of Ray's own words
+            fault = f"{type(error).__name__}: {error}"
+        return {"shard": [shard], "fault": [fault]}
+
+
+def import_ray() -> Any:
+    """The module `ray`, with its usage reports off.
+
+    Raises:
+        ImportError: the extra `ray` is missing; the message has the command.
+    """
+    # before the import, which reads it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return import_search_package("ray", "ray")
 
 
 def made_on_ray(job: EmbeddingJob, numbers: Sequence[int], workers: int | None) -> Iterator[Shard]:
@@ -45,11 +65,9 @@ def made_on_ray(job: EmbeddingJob, numbers: Sequence[int], workers: int | None) 
     Raises:
         ImportError: no Ray.
         ValueError: more workers than Ray has cores.
-        Exception: what a worker raises.
+        OSError: a worker or Ray itself fails; the message says why.
     """
-    # before the import, which reads it
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = import_search_package("ray", "ray")
+    ray = import_ray()
     data = import_search_package("ray.data", "ray")
     was_running = ray.is_initialized()
     if not was_running:
@@ -65,10 +83,14 @@ def made_on_ray(job: EmbeddingJob, numbers: Sequence[int], workers: int | None) 
             _Worker,
             batch_size=1,
             compute=data.ActorPoolStrategy(size=count),
-            fn_constructor_args=(job,),
+            fn_constructor_args=(job, os.getcwd()),
         )
         for row in rows.iter_rows():
+            if row["fault"]:
+                raise OSError(f"A worker of Ray failed. {row['fault']}")
             yield shard_from_json(row["shard"])
+    except ray.exceptions.RayError as error:
+        raise OSError(f"Ray failed. {type(error).__name__}: {error}") from error
     finally:
         if not was_running:
             ray.shutdown()

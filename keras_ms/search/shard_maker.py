@@ -71,7 +71,7 @@ class ShardMaker:
             embeddings = np.zeros((0, job.dimension), np.float32)
         else:
             embeddings = embed_views(self.embedder, itertools.chain([first], batches))
-        is_finite = np.isfinite(embeddings).all(axis=1)
+        is_finite = np.asarray(np.isfinite(embeddings).all(axis=1))
         self._check_values(embeddings, is_finite, kept)
         fault = "the model gives NaN or infinity for it"
         broken += [(n, fault) for n, good in zip(kept, is_finite) if not good]

@@ -25,7 +25,7 @@ def bare_loop(embedder, paths, size, resize_to):
     from keras_ms.data.images import evaluation_batches
 
     count = len(paths)
-    images = ImageList(paths, np.zeros(count, int), ("all",), ["test"] * count)
+    images = ImageList(paths, np.zeros(count, int), ("all",), np.array(["test"] * count))
     batches = evaluation_batches(images, size, resize_to=resize_to, cache=False)
     return np.concatenate([embedder.run(batch.numpy()) for batch, _ in batches])
 

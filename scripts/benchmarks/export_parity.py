@@ -1,12 +1,15 @@
 """Compares exported embedders with their Keras models in every runtime that is installed.
 
-    pip install -e ".[onnx]" openvino
-    ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix node onnxruntime-node
-    python scripts/benchmarks/export_parity.py --images photos --node-modules node/node_modules
+    pip install -e ".[onnx]"
+    python -m venv other && other/bin/pip install openvino opencv-python-headless ai-edge-litert
+    ONNXRUNTIME_NODE_INSTALL=skip npm install --prefix node onnxruntime-node onnxruntime-web
+    python scripts/benchmarks/export_parity.py --images photos --python other/bin/python \\
+        --node-modules node/node_modules
 
-Prints the Markdown table of docs/runtimes.md: the largest absolute difference of any value of the
-unit-norm embeddings, at batch 1, 3 and 16. About two minutes on two cores. Exits with 1 if a
-float32 runtime is more than 1e-5 away or one that is installed fails.
+Prints the Markdown table of docs/runtimes.md: size of the file, the largest absolute difference of
+any value of the unit-norm embeddings at batch 1, 3 and 16, and milliseconds a picture, the median
+of 5 calls. About five minutes on two cores. Exits with 1 if a float32 runtime is more than 1e-5
+away or one that is installed fails.
 
     python scripts/benchmarks/export_parity.py --images photos --pixels 100
 
@@ -15,13 +18,9 @@ from those that evaluation_batches makes of them.
 """
 
 import argparse
-import importlib
-import importlib.util
-import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,108 +29,42 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np  # noqa: E402
+from javascript_runtimes import BATCH_SIZES, in_node, in_web, measured  # noqa: E402
+from run_exported import NOT_INSTALLED  # noqa: E402
 
-BATCH_SIZES = (1, 3, 16)
 TOLERANCE = 1e-5
 IMAGE_SIZE = 224  # both networks take it
 EMBEDDING_SIZE = 512
+RUN_EXPORTED = Path(__file__).with_name("run_exported.py")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "runtimes.md"
 
-NODE_PROGRAM = """
-const ort = require('onnxruntime-node');
-const fs = require('fs');
-const [model, size, folder, ...batches] = process.argv.slice(2);
-(async () => {
-  const session = await ort.InferenceSession.create(model);
-  const pixels = new Float32Array(new Uint8Array(fs.readFileSync(`${folder}/images.bin`)).buffer);
-  for (const batch of batches.map(Number)) {
-    const values = pixels.slice(0, batch * size * size * 3);
-    const image = new ort.Tensor('float32', values, [batch, +size, +size, 3]);
-    const { embedding } = await session.run({ image });
-    fs.writeFileSync(`${folder}/node${batch}.bin`, Buffer.from(embedding.data.buffer,
-      embedding.data.byteOffset, embedding.data.byteLength));
-  }
-})();
-"""
 
-BARE_TENSORFLOW_PROGRAM = """
-import sys
-sys.modules["keras"] = sys.modules["keras_ms"] = None  # neither can be imported
-import numpy as np
-import tensorflow as tf
-folder, model, *batches = sys.argv[1:]
-loaded = tf.saved_model.load(model)
-images = np.load(folder + "/images.npy")
-for batch in map(int, batches):
-    outputs = loaded.signatures["serving_default"](image=tf.constant(images[:batch]))
-    np.save(f"{folder}/tensorflow{batch}.npy", outputs["embedding"].numpy())
-"""
+def in_python(name):
+    """A function that runs the embedder in a runtime of Python, in a process of its own."""
 
-
-def in_onnxruntime(folder, images, arguments):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        folder / "model.onnx", providers=["CPUExecutionProvider"]
-    )
-    return [session.run(["embedding"], {"image": images[:n]})[0] for n in BATCH_SIZES]
-
-
-def in_openvino(folder, images, arguments, options=None):
-    import openvino
-
-    model = openvino.Core().compile_model(folder / "model.onnx", "CPU", options or {})
-    return [model({"image": images[:n]})["embedding"] for n in BATCH_SIZES]
-
-
-def in_openvino_float32(folder, images, arguments):
-    return in_openvino(folder, images, arguments, {"INFERENCE_PRECISION_HINT": "f32"})
-
-
-def in_node(folder, images, arguments):
-    images.tofile(folder / "images.bin")
-    (folder / "run.js").write_text(NODE_PROGRAM)
-    command = ["node", "run.js", "model.onnx", str(images.shape[1]), ".", *map(str, BATCH_SIZES)]
-    modules = str(Path(arguments.node_modules).resolve())
-    subprocess.run(command, cwd=folder, env={**os.environ, "NODE_PATH": modules}, check=True)
-    return [np.fromfile(folder / f"node{n}.bin", "float32").reshape(n, -1) for n in BATCH_SIZES]
-
-
-def in_bare_tensorflow(folder, images, arguments):
-    np.save(folder / "images.npy", images)
-    command = [sys.executable, "-c", BARE_TENSORFLOW_PROGRAM, ".", "saved_model"]
-    subprocess.run([*command, *map(str, BATCH_SIZES)], cwd=folder, check=True)
-    return [np.load(folder / f"tensorflow{n}.npy") for n in BATCH_SIZES]
-
-
-def python_version_of(package):
-    def version(arguments):
-        if importlib.util.find_spec(package) is None:
+    def run(folder, images, arguments):
+        # what is imported here, TensorFlow and Keras, stays in the Python of this process
+        python = sys.executable if name in ("onnxruntime", "tensorflow") else arguments.python
+        command = [python, RUN_EXPORTED, name, folder, *BATCH_SIZES]
+        done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True)
+        if done.returncode == NOT_INSTALLED:
             return None
-        return importlib.import_module(package).__version__.split("-")[0]
+        done.check_returncode()
+        return measured(done.stdout, [np.load(folder / f"{name}-{n}.npy") for n in BATCH_SIZES])
 
-    return version
-
-
-def node_version(arguments):
-    package = Path(arguments.node_modules or "", "onnxruntime-node", "package.json")
-    if not arguments.node_modules or not package.exists() or not shutil.which("node"):
-        return None
-    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
-    return f"{json.loads(package.read_text())['version']}, Node.js {node.stdout.strip()}"
+    return run
 
 
-# name: (version or None if it is not installed, run, bound by TOLERANCE)
+# name: (run, which gives a Measured, or None if it is not installed; its file; bound by TOLERANCE)
 RUNTIMES = {
-    "onnxruntime": (python_version_of("onnxruntime"), in_onnxruntime, True),
-    "OpenVINO, f32 hint": (python_version_of("openvino"), in_openvino_float32, True),
-    "OpenVINO, default": (python_version_of("openvino"), in_openvino, False),
-    "onnxruntime-node": (node_version, in_node, True),
-    "TensorFlow without Keras (SavedModel)": (
-        python_version_of("tensorflow"),
-        in_bare_tensorflow,
-        True,
-    ),
+    "onnxruntime": (in_python("onnxruntime"), "embedder.onnx", True),
+    "OpenVINO, f32 hint": (in_python("openvino_float32"), "embedder.onnx", True),
+    "OpenVINO, default": (in_python("openvino"), "embedder.onnx", False),
+    "OpenCV dnn": (in_python("opencv"), "embedder.onnx", True),
+    "onnxruntime-node": (in_node, "embedder.onnx", True),
+    "onnxruntime-web, 1 thread": (in_web, "embedder.onnx", True),
+    "TensorFlow without Keras": (in_python("tensorflow"), "saved_model", True),
+    "LiteRT": (in_python("litert"), "embedder.tflite", True),
 }
 
 
@@ -207,22 +140,34 @@ def compare_one(title, model, images, arguments):
     rows, kept = [], True
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        export_onnx(model, folder / "model.onnx")
+        export_onnx(model, folder / "embedder.onnx")
         export_saved_model(model, folder / "saved_model")
-        for name, (version_of, run, bound) in RUNTIMES.items():
-            version = version_of(arguments)
-            cells = ["not installed"] + ["–"] * len(BATCH_SIZES)
-            if version:
-                try:
-                    differences = largest_differences(expected, run(folder, images, arguments))
+        model.export(folder / "embedder.tflite", format="litert", verbose=False)
+        np.save(folder / "images.npy", images)
+        images.tofile(folder / "images.bin")
+        for name, (run, file, bound) in RUNTIMES.items():
+            if arguments.runtimes and name not in arguments.runtimes:
+                continue
+            cells = ["not installed"] + ["–"] * (3 + len(BATCH_SIZES))
+            try:
+                found = run(folder, images, arguments)
+                if found is not None:
+                    differences = largest_differences(expected, found.embeddings)
                     kept &= not bound or max(differences) <= TOLERANCE
-                    cells = [version, *(f"{d:.1e}" if d else "0" for d in differences)]
-                except Exception as error:  # one broken runtime must not hide the others
-                    print(f"{name}: {error}", file=sys.stderr)
-                    kept, cells[0] = False, f"{version}: failed"
+                    cells = [found.version, f"{megabytes(folder / file):.1f}"]
+                    cells += [f"{d:.1e}" if d else "0" for d in differences]
+                    cells += [f"{found.milliseconds[i] / BATCH_SIZES[i]:.0f}" for i in (0, -1)]
+            except Exception as error:  # one broken runtime must not hide the others
+                print(f"{name}: {error}", file=sys.stderr)
+                kept, cells[0] = False, "failed"
             rows.append(f"| {title} | {name} | " + " | ".join(cells) + " |")
             print(rows[-1], flush=True)
     return rows, kept
+
+
+def megabytes(path):
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
 def main():
@@ -232,7 +177,17 @@ def main():
     parser.add_argument("--images", help="folder of images (default: random images)")
     parser.add_argument("--weights", help="Keras weights file of InceptionV3 (default: random)")
     parser.add_argument("--bn-inception-weights", help="the same of BN-Inception")
-    parser.add_argument("--node-modules", help="folder in which npm installed onnxruntime-node")
+    parser.add_argument(
+        "--node-modules", help="folder in which npm installed onnxruntime-node and onnxruntime-web"
+    )
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="the Python that has OpenVINO, OpenCV and LiteRT (default: this one)",
+    )
+    parser.add_argument(
+        "--runtimes", nargs="+", choices=RUNTIMES, metavar="NAME", help="(default: all)"
+    )
     parser.add_argument(
         "--pixels",
         type=int,
@@ -256,8 +211,9 @@ def main():
     from keras_ms.files import whole_file
 
     images = load_images(arguments.images, max(BATCH_SIZES))
-    head = "".join(f" batch {n} |" for n in BATCH_SIZES)
-    rows = [f"| model | runtime | version |{head}", "|---|---|---|" + "---|" * len(BATCH_SIZES)]
+    head = ["model", "runtime", "version", "MB", *(f"batch {n}" for n in BATCH_SIZES)]
+    head += [f"ms a picture, batch {BATCH_SIZES[i]}" for i in (0, -1)]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     print("\n".join(rows))
     all_kept = True
     for title, backbone, output_layer, weights in (

@@ -1,5 +1,6 @@
 """Commands killed at seeded moments; the same command then leaves what an unkilled one leaves."""
 
+import importlib.util
 import json
 import random
 import shutil
@@ -16,7 +17,7 @@ from tortures.processes import (
 )
 
 # kills of each command; training is the one that takes long
-_KILLS = {"train": 16, "folds": 6, "export": 8, "report": 10, "evaluate": 10}
+_KILLS = {"train": 16, "folds": 6, "export": 8, "report": 10, "evaluate": 10, "embed": 10}
 _SHORT = {"train": 1, "evaluate": 1}
 
 
@@ -25,14 +26,17 @@ def cases(place, seed, short):
     moments = random.Random(seed)
     whole = place / "whole"
     expected, seconds = {}, {}
+    kills = dict(_SHORT if short else _KILLS)
+    if importlib.util.find_spec("pyarrow") is None:  # of the extra search
+        kills.pop("embed", None)
     # in the order in which one needs what the other left
-    for name in _KILLS if not short else _SHORT:
+    for name in kills:
         done = command(_words(name, pictures, whole), place)
         if fault := done.fault():
             yield f"unkilled {name}", lambda fault=fault: (1, fault)
             return
         expected[name], seconds[name] = _left(name, whole), done.seconds
-    for name, count in (_SHORT if short else _KILLS).items():
+    for name, count in kills.items():
         for number in range(count):
             # after the end too: nothing may be lost then
             after = moments.uniform(0.0, 1.05) * seconds[name]
@@ -58,6 +62,8 @@ def _words(name, pictures, out):
         "report": ["report", run],
         "evaluate": ["evaluate", run / "embedder.keras", pictures, "--to", out / "found.json",
                      "--save-embeddings", out / "rows.npz"],
+        "embed": ["embed", run / "embedder.keras", pictures, "--to", out / "shards",
+                  "--shard-size", "2"],
     }[name]  # fmt: skip
     return [str(word) for word in words]
 
@@ -72,6 +78,8 @@ def _left(name, out):
         return {str(path.relative_to(out)): "" for path in files if path.is_file()}
     if name == "report":
         return {"report": (out / "runs" / "run" / "report.html").stat().st_size > 10_000}
+    if name == "embed":
+        return {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
     with np.load(out / "rows.npz") as rows:
         arrays = {key: rows[key].tobytes() for key in rows.files if key not in ("paths", "data")}
     return arrays | {"values": json.loads((out / "found.json").read_text())["values"]}
@@ -83,7 +91,7 @@ def _case(name, pictures, whole, out, after, expected):
         out.mkdir()
     else:
         shutil.copytree(whole, out)
-        for path in (out / "exported", out / "found.json", out / "rows.npz"):
+        for path in (out / "exported", out / "shards", out / "found.json", out / "rows.npz"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         (out / "runs" / "run" / "report.html").unlink(missing_ok=True)
     words = _words(name, pictures, out)

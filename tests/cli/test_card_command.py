@@ -19,6 +19,7 @@ from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import export_formats
 from keras_ms.export.keras_file import write_keras_file
+from keras_ms.models.keras_file import load_keras_file
 from keras_ms.report import card_snippets
 from keras_ms.report.card_figures import CardFigure, below_start
 from keras_ms.run.closing import run_summary
@@ -226,6 +227,27 @@ def test_exports_that_have_moved_or_are_others(run, finished, tmp_path, capsys):
     change(facts, model_fingerprint="0" * 32)
     words = run, "--exported", moved, "--to", tmp_path / "card.md"
     assert "another model" in refusal(capsys, *words)
+
+
+def test_a_run_with_the_file_that_prepares_photos_itself_alone(run, finished, tmp_path):
+    (written,) = export_formats(
+        load_keras_file(run / "embedder.keras"), tmp_path / "exports", ("photo_onnx",),
+        metadata={"training_data": "birds: 4 classes"}, preprocessing=Preprocessing(32, 36),
+        log=lambda line: None,
+    ).values()  # fmt: skip
+    change(run / "summary.json", exports={"photo_onnx": written})
+    text = card(run).text
+    # that of the Keras file, which does nothing of it itself
+    assert "shorter side of 36 pixels" in section(text, "From a photo to the input")
+    assert "`photo_embedder.onnx`" in text and "### onnxruntime, without" not in text
+    photo, values = str(sorted(finished[1].rglob("*.png"))[0]), {}
+    for title in ("From a photo to the input", "onnxruntime, photos as they are"):
+        (code,) = re.findall(r"```python\n(.*?)```", section(text, title), re.DOTALL)
+        code = code.replace("photo.jpg", photo)
+        exec(code.replace("photo_embedder.onnx", written["path"]), values)
+    view = values["view"](photo, values["rule"])[np.newaxis]
+    expected = load_embedder(run / "embedder.keras").run(view)
+    np.testing.assert_allclose(values["embedding"], expected, atol=0.02)
 
 
 def test_an_unfinished_run_is_refused_with_the_command_that_continues_it(run, capsys):

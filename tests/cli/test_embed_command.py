@@ -44,7 +44,7 @@ def test_it_says_what_it_found_wrote_and_left_out(place, capsys):
     printed = capsys.readouterr().out
     assert f"{place}/photos: 5 of 5 files used" in printed
     assert f"Wrote {place}/told: 4 embeddings in 3 files, 5 pictures now at " in printed
-    assert "1 pictures could not be embedded: broken.csv lists them, the first is" in printed
+    assert "Not embedded: 1 of 5 pictures, which broken.csv lists. The first is" in printed
     assert "x.png: the file is empty" in printed
     assert embedded(place, "--image-size", 8, "--shard-size", 2, to="told") == 0
     printed = capsys.readouterr().out

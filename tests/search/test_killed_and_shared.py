@@ -32,14 +32,13 @@ def place(tmp_path_factory):
     for number in (1, 200):
         (place / "photos" / f"{number:03}.png").write_bytes(b"broken")
     small_embedder().save(place / "model.keras")
-    embedded(place, place / "rows")
+    embedded(place, place / "rows", model=place / "model.keras")
     return place
 
 
-def embedded(place, to, **options):
-    return embed_pictures(
-        place / "model.keras", place / "photos", to=to, shard_size=2, verbose=False, **options
-    )
+def embedded(place, to, *, model="model.keras", **options):
+    options |= {"shard_size": 2, "verbose": False}
+    return embed_pictures(model, place / "photos", to=to, **options)
 
 
 @pytest.mark.slow
@@ -64,12 +63,13 @@ def test_killed_five_times_it_leaves_the_same_bytes(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_of_ray_leave_the_same_bytes(place, tmp_path):
+def test_two_workers_of_ray_leave_the_same_bytes(place, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason='needs pip install -e ".[ray]"')
     folder = tmp_path / "rows"
     folder.mkdir()
     for name in ("embeddings.json", "part-000000.parquet", "part-000007.parquet"):
         (folder / name).write_bytes((place / "rows" / name).read_bytes())
+    monkeypatch.chdir(place)
     with pytest.raises(ValueError, match="workers=1000"):
         embedded(place, folder, engine="ray", workers=1000)
     done = embedded(place, folder, engine="ray", workers=2)
