@@ -145,6 +145,7 @@ def session_run(path, pictures):
     return session.run(["embedding"], {"picture": pictures})[0]
 
 
+@pytest.mark.slow
 def test_models_of_integers_and_of_open_sizes(tmp_path):
     for build, rule in (
         (lambda: small_embedder(input_dtype="uint8"), Preprocessing(None, 20, inside=True)),
@@ -190,6 +191,7 @@ def test_a_rule_inside_says_how_to_resize_to_a_square(values):
         Preprocessing(16, 18, inside="yes")
 
 
+@pytest.mark.slow
 def test_a_file_with_other_pixels_or_embeddings_is_not_kept(tmp_path, monkeypatch):
     # without antialias: another view
     broken = photo_graph._AXIS.replace(
@@ -223,6 +225,7 @@ def write_pictures(folder, classes=6, images=4):
     return folder
 
 
+@pytest.mark.slow
 def test_photos_are_embedded_and_evaluated_whole(photo_file, tmp_path):
     model, folder = small_embedder(), write_pictures(tmp_path / "photos")
     plain = tmp_path / "plain.onnx"
@@ -362,6 +365,7 @@ def test_what_is_no_exif_turns_nothing(contents):
     assert exif_orientation_of(tf.constant(contents)) == 1
 
 
+@pytest.mark.slow
 def test_a_saved_model_of_pixels_as_stored_turns_nothing(tmp_path):
     rule = Preprocessing(16, 18, exif_orientation=False)
     export_saved_model(small_embedder(), tmp_path / "m", preprocessing=rule)
