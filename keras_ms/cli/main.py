@@ -30,6 +30,7 @@ from keras_ms.terminal.streams import (
 COMMANDS = {
     "train": "train an embedder, evaluate it on unseen classes, export it",
     "export": "export a saved .keras model",
+    "quantize": "write a smaller ONNX file, if photos find each other as well with it",
     "backbones": "list the networks that can be trained by their names",
     "weights": "draw how much each loss makes every pair of a batch count, by its similarity",
     "convert-weights": "convert the public PyTorch weights of BN-Inception",

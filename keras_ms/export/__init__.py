@@ -9,5 +9,7 @@ from keras_ms.export.onnx_file import export_onnx as export_onnx
 from keras_ms.export.parity import ExportMismatchError as ExportMismatchError
 from keras_ms.export.preprocessing import Preprocessing as Preprocessing
 from keras_ms.export.preprocessing import read_preprocessing as read_preprocessing
+from keras_ms.export.quantisation import QuantisationRefused as QuantisationRefused
+from keras_ms.export.quantisation import quantize_onnx as quantize_onnx
 from keras_ms.export.saved_model import export_saved_model as export_saved_model
 from keras_ms.export.verification import verify_export as verify_export

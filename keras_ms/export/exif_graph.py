@@ -1,5 +1,7 @@
 """The EXIF orientation of a JPEG as operations of TensorFlow, which a SavedModel can hold."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_ms.data.exif_orientation import TURNS
@@ -62,5 +64,6 @@ def turned_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
     turns = tf.constant([TURNS[number] for number in sorted(TURNS)], tf.int32)
     is_swapped, rows, columns = tf.unstack(turns[orientation - 1])
-    stored = tf.transpose(image, tf.where(is_swapped == 1, [1, 0, 2], [0, 1, 2]))
+    order: Any = tf.where(is_swapped == 1, [1, 0, 2], [0, 1, 2])
+    stored = tf.transpose(image, order)
     return tf.ensure_shape(stored[::rows, ::columns], (None, None, 3))

@@ -16,7 +16,7 @@ from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.parity import checked_tolerance, refuse_if_different
 from keras_ms.export.photo_graph import FIRST_OPSET, photo_graph, with_photo_graph
 from keras_ms.export.photo_parity import refuse_if_photos_differ
-from keras_ms.export.preprocessing import Preprocessing
+from keras_ms.export.preprocessing import Preprocessing, square_sizes
 from keras_ms.files import whole_file
 
 # The versions of the operator set that the converter writes correctly; it fails outside them.
@@ -96,30 +96,26 @@ def export_onnx(
         raise ValueError(f"Expected `opset` to be one of {list(OPSETS)}. Received: opset={opset!r}")
     onnx = import_onnx_package("onnx")
     import_onnx_package("onnxruntime")
-    inside = isinstance(preprocessing, Preprocessing) and preprocessing.inside
-    if inside and opset < FIRST_OPSET:
+    rule = preprocessing
+    rule = rule if isinstance(rule, Preprocessing) and rule.inside else None
+    if rule is not None and opset < FIRST_OPSET:
         raise ValueError(
             f"Expected `opset` of at least {FIRST_OPSET} for a file that prepares pictures itself. "
             f"Received: opset={opset}"
         )
-    wrapped = inference_model(model, preprocessing.image_size if inside else image_size)
+    wrapped = inference_model(model, rule.image_size if rule else image_size)
     card = model_card(wrapped, metadata, preprocessing)
-    proto, rule, photo = onnx_model(wrapped, opset), preprocessing, None
-    if inside:
-        rule = replace(preprocessing, image_size=preprocessing.image_size or wrapped.input_shape[0])
-        photo = photo_graph(
-            rule.image_size,
-            rule.resize_to,
-            dtype=wrapped.input_dtype,
-            opset=opset,
-            ir_version=proto.ir_version,
-        )
+    proto, photo = onnx_model(wrapped, opset), None
+    if rule is not None:
+        rule = replace(rule, image_size=rule.image_size or wrapped.input_shape[0])
+        versions = {"opset": opset, "ir_version": proto.ir_version}
+        photo = photo_graph(*square_sizes(rule), dtype=wrapped.input_dtype, **versions)
         proto = with_photo_graph(proto, photo)
     facts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in card.items()}
     onnx.helper.set_model_props(proto, facts)
     content = proto.SerializeToString()
     with explained_write_errors(path, len(content)), whole_file(path) as new:
         new.write_bytes(content)
-        if photo is not None:
+        if rule is not None:
             return refuse_if_photos_differ(wrapped, new, photo, rule, tolerance)
         return refuse_if_different(wrapped, new, tolerance)

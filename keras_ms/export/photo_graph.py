@@ -165,5 +165,8 @@ def with_photo_graph(network: Any, photo: Any) -> Any:
     onnx = import_onnx_package("onnx")
     import_onnx_package("onnx.compose")
     merged = onnx.compose.merge_models(photo, network, io_map=[(_VIEW, "image")])
+    # each names its operator set, and some programs want it once
+    del merged.opset_import[:]
+    merged.opset_import.extend(network.opset_import)
     onnx.checker.check_model(merged, full_check=True)
     return merged

@@ -11,7 +11,7 @@ from keras_ms.export.exif_graph import exif_orientation_of, turned_upright
 from keras_ms.export.inference_model import InferenceModel
 from keras_ms.export.parity import Comparison
 from keras_ms.export.photo_parity import centre_views, compare_with_photos, odd_pictures
-from keras_ms.export.preprocessing import Preprocessing
+from keras_ms.export.preprocessing import Preprocessing, square_sizes
 
 SIGNATURES = {
     "serve, serving_default": "image, prepared as the rule says",
@@ -29,7 +29,7 @@ def add_photo_signatures(archive: Any, wrapped: InferenceModel, rule: Preprocess
         rule: `Preprocessing` with a square's side and `resize_to`.
     """
 
-    side = rule.image_size
+    side, shorter = square_sizes(rule)
     view = tf.TensorSpec((side, side, 3), tf.uint8)
 
     def traced(function, *spec):
@@ -46,13 +46,13 @@ def add_photo_signatures(archive: Any, wrapped: InferenceModel, rule: Preprocess
 
     def embed(picture):
         views = tf.map_fn(
-            lambda one: centre_view(one, side, rule.resize_to), picture, fn_output_signature=view
+            lambda one: centre_view(one, side, shorter), picture, fn_output_signature=view
         )
         return {"embedding": network(views)}
 
     def embed_jpeg(contents):
         views = tf.map_fn(
-            lambda one: centre_view(_pixels(one, rule), side, rule.resize_to),
+            lambda one: centre_view(_pixels(one, rule), side, shorter),
             contents,
             fn_output_signature=view,
         )

@@ -150,6 +150,20 @@ def read_preprocessing(path: str | os.PathLike) -> Preprocessing | None:
     return recorded_preprocessing(session.get_modelmeta().custom_metadata_map, path.name)
 
 
+def square_sizes(rule: Preprocessing) -> tuple[int, int]:
+    """`image_size` and `resize_to` of a rule that has both, of a square.
+
+    Raises:
+        ValueError: a rule that has not.
+    """
+    size, shorter = rule.image_size, rule.resize_to
+    if not isinstance(size, int) or shorter is None:
+        raise ValueError(
+            f"Expected the sizes of a square and of the shorter side. Received: {rule}"
+        )
+    return size, shorter
+
+
 def saved_model_facts(path: str | os.PathLike) -> dict[str, Any]:
     """What a SavedModel says about itself: a dict, empty for one of another program."""
     file = Path(path) / METADATA_FILE

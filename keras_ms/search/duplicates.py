@@ -1,6 +1,8 @@
 """Groups of rows that are nearly the same, without the matrix of all pairs."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,37 @@ class DuplicateGroup(NamedTuple):
 
     paths: tuple[str, ...]
     similarities: tuple[float, ...]
+
+
+@contextmanager
+def read_again(
+    parts: Iterable[tuple[Any, np.ndarray]], dimension: int, size: int
+) -> Iterator[Scan]:
+    """What can be read once, copied to the disk so that it can be read again, in the same order.
+
+    Args:
+        parts: (paths, float32 rows) of everything.
+        dimension: columns of the rows.
+        size: rows of a part that is read again.
+
+    Yields:
+        A `Scan`, for as long as the block lasts.
+    """
+    names: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        for paths, rows in parts:
+            names += paths.to_pylist() if hasattr(paths, "to_pylist") else list(paths)
+            file.write(np.ascontiguousarray(rows, np.float32).data)
+        file.flush()
+
+        def scan():
+            for start in range(0, len(names), size):
+                part = names[start : start + size]
+                file.seek(start * dimension * 4)
+                rows = np.fromfile(file, np.float32, len(part) * dimension)
+                yield part, rows.reshape(-1, dimension)
+
+        yield scan
 
 
 def duplicate_groups(

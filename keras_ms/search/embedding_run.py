@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from keras_ms.arguments import whole_number
+from keras_ms.data.file_names import shown_name
 from keras_ms.export.embedder import load_embedder
 from keras_ms.search.embedding_job import EmbeddingJob, planned_job
 from keras_ms.search.job_folder import BROKEN_FILE, shards_there, write_broken
 from keras_ms.search.packages import import_search_package
 from keras_ms.search.picture_list import list_pictures
 from keras_ms.search.places import OutputFolder
-from keras_ms.search.ray_engine import made_on_ray
+from keras_ms.search.ray_engine import import_ray, made_on_ray
 from keras_ms.search.shard_maker import ShardMaker
 from keras_ms.search.shards import DTYPES, Shard
 from keras_ms.terminal.keras_progress import work_progress
@@ -109,10 +110,12 @@ def embed_pictures(
     say: Callable[[str], Any] = print_line if verbose else lambda line: None
     _check_arguments(batch_size, dtype, shard_size, engine, workers)
     import_search_package("pyarrow.parquet")
+    if engine == "ray":
+        import_ray()
     folder = OutputFolder(os.fspath(to))
     embedder = load_embedder(os.fspath(model))
     pictures = list_pictures(os.fspath(data), column=column)
-    say(f"{os.fspath(data)}: {pictures.summary}")
+    say(f"{shown_name(os.fspath(data))}: {pictures.summary}")
     job = planned_job(
         embedder,
         pictures,
@@ -168,7 +171,7 @@ def _check_arguments(batch_size, dtype, shard_size, engine, workers):
             raise ValueError(f"Expected `{name}` as one of {allowed}. Received: {value!r}")
     if workers is not None and engine != "ray":
         raise ValueError(
-            f"`workers` are of engine='ray'. Received: workers={workers}; leave it out"
+            f"`workers` are of engine='ray'. Received: workers={workers}. Leave it out"
         )
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from keras_ms.arguments import Tensor, whole_number
 from keras_ms.data.file_names import shown_name
 from keras_ms.evaluation.inputs import checked_embeddings, unit_rows
-from keras_ms.search.duplicates import DuplicateGroup, duplicate_groups
+from keras_ms.search.duplicates import DuplicateGroup, duplicate_groups, read_again
 from keras_ms.search.exact_search import NearestRows, nearest_rows
 from keras_ms.search.index_table import BATCH, IndexTable
 
 # Rows of so many bytes stay in memory after the first search: 100,000 of 512 numbers are 205 MB.
 _KEPT_BYTES = 2**29
+_LARGE = 2**16
 _SAMPLED = 200
 # Of 50,000 clustered rows in 223 parts, 10 of them had every neighbour of 50 queries.
 _PROBES = 20
@@ -317,7 +318,8 @@ class Index:
     ) -> list[DuplicateGroup]:
         """Groups of pictures that are nearly the same.
 
-        Every pair is compared: 100,000 pictures take a hundred times as long as 10,000.
+        Every pair is compared: 100,000 pictures take a hundred times as long as 10,000. The
+        embeddings are copied into the folder for temporary files meanwhile.
 
         Args:
             threshold: least cosine of two pictures that belong together, above 0, up to 1.
@@ -329,8 +331,8 @@ class Index:
         threshold = float(threshold)
         if not 0 < threshold <= 1:
             raise ValueError(f"Expected `threshold` above 0 and up to 1. Received: {threshold}")
-        rows = list(self._rows())
-        return duplicate_groups(lambda: iter(rows), threshold, progress)
+        with read_again(self._table.scan(), self.dimension, BATCH) as scan:
+            return duplicate_groups(scan, threshold, progress)
 
     def compact(self) -> None:
         """Deletes from the disk at once what was replaced or removed, else kept for a day.
@@ -352,7 +354,7 @@ class Index:
                 kept.append((paths, rows))
             yield paths, rows
         if kept is not None and self._table.version == version:
-            self._kept = version, kept
+            self._kept = version, _in_large_parts(kept)
 
     def _approximately(self, queries, k, probes):
         # some of what is found may be further than what is missed
@@ -432,3 +434,17 @@ def _texts(paths: Iterable[Any]) -> list[str]:
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise ValueError(f"Expected a list of paths. Received one: {paths!r}")
     return [shown_name(path) for path in paths]
+
+
+def _in_large_parts(parts):
+    """Parts put together: products of few small ones cost threads that wait for each other."""
+    import pyarrow
+
+    joined, group = [], []
+    for part in parts:
+        group.append(part)
+        if sum(len(rows) for _, rows in group) >= _LARGE or part is parts[-1]:
+            paths, rows = zip(*group)
+            joined.append((pyarrow.concat_arrays(paths), np.concatenate(rows)))
+            group = []
+    return joined

@@ -40,6 +40,17 @@ class _Worker:
         return {"shard": [shard], "fault": [fault]}
 
 
+def import_ray() -> Any:
+    """The module `ray`, with its usage reports off.
+
+    Raises:
+        ImportError: the extra `ray` is missing; the message has the command.
+    """
+    # before the import, which reads it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return import_search_package("ray", "ray")
+
+
 def made_on_ray(job: EmbeddingJob, numbers: Sequence[int], workers: int | None) -> Iterator[Shard]:
     """Makes shards on Ray: a cluster that RAY_ADDRESS names, else processes of this machine.
 
@@ -54,11 +65,9 @@ def made_on_ray(job: EmbeddingJob, numbers: Sequence[int], workers: int | None) 
     Raises:
         ImportError: no Ray.
         ValueError: more workers than Ray has cores.
-        OSError: a worker fails; the message says why.
+        OSError: a worker or Ray itself fails; the message says why.
     """
-    # before the import, which reads it
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = import_search_package("ray", "ray")
+    ray = import_ray()
     data = import_search_package("ray.data", "ray")
     was_running = ray.is_initialized()
     if not was_running:
@@ -80,6 +89,8 @@ def made_on_ray(job: EmbeddingJob, numbers: Sequence[int], workers: int | None) 
             if row["fault"]:
                 raise OSError(f"A worker of Ray failed. {row['fault']}")
             yield shard_from_json(row["shard"])
+    except ray.exceptions.RayError as error:
+        raise OSError(f"Ray failed. {type(error).__name__}: {error}") from error
     finally:
         if not was_running:
             ray.shutdown()

@@ -3,6 +3,7 @@
 The code is that of docs/runtimes.md, run where neither keras_ms nor TensorFlow can be imported.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -167,6 +168,88 @@ def test_every_kind_of_picture_is_seen_as_evaluation_sees_it(tmp_path):
         assert np.abs(view - ours).mean() <= 0.5, name
 
 
+EACH = """
+import json
+embeddings, refused = {}, {}
+for name in json.load(open("names.json")):
+    try:
+        exec(code.replace("photo.jpg", name))
+        embeddings[name] = embedding[0].tolist()
+    except Exception as error:
+        refused[name] = str(error)
+json.dump([embeddings, refused], open("found.json", "w"))
+"""
+
+
+def odd_photos():
+    """Pillow's pictures, with the options of writing them, by name."""
+    random = np.random.default_rng(0)
+
+    def coloured(width, height):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), np.uint8))
+        return coarse.resize((width, height), Image.BICUBIC)
+
+    turned = {}
+    for orientation in (3, 5, 6):
+        turned[orientation] = Image.Exif()
+        turned[orientation][0x0112] = orientation
+    transparent = coloured(90, 61).convert("RGBA")
+    transparent.putalpha(Image.fromarray(random.integers(0, 256, (61, 90), np.uint8)))
+    deep = np.asarray(coloured(50, 40).convert("L")).astype(np.uint16) * 257
+    return {
+        "wide.png": (coloured(4000, 1), {}),
+        "high.png": (coloured(1, 4000), {}),
+        "one.png": (coloured(1, 1), {}),
+        "two.png": (coloured(2, 1), {}),
+        "as it is.png": (coloured(36, 36), {}),
+        "half-way.png": (coloured(35, 24), {}),
+        "large.jpg": (coloured(1500, 1000), {}),
+        "upside down.jpg": (coloured(80, 60), {"exif": turned[3]}),
+        "mirrored.jpg": (coloured(80, 60), {"exif": turned[5]}),
+        "turned.png": (coloured(80, 60), {"exif": turned[6]}),
+        "grey.jpg": (coloured(99, 60).convert("L"), {}),
+        "grey.png": (coloured(60, 99).convert("L"), {}),
+        "black and white.png": (coloured(60, 99).convert("1"), {}),
+        "inks.jpg": (coloured(99, 60).convert("CMYK"), {}),
+        "progressive.jpg": (coloured(99, 60), {"progressive": True}),
+        "transparent.png": (transparent, {}),
+        "grey and transparent.png": (transparent.convert("LA"), {}),
+        "palette.png": (coloured(61, 83).convert("P"), {}),
+        "palette with a hole.png": (coloured(61, 83).convert("P"), {"transparency": 7}),
+        "film.gif": (coloured(61, 83).convert("P"), {}),
+        "16 bits.png": (Image.fromarray(deep), {}),
+        "16 bits.tif": (Image.fromarray(deep), {}),
+        "fractions.tif": (Image.fromarray(deep.astype("float32") / 257), {}),
+    }
+
+
+def test_odd_photos_by_the_pages_lines_are_right_or_refused(tmp_path):
+    photos = odd_photos()
+    for name, (photo, options) in photos.items():
+        photo.save(tmp_path / name, **options)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "names.json").write_text(json.dumps([*photos, "text.png"]))
+    model = small_model(32)
+    rule = keras_ms.Preprocessing(32, 36, inside=True)
+    export_onnx(model, tmp_path / "photo_embedder.onnx", preprocessing=rule)
+    code = f"{ALONE}\ncode = {code_of_page('photo')!r}\n{EACH}"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found, refused = json.loads((tmp_path / "found.json").read_text())
+    assert set(refused) == {"16 bits.png", "16 bits.tif", "fractions.tif", "text.png"}
+    assert len(found) == 20 and "8 bits a channel" in refused["16 bits.png"]
+    paths = [str(tmp_path / name) for name in found]
+    images = keras_ms.ImageList(paths, [0] * len(paths), "a", ["test"] * len(paths))
+    ((views, _),) = evaluation_batches(images, 32, resize_to=36)
+    expected = model(views, training=False).numpy()
+    for name, embedding, ours in zip(found, found.values(), expected):
+        # Pillow's JPEG decoder gives another grey level here and there
+        assert np.abs(np.array(embedding) - ours).max() < 5e-3, name
+
+
 def test_the_page_turns_photos_where_the_file_says_so(tmp_path):
     coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8))
     photo = coarse.resize((90, 60), Image.BICUBIC)
@@ -247,3 +330,16 @@ def test_birds_reach_the_recall_of_our_own_evaluation(shared_data, shared_weight
     squashed = model.predict(np.stack([np.asarray(x, "float32") for x in squashed]), verbose=0)
     assert 0.5 < expected < 0.9
     assert similarity.min() > 0.99 > (ours[::8] * squashed).sum(axis=1).mean()
+
+    # a file that takes photos needs Pillow to decode them and nothing else
+    inside = dataclasses.replace(rule, inside=True)
+    export_onnx(model, tmp_path / "photo_embedder.onnx", preprocessing=inside)
+    (tmp_path / "names.json").write_text(json.dumps([str(path) for path in paths]))
+    code = f"{ALONE}\ncode = {code_of_page('photo')!r}\n{EACH}"
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    found, refused = json.loads((tmp_path / "found.json").read_text())
+    assert not refused
+    embeddings = np.array([found[str(path)] for path in paths])
+    assert_same_recall(recall_at_1(embeddings, labels), expected, len(paths))
+    assert (ours * embeddings).sum(axis=1).min() > 0.99

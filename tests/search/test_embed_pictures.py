@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import keras
@@ -286,7 +287,7 @@ def test_arguments_that_would_not_be_read_are_refused(place, tmp_path):
     for options, words in (
         ({"dtype": "float64"}, "float64"),
         ({"engine": "spark"}, "spark"),
-        ({"workers": 2}, "leave it out"),
+        ({"workers": 2}, "Leave it out"),
         ({"shard_size": 0}, "shard_size"),
         ({"column": "path"}, "Leave it out"),
         ({"image_size": 20}, "16 x 16"),
@@ -298,6 +299,16 @@ def test_arguments_that_would_not_be_read_are_refused(place, tmp_path):
     with pytest.raises(NotADirectoryError):
         embedded(place, tmp_path / "file")
     assert not (tmp_path / "rows").exists()
+
+
+def test_a_missing_package_is_named_with_the_command_before_the_work(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_ms.search.embedding_run.load_embedder", None)
+    for module, extra, options in (
+        ("ray", "ray", {"engine": "ray"}), ("pyarrow.parquet", "search", {}),
+    ):  # fmt: skip
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ImportError, match=rf"pip install -e \"\.\[{extra}\]"):
+            embedded(place, tmp_path / "rows", **options)
 
 
 def test_a_model_of_any_size_needs_one(place, tmp_path):

@@ -72,7 +72,8 @@ def index(tmp_path):
     return index
 
 
-def test_the_nearest_are_those_of_a_literal_search(index):
+def test_the_nearest_are_those_of_a_literal_search(index, monkeypatch):
+    monkeypatch.setattr("keras_ms.search.index._LARGE", 20)
     queries = unit_rows(7, seed=1)
     for k in (1, 5, 60):
         expected = literal_search(names(60), unit_rows(60), queries, k)
@@ -211,7 +212,11 @@ def test_duplicates_are_those_of_all_pairs(size):
     assert set(similarity) == {paths[n] for n in (3, 10, 50, 4, 20, 21, 22)}
 
 
-def test_duplicates_of_an_index(index):
+def test_duplicates_of_an_index(index, monkeypatch):
+    monkeypatch.setattr("keras_ms.search.index.BATCH", 7)
+    for threshold in (0.4, 0.6):
+        groups = index.duplicates(threshold)
+        assert [g.paths for g in groups] == literal_groups(names(60), unit_rows(60), threshold)
     index.add(["copy.jpg"], unit_rows(60)[7:8], model=BIRDS)
     assert [g.paths for g in index.duplicates(0.99999)] == [("copy.jpg", names(60)[7])]
     with pytest.raises(ValueError, match="threshold"):
@@ -251,3 +256,41 @@ def test_another_process_sees_what_was_added_and_its_additions_are_seen(index):
     )
     assert done.stdout.split() == ["60"], done.stderr
     assert index.search(np.ones((1, 16)), 1, model=BIRDS).paths[0, 0] == "theirs.jpg"
+
+
+@pytest.mark.slow
+def test_two_processes_that_write_at_once_leave_each_path_once(index):
+    code = (
+        "import sys, numpy as np\n"
+        "from keras_ms.search import Index\n"
+        "index, own = Index(sys.argv[1]), float(sys.argv[2])\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+        "rows = np.eye(16)[[int(own)] * 50]\n"
+        "for step in range(40):\n"
+        "    paths = [f'{number}.jpg' for number in range(step * 10, step * 10 + 50)]\n"
+        "    index.add(paths, rows, model=index.model)\n"
+        "    index.remove([f'{sys.argv[2]} gone.jpg'])\n"
+        "print('done')\n"
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, index.place, str(own)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for own in (0, 1)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    assert [writer.communicate(timeout=1200)[0] for writer in writers] == ["done\n"] * 2
+    found = [pair for paths, rows in index.batches() for pair in zip(paths, rows)]
+    theirs = {path: row for path, row in found if not path.startswith("photos/")}
+    assert len(found) == len(index) == 60 + 440
+    assert set(theirs) == {f"{number}.jpg" for number in range(440)}
+    # whole batches: the row is that of one writer or of the other
+    assert all(np.isin(row, (0, 1)).all() and row[:2].sum() == 1 for row in theirs.values())
