@@ -68,9 +68,9 @@ def write_page(
             "with preprocessing=keras_ms.Preprocessing(…), or with keras-ms export --resize-to"
         )
     rule = {"exif_orientation": False} | rule
-    images = ImageList(
-        [str(path) for path in paths], np.zeros(len(paths), int), ("any",), ["test"] * len(paths)
-    )
+    names = np.array([str(path) for path in paths])
+    labels, split = np.zeros(len(paths), np.int64), np.full(len(paths), "test")
+    images = ImageList(names, labels, ("any",), split)
     embeddings = embed_images(embedder, images).astype("<f4")
     with whole_folder(folder, replace=False) as new:
         for name in PAGE:

@@ -128,6 +128,13 @@ class HeadlessChromium:
             raise RuntimeError(thrown.get("exception", thrown).get("description", thrown["text"]))
         return found["result"].get("value")
 
+    def processor_seconds(self) -> float:
+        """Seconds of processor time that the processes of pages have taken."""
+        session, self._session = self._session, None  # only the browser itself knows
+        processes = self.ask("SystemInfo.getProcessInfo")["processInfo"]
+        self._session = session
+        return sum(one["cpuTime"] for one in processes if one["type"] == "renderer")
+
     def choose_files(self, selector: str, paths: Sequence[str | Path]) -> None:
         """Chooses files in an input of the page, as a user does."""
         root = self.ask("DOM.getDocument")["root"]["nodeId"]

@@ -20,48 +20,49 @@ const ort = require('onnxruntime-node');
 const fs = require('fs');
 const [repeats, size, ...batches] = process.argv.slice(2).map(Number);
 (async () => {
-  const session = await ort.InferenceSession.create('embedder.onnx');
+  const options = { intraOpNumThreads: 1 };
+  const session = await ort.InferenceSession.create('embedder.onnx', options);
   const pixels = new Float32Array(new Uint8Array(fs.readFileSync('images.bin')).buffer);
-  const milliseconds = {};
-  for (const batch of batches) {
+  const imagesOf = (batch) => {
     const values = pixels.slice(0, batch * size * size * 3);
-    const image = new ort.Tensor('float32', values, [batch, size, size, 3]);
-    const { embedding } = await session.run({ image });
+    return new ort.Tensor('float32', values, [batch, size, size, 3]);
+  };
+  for (const batch of batches) {
+    const { embedding } = await session.run({ image: imagesOf(batch) });
     fs.writeFileSync(`node-${batch}.bin`, Buffer.from(embedding.data.buffer,
       embedding.data.byteOffset, embedding.data.byteLength));
-    const times = [];
-    for (let i = 0; i < repeats; i++) {
-      const started = performance.now();
-      await session.run({ image });
-      times.push(performance.now() - started);
-    }
-    milliseconds[batch] = times.sort((a, b) => a - b)[(repeats - 1) / 2];
   }
+  const image = imagesOf(1);
+  await session.run({ image });
+  const times = [];
+  for (let i = 0; i < repeats; i++) {
+    const started = process.cpuUsage();
+    await session.run({ image });
+    const { user, system } = process.cpuUsage(started);
+    times.push((user + system) / 1000);
+  }
+  const milliseconds = times.sort((a, b) => a - b)[(repeats - 1) / 2];
   console.log(JSON.stringify({ milliseconds }));
 })();
 """
 
 WEB_PROGRAM = """
+var session, image;
 (async () => {
-  const [repeats, size, ...batches] = %s;
+  const [size, ...batches] = %s;
   ort.env.wasm.numThreads = 1;
-  const session = await ort.InferenceSession.create('/embedder.onnx');
+  session = await ort.InferenceSession.create('/embedder.onnx');
   const pixels = new Float32Array(await (await fetch('/images.bin')).arrayBuffer());
-  const found = { milliseconds: {}, embeddings: {} };
+  const embeddings = {};
   for (const batch of batches) {
     const values = pixels.slice(0, batch * size * size * 3);
-    const image = new ort.Tensor('float32', values, [batch, size, size, 3]);
+    image = new ort.Tensor('float32', values, [batch, size, size, 3]);
     const { embedding } = await session.run({ image });
-    found.embeddings[batch] = Array.from(embedding.data);
-    const times = [];
-    for (let i = 0; i < repeats; i++) {
-      const started = performance.now();
-      await session.run({ image });
-      times.push(performance.now() - started);
-    }
-    found.milliseconds[batch] = times.sort((a, b) => a - b)[(repeats - 1) / 2];
+    embeddings[batch] = Array.from(embedding.data);
   }
-  return found;
+  image = new ort.Tensor('float32', pixels.slice(0, size * size * 3), [1, size, size, 3]);
+  await session.run({ image });
+  return embeddings;
 })()
 """
 
@@ -71,7 +72,7 @@ class Measured(NamedTuple):
 
     version: str
     embeddings: list[np.ndarray]  # by BATCH_SIZES
-    milliseconds: list[float]  # of a whole batch, likewise
+    milliseconds: float  # of the processor, for one image
 
 
 def in_node(folder, images, arguments):
@@ -95,7 +96,7 @@ def in_node(folder, images, arguments):
 
 
 def in_web(folder, images, arguments):
-    """onnxruntime-web in Chromium, with one thread, as a page from a disk has it."""
+    """onnxruntime-web in Chromium."""
     version = package_version(arguments, "onnxruntime-web")
     if version is None or find_chromium() is None:
         return None
@@ -108,14 +109,17 @@ def in_web(folder, images, arguments):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with HeadlessChromium() as page:
             page.open(f"http://127.0.0.1:{server.server_port}/index.html")
-            numbers = json.dumps([REPEATS, images.shape[1], *BATCH_SIZES])
-            found = page.value(WEB_PROGRAM % numbers)
+            numbers = json.dumps([images.shape[1], *BATCH_SIZES])
+            embeddings = page.value(WEB_PROGRAM % numbers)
+            started = page.processor_seconds()
+            for _ in range(REPEATS):
+                page.value("session.run({ image }).then(() => null)")
+            seconds = (page.processor_seconds() - started) / REPEATS
             browser = page.ask("Browser.getVersion")["product"].removeprefix("Headless")
         server.shutdown()
-    found["version"] = f"{version}, {browser.split('.')[0].replace('/', ' ')}"
-    embeddings = found.pop("embeddings")
     rows = [np.array(embeddings[str(n)], "float32").reshape(n, -1) for n in BATCH_SIZES]
-    return measured(json.dumps(found), rows)
+    name = browser.split(".")[0].replace("/", " ")
+    return Measured(f"{version}, {name}", rows, seconds * 1000)
 
 
 class SilentHandler(http.server.SimpleHTTPRequestHandler):
@@ -125,8 +129,7 @@ class SilentHandler(http.server.SimpleHTTPRequestHandler):
 
 def measured(text, embeddings, version=""):
     found = json.loads(text.splitlines()[-1])
-    times = [found["milliseconds"][str(n)] for n in BATCH_SIZES]
-    return Measured(version or found["version"], embeddings, times)
+    return Measured(version or found["version"], embeddings, found["milliseconds"])
 
 
 def package_version(arguments, name):
