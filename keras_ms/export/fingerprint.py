@@ -1,6 +1,7 @@
 """Tells whether two files hold the same model, so that their embeddings may be compared."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 
 # of 64 characters of SHA-256; two models of a million have the same 32 with a chance below 1e-26
 _LENGTH = 32
+# options that a copy of a model may have otherwise
+_OF_A_COPY = ("name", "dtype", "trainable")
 
 
 def model_fingerprint(model: keras.Model) -> str:
@@ -33,15 +36,30 @@ def model_fingerprint(model: keras.Model) -> str:
     ```
     """
     digest = hashlib.sha256()
-    # without trained parts too, average and maximum pooling give other embeddings
     for layer in model._flatten_layers(include_self=False):
-        digest.update(f"{type(layer).__name__}\n".encode())
+        digest.update(f"{type(layer).__name__}{_options(layer)}\n".encode())
     for value in model.get_weights():
         # every low precision is exact in float32
         value = value if value.dtype.kind in "iub" else value.astype(np.float32)
         digest.update(f"{value.shape}\n".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     return digest.hexdigest()[:_LENGTH]
+
+
+def _options(layer):
+    """What tells a layer without weights from another one of its kind, such as a factor of pixels.
+
+    Weights tell the others; how a model is fed, its first layer's size, does not count.
+    """
+    holds_others = bool(layer._flatten_layers(include_self=False))
+    if layer.weights or holds_others or isinstance(layer, keras.layers.InputLayer):
+        return ""
+    try:
+        options = layer.get_config()
+    except NotImplementedError:  # of a custom layer that cannot be saved
+        return ""
+    named = {key: value for key, value in options.items() if key not in _OF_A_COPY}
+    return json.dumps(named, sort_keys=True, default=lambda value: np.asarray(value).tolist())
 
 
 def file_fingerprint(path: str | os.PathLike, facts: Mapping[str, Any]) -> str:

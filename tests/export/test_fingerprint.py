@@ -41,6 +41,18 @@ def test_another_pooling_of_the_same_weights_gives_another_fingerprint():
     assert model_fingerprint(_pooled(average)) != model_fingerprint(_pooled(largest))
 
 
+def test_another_normalisation_gives_another_fingerprint(tmp_path):
+    def scaled(scale):
+        image = layers.Input((8, 8, 3))
+        return keras.Model(image, layers.Rescaling(scale)(image))
+
+    model = scaled(np.float32([0.1, 0.2, 0.3]))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert model_fingerprint(model) == model_fingerprint(again)
+    assert model_fingerprint(model) != model_fingerprint(scaled(0.1))
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_the_precision_of_the_arithmetic_does_not_count(dtype):
     pooling = layers.GlobalAveragePooling2D
