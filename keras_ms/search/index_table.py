@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_ms.data.file_names import file_path
+from keras_ms.files import full_disk_error, is_full_disk
 from keras_ms.search.packages import import_search_package
 
 try:
@@ -52,7 +53,8 @@ class IndexTable:
             raise FileNotFoundError(
                 f"Expected an index. None is at {place}. keras-ms index makes one"
             )
-        self._table = _database(place).open_table(_NAME)
+        with _explained(place):
+            self._table = _database(place).open_table(_NAME)
         try:
             self.facts: dict[str, Any] = json.loads(self._table.schema.metadata[_FACTS])
             self.dimension = int(self.facts["dimension"])
@@ -140,21 +142,20 @@ class IndexTable:
             self._tidy_now_and_then()
         return count
 
-    def scan(
-        self, *, with_embeddings: bool = True, batch_size: int = BATCH
-    ) -> Iterator[tuple[Any, np.ndarray]]:
+    def scan(self, *, batch_size: int = BATCH) -> Iterator[tuple[Any, np.ndarray]]:
         """Everything as it is now, whatever is written meanwhile.
 
         Yields:
-            The paths, a pyarrow array, and the rows, float32 (count, dimension); without
-            embeddings of no columns.
+            The paths, a pyarrow array, and the rows, float32 (count, dimension).
         """
-        columns = ["path", "embedding"] if with_embeddings else ["path"]
-        for batch in self._table.search().select(columns).to_batches(batch_size):
-            yield (
-                batch.column("path"),
-                self._rows(batch) if with_embeddings else np.zeros((len(batch), 0), np.float32),
-            )
+        with _explained(self.place):
+            batches = self._table.search().select(["path", "embedding"]).to_batches(batch_size)
+        while True:
+            with _explained(self.place):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.column("path"), self._rows(batch)
 
     def nearest(self, query: np.ndarray, k: int, probes: int) -> tuple[list[str], np.ndarray]:
         """Paths and rows of about the k nearest, in any order, by the approximate index.
@@ -166,7 +167,8 @@ class IndexTable:
         """
         search = self._table.search(query, vector_column_name="embedding").distance_type("dot")
         search = search.nprobes(probes).limit(k).select(["path", "embedding", "_distance"])
-        found = search.to_arrow().combine_chunks()
+        with _explained(self.place):
+            found = search.to_arrow().combine_chunks()
         return found["path"].to_pylist(), self._rows(found)
 
     def has_approximate(self) -> bool:
@@ -214,8 +216,31 @@ def _database(place):
 
 
 @contextlib.contextmanager
+def _explained(place):
+    """Errors of the engine, of many kinds, as an OSError that names the index."""
+    try:
+        yield
+    except (ImportError, FileNotFoundError):
+        raise
+    except Exception as error:
+        if is_full_disk(error):
+            raise full_disk_error(Path(file_path(place)) / _NAME) from error
+        words = str(error).partition(", /")[0].strip()  # without places in the engine's source
+        raise OSError(
+            f"The index {place} cannot be read or written: {words}. If files of it are damaged or "
+            "gone, make it again: remove it and add everything once more"
+        ) from error
+
+
+@contextlib.contextmanager
 def _writing(place):
-    """Of several processes that write into a folder, one after the other."""
+    """Of several processes that write into a folder, one after the other; errors explained."""
+    with _locked(place), _explained(place):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(place):
     if fcntl is None or is_url(place):
         yield
         return

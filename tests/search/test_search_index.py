@@ -194,6 +194,17 @@ def test_making_that_was_interrupted_is_made_again(tmp_path):
     assert len(Index.create(tmp_path / "birds", model=BIRDS, dimension=4)) == 0
 
 
+def test_damaged_files_are_an_error_that_names_the_index(index, tmp_path):
+    for path in (tmp_path / "birds.index" / "pictures.lance" / "data").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(OSError, match=r"birds\.index cannot be read or written: .* make it again"):
+        Index(index.place).search(unit_rows(1), model=BIRDS)
+    for path in (tmp_path / "birds.index" / "pictures.lance" / "_versions").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(OSError, match=r"birds\.index cannot be read or written"):
+        Index(index.place)
+
+
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_duplicates_are_those_of_all_pairs(size):
     rows = unit_rows(60, seed=4)
