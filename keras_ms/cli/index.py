@@ -168,7 +168,7 @@ def remembered_model(index: Any) -> str:
         FileNotFoundError: it is not there any more.
     """
     path = index.model.path if index is not None else ""
-    if not path:
+    if index is None or not path:
         raise ValueError(
             "Give --model, what embeds the pictures"
             + ("" if index is None else f": {index.place} does not know where it lies")

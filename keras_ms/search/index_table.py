@@ -142,21 +142,20 @@ class IndexTable:
             self._tidy_now_and_then()
         return count
 
-    def scan(
-        self, *, with_embeddings: bool = True, batch_size: int = BATCH
-    ) -> Iterator[tuple[Any, np.ndarray]]:
+    def scan(self, *, batch_size: int = BATCH) -> Iterator[tuple[Any, np.ndarray]]:
         """Everything as it is now, whatever is written meanwhile.
 
         Yields:
-            The paths, a pyarrow array, and the rows, float32 (count, dimension); without
-            embeddings of no columns.
+            The paths, a pyarrow array, and the rows, float32 (count, dimension).
         """
-        columns = ["path", "embedding"] if with_embeddings else ["path"]
-        for batch in self._table.search().select(columns).to_batches(batch_size):
-            yield (
-                batch.column("path"),
-                self._rows(batch) if with_embeddings else np.zeros((len(batch), 0), np.float32),
-            )
+        with _explained(self.place):
+            batches = self._table.search().select(["path", "embedding"]).to_batches(batch_size)
+        while True:
+            with _explained(self.place):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.column("path"), self._rows(batch)
 
     def nearest(self, query: np.ndarray, k: int, probes: int) -> tuple[list[str], np.ndarray]:
         """Paths and rows of about the k nearest, in any order, by the approximate index.

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,8 @@ class LanceDB:
         self.table.delete(f"path in ({', '.join(map(repr, keys))})")
 
     def search(self, query, filtered=False):
-        found = self.table.search(query).distance_type("dot").bypass_vector_index().limit(K)
+        search: Any = self.table.search(query)
+        found = search.distance_type("dot").bypass_vector_index().limit(K)
         if filtered:
             found = found.where(f"path != '{FIRST}'", prefilter=True)
         found = found.select(["path", "_distance"]).to_arrow()
@@ -163,7 +165,8 @@ class Faiss:
     def __init__(self, path, dimension):
         import faiss
 
-        self.faiss, self.path = faiss, Path(path)
+        self.faiss: Any = faiss
+        self.path = Path(path)
         self.path.mkdir(exist_ok=True)
         if (self.path / "index").exists():
             self.index = faiss.read_index(str(self.path / "index"))
@@ -188,7 +191,7 @@ class Faiss:
     def _remove(self, keys):
         gone = [self.number.pop(key) for key in keys if key in self.number]
         if gone:
-            self.index.remove_ids(np.array(gone))
+            self.index.remove_ids(self.faiss.IDSelectorBatch(gone))
 
     def _save(self):
         self.faiss.write_index(self.index, str(self.path / "index"))
@@ -366,6 +369,7 @@ def kills(name, folder, dimension, times, seed):
         path = str(folder / f"killed{number}")
         words = [sys.executable, __file__, name, "--add-to", path, "--dimension", str(dimension)]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None  # it was asked for
         process.stdout.readline()
         time.sleep(moments.uniform(0.0, 1.5))
         process.kill()
@@ -392,7 +396,7 @@ def add_until_killed(engine, dimension):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("engines", nargs="+", choices=ENGINES)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=512)
