@@ -8,8 +8,8 @@
 
 Prints the Markdown table of docs/runtimes.md: size of the file, the largest absolute difference of
 any value of the unit-norm embeddings at batch 1, 3 and 16, and milliseconds of processor time for
-one picture with one thread. About five minutes on two cores. Exits with 1 if a float32 runtime is
-more than 1e-5 away or one that is installed fails.
+one picture with one thread. Exits with 1 if a float32 runtime is more than 1e-5 away or one that is
+installed fails.
 
     python scripts/benchmarks/export_parity.py --images photos --pixels 100
 
