@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_ms.export.onnx_packages import import_onnx_package
 from keras_ms.export.preprocessing import saved_model_facts
-from keras_ms.export.utf8_path import utf8_path
+from keras_ms.export.plain_path import plain_path
 
 FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
 
@@ -70,7 +70,7 @@ def load_runner(path: str | Path, *, device: str | None = None) -> FileRunner:
     elif path.suffix not in (".keras", ".onnx"):
         raise ValueError(f"Expected {FORMATS}. Received: {path}")
     try:
-        with utf8_path(path) as readable:
+        with plain_path(path) as readable:
             if path.is_dir():
                 return _saved_model(readable, device)
             return _keras_model(readable) if path.suffix == ".keras" else _onnx_model(readable)

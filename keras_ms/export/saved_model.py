@@ -15,7 +15,7 @@ from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import InferenceModel, inference_model
 from keras_ms.export.parity import checked_tolerance, refuse_if_far, runner_like_model
 from keras_ms.export.preprocessing import METADATA_FILE, Preprocessing
-from keras_ms.export.utf8_path import utf8_path
+from keras_ms.export.plain_path import plain_path
 from keras_ms.files import whole_folder
 
 
@@ -100,7 +100,7 @@ def export_saved_model(
     byte_count = 4 * wrapped.model.count_params()  # float32
     with explained_write_errors(path, byte_count), whole_folder(path) as new:
         # Keras prints the signatures even with verbose=False
-        with contextlib.redirect_stdout(io.StringIO()), utf8_path(new) as path_for_tensorflow:
+        with contextlib.redirect_stdout(io.StringIO()), plain_path(new) as path_for_tensorflow:
             archive.write_out(str(path_for_tensorflow), verbose=False)
         card_file = new / METADATA_FILE
         card_file.parent.mkdir()

@@ -15,6 +15,7 @@ from small_exports import INPUT_ALONE, onnx, run_onnx, small_embedder
 from keras_ms.export import export_onnx, export_saved_model
 from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.export.parity import check_images
+from keras_ms.export.runner import load_runner
 
 
 @pytest.fixture
@@ -138,3 +139,11 @@ def test_onnx_loads_only_when_it_is_used():
         "assert not {'onnx', 'tf2onnx', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_folder_with_brackets_is_no_pattern(model, tmp_path):
+    path = tmp_path / "a [x] *?" / "sm"
+    assert export_saved_model(model, path) <= 1e-6
+    images = check_images(2, (16, 16, 3), seed=3)
+    expected = np.asarray(model(images, training=False))
+    np.testing.assert_allclose(load_runner(path).run(images), expected, atol=1e-6)
