@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 # TensorFlow looks for the parts of a SavedModel's variables by a pattern of names
 _OF_PATTERNS = frozenset("*?[]\\")
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_ms.export.onnx_packages import import_onnx_package
-from keras_ms.export.preprocessing import saved_model_facts
 from keras_ms.export.plain_path import plain_path
+from keras_ms.export.preprocessing import saved_model_facts
 
 FORMATS = "a .keras file, a SavedModel folder or an .onnx file"
 

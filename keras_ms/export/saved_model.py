@@ -14,8 +14,8 @@ import keras
 from keras_ms.export.card import explained_write_errors, model_card
 from keras_ms.export.inference_model import InferenceModel, inference_model
 from keras_ms.export.parity import checked_tolerance, refuse_if_far, runner_like_model
-from keras_ms.export.preprocessing import METADATA_FILE, Preprocessing
 from keras_ms.export.plain_path import plain_path
+from keras_ms.export.preprocessing import METADATA_FILE, Preprocessing
 from keras_ms.files import whole_folder
 
 
