@@ -115,5 +115,6 @@ def test_an_interruption_ends_both_and_leaves_nothing_in_part(saved, tmp_path, m
         export_in_a_process(model, file, tmp_path / "to", ["saved_model", "onnx"], log=interrupted)
     (process,) = started
     assert process.poll() is not None
-    # the first file was whole before its line came
-    assert [path.name for path in (tmp_path / "to").iterdir()] == ["saved_model"]
+    # the first file was whole before its line came; a fast process has written the second one too
+    names = {path.name for path in (tmp_path / "to").iterdir()}
+    assert {"saved_model"} <= names <= {"saved_model", "embedder.onnx"}
