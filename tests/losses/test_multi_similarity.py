@@ -39,8 +39,10 @@ def random_batch(rng):
     return labels, embeddings.astype(np.float32)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
-def test_value_and_gradient_equal_the_oracle_on_random_batches(count):
+@pytest.mark.parametrize(
+    "count, more_than", [(40, 24), pytest.param(200, 120, marks=pytest.mark.slow)]
+)
+def test_value_and_gradient_equal_the_oracle_on_random_batches(count, more_than):
     rng = np.random.default_rng(0)
     losses = [MultiSimilarityLoss(**chosen, jit_compile=False) for chosen in SETTINGS]
     compared = near_ties = with_pairs = 0
@@ -64,7 +66,7 @@ def test_value_and_gradient_equal_the_oracle_on_random_batches(count):
         largest = max(np.abs(expected_gradient).max(), 1e-30)
         worst_gradient = max(worst_gradient, np.abs(gradient - expected_gradient).max() / largest)
     print(f"worst value {worst_value:.1e}, gradient {worst_gradient:.1e}; {near_ties} near ties")
-    assert with_pairs > 0.6 * count  # in the others the answer is 0 exactly, for the loss as well
+    assert with_pairs > more_than  # in the others the answer is 0 exactly, for the loss as well
     assert near_ties < 0.2 * count
     assert worst_value <= 1e-5
     assert worst_gradient <= 1e-5

@@ -70,9 +70,11 @@ def test_weights_are_the_slope_of_the_oracle(mining):
         assert weights[i, j] == pytest.approx((values[0] - values[1]) / 2e-7, abs=1e-6)
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count, more_than", [(15, 4), pytest.param(60, 25, marks=pytest.mark.slow)]
+)
 @minings
-def test_value_and_gradient_on_random_batches(mining, count):
+def test_value_and_gradient_on_random_batches(mining, count, more_than):
     rng = np.random.default_rng(1)
     losses = [
         (tolerance, oracles.traced(TripletLoss(0.1, mining, dtype=dtype), dtype))
@@ -100,7 +102,7 @@ def test_value_and_gradient_on_random_batches(mining, count):
                 expected_gradient,
                 atol=tolerance * max(np.abs(expected_gradient).max(), 1e-3),
             )
-    assert with_loss > 0.4 * count
+    assert with_loss > more_than
     assert near_jumps < count
 
 

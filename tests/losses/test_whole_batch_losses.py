@@ -105,9 +105,11 @@ def test_rows_and_weights_are_those_of_the_literal_loss(case):
     assert with_loss > 25
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count, more_than", [(15, 4), pytest.param(60, 25, marks=pytest.mark.slow)]
+)
 @cases
-def test_value_and_gradient_on_random_batches(case, count):
+def test_value_and_gradient_on_random_batches(case, count, more_than):
     rng = np.random.default_rng(1)
     num_steps = case.settings.get("num_steps", 0)
     # the last digit of a similarity, 1e-7, is a larger part of a small step: 5e-6 of one of 101
@@ -136,7 +138,7 @@ def test_value_and_gradient_on_random_batches(case, count):
             value, gradient = loss(labels, embeddings, weights)
             assert value == pytest.approx(expected, rel=tolerance, abs=tolerance * 1e-2)
             np.testing.assert_allclose(gradient, expected_gradient, atol=tolerance * largest)
-    assert with_loss > 0.4 * count
+    assert with_loss > more_than
     assert skipped < count
 
 

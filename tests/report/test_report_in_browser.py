@@ -14,6 +14,8 @@ from report_pages import HISTORY, checked_links
 from keras_ms.data.image_list import ImageList
 from keras_ms.report import collect_report, write_report
 
+pytestmark = pytest.mark.slow
+
 fast_map = report_pages.fast_map
 nasty_page = report_pages.nasty_page
 
@@ -35,7 +37,6 @@ def birds_page(fast_map, shared_data, tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 def test_the_page_of_3043_birds_is_smaller_than_15_megabytes(birds_page):
     assert 1e6 < birds_page.stat().st_size < 15e6
     _, data = checked_links(birds_page.read_text())

@@ -239,7 +239,6 @@ def test_bad_input_is_refused_with_a_message_and_leaves_nothing(folder, tmp_path
         (train_words(folder, out, "--resize-to", "16"), "resize_to"),
         (train_words(folder, out, "--loss.threshold", "nan"), "threshold"),
         (train_words(folder, out, "--feature-views", "2"), "feature_views"),
-        (train_words(folder, out, "--loss", "triplet", "--loss.gap", "1"), "mining"),
         (["train", "--skip-unreadable"], "image folders"),
         (["train", "--dataset", "omniglot"], "--data-dir"),
         (["train", "--config", str(tmp_path / "none.json")], "none.json"),

@@ -317,6 +317,7 @@ def test_folds_train_in_float16_as_well(folder, tmp_path):
         assert np.isfinite(candidate.recall[1])
 
 
+@pytest.mark.slow
 def test_a_start_that_the_features_do_not_allow_is_left_out(folder, tmp_path, capsys):
     # 128 features: their axes are no more
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--embedding-size", "200")
