@@ -19,8 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-# A disk that is asked for one file may first write all that other tests left: up to a minute. Whether
-# files are whole after a kill, which is tested, does not depend on it.
+# A disk that is asked for one file may first write all that other tests left, for up to a minute.
+# Whether files are whole after a kill, which is tested, does not depend on it.
 os.fsync = lambda file: None
 
 
