@@ -209,6 +209,7 @@ def test_a_second_fit_with_a_new_start_measures_that_start():
 # --- kinds of fit --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"steps_per_execution": 2}, {"jit_compile": True}, {"jit_compile": False}],
@@ -249,6 +250,7 @@ def test_checkpoints_are_those_of_training(tmp_path):
     assert (tmp_path / "best.keras").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["memory", "hdml", "proxies"])
 def test_models_around_an_embedder_have_that_interpolated(system):
     inner = embedder()

@@ -165,6 +165,7 @@ def with_rule(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saved_model", "model.onnx"])
 def test_a_model_is_fed_as_its_file_says(data, with_rule, tmp_path, name, capsys):
     if not (with_rule / name).exists():
@@ -200,6 +201,7 @@ def test_a_model_is_fed_as_its_file_says(data, with_rule, tmp_path, name, capsys
     np.testing.assert_allclose(given, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_photos_are_turned_as_the_file_says(data, tmp_path):
     from PIL import Image
 

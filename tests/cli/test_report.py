@@ -193,6 +193,7 @@ def test_moved_test_classes_and_weights_of_an_unfinished_run(run, tmp_path, caps
     assert values[0] == values[1]
 
 
+@pytest.mark.slow
 def test_a_damaged_image_and_features_that_cannot_be_kept(tmp_path, capsys):
     files, lines = [], ["path,label,split"]
     for n in range(12):

@@ -74,6 +74,7 @@ def test_each_stage_begins_with_all_its_images_once(kind):
     assert orders[0] != orders[1] != orders[2]
 
 
+@pytest.mark.slow
 def test_all_sources_draw_the_same():
     rows = taken(curriculum_balanced_batches(LABELS, SUBSET, **SIZES), 10)
     features = np.arange(48, dtype=np.float32)[:, None]

@@ -236,6 +236,7 @@ def test_plain_views_are_the_images(characters):
         assert (labels.numpy() == characters.labels[batch]).all()
 
 
+@pytest.mark.slow
 def test_cached_and_uncached_files_agree(birds):
     options = {"classes_per_batch": 4, "images_per_class": 3, "image_size": 32}
     read, cached = (take(balanced_batches(birds, cache=c, **options), 3) for c in (False, True))

@@ -99,6 +99,7 @@ def test_steps_are_the_same_compiled_or_not(kind, mode):
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_logged_means_count_images():
     features, labels = data_of([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3])
     labels[-2:] = labels[-3]  # a pair in the last batch

@@ -202,7 +202,12 @@ def model():
 
 
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
+    "options",
+    [
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        {"jit_compile": False},
+        pytest.param({"run_eagerly": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_compiled_step_sees_the_new_tree(options):
     keras.utils.set_random_seed(0)
@@ -225,6 +230,7 @@ def test_a_compiled_step_sees_the_new_tree(options):
     assert values[0] == values[2] and abs(values[0] - values[1]) > 1e-3
 
 
+@pytest.mark.slow
 def test_saved_model_reloads_with_its_tree(tmp_path):
     inputs, labels = training_set(5)
     tree, _ = tree_of(inputs, labels)
@@ -240,6 +246,7 @@ def test_saved_model_reloads_with_its_tree(tmp_path):
     assert empty.tree is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     inputs, labels = training_set(6)
@@ -268,6 +275,7 @@ def test_cross_batch_memory_takes_the_margins_too():
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_unknown_classes_are_noticed():
     embeddings, labels = training_set(8)
     loss = HierarchicalTripletLoss(ClassTree.build(embeddings[4:], labels[4:]))
@@ -287,6 +295,7 @@ def test_unknown_classes_are_noticed():
     assert_allclose(with_unknown, without, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_before_the_first_tree():
     embeddings, labels = training_set(8)
     loss = HierarchicalTripletLoss()

@@ -317,6 +317,7 @@ def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
     assert_array_equal(kept.thresholds, first.thresholds)
 
 
+@pytest.mark.slow
 def test_rebuild_without_loss_or_order_and_from_a_dataset():
     model, arguments = training(jit_compile=False)
     rebuild = arguments["callbacks"][0]

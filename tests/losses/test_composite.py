@@ -52,6 +52,7 @@ def test_a_step_is_the_weighted_sum_of_the_parts_steps(options, weighted):
         np.testing.assert_allclose(both, 0.25 * one - 2.0 * other, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_list_of_losses_trains_on_the_first_alone():
     """What the docstring says of Keras; if this fails, Keras has changed."""
     parts = [MultiSimilarityLoss(), NormLoss()]

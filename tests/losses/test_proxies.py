@@ -178,7 +178,7 @@ def models(seed=1, num_classes=5):
 @pytest.mark.parametrize(
     "kind, options",
     [
-        ("nca", {"jit_compile": True}),
+        pytest.param("nca", {"jit_compile": True}, marks=pytest.mark.slow),
         pytest.param("nca", {"jit_compile": False}, marks=pytest.mark.slow),
         pytest.param("nca", {"run_eagerly": True}, marks=pytest.mark.slow),
         pytest.param("anchor", {"jit_compile": True}, marks=pytest.mark.slow),

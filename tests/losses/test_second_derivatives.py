@@ -58,7 +58,9 @@ def assert_second_derivatives(function):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in COMPILED_IN_PART else pytest.mark.slow)
+        pytest.param(
+            name, marks=() if name in ("multi_similarity", "triplet") else pytest.mark.slow
+        )
         for name in LOSSES
     ],
 )

@@ -85,6 +85,7 @@ def test_order_of_branches(network, block, branches):
     assert names == [f"inception_{block}_{branch}" for branch in branches]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(63, 70), (66, 65)])
 def test_stem_equals_literal_loops(size):
     keras.utils.set_random_seed(3)

@@ -57,7 +57,12 @@ class Literal:
 
 
 @pytest.mark.parametrize(
-    "options", [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
+    "options",
+    [
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        {"jit_compile": False},
+        pytest.param({"run_eagerly": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_fit_takes_the_literal_steps_in_every_mode(options):
     """Batches of 12, 12 and 8, then 12, 12 and 8 again, with a memory of 25: it fills, moves on by
@@ -140,6 +145,7 @@ def test_evaluation_uses_the_batch_alone_and_changes_nothing():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_ids_that_float32_confuses_stay_apart_across_steps(jit_compile):
     inputs, labels = data(40)

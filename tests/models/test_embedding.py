@@ -234,6 +234,7 @@ def test_saved_embedder_reloads_to_the_same_answers(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_bgr_embedder_reloads_too(tmp_path):
     embedder = embedder_of("bn_inception", output_layer="conv2_3x3_reduce_relu")
     embedder.save(tmp_path / "embedder.keras")

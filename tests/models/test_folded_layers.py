@@ -138,6 +138,7 @@ def test_saved_and_copied(tmp_path):
     np.testing.assert_array_equal(copy.predict(images, verbose=0), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     images = np.random.default_rng(1).normal(size=(4, 9, 10, 3)).astype("float32")

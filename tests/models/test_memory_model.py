@@ -35,6 +35,7 @@ def test_regularisation_and_metrics_as_in_any_model():
     assert history["mean_norm"][0] == pytest.approx(norms.mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_remembers_in_float32(policy):
     keras.config.set_dtype_policy(policy)

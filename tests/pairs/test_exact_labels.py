@@ -97,6 +97,7 @@ def test_labels_that_are_not_one_id_an_image_stop_the_step(model, case):
     assert "For one-hot labels pass argmax" in str(found.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_they_stop_a_step_that_xla_compiles_by_the_name_of_what_fails(case):
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)) as found:

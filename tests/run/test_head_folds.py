@@ -120,6 +120,7 @@ def test_trained_weights_and_those_between_are_measured_on_the_held_out_classes(
         assert recalls == pytest.approx(dict(expected))
 
 
+@pytest.mark.slow
 def test_the_order_of_the_trainings_does_not_matter(shared, measured):
     """No moment of Adam, no step of the schedule and no rate is left from the training before."""
     for training in reversed(shared.trainings()):
@@ -207,6 +208,7 @@ def test_a_random_start_is_the_kernel_of_the_head_as_it_was_built():
     assert found[0.0] == dict(expected)
 
 
+@pytest.mark.slow
 def test_views_are_trained_on_and_the_plain_one_is_measured():
     views = np.stack([FEATURES, FEATURES + 1.0, FEATURES * np.linspace(1, 4, 10, dtype="float32")])
     seen = []
@@ -232,6 +234,7 @@ def test_views_are_trained_on_and_the_plain_one_is_measured():
     assert not np.array_equal(one._layer.get_weights()[0], plain._layer.get_weights()[0])
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_nan_and_not_chosen():
     one = heads(starts=("pca",), rates=(1e-3, 1e38), alphas=(0.0, 0.5, 1.0))
     found = {training: one.measure(*training) for training in one.trainings()}

@@ -96,9 +96,10 @@ def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, 
 
 @pytest.mark.parametrize(
     "more",
-    [(), pytest.param(("--freeze-backbone", "--tune", "off"), marks=pytest.mark.slow)],
+    [(), ("--freeze-backbone", "--tune", "off")],
     ids=["whole", "head"],
 )
+@pytest.mark.slow
 def test_another_loss_by_name(folder, tmp_path, more):
     """N-pair trains before the L2 normalisation; what is kept and exported has it."""
     words = ("--loss", "n_pair", "--loss.regularization", "0.01", *more)

@@ -82,7 +82,10 @@ def finished(folder, table, tmp_path_factory):
     return run_of
 
 
-@pytest.mark.parametrize("system", EXPORTS)
+@pytest.mark.parametrize(
+    "system",
+    ["hierarchical triplet", *(pytest.param(n, marks=pytest.mark.slow) for n in list(EXPORTS)[1:])],
+)
 def test_a_run_exports_the_plain_embedder(finished, system):
     run = finished(system)
     summary = json.loads((run / "summary.json").read_text())
@@ -143,8 +146,10 @@ def test_a_curriculum_draws_stage_by_stage_at_a_rate_that_starts_again(folder, t
             ["Near classes", "batches of groups of 2 near classes"],
             marks=pytest.mark.slow,
         ),
-        ("hdml", ["Hardness-aware", "synthetic share"]),
-        ("curriculum", ["Curriculum", "in stages, by curriculum.csv"]),
+        pytest.param("hdml", ["Hardness-aware", "synthetic share"], marks=pytest.mark.slow),
+        pytest.param(
+            "curriculum", ["Curriculum", "in stages, by curriculum.csv"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_report_tells_of_it_and_works_before_the_end(finished, tmp_path, system, words):
