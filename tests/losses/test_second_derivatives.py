@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_every_loss import COMPILED_IN_PART, FLOAT64, LOSSES, build
+from test_every_loss import FLOAT64, LOSSES, build
 
 import keras_ms
 from keras_ms.losses.angular import angular_weights, differentiable_angular_weights
