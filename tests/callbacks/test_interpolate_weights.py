@@ -222,6 +222,7 @@ def test_ways_to_compile(options):
     assert_same(model.get_weights(), expected_weights(remember, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_precisions(policy):
     keras.config.set_dtype_policy(policy)

@@ -128,7 +128,9 @@ def test_mixed_precision_exports_as_float32(policy, backbone_call, tmp_path):
     assert mixed.get_layer("backbone").compute_dtype == policy.removeprefix("mixed_")
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_the_librarys_own_embedder(policy, tmp_path):
     from keras_ms.models.embedding import build_embedder
 

@@ -54,6 +54,7 @@ def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path, monkeypatch):
     np.testing.assert_allclose(exported.serve(images), embeddings, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_stays_and_its_head_alone_is_enough():
     frozen = keras_ms.build_embedder(image_size=32, embedding_size=6, freeze_backbone=True, seed=0)
     features_model, split_head = keras_ms.models.embedding.split_embedder(frozen)

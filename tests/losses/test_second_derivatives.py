@@ -76,6 +76,7 @@ def test_of_the_hierarchical_triplet_loss():
     assert_second_derivatives(lambda rows: loss(LABELS, rows, WEIGHTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [keras_ms.ProxyNCALoss, keras_ms.ProxyAnchorLoss])
 def test_of_proxies(kind):
     proxies, loss = keras_ms.Proxies(4, dtype="float64"), kind(dtype="float64")

@@ -73,7 +73,8 @@ UNCOMPILED = {kind: kind(jit_compile=False) for kind in DEFAULTS}
     [
         # the same loss with another value, computed for seconds
         pytest.param(
-            case, marks=pytest.mark.slow if name in ("angular 60", "histogram 101") else ()
+            case,
+            marks=pytest.mark.slow if name in ("angular 36", "angular 60", "histogram 101") else (),
         )
         for name, case in CASES.items()
     ],

@@ -46,7 +46,12 @@ def _file(model, folder, images=None, view=VIEW):
     [
         ("small", 32, {"pooling": "avg+max"}),
         pytest.param("mobilenet_v2", 32, {"frozen_batch_norm": True}, marks=pytest.mark.slow),
-        ("mobilenet_v2", 48, {"freeze_backbone": True, "output_layer": "block_6_expand"}),
+        pytest.param(
+            "mobilenet_v2",
+            48,
+            {"freeze_backbone": True, "output_layer": "block_6_expand"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param("bn_inception", 64, {"pooling": "max"}, marks=pytest.mark.slow),
     ],
 )

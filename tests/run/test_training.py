@@ -74,6 +74,7 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
     assert (again / "saved_model").is_dir() and (again / "embedder.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_trains_its_head_on_cached_features(folder, tmp_path, capsys):
     more = ("--freeze-backbone", "--validation-fraction", "0", "--export", "", "--learning-rate",
             "0.01", "--feature-views", "2", "--head-initializer", "orthogonal")  # fmt: skip
@@ -114,6 +115,7 @@ def test_another_loss_by_name(folder, tmp_path, more):
     assert (tmp_path / "exports" / "run" / "embedder.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_step_is_traced_once(folder, tmp_path, monkeypatch):
     """Where fit has to make the optimizer's variables, it traces it twice, which takes seconds."""
     traces, call = [], PairLoss.__call__
@@ -196,6 +198,7 @@ def test_interrupted_while_exporting_the_run_resumes_with_the_export(
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_diverged_run_says_so_and_keeps_its_weights(folder, tmp_path, capsys):
     more = ("--learning-rate", "1e30", "--validation-fraction", "0", "--image-size", "16")
     assert main(train_words(folder, tmp_path, *more)) == 1

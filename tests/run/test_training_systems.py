@@ -109,6 +109,7 @@ def test_a_hierarchical_triplet_run_keeps_its_tree(finished):
     assert (run / "class_tree.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_an_hdml_run_logs_and_draws_the_hardness(finished):
     run = finished("hdml")
     shares = [float(row["lambda"]) for row in history(run)]
