@@ -112,6 +112,14 @@ def test_sizes_follow_the_network():
     assert adapted_backbone("small", image_size=(32, 40)).model.input_shape == (None, 32, 40, 3)
 
 
+@pytest.mark.parametrize("side", [None, SIDE])
+def test_a_sequential_model_that_was_never_called_may_name_its_input(side):
+    network = keras.Sequential([keras.Input((side, side, 3)), keras.layers.Conv2D(4, 3)])
+    adapted = adapted_backbone(network, image_size=(SIDE, SIDE))
+    assert adapted.input_key is None
+    assert adapted.model.output_shape == (None, SIDE - 2, SIDE - 2, 4)
+
+
 def test_the_record_of_a_transformer_and_of_a_key():
     adapted = adapted_backbone(tokens(), num_prefix_tokens=1)
     assert (adapted.num_prefix_tokens, adapted.input_key) == (1, None)
