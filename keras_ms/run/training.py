@@ -1,7 +1,7 @@
 """The training run: settings -> images, model, choice by folds, fit, choice, evaluation, export."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from keras_ms.run.processes import joined_processes
 from keras_ms.run.recalls import as_texts, model_recall
 from keras_ms.run.session import interruption_names_run, opened_run, precision
 from keras_ms.run.settings import Settings
+from keras_ms.run.tracking import check_tracking
 from keras_ms.run.validation_choice import choose_by_validation
 from keras_ms.terminal.progress import print_line
 from keras_ms.terminal.streams import lasting_output
@@ -41,6 +42,8 @@ def train(
     settings: Settings,
     resume: str | Path | None = None,
     log: Callable[[str], Any] = print_line,
+    *,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
     """Trains an embedder as `settings` say, evaluates it on unseen classes and exports it.
 
@@ -57,6 +60,8 @@ def train(
         resume: folder of an interrupted run to continue, "latest", or None. The result is that
             of the uninterrupted run, bit for bit on one machine with one number of threads.
         log: function that takes a line of text for the user.
+        callbacks: of Keras, behind those of the run: they find Recall@K in the logs, and a run that
+            is resumed begins them anew at its epoch. Defaults to none.
 
     Returns:
         The summary that is also written to summary.json: a dict with the recalls on test and
@@ -78,6 +83,7 @@ def train(
     ):
         check_same_backend(run)
         check_exports(settings)
+        check_tracking(settings)
         check_backbone(settings)
         loss = run_loss(settings)
         keras.utils.set_random_seed(settings.training.seed)
@@ -111,7 +117,9 @@ def train(
             data.features.release()
 
             compile_model(settings, models, stages=data.stages)
-            fitted = fit_model(run, settings, models=models, data=data, log=log)
+            fitted = fit_model(
+                run, settings, models=models, data=data, log=log, callbacks=callbacks
+            )
             test["last"] = model_recall(models.trained, data, "test", ks=ks, log=log)
 
             if choice:

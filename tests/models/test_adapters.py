@@ -69,6 +69,7 @@ def test_any_model_trains_splits_and_comes_back(kind, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", ["subclassed", "sequential"])
 def test_a_frozen_backbone_computes_the_same_in_training(kind):
     embedder = embedder_of(KINDS[kind][0](), freeze_backbone=True)
