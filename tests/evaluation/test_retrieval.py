@@ -373,6 +373,7 @@ def test_progress_ends_at_all_queries(computed_by):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_memory_stays_far_below_the_square_of_the_set():
     # all similarities of 12,000 images: 576 MB in one piece; tiles of 512 need a few MB
     script = """
