@@ -49,10 +49,10 @@ def main(epochs: int, steps_per_epoch: int = 50) -> float:
         is_query=test.is_query,
         is_gallery=test.is_gallery,
     )
-    for name, value in found.metrics.items():
+    for name, value in found.values.items():
         low, high = found.intervals[name]
         print(f"{name}: {value:.3f} ({low:.3f} to {high:.3f} with other classes)")
-    return found.metrics["recall@1"]
+    return found.values["recall@1"]
 
 
 if __name__ == "__main__":

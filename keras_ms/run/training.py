@@ -19,6 +19,7 @@ from keras_ms.run.fitting import fit_model
 from keras_ms.run.fold_choice import choose_by_folds, with_fold_choice
 from keras_ms.run.head_start import start_head, stays_at_start
 from keras_ms.run.images import load_run_images
+from keras_ms.run.kept_embeddings import keep_test_embeddings
 from keras_ms.run.model import (
     build_models,
     compile_model,
@@ -29,7 +30,7 @@ from keras_ms.run.model import (
 from keras_ms.run.optimizer import check_schedule
 from keras_ms.run.pictures import write_pictures
 from keras_ms.run.processes import joined_processes
-from keras_ms.run.recalls import as_texts, model_recall
+from keras_ms.run.recalls import as_texts, split_embeddings, split_recall
 from keras_ms.run.session import interruption_names_run, opened_run, precision
 from keras_ms.run.settings import Settings
 from keras_ms.run.tracking import check_tracking
@@ -120,14 +121,15 @@ def train(
             fitted = fit_model(
                 run, settings, models=models, data=data, log=log, callbacks=callbacks
             )
-            test["last"] = model_recall(models.trained, data, "test", ks=ks, log=log)
+            embeddings: Any = split_embeddings(models.trained, data, "test", log=log)
+            test["last"] = split_recall(data, "test", embeddings, ks=ks)
 
             if choice:
                 fitted.take(choice.chosen.alpha)
             elif settings.training.tune == "folds" and stays_at_start(settings):
                 # nothing could be measured, and the start loses nothing
                 fitted.take(0.0)
-                test["chosen"] = test["step_0"]
+                test["chosen"], embeddings = test["step_0"], None
             elif fitted.best_keeper and fitted.recall_callback.best_step is not None:
                 choice = choose_by_validation(
                     run, settings, models=models, data=data, fitted=fitted, baselines=validation,
@@ -145,10 +147,14 @@ def train(
                 test["chosen"] = test["last"]
                 # embedding the test images takes long: not twice
                 if choice.chosen != last:
-                    test["chosen"] = model_recall(models.trained, data, "test", ks=ks, log=log)
+                    embeddings = split_embeddings(models.trained, data, "test", log=log)
+                    test["chosen"] = split_recall(data, "test", embeddings, ks=ks)
             reached = finite_recall(recalls, run.last_weights_file)
 
             deployed = save_deployed(models, run.model_file)
+            keep_test_embeddings(
+                run, settings, embeddings, models=models, deployed=deployed, data=data
+            )
             exports = write_exports(run, settings, deployed, data=data, recall=reached, log=log)
             if exports:
                 test["exported"] = exported_recall(settings, exports, data=data, log=log)

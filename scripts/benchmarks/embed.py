@@ -14,6 +14,8 @@ import statistics
 import tempfile
 import time
 
+from record import add_record_option, record
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras_ms  # noqa: E402, F401, before TensorFlow, whose first lines it drops
@@ -37,6 +39,7 @@ def main():
     parser.add_argument("photos", help="a folder")
     parser.add_argument("--pairs", type=int, default=3, metavar="N")
     parser.add_argument("--first", type=int, metavar="N", help="pictures; default: all")
+    add_record_option(parser)
     options = parser.parse_args()
     from keras_ms.export.embedder import load_embedder, view_sizes
     from keras_ms.search import embed_pictures
@@ -45,7 +48,7 @@ def main():
     embedder = load_embedder(options.model)
     paths = list_pictures(options.photos).paths[: options.first]
     size, resize_to = view_sizes(embedder)
-    ratios, processor_ratios = [], []
+    rows, ratios, processor_ratios = {}, [], []
     with tempfile.TemporaryDirectory() as folder:
         table = os.path.join(folder, "list.csv")
         with open(table, "w", encoding="utf-8") as file:
@@ -65,6 +68,13 @@ def main():
             processor_ratios.append(processor_seconds["bare"] / processor_seconds["embed"])
             rates = {name: f"{len(paths) / value:.1f}" for name, value in seconds.items()}
             load = os.getloadavg()[0]
+            rows[f"pair {pair + 1}"] = {
+                "bare loop, photos a second": round(len(paths) / seconds["bare"], 1),
+                "embed, photos a second": round(len(paths) / seconds["embed"], 1),
+                "ratio": round(ratios[-1], 2),
+                "by processor time": round(processor_ratios[-1], 2),
+                "load": round(load, 1),
+            }
             print(
                 f"pictures a second: {rates}, ratio {ratios[-1]:.2f}, by processor time "
                 f"{processor_ratios[-1]:.2f}, load {load:.1f}",
@@ -74,6 +84,19 @@ def main():
         f"{len(paths):,} pictures, median ratio {statistics.median(ratios):.2f}, by processor time "
         f"{statistics.median(processor_ratios):.2f}"
     )
+    if options.record:
+        rows["median"] = {
+            column: round(statistics.median(row[column] for row in rows.values()), 2)
+            for column in rows["pair 1"]
+        }
+        record(
+            "embed",
+            rows,
+            sizes=f"{len(paths):,} photos",
+            threads=os.cpu_count() or 1,
+            rounds=options.pairs,
+            ratios=["ratio", "by processor time"],
+        )
 
 
 if __name__ == "__main__":
