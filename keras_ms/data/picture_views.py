@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from keras_ms.data.image_file import pixels_of
-from keras_ms.data.images import centre_view
+from keras_ms.data.image_file import decoded
+from keras_ms.data.images import centre_view, file_centre_view
+from keras_ms.data.plain_jpeg import plain_jpeg
+from keras_ms.data.read_images import File, structure_of
 
 
 def centre_viewer(
@@ -42,12 +44,16 @@ def centre_viewer(
             f"image_size={image_size}, resize_to={resize_to}"
         )
 
+    exif = {"apply_exif_orientation": apply_exif_orientation}
     centre = _centre(image_size, resize_to)
+    jpeg_centre = _jpeg_centre(image_size, resize_to, apply_exif_orientation)
 
     def view(contents: bytes) -> np.ndarray:
+        plain = plain_jpeg(contents)
         with tf.device("CPU"):
-            pixels = pixels_of(contents, apply_exif_orientation=apply_exif_orientation)
-            return centre(pixels).numpy()
+            if plain is None:
+                return centre(decoded(contents, **exif)).numpy()
+            return jpeg_centre(contents, structure_of(plain, **exif)).numpy()
 
     return view
 
@@ -58,6 +64,19 @@ def _centre(image_size, resize_to):
     @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
     def centre(pixels):
         return centre_view(pixels, image_size, resize_to)
+
+    return centre
+
+
+@functools.lru_cache(8)
+def _jpeg_centre(image_size, resize_to, apply_exif_orientation):
+    contents, structure = tf.TensorSpec((), tf.string), tf.TensorSpec((3,), tf.int32)
+
+    @tf.function(input_signature=[contents, structure])
+    def centre(contents, structure):
+        file = File(tf.constant(""), contents, structure)
+        exif = {"apply_exif_orientation": apply_exif_orientation}
+        return file_centre_view(file, image_size, resize_to, **exif)
 
     return centre
 
