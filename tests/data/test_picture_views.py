@@ -29,6 +29,9 @@ def write_odd_pictures(folder):
     image.resize((1, 1)).save(folder / "i.png")
     image.resize((1, 400)).save(folder / "j.bmp")
     image.save(folder / "k.webp", lossless=True)
+    large = image.resize((461, 243), Image.BICUBIC)
+    large.save(folder / "l large.jpg")
+    large.save(folder / "m large, turned.jpg", exif=exif)
     return sorted(folder.iterdir())
 
 
