@@ -17,6 +17,7 @@ from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import GROUPS, OPTIONS, SETTINGS
 from keras_ms.terminal.command_words import WrongWords
+from keras_ms.terminal.memory import keep_freed_memory
 
 _DESCRIPTION = (
     "Trains an embedder, evaluates it on unseen classes and exports it. Defaults follow what is "
@@ -76,6 +77,7 @@ def run(words: Sequence[str]) -> None:
         if settings.model.weights == "package":
             installed_weights_file(settings.model.backbone)
 
+    keep_freed_memory()
     import_keras()
     from keras_ms.run.training import train
 
