@@ -1,11 +1,15 @@
 """Measures the input pipeline: images per second, and the time to the first batch.
 
     python scripts/benchmarks/input_pipeline.py [folder of class folders] --peer-python PYTHON
+    python scripts/benchmarks/input_pipeline.py [folder of class folders] --photos
 
 Without a folder, 500x375 JPEGs (the usual size of CUB-200-2011 and ImageNet pictures) are made of
 gradients and noise in a temporary folder. All variants run in one process, in turns, so that
 whatever else the machine does falls on all alike; the table gives medians over the rounds. On a
 busy machine look at the processor time per image (all threads), which other work hardly moves.
+
+With --photos the pictures that are made have 4000x3000 pixels; views of JPEGs that are decoded
+smaller are compared with those of whole ones, in pixels and in speed.
 
 PYTHON is an interpreter that has torch: its DataLoader with two worker processes then takes turns
 too, on the same files, decoded and resized by Pillow as torchvision does (crop, then bilinear
@@ -30,8 +34,15 @@ from PIL import Image
 
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.images import NUM_UNIFORM, centre_view, evaluation_batches, flip_and_resize
-from keras_ms.data.read_images import crop_of, image_of, opened
+from keras_ms.data.images import (
+    NUM_UNIFORM,
+    centre_view,
+    default_resize_to,
+    evaluation_batches,
+    file_centre_view,
+    flip_and_resize,
+)
+from keras_ms.data.read_images import crop_of, image_of, open_file, opened
 
 SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
 
@@ -195,6 +206,28 @@ def measure(images, image_size, rounds, num_images, are_photos, peer_python):
         print(f"{name:36}{1 / seconds:10.0f}{wall:10.2f}{busy * 1e3:14.2f}{processor:10.2f}")
 
 
+def measure_differences(images, image_size, num_images=20):
+    """How far views of JPEGs that are decoded smaller are from those of the whole pictures."""
+    gaps = {name: [] for name in ("evaluation", "training", "training, whole, bilinear")}
+    numbers = np.random.default_rng(0).random((num_images, NUM_UNIFORM), dtype=np.float32)
+    resize_to = default_resize_to(images, image_size)
+    for path, uniform in zip(images.paths[:num_images], numbers):
+        file = open_file(path)
+        whole = centre_view(image_of(file), image_size, resize_to)
+        found = file_centre_view(file, image_size, resize_to)
+        gaps["evaluation"].append(tf.cast(found, tf.float32) - tf.cast(whole, tf.float32))
+        size = (image_size, image_size)
+        whole = crop_of(file, uniform, SCALE, RATIO)
+        small = crop_of(file, uniform, SCALE, RATIO, image_size=image_size)
+        best = tf.image.resize(whole, size, antialias=True)
+        gaps["training"].append(tf.image.resize(small, size) - best)
+        gaps["training, whole, bilinear"].append(tf.image.resize(whole, size) - best)
+    print("differences, of 255, from whole pictures that are resized antialiased")
+    for name, found in gaps.items():
+        found = np.abs(found)
+        print(f"{name:36}mean {found.mean():5.2f}   99 % below {np.percentile(found, 99):5.1f}")
+
+
 def measure_first_batch(num_classes=11_318, num_indices=60_000):
     """Stanford Online Products has 11,318 training classes of about 5 images."""
     random = np.random.default_rng(0)
@@ -228,6 +261,8 @@ def main():
         images = ImageList.from_folder(folder, test_fraction=0)
         width, height = Image.open(images.paths[0]).size
         print(f"{len(images)} files, the first {width}x{height}; {os.cpu_count()} cores")
+        if args.photos:
+            measure_differences(images, args.image_size)
         measure(
             images,
             args.image_size,
