@@ -16,6 +16,7 @@ from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import GROUPS, OPTIONS, SETTINGS
+from keras_ms.run.tracking import check_tracking
 from keras_ms.terminal.command_words import WrongWords
 from keras_ms.terminal.memory import keep_freed_memory
 
@@ -76,6 +77,7 @@ def run(words: Sequence[str]) -> None:
         check_backbone_source(settings.model.backbone)
         if settings.model.weights == "package":
             installed_weights_file(settings.model.backbone)
+        check_tracking(settings)
 
     keep_freed_memory()
     import_keras()
