@@ -19,7 +19,8 @@ from keras_ms.arguments import Tensor
 from keras_ms.pairs.closed_form import in_closed_form
 from keras_ms.pairs.labels import padded_keys
 from keras_ms.pairs.pairs import Pairs, batch_pairs, is_pair
-from keras_ms.pairs.row_wise import row_form
+from keras_ms.pairs.row_wise import RowParts, row_form, row_loss
+from keras_ms.pairs.tiles import Tiles
 
 
 class Pairwise:
@@ -60,8 +61,16 @@ class Pairwise:
         self.block_size = block_size
         self.margins = margins
         self.row_forms: Any = row_form(miner), row_form(weighting)
+        self.loss_parts: Any = row_loss(pair_loss)
         self.compiled = compiled
         self._programs = {}
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether what the loss sums up can be had from parts of a row."""
+        statistics = [form.statistics for form in self.row_forms if form is not None]
+        known = [isinstance(each, RowParts) for each in (self.loss_parts, *statistics)]
+        return self.is_row_wise and all(known)
 
     @property
     def is_row_wise(self) -> bool:
@@ -241,6 +250,29 @@ class Pairwise:
 
     # Large batches.
 
+    def losses_in_tiles(
+        self, unit_rows: Tensor, keys: Tensor, *, tile_size: int, keeps: bool
+    ) -> Tensor:
+        """As `losses_within_batch`, tile by tile, of a loss that `has_parts`.
+
+        A second derivative is taken all at once: its memory grows with the square.
+
+        Args:
+            unit_rows: (batch, dimension), of static shape.
+            keys: (batch, 5).
+            tile_size, keeps: as `size` and `keeps` of `Tiles`.
+
+        Returns:
+            (batch,).
+        """
+
+        def differentiable_gradient(unit_rows, upstream):
+            return self._differentiable_gradient(unit_rows, keys, upstream)
+
+        miner, weighting = self.row_forms
+        tiles = Tiles(miner, weighting, self.loss_parts, tile_size, keeps)
+        return tiles.losses(unit_rows, keys, self.program, differentiable_gradient)
+
     def losses_in_blocks(self, unit_rows: Tensor, keys: Tensor) -> Tensor:
         """As `losses_against` the batch itself, in memory linear in it: `block_size` anchors at a
         time.
@@ -312,11 +344,14 @@ class Pairwise:
         similarity = ops.matmul(rows, ops.transpose(candidates))
         return self.pairs(similarity, keys, candidate_keys, start)
 
-    def program(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls the function; where chosen, compiled with XLA."""
+    def program(
+        self, function: Callable[..., Any], *arguments: Any, variant: tuple[Any, ...] = ()
+    ) -> Any:
+        """Calls the function; where chosen, compiled with XLA. `variant` tells functions of one
+        name apart."""
         if not self.compiled:
             return function(*arguments)
-        name = function.__qualname__
+        name = function.__qualname__, *variant
         if name not in self._programs:
             import tensorflow as tf
 
