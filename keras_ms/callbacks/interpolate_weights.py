@@ -78,7 +78,7 @@ class InterpolateWeights(keras.callbacks.Callback):
         >>> best = KeepBestWeights(recall)
         >>> between = InterpolateWeights(recall, best=best)
         >>> history = model.fit(images, labels, callbacks=[recall, best, between], verbose=0)
-        >>> between.chosen.recalls == max(c.recalls for c in between.candidates)
+        >>> between.chosen.recalls[1] == max(each.recalls[1] for each in between.candidates)
         True
     """
 

@@ -237,13 +237,15 @@ def _embedded(options):
         )
     if rule and rule.before_resizing:
         print(f"{embedder.name} was evaluated on images prepared first: {rule.before_resizing}")
-    embeddings = embed_images(
-        embedder,
-        images,
-        image_size=size,
-        resize_to=resize_to,
-        batch_size=options.batch_size or 64,
-    )
+    embeddings = _kept(options, embedder, images, (size, resize_to))
+    if embeddings is None:
+        embeddings = embed_images(
+            embedder,
+            images,
+            image_size=size,
+            resize_to=resize_to,
+            batch_size=options.batch_size or 64,
+        )
     if options.save_embeddings:
         names = (*IMAGE_SETTINGS, "validation_groups", "rotated_classes")
         values = settings.values()
@@ -262,6 +264,25 @@ def _embedded(options):
     return {"embeddings": embeddings, "measured": measured} | {
         name: getattr(images, name) for name in names
     }
+
+
+def _kept(options, embedder, images, sizes):
+    """What the run of --config has kept of these images by its own model; None without it."""
+    from keras_ms.run.features import described_plain_view
+    from keras_ms.run.folder import RunFolder
+    from keras_ms.run.kept_embeddings import FOLDER, kept_embeddings
+
+    if not options.config or options.batch_size:
+        return None
+    run = RunFolder(Path(options.config).parent)
+    # another file is measured by itself, even where it holds the same weights
+    if not run.model_file.is_file() or not run.model_file.samefile(options.model):
+        return None
+    view = described_plain_view(images, *sizes)
+    found = kept_embeddings(run.path, images, fingerprint=embedder.fingerprint, view=view)
+    if found is not None:
+        print(f"Embeddings: read from {run.path / FOLDER} (with --batch-size they are made anew)")
+    return found
 
 
 def _settings(options, embedder):

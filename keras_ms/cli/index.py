@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import PictureSize, check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
 
 # rows of one commit: 67 MB of 512 numbers
@@ -56,14 +56,8 @@ class _Options:
             "search that goes on meanwhile may fail"
         ),
     ] = False
-    image_size: Annotated[
-        int | None,
-        option("of pictures: as in keras-ms embed", "PIXELS", default="what the model's file says"),
-    ] = None
-    resize_to: Annotated[
-        int | None,
-        option("of pictures: as in keras-ms embed", "PIXELS", default="what the model's file says"),
-    ] = None
+    image_size: PictureSize = None
+    resize_to: PictureSize = None
 
 
 def run(words: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -19,6 +19,13 @@ def option(explanation: str, metavar: str | None = None, *, default: str | None 
     """
     hint = f"(default: {default})" if default else default
     return tyro.conf.arg(help=explanation, metavar=metavar, help_behavior_hint=hint)
+
+
+# of a command that may be given embeddings in place of pictures
+PictureSize = Annotated[
+    int | None,
+    option("of pictures: as in keras-ms embed", "PIXELS", default="what the model's file says"),
+]
 
 
 def parsed(

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from keras_ms.cli.index import checked_model, remembered_model, tell_broken
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import PictureSize, check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
 
 _SUFFIXES = (".html", ".csv", ".json")
@@ -62,14 +62,8 @@ class _Options:
     pictures: Annotated[
         int, option("with --to page.html: most pictures that the page holds", "N")
     ] = 600
-    image_size: Annotated[
-        int | None,
-        option("of pictures: as in keras-ms embed", "PIXELS", default="what the model's file says"),
-    ] = None
-    resize_to: Annotated[
-        int | None,
-        option("of pictures: as in keras-ms embed", "PIXELS", default="what the model's file says"),
-    ] = None
+    image_size: PictureSize = None
+    resize_to: PictureSize = None
 
 
 def run(words: Sequence[str]) -> None:

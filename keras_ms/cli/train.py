@@ -16,6 +16,7 @@ from keras_ms.run.losses import hdml_options, loss_names, loss_options
 from keras_ms.run.settings import Settings, read_values
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import GROUPS, OPTIONS, SETTINGS
+from keras_ms.run.tracking import check_tracking
 from keras_ms.terminal.command_words import WrongWords
 
 _DESCRIPTION = (
@@ -75,6 +76,7 @@ def run(words: Sequence[str]) -> None:
         check_backbone_source(settings.model.backbone)
         if settings.model.weights == "package":
             installed_weights_file(settings.model.backbone)
+        check_tracking(settings)
 
     import_keras()
     from keras_ms.run.training import train

@@ -4,6 +4,7 @@ All randomness comes in as numbers: `uniform` holds five values in [0, 1) per im
 crop's area, shape, top and left, and for the flip. The same numbers give the same picture.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -134,16 +135,22 @@ def crop_of(
     return tf.ensure_shape(image, (None, None, 3))
 
 
+def structures_of(contents: Iterable[bytes], *, apply_exif_orientation: bool = True) -> np.ndarray:
+    """int32 (files, 3): what the `File` of each has, from the bytes of files."""
+    plain = [plain_jpeg(file) or _OTHER for file in contents]
+    structures = np.array(plain, np.int32).reshape(-1, 3)
+    if not apply_exif_orientation:
+        structures[:, 2] = np.minimum(structures[:, 2], 1)
+    return structures
+
+
 def _structures(contents, apply_exif_orientation):
     """int32 (files, 3) of the bytes of files."""
 
-    def structures_of(contents):
-        structures = np.array([plain_jpeg(file) or _OTHER for file in contents], np.int32)
-        if not apply_exif_orientation:
-            structures[:, 2] = np.minimum(structures[:, 2], 1)
-        return structures
+    def structures(contents):
+        return structures_of(contents, apply_exif_orientation=apply_exif_orientation)
 
-    return tf.ensure_shape(tf.numpy_function(structures_of, [contents], tf.int32), (None, 3))
+    return tf.ensure_shape(tf.numpy_function(structures, [contents], tf.int32), (None, 3))
 
 
 def _decoded(file, apply_exif_orientation):

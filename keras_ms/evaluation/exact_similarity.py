@@ -28,9 +28,12 @@ TIE = 1e-6
 NO_PAIR = -3.0
 
 # float64 copies of rows are made of so many numbers at a time, 8 MB: products of fewer rows are
-# slow. Rows of single pairs stay in a core's cache.
+# slow. Rows of single pairs and of small classes stay in a core's cache.
 _NUMBERS_PER_STEP = 2**20
 _NUMBERS_OF_PAIRS_PER_STEP = 2**16
+
+# Images of a class up to which classes are compared with themselves many at a time.
+_SMALL_CLASS = 64
 
 # In pairs of a product of whole rows: one pair at a time costs as much as this many.
 _COST_OF_SINGLE_PAIR = 32
@@ -149,9 +152,29 @@ def best_positives(queries: RetrievalSet, gallery: RetrievalSet, block_size: int
         block_size: most rows of a block of similarities, which has as many columns.
     """
     best = np.full(len(queries.rows), NO_PAIR)
-    for start, stop in queries.spans():
-        label = queries.classes[start]
-        first, last = gallery.span_of(label, label)
+    spans = np.array(queries.spans())
+    labels = queries.classes[spans[:, 0]]
+    of_gallery = np.stack(
+        [np.searchsorted(gallery.classes, labels, side) for side in ("left", "right")], axis=1
+    )
+    sizes = np.stack([np.diff(spans)[:, 0], np.diff(of_gallery)[:, 0]], axis=1)
+    # many small classes: those of the same sizes together, as a product of each costs more to call
+    # than to compute
+    is_small = (sizes.max(axis=1) <= _SMALL_CLASS) & (sizes[:, 1] > 0)
+    for size in np.unique(sizes[is_small], axis=0):
+        alike = np.flatnonzero(is_small & (sizes == size).all(axis=1))
+        step = max(1, _NUMBERS_OF_PAIRS_PER_STEP // (int(size.sum()) * queries.rows.shape[1]))
+        for start in range(0, len(alike), step):
+            some = alike[start : start + step]
+            rows = spans[some, :1] + np.arange(size[0])
+            columns = of_gallery[some, :1] + np.arange(size[1])
+            of_rows = queries.rows[rows].astype(np.float64)
+            of_columns = of_rows if gallery is queries else gallery.rows[columns].astype(np.float64)
+            similarity = np.matmul(of_rows, of_columns.transpose(0, 2, 1))
+            own = queries.image_numbers[rows][..., None] == gallery.image_numbers[columns][:, None]
+            similarity[own] = NO_PAIR
+            best[rows] = similarity.max(axis=2)
+    for (start, stop), (first, last) in zip(spans[~is_small], of_gallery[~is_small]):
         for row_start in range(start, stop, block_size):
             rows = slice(row_start, min(row_start + block_size, stop))
             for column_start in range(first, last, block_size):

@@ -98,7 +98,9 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     # squares of tiny or huge numbers would leave the range of float32
     largest = np.max(np.abs(rows), axis=1, keepdims=True)
     moderate = (largest == 0) | ((largest > 1e-9) & (largest < 1e9))
-    rows = (rows / np.where(moderate, 1, largest)).astype(np.float32)
+    if not moderate.all():
+        rows = rows / np.where(moderate, 1, largest)
+    rows = rows.astype(np.float32, copy=False)
     norms = np.sqrt(_row_sums(np.square(rows, dtype=np.float64)))[:, None]
     return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
 

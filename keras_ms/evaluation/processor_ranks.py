@@ -29,9 +29,13 @@ from keras_ms.evaluation.inputs import RetrievalSet
 # other too often.
 _COLUMNS_PER_ROW = 2
 
-# Counted at a time: 1 MB of similarities, which a core's cache holds for both comparisons. The
+# Counted at a time: 1 MB of similarities, which a core's cache holds for all comparisons. The
 # counts of so few rows fit 8 bits, those of so few columns 16, and narrow sums are the fast ones.
 _PART_ROWS, _PART_COLUMNS = 128, 2048
+
+# Where a row is shorter than NumPy's buffers, it fills these with copies of the thresholds before
+# it compares, which makes a comparison take three times as long.
+_BUFFER_SIZE = _PART_COLUMNS
 
 
 def sorted_ranks(
@@ -48,7 +52,9 @@ def sorted_ranks(
         int64 array (num_queries,): the rank, 0 without a positive.
     """
     num_threads = _num_threads()
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(
+        num_threads, initializer=np.setbufsize, initargs=(_BUFFER_SIZE,)
+    ) as pool:
         most_rows = max(len(queries.rows), len(gallery.rows))
         counter = _TileCounter(block_size, most_rows, pool, num_threads)
         best = best_positives(queries, gallery, counter.num_rows)
@@ -167,14 +173,21 @@ def _count_part(similarity, a, b, negatives, row_thresholds, column_thresholds, 
         if not possible.any():
             continue
         np.greater_equal(similarity, np.expand_dims(thresholds.high, axis), out=certain)
-        certain &= possible
-        counts[-1] = _count(certain, axis, dtype)
-        doubtful = np.logical_xor(possible, certain, out=possible)
-        num_doubtful = int(np.count_nonzero(doubtful))
+        if negatives is not None:
+            certain &= negatives
+        num_possible, counts[-1] = _count(possible, axis, dtype), _count(certain, axis, dtype)
+        # what is certain is possible, so the difference is in doubt
+        lines = np.flatnonzero(num_possible != counts[-1])
+        if not len(lines):
+            continue
+        num_doubtful = int(num_possible[lines].sum()) - int(counts[-1][lines].sum())
         if is_product_cheaper(num_doubtful, similarity.size):
             return None
-        if num_doubtful:
-            counts[-1] = counts[-1] + count_doubtful(a, b, doubtful, thresholds, axis)
+        doubtful = possible.take(lines, 1 - axis) ^ certain.take(lines, 1 - axis)
+        rows, columns = (a[lines], b) if axis else (a, b[lines])
+        more = count_doubtful(rows, columns, doubtful, thresholds.part(lines), axis)
+        counts[-1] = counts[-1].astype(np.int64)
+        counts[-1][lines] += more
     return counts
 
 

@@ -50,8 +50,8 @@ class MinedAnchors(keras.metrics.Metric):
 
     >>> metric = MinedAnchors()
     >>> metric.update_state([0, 0, 1], [[1.0, 0.0], [0.8660254, 0.5], [0.5, 0.8660254]])
-    >>> round(float(metric.result()), 4)  # the third item has no positive
-    0.6667
+    >>> round(float(metric.result()), 4)  # only the second item has a negative that near
+    0.3333
 
     `model.compile(optimizer, loss=keras_ms.MultiSimilarityLoss(), metrics=[MinedAnchors()])`
     """

@@ -65,11 +65,11 @@ def pair_weights(
     >>> embeddings = np.array([[1.0, 0.0], [0.8660254, 0.5], [0.5, 0.8660254]])
     >>> result = pair_weights(keras_ms.MultiSimilarityLoss(), embeddings, [0, 0, 1])
     >>> result.weights.round(2)
-    array([[ 0.  , -0.11,  0.17],
+    array([[ 0.  ,  0.  ,  0.  ],
            [-0.11,  0.  ,  0.33],
            [ 0.  ,  0.  ,  0.  ]], dtype=float32)
     >>> result.num_positives
-    array([1, 1, 0])
+    array([0, 1, 0])
     """
     if isinstance(loss, CompositeLoss):
         return _sum_of_weights(loss, embeddings, labels, sample_weight)

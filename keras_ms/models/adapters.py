@@ -184,6 +184,9 @@ def _checked_input(network, size) -> str | None:
             f"The backbone {network.name!r} takes images of {sides[0]} x {sides[1]} pixels. "
             f"Received: image_size={size if size[0] != size[1] else size[0]}"
         )
+    if isinstance(network, keras.Sequential):
+        # takes images under no key, and has no `input` before its first call
+        return None
     structure = network.input
     return next(iter(structure)) if isinstance(structure, dict) else None
 

@@ -165,9 +165,9 @@ def split_embedder(embedder: keras.Model) -> tuple[keras.Model, keras.Model]:
 
     Example:
         >>> features_model, head_model = split_embedder(embedder)
-        >>> features = features_model.predict(images)
+        >>> features = features_model.predict(images, verbose=0)
         >>> head_model.compile("adam", loss=MultiSimilarityLoss())
-        >>> head_model.fit(features, labels)
+        >>> history = head_model.fit(features, labels, verbose=0)
     """
     names = [layer.name for layer in embedder.layers]
     if not {"pool", "embedding", "l2"} <= set(names):

@@ -75,6 +75,12 @@ def _digest(model, images, view):
         # without its shape, a matrix and its transpose of equal values would be the same
         digest.update(f"{weights.dtype}{weights.shape}".encode())
         digest.update(np.ascontiguousarray(weights).data)
+    add_images_to(digest, images)
+    return digest.hexdigest()[:16]
+
+
+def add_images_to(digest: Any, images: ImageList) -> None:
+    """Adds to a digest of hashlib which images these are: names, sizes and dates, or pixels."""
     if images.images is not None:
         digest.update(np.ascontiguousarray(images.images).data)
     else:
@@ -82,7 +88,6 @@ def _digest(model, images, view):
             stat = Path(path).stat()
             digest.update(file_bytes(str(path)))
             digest.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def computation(model: keras.Model) -> dict:

@@ -42,7 +42,7 @@ def enable_lora(embedder: keras.Model, rank: int, *, alpha: float | None = None)
     Example:
         >>> adapted = enable_lora(embedder, rank=8)
         >>> embedder.compile(keras_ms.GroupedAdam(1e-3), keras_ms.MultiSimilarityLoss())
-        >>> history = embedder.fit(batches, steps_per_epoch=100)
+        >>> history = embedder.fit(batches, steps_per_epoch=100, verbose=0)
         >>> merged = merge_lora(embedder)
     """
     rank = whole_number("rank", rank)

@@ -85,21 +85,29 @@ class RunFeatures:
         return features
 
 
+def described_plain_view(images: ImageList, image_size: int, resize_to: int) -> dict[str, Any]:
+    """What evaluation shows of the images, in terms that JSON can hold."""
+    return {"plain": [image_size, resize_to], "jpeg": "accurate"} | _decoding(images)
+
+
 def _described_view(settings: Settings, images: ImageList, view: int) -> dict[str, Any]:
     """What a view shows of the images, in terms that JSON can hold: part of its file's name."""
     size = settings.images.image_size
-    # what is decoded otherwise, as JPEGs once were, is another picture
-    files = {"jpeg": "accurate", "exif": images.apply_exif_orientation}
-    files = files if images.images is None else {}
     if view == 0:
-        return {"plain": [size, shorter_side(settings, images)], "jpeg": "accurate"} | files
+        return described_plain_view(images, size, shorter_side(settings, images))
     return {
         "view": [
             size, view, settings.training.seed, augmentation(settings, images),
             settings.images.crop_scale, settings.images.distortion,
         ],
-        **files,
+        **_decoding(images),
     }  # fmt: skip
+
+
+def _decoding(images):
+    # what is decoded otherwise, as JPEGs once were, is another picture
+    files = {"jpeg": "accurate", "exif": images.apply_exif_orientation}
+    return files if images.images is None else {}
 
 
 def _batches_of_view(settings: Settings, images: ImageList, view: int) -> tf.data.Dataset:

@@ -1,7 +1,7 @@
 """The training of a run: fit from its last complete epoch to its last step."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -24,6 +24,7 @@ from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.model import RunModels
 from keras_ms.run.settings import Settings
+from keras_ms.run.tracking import tracking_callbacks
 from keras_ms.run.training_state import SaveRun
 from keras_ms.terminal.keras_progress import TrainingLines
 from keras_ms.terminal.progress import shown_progress
@@ -66,6 +67,7 @@ def fit_model(
     models: RunModels,
     data: RunData,
     log: Callable[[str], Any],
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fitted:
     """Trains the steps that are left, an epoch at a time, and keeps the last weights.
 
@@ -75,6 +77,7 @@ def fit_model(
         models: its models, compiled.
         data: its data.
         log: function that takes a line of text for the user.
+        callbacks: more of the user's, behind those that measure. Defaults to none.
 
     Raises:
         DamagedFile: the files of an earlier session.
@@ -121,6 +124,8 @@ def fit_model(
                     *([WithAveragedWeights(measuring)] if settings.training.ema else measuring),
                     *([lines] if verbose == 2 else []),
                     ExplainZeroLoss(),
+                    *tracking_callbacks(settings, run.path),
+                    *callbacks,
                     SaveRun(
                         run,
                         settings.training.steps_per_epoch,

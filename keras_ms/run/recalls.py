@@ -26,6 +26,39 @@ def embeddings_recall(images: ImageList, embeddings: np.ndarray, *, ks: Sequence
     return as_texts(recall_at_k(**arguments, ks=ks))
 
 
+def split_embeddings(
+    model: keras.Model, data: RunData, split: str, *, log: Callable[[str], Any]
+) -> np.ndarray:
+    """Embeddings of the images of a split by the weights of now, finite or not.
+
+    Args:
+        model: what is trained.
+        data: `RunData`.
+        split: of the images.
+        log: function that takes a line of text for the user.
+
+    Returns:
+        (N, dimension).
+    """
+    return embed_batches(
+        model,
+        batches_without_labels(data.evaluation(split)),
+        total=len(data.images.subset(split)),
+        what=f"{split} images",
+        verbose=2 if shown_progress() == 2 else 0,
+        log=log,
+    )
+
+
+def split_recall(
+    data: RunData, split: str, embeddings: np.ndarray, *, ks: Sequence[int]
+) -> Recall | None:
+    """Recall@K of embeddings of the images of a split; None if they are not finite."""
+    if not np.isfinite(embeddings).all():
+        return None
+    return embeddings_recall(data.images.subset(split), embeddings, ks=ks)
+
+
 def model_recall(
     model: keras.Model, data: RunData, split: str, *, ks: Sequence[int], log: Callable[[str], Any]
 ) -> Recall | None:
@@ -41,15 +74,4 @@ def model_recall(
     Returns:
         By K as text; None if the embeddings are not finite.
     """
-    images = data.images.subset(split)
-    embeddings = embed_batches(
-        model,
-        batches_without_labels(data.evaluation(split)),
-        total=len(images),
-        what=f"{split} images",
-        verbose=2 if shown_progress() == 2 else 0,
-        log=log,
-    )
-    if not np.isfinite(embeddings).all():
-        return None
-    return embeddings_recall(images, embeddings, ks=ks)
+    return split_recall(data, split, split_embeddings(model, data, split, log=log), ks=ks)

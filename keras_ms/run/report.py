@@ -10,6 +10,7 @@ import numpy as np
 from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.evaluation.embed import batches_without_labels, embed_batches
 from keras_ms.evaluation.saved_embeddings import read_embeddings
+from keras_ms.export.fingerprint import model_fingerprint
 from keras_ms.files import check_writable
 from keras_ms.models.embedding import split_embedder
 from keras_ms.models.keras_file import load_keras_file
@@ -26,12 +27,15 @@ from keras_ms.run.facts import (
     run_remarks,
     shown_settings,
 )
+from keras_ms.run.features import described_plain_view
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.images import load_run_images
+from keras_ms.run.kept_embeddings import FOLDER, kept_embeddings
 from keras_ms.run.model import build_models, run_loss
 from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.groups import SETTINGS
+from keras_ms.run.views import shorter_side
 from keras_ms.terminal.command_words import UnfinishedRun
 from keras_ms.terminal.progress import print_line
 
@@ -46,7 +50,7 @@ def run_report(
     verbose: int = 2,
     log: Callable[[str], Any] = print_line,
 ) -> int:
-    """Embeds the test images of a run once more and writes the page about them.
+    """Writes the page about the test images of a run, embedded anew where it has not kept that.
 
     The embedder is embedder.keras of a finished run; of a run that still trains, the best weights
     so far.
@@ -84,7 +88,18 @@ def run_report(
     embedder, weights = _embedder(run, settings, images, choice)
     test = images.subset("test")
     with naming_damaged(test):
-        embeddings = _embeddings(embedder, settings, images, log, verbose)
+        embeddings = kept_embeddings(
+            run.path,
+            test,
+            fingerprint=model_fingerprint(embedder),
+            view=described_plain_view(
+                test, settings.images.image_size, shorter_side(settings, test)
+            ),
+        )
+        if embeddings is None:
+            embeddings = _embeddings(embedder, settings, images, log, verbose)
+        else:
+            log(f"Embeddings of the {len(test):,} test images: read from {run.path / FOLDER}")
     history = run_history(run)
     report = collect_report(
         embeddings,

@@ -1,7 +1,7 @@
 """The training run: settings -> images, model, choice by folds, fit, choice, evaluation, export."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from keras_ms.run.fitting import fit_model
 from keras_ms.run.fold_choice import choose_by_folds, with_fold_choice
 from keras_ms.run.head_start import start_head, stays_at_start
 from keras_ms.run.images import load_run_images
+from keras_ms.run.kept_embeddings import keep_test_embeddings
 from keras_ms.run.model import (
     build_models,
     compile_model,
@@ -29,9 +30,10 @@ from keras_ms.run.model import (
 from keras_ms.run.optimizer import check_schedule
 from keras_ms.run.pictures import write_pictures
 from keras_ms.run.processes import joined_processes
-from keras_ms.run.recalls import as_texts, model_recall
+from keras_ms.run.recalls import as_texts, split_embeddings, split_recall
 from keras_ms.run.session import interruption_names_run, opened_run, precision
 from keras_ms.run.settings import Settings
+from keras_ms.run.tracking import check_tracking
 from keras_ms.run.validation_choice import choose_by_validation
 from keras_ms.terminal.progress import print_line
 from keras_ms.terminal.streams import lasting_output
@@ -41,6 +43,8 @@ def train(
     settings: Settings,
     resume: str | Path | None = None,
     log: Callable[[str], Any] = print_line,
+    *,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
     """Trains an embedder as `settings` say, evaluates it on unseen classes and exports it.
 
@@ -57,6 +61,8 @@ def train(
         resume: folder of an interrupted run to continue, "latest", or None. The result is that
             of the uninterrupted run, bit for bit on one machine with one number of threads.
         log: function that takes a line of text for the user.
+        callbacks: of Keras, behind those of the run: they find Recall@K in the logs, and a run that
+            is resumed begins them anew at its epoch. Defaults to none.
 
     Returns:
         The summary that is also written to summary.json: a dict with the recalls on test and
@@ -78,6 +84,7 @@ def train(
     ):
         check_same_backend(run)
         check_exports(settings)
+        check_tracking(settings)
         check_backbone(settings)
         loss = run_loss(settings)
         keras.utils.set_random_seed(settings.training.seed)
@@ -111,15 +118,18 @@ def train(
             data.features.release()
 
             compile_model(settings, models, stages=data.stages)
-            fitted = fit_model(run, settings, models=models, data=data, log=log)
-            test["last"] = model_recall(models.trained, data, "test", ks=ks, log=log)
+            fitted = fit_model(
+                run, settings, models=models, data=data, log=log, callbacks=callbacks
+            )
+            embeddings: Any = split_embeddings(models.trained, data, "test", log=log)
+            test["last"] = split_recall(data, "test", embeddings, ks=ks)
 
             if choice:
                 fitted.take(choice.chosen.alpha)
             elif settings.training.tune == "folds" and stays_at_start(settings):
                 # nothing could be measured, and the start loses nothing
                 fitted.take(0.0)
-                test["chosen"] = test["step_0"]
+                test["chosen"], embeddings = test["step_0"], None
             elif fitted.best_keeper and fitted.recall_callback.best_step is not None:
                 choice = choose_by_validation(
                     run, settings, models=models, data=data, fitted=fitted, baselines=validation,
@@ -137,10 +147,14 @@ def train(
                 test["chosen"] = test["last"]
                 # embedding the test images takes long: not twice
                 if choice.chosen != last:
-                    test["chosen"] = model_recall(models.trained, data, "test", ks=ks, log=log)
+                    embeddings = split_embeddings(models.trained, data, "test", log=log)
+                    test["chosen"] = split_recall(data, "test", embeddings, ks=ks)
             reached = finite_recall(recalls, run.last_weights_file)
 
             deployed = save_deployed(models, run.model_file)
+            keep_test_embeddings(
+                run, settings, embeddings, models=models, deployed=deployed, data=data
+            )
             exports = write_exports(run, settings, deployed, data=data, recall=reached, log=log)
             if exports:
                 test["exported"] = exported_recall(settings, exports, data=data, log=log)

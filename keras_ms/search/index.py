@@ -1,56 +1,29 @@
 """An index of embeddings: which pictures are nearest, exactly or nearly so."""
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_ms.arguments import Tensor, whole_number
 from keras_ms.data.file_names import shown_name
 from keras_ms.evaluation.inputs import checked_embeddings, unit_rows
+from keras_ms.search.approximate_search import (
+    PROBES,
+    ApproximateQuality,
+    Neighbours,
+    approximate_neighbours,
+    approximate_quality,
+)
 from keras_ms.search.duplicates import DuplicateGroup, duplicate_groups, read_again
-from keras_ms.search.exact_search import NearestRows, nearest_rows
+from keras_ms.search.exact_search import nearest_rows
 from keras_ms.search.index_table import BATCH, IndexTable
+from keras_ms.search.indexed_model import EmbeddingModel, IndexedModel
+from keras_ms.search.kept_rows import KeptRows
 
-# Rows of so many bytes stay in memory after the first search: 100,000 of 512 numbers are 205 MB.
-_KEPT_BYTES = 2**29
-_LARGE = 2**16
 _SAMPLED = 200
-# Of 50,000 clustered rows in 223 parts, 10 of them had every neighbour of 50 queries.
-_PROBES = 20
 _LEAST_FOR_PARTS = 256
-
-
-class EmbeddingModel(Protocol):
-    """What embedded something, such as an `Embedder` of `keras_ms.export.embedder`.
-
-    Attributes:
-        name: for people, such as the name of its file.
-        fingerprint: as of `keras_ms.export.fingerprint.model_fingerprint`; equal ones mean that
-            embeddings may be compared.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-
-class IndexedModel(NamedTuple):
-    """The model of an index.
-
-    Attributes:
-        name: of its file.
-        fingerprint: of it.
-        path: where its file lay as the index was made, or empty.
-    """
-
-    name: str
-    fingerprint: str
-    path: str = ""
 
 
 class Added(NamedTuple):
@@ -63,36 +36,6 @@ class Added(NamedTuple):
 
     new: int
     replaced: int
-
-
-class Neighbours(NamedTuple):
-    """The nearest of some queries, the first the most similar.
-
-    Attributes:
-        paths: (queries, k) texts, as objects.
-        similarities: float64 (queries, k), cosines.
-    """
-
-    paths: np.ndarray
-    similarities: np.ndarray
-
-
-class ApproximateQuality(NamedTuple):
-    """An approximate search beside the exact one.
-
-    Attributes:
-        k: neighbours of each query.
-        num_queries: that were searched for.
-        recall: share of the exact neighbours that the approximate search finds too. One in the
-            place of another of the same similarity counts.
-        exact_ms, approximate_ms: median of a query's time, in milliseconds.
-    """
-
-    k: int
-    num_queries: int
-    recall: float
-    exact_ms: float
-    approximate_ms: float
 
 
 class Index:
@@ -128,8 +71,7 @@ class Index:
 
     def __init__(self, place: str | os.PathLike):
         self._table = IndexTable(os.fspath(place))
-        # of which version of the table the rows are in memory
-        self._kept: tuple[int, list[tuple[Any, np.ndarray]]] | None = None
+        self._rows = KeptRows(self._table)
 
     @classmethod
     def create(
@@ -267,9 +209,10 @@ class Index:
         if not approximate:
             if probes is not None:
                 raise ValueError(f"`probes` are of approximate search. Received: probes={probes}")
-            return Neighbours(*nearest_rows(self._rows(), queries, k))
+            return Neighbours(*nearest_rows(self._rows.parts(), queries, k))
         self._check_approximate()
-        return self._approximately(queries, k, whole_number("probes", probes or _PROBES))
+        probes = whole_number("probes", probes or PROBES)
+        return approximate_neighbours(self._table, queries, k, probes)
 
     def make_approximate(self) -> None:
         """Makes what approximate search needs; it stays so with later additions.
@@ -307,11 +250,13 @@ class Index:
         k, num_queries = whole_number("k", k), whole_number("num_queries", num_queries)
         self._check_approximate()
         queries = self._drawn(num_queries, seed)
-        probes = whole_number("probes", probes or _PROBES)
-        exact, found = self._measured(queries, k, None), self._measured(queries, k, probes)
-        least = exact[0].similarities[:, -1:]
-        recall = float(np.mean(found[0].similarities >= least))
-        return ApproximateQuality(k, len(queries), recall, exact[1], found[1])
+        probes = whole_number("probes", probes or PROBES)
+        return approximate_quality(
+            queries,
+            k,
+            exact=lambda query: Neighbours(*nearest_rows(self._rows.parts(), query, k)),
+            approximate=lambda query: approximate_neighbours(self._table, query, k, probes),
+        )
 
     def duplicates(
         self, threshold: float, *, progress: Callable[[int, int], Any] | None = None
@@ -341,59 +286,14 @@ class Index:
         """
         self._table.compact()
 
-    def _rows(self):
-        """Everything, from memory where it fits."""
-        version = self._table.version
-        if self._kept and self._kept[0] == version:
-            yield from self._kept[1]
-            return
-        self._kept = None
-        kept = [] if len(self) * self.dimension * 4 <= _KEPT_BYTES else None
-        for paths, rows in self._table.scan():
-            if kept is not None:
-                kept.append((paths, rows))
-            yield paths, rows
-        if kept is not None and self._table.version == version:
-            self._kept = version, _in_large_parts(kept)
-
-    def _approximately(self, queries, k, probes):
-        # some of what is found may be further than what is missed
-        count = min(k, len(self))
-        paths = np.full((len(queries), count), "", object)
-        similarities = np.full((len(queries), count), -1.0)
-        for number, query in enumerate(queries):
-            nearest = NearestRows(query[None], k)
-            nearest.look_at(*self._table.nearest(query, k, probes))
-            names, values = nearest.found()
-            paths[number, : names.shape[1]] = names[0]
-            similarities[number, : names.shape[1]] = values[0]
-        return Neighbours(paths, similarities)
-
     def _drawn(self, count, seed):
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]
         rows, start = [], 0
-        for _, part in self._rows():
+        for _, part in self._rows.parts():
             inside = np.sort(chosen[(chosen >= start) & (chosen < start + len(part))]) - start
             rows.append(part[inside])
             start += len(part)
         return np.concatenate(rows)
-
-    def _measured(self, queries, k, probes):
-        """`Neighbours` of the queries one by one, and the median of their times."""
-
-        def search(query):
-            if probes is None:
-                return Neighbours(*nearest_rows(self._rows(), query, k))
-            return self._approximately(query, k, probes)
-
-        search(queries[:1])  # what is read once only is read now
-        found, times = [], []
-        for number in range(len(queries)):
-            started = time.perf_counter()
-            found.append(search(queries[number : number + 1]))
-            times.append(1e3 * (time.perf_counter() - started))
-        paths, similarities = (np.concatenate(arrays) for arrays in zip(*found))
-        return Neighbours(paths, similarities), float(np.median(times))
 
     def _check_approximate(self):
         if not self.is_approximate:
@@ -434,17 +334,3 @@ def _texts(paths: Iterable[Any]) -> list[str]:
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise ValueError(f"Expected a list of paths. Received one: {paths!r}")
     return [shown_name(path) for path in paths]
-
-
-def _in_large_parts(parts):
-    """Parts put together: products of few small ones cost threads that wait for each other."""
-    import pyarrow
-
-    joined, group = [], []
-    for part in parts:
-        group.append(part)
-        if sum(len(rows) for _, rows in group) >= _LARGE or part is parts[-1]:
-            paths, rows = zip(*group)
-            joined.append((pyarrow.concat_arrays(paths), np.concatenate(rows)))
-            group = []
-    return joined

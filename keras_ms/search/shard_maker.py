@@ -1,6 +1,5 @@
 """One shard of embeddings, from its pictures to its file: the work, on one machine or many."""
 
-import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ import numpy as np
 
 from keras_ms.data.file_names import shown_name
 from keras_ms.data.image_file import pixels_of
-from keras_ms.data.picture_views import centre_viewer, viewed_ahead
+from keras_ms.data.picture_views import centre_views_ahead, viewed_ahead
 from keras_ms.export.embedder import Embedder, embed_views, takes_pictures
 from keras_ms.search.embedding_job import EmbeddingJob
 from keras_ms.search.places import OutputFolder
@@ -47,11 +46,6 @@ class ShardMaker:
                 f"{embedder.fingerprint}: the file was changed, or is another one on this machine"
             )
         self.job, self.embedder = job, embedder
-        exif = {"apply_exif_orientation": job.apply_exif_orientation}
-        if takes_pictures(embedder):
-            self._view = functools.partial(pixels_of, **exif)
-        else:
-            self._view = centre_viewer(job.image_size, job.resize_to, **exif)
 
     def make(self, number: int, progress: Progress | None = None) -> Shard:
         """Embeds the pictures of a shard and writes it, whole or not at all.
@@ -91,12 +85,7 @@ class ShardMaker:
     def _batches(self, number, kept, broken, progress) -> Iterator[np.ndarray]:
         """Batches of views; their pictures are added to `kept`, the others to `broken`."""
         job, numbers, batch = self.job, self.job.numbers(number), []
-        threads = _REMOTE_THREADS if job.pictures.is_remote else _num_cores()
-        ahead = max(_BATCHES_AHEAD * job.batch_size, threads)
-        views = viewed_ahead(
-            numbers, lambda n: self._view(job.pictures.read(n)), threads=threads, ahead=ahead
-        )
-        for done, (picture, view) in enumerate(views, 1):
+        for done, (picture, view) in enumerate(self._views(numbers), 1):
             if isinstance(view, str):
                 broken.append((picture, view))
             else:
@@ -107,6 +96,30 @@ class ShardMaker:
                 batch = []
             if progress is not None and (done % job.batch_size == 0 or done == len(numbers)):
                 progress(done, len(numbers))
+
+    def _views(self, numbers) -> Iterator[tuple[int, np.ndarray | str]]:
+        job, cores = self.job, _num_cores()
+        readers = _REMOTE_THREADS if job.pictures.is_remote else cores
+        ahead = max(_BATCHES_AHEAD * job.batch_size, readers)
+        exif = {"apply_exif_orientation": job.apply_exif_orientation}
+        if not takes_pictures(self.embedder):
+            return centre_views_ahead(
+                numbers,
+                job.pictures.read,
+                job.image_size,
+                job.resize_to,
+                # the model has threads of its own, which would take the most of the cores
+                threads=2 * cores,
+                readers=readers,
+                ahead=ahead,
+                **exif,
+            )
+        return viewed_ahead(
+            numbers,
+            lambda n: pixels_of(job.pictures.read(n), **exif),
+            threads=readers,
+            ahead=ahead,
+        )
 
     def _check_values(self, embeddings, is_finite, kept):
         names = [shown_name(self.job.pictures.paths[n]) for n in kept]

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from answering_process import AnsweringProcess
+from record import add_record_option, record
 
 KS = (1, 10, 100, 1000)
 # images and classes; 5 images a class, as in Stanford Online Products
@@ -38,6 +39,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has faiss")
+    add_record_option(parser)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -213,6 +215,24 @@ def report(rounds, options):
     for name, answers in rounds.items():
         if not name.endswith("product"):
             print(f"\n{name}: {answers[-1][2]}")
+    if options.record:
+        rows = {
+            name: {
+                "median s": round(medians[name], 2),
+                "of the faster product": round(medians[name] / medians[product], 2),
+                "in each round": round(ratios[name], 2),
+                "peak MiB added": round(max(float(answer[1]) for answer in answers)),
+            }
+            for name, answers in rounds.items()
+        }
+        record(
+            f"recall-at-k-{options.size}",
+            rows,
+            sizes=f"{options.images:,} × {options.dimension}, {options.classes:,} classes",
+            threads=options.threads,
+            rounds=options.repeats,
+            ratios=["of the faster product", "in each round"],
+        )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import sys
 
 import numpy as np
 from loss_step import failure, hard_batch, keras_step, limit_memory, peer_step, seconds
+from record import add_record_option, record
 
 TINY = 300
 BLOCK = 256  # what block_size="auto" takes for large batches
@@ -100,6 +101,16 @@ def print_row(name, size, answer):
         print(f"| {name} | {size:,} | {times} | {answer['mib']:,.0f} |", flush=True)
 
 
+def recorded(answer):
+    """Columns of the table that is kept."""
+    if isinstance(answer, str):
+        return {"second step, s": answer, "peak memory above the inputs, MiB": None}
+    return {
+        "second step, s": float(f"{answer['second']:.3g}"),
+        "peak memory above the inputs, MiB": round(answer["mib"]),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--batch-size", type=int, default=32_768)
@@ -107,6 +118,7 @@ def main():
     parser.add_argument("--smaller", default="2048,4096", help="further sizes, commas between")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
+    add_record_option(parser)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -119,12 +131,18 @@ def main():
     print(f"Multi-Similarity loss and gradient, {dimension} dimensions\n")
     print("| | batch | first step, s | second step, s | peak memory above inputs, MiB |")
     print("|---|---|---|---|---|", flush=True)
+    rows = {}
     for size in [*sizes, arguments.batch_size]:
         ours = in_its_own_process(sys.executable, "ours", size, dimension, "auto")
         print_row("keras_ms", size, ours)
+        rows[f"keras_ms, {size:,}"] = recorded(ours)
         if not arguments.no_peer:
             peer = in_its_own_process(arguments.peer_python, "peer", size, dimension)
             print_row("pytorch-metric-learning", size, peer)
+            rows[f"pytorch-metric-learning, {size:,}"] = recorded(peer)
+    if arguments.record:
+        sizes = f"Multi-Similarity loss and gradient, {dimension} dimensions"
+        record("large-batch", rows, sizes=sizes, threads=2, rounds=1)
     answer = in_its_own_process(sys.executable, "equality", 2048, dimension)
     if isinstance(answer, str):
         print(f"\nBlocks of {BLOCK} against all pairs at once: {answer}")

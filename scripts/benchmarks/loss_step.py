@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from answering_process import AnsweringProcess
+from record import add_record_option, record
 
 SIZES = "80x512,1024x512,4096x128"
 IMAGES_PER_CLASS = 5
@@ -366,10 +367,57 @@ def report(size, rows, arguments, peers, batch):
         columns += [f"{name} / ours under XLA", f"{name} / ours in a graph"]
     print("| loss |", " | ".join(columns), "|")
     print("|---" * (1 + len(columns)) + "|", flush=True)
+    figures = {}
     for row in rows:
         steps = keras_steps(row, embeddings, labels, arguments.without_xla)
         askers = {name: partial(peer.ask, row, size) for name, peer in peers.items()}
-        print(f"| {row} |", " | ".join(cells(measure(steps, askers, rounds))), "|", flush=True)
+        figures[row] = measure(steps, askers, rounds)
+        print(f"| {row} |", " | ".join(cells(figures[row])), "|", flush=True)
+    return figures
+
+
+def record_figures(figures, arguments):
+    """Writes the table of one loss by sizes, or of several losses under XLA.
+
+    Args:
+        figures: size -> loss -> times, as `measure` gives them.
+        arguments: of the command.
+    """
+    shown = {size: size.replace("x", " × ") for size in figures}
+    losses = list(next(iter(figures.values())))
+    options = {"threads": arguments.threads, "rounds": arguments.rounds}
+    if len(losses) == 1:
+        rows = {shown[size]: one_loss(of_size[losses[0]]) for size, of_size in figures.items()}
+        name = "loss-step" if losses[0] == "multi_similarity" else f"loss-step-{losses[0]}"
+        sizes = f"{losses[0].replace('_', ' ')} loss with its gradient"
+        ratios = [column for column in next(iter(rows.values())) if "times as fast" in column]
+        return record(name, rows, sizes=sizes, ratios=ratios, **options)
+    rows = {loss: {} for loss in losses}
+    for size, of_size in figures.items():
+        for loss, times in of_size.items():
+            one = one_loss(times)
+            rows[loss][f"{shown[size]}, ms"] = one["under XLA, ms"]
+            rows[loss][f"{shown[size]}, times as fast"] = one.get("times as fast, under XLA")
+    ratios = [column for column in rows[losses[0]] if "times as fast" in column]
+    sizes = "every loss with its gradient, under XLA"
+    return record("loss-step-all", rows, sizes=sizes, ratios=ratios, **options)
+
+
+def one_loss(times):
+    """Columns of one loss at one size: medians, fastest tenths, and ratios to the first peer."""
+    row = {}
+    for name, words in ((XLA, "under XLA"), (GRAPH, "in a graph")):
+        row[f"{words}, ms"] = float(f"{1e3 * np.median(times[name]):.3g}")
+        row[f"fastest tenth {words}"] = float(f"{1e3 * np.quantile(times[name], 0.1):.3g}")
+    peers = [name for name in PEER_STEPS if name in times]
+    for peer in peers[:1]:
+        known = not isinstance(times[peer], str)
+        milliseconds = float(f"{1e3 * np.median(times[peer]):.3g}") if known else times[peer]
+        row[f"{peer}, ms"] = milliseconds
+        for name, words in ((XLA, "under XLA"), (GRAPH, "in a graph")):
+            ratio = np.median(times[peer]) / np.median(times[name]) if known else None
+            row[f"times as fast, {words}"] = None if ratio is None else float(f"{ratio:.3g}")
+    return row
 
 
 def main():
@@ -382,6 +430,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2, help="of either library")
     parser.add_argument("--without-xla", action="store_true", help="time that too")
+    add_record_option(parser)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -404,14 +453,17 @@ def main():
             for name, python in pythons.items()
             if python
         }
+        figures = {}
         try:
             for size in sizes:
                 batch = hard_batch(*map(int, size.split("x")))
                 np.savez(Path(folder) / f"{size}.npz", embeddings=batch[0], labels=batch[1])
-                report(size, rows, arguments, peers, batch)
+                figures[size] = report(size, rows, arguments, peers, batch)
         finally:
             for peer in peers.values():
                 peer.stop()
+    if arguments.record:
+        record_figures(figures, arguments)
 
 
 if __name__ == "__main__":

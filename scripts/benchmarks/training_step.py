@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from answering_process import AnsweringProcess
+from record import add_record_option, record
 
 KERAS, KERAS_BFLOAT16 = "keras_ms", "keras_ms, mixed_bfloat16"
 # row of the table -> (memory format, whether under autocast to bfloat16)
@@ -168,14 +169,30 @@ def print_table(variants, times, arguments):
     )
     print("| | images/s | CPU ms/image | keras_ms is faster by | by CPU time |")
     print("|---|---|---|---|---|")
+    rows = {}
     for column, variant in enumerate(variants):
         ours = KERAS_BFLOAT16 if "bfloat16" in variant else KERAS
         wall, processor = np.median(times[:, column] / times[:, variants.index(ours)], axis=0)
         rates = arguments.batch_size / times[:, column, 0]
         busy = 1e3 * np.median(times[:, column, 1]) / arguments.batch_size
+        rows[variant] = {
+            "images/s": round(float(np.median(rates)), 1),
+            "CPU ms/image": round(float(busy)),
+            "keras_ms is faster by": round(float(wall), 2),
+            "by CPU time": round(float(processor), 2),
+        }
         print(
             f"| {variant} | {np.median(rates):.1f} ({rates.max():.1f}) | {busy:.1f} "
             f"| {wall:.2f} | {processor:.2f} |"
+        )
+    if arguments.record:
+        record(
+            "training-step" if arguments.threads == 1 else "training-step-two-threads",
+            rows,
+            sizes=f"batches of {arguments.batch_size} at {arguments.image_size} px, {batch_norm}",
+            threads=arguments.threads,
+            rounds=arguments.rounds,
+            ratios=["keras_ms is faster by", "by CPU time"],
         )
 
 
@@ -194,6 +211,7 @@ def main():
         help="whether batch normalisation uses its running statistics, as the official recipe does",
     )
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision too")
+    add_record_option(parser)
     parser.add_argument("--variant", help=argparse.SUPPRESS)  # for the processes that measure
     arguments = parser.parse_args()
     work(arguments) if arguments.variant else measure(arguments)

@@ -166,6 +166,7 @@ def with_rule(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", ["saved_model", "model.onnx"])
 def test_a_model_is_fed_as_its_file_says(data, with_rule, tmp_path, name, capsys):
     if not (with_rule / name).exists():
@@ -202,6 +203,7 @@ def test_a_model_is_fed_as_its_file_says(data, with_rule, tmp_path, name, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_photos_are_turned_as_the_file_says(data, tmp_path):
     from PIL import Image
 

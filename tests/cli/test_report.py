@@ -44,6 +44,8 @@ def test_report_of_a_run_has_the_figures_of_the_run(run, capsys):
     assert main(["report", str(run)]) == 0
     out = capsys.readouterr().out
     assert "Wrote" in out and "/step" not in out  # no line of Keras
+    # the run has embedded them
+    assert f"read from {run / 'embeddings'}" in out
     text = (run / "report.html").read_text()
     page, data = checked_links(text)
     shown = [float(a["data-value"]) for a in page.all("td") if "data-value" in a]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
-from keras_ms.data.picture_views import centre_viewer, viewed_ahead
+from keras_ms.data.picture_views import centre_viewer, centre_views_ahead, viewed_ahead
 
 
 def write_odd_pictures(folder):
@@ -48,6 +48,59 @@ def test_the_pixels_are_those_of_evaluation(tmp_path, turns):
     found = [view(path.read_bytes()) for path in paths]
     assert {one.dtype for one in found} == {np.dtype(np.uint8)}
     np.testing.assert_array_equal(np.stack(found), expected)
+
+
+def views_of(files, **options):
+    def read(number):
+        if isinstance(files[number], Exception):
+            raise files[number]
+        return files[number]
+
+    options = {"threads": 3, "readers": 2, "ahead": 4} | options
+    return centre_views_ahead(range(len(files)), read, 24, 28, **options)
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_in_one_graph_they_are_the_same_and_faults_stand_in_for_broken_ones(tmp_path, turns):
+    good = [path.read_bytes() for path in write_odd_pictures(tmp_path)]
+    files = [b"", *good, b"text", *good, ValueError("no such file"), good[0][:700], *good, b""]
+    view = centre_viewer(24, 28, apply_exif_orientation=turns)
+    found = list(views_of(files, apply_exif_orientation=turns))
+    assert [number for number, _ in found] == list(range(len(files)))
+    faults = {number: one for number, one in found if isinstance(one, str)}
+    assert len(faults) == 5
+    assert (faults[0], faults[12]) == ("the file is empty", "not an image")
+    assert faults[24] == "no such file"
+    for number, one in found:
+        if number not in faults:
+            np.testing.assert_array_equal(one, view(files[number]), err_msg=str(number))
+
+
+def test_in_one_graph_a_failing_disk_ends_all_after_the_pictures_before_it(tmp_path):
+    good = write_odd_pictures(tmp_path)[0].read_bytes()
+    views = views_of([good] * 20 + [OSError(5, "Input/output error")] + [good] * 20)
+    assert [next(views)[0] for _ in range(20)] == list(range(20))
+    with pytest.raises(OSError, match="Input/output"):
+        next(views)
+    assert list(views_of([])) == []
+    assert [one for _, one in views_of([b"", b""])] == ["the file is empty"] * 2
+
+
+def test_a_picture_that_could_be_read_at_the_second_time_keeps_its_place(tmp_path):
+    paths, failed = write_odd_pictures(tmp_path), []
+
+    def read(number):
+        if number in (0, 5) and number not in failed:
+            failed.append(number)
+            raise OSError(5, "Input/output error")
+        return paths[number].read_bytes()
+
+    numbers = range(len(paths))
+    views = centre_views_ahead(numbers, read, 24, 28, threads=3, readers=2, ahead=4)
+    view = centre_viewer(24, 28)
+    for number, (found, one) in zip(numbers, views, strict=True):
+        assert found == number
+        np.testing.assert_array_equal(one, view(paths[number].read_bytes()))
 
 
 def test_bytes_that_are_no_picture_are_an_error_that_says_so():

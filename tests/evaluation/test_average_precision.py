@@ -117,6 +117,7 @@ def test_bad_input_is_explained():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_memory_stays_far_below_the_square_of_the_set():
     # all similarities of 12,000 images: 576 MB. One class of 2,000: as many items to find
     script = """

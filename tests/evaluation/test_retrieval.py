@@ -373,6 +373,7 @@ def test_progress_ends_at_all_queries(computed_by):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_memory_stays_far_below_the_square_of_the_set():
     # all similarities of 12,000 images: 576 MB in one piece; tiles of 512 need a few MB
     script = """
@@ -396,3 +397,34 @@ def test_memory_stays_far_below_the_square_of_the_set():
         check=True,
     )
     assert int(run.stdout.split()[-1]) < 100_000  # KiB
+
+
+@pytest.mark.parametrize("with_gallery", [False, True])
+def test_best_positives_of_small_classes_and_of_large_ones(with_gallery):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(7), [1, 2, 3, 3, 64, 65, 130])
+    embeddings = rng.standard_normal((len(labels), 9)).astype(np.float32)
+    gallery = ()
+    if with_gallery:
+        kept = rng.permutation(len(labels))[:150]
+        gallery = embeddings[kept], labels[kept]
+    positions = np.full(len(labels), -1)
+    if with_gallery:
+        positions[kept] = np.arange(150)
+    queries, items = inputs.retrieval_sets(
+        embeddings, labels, *gallery, query_positions=positions if with_gallery else None
+    )
+    similarity = queries.rows.astype(np.float64) @ items.rows.astype(np.float64).T
+    is_positive = queries.classes[:, None] == items.classes
+    is_positive &= queries.image_numbers[:, None] != items.image_numbers
+    expected = np.where(is_positive, similarity, exact_similarity.NO_PAIR).max(axis=1)
+    for block_size in (7, 1024):
+        found = exact_similarity.best_positives(queries, items, block_size)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+    assert (found == exact_similarity.NO_PAIR).any() and (found > exact_similarity.NO_PAIR).any()
+
+
+def test_numpy_s_settings_are_left_as_they_are():
+    before = np.getbufsize()
+    best_positive_ranks(*clustered(50, 10, seed=0))
+    assert np.getbufsize() == before

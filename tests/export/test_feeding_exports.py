@@ -300,6 +300,7 @@ fs.writeFileSync('view.bin', Buffer.from(image.buffer));
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_birds_reach_the_recall_of_our_own_evaluation(shared_data, shared_weights, tmp_path):
     # ten of the test classes, far from each other in the list: 339 photos
     folders = sorted((shared_data / "cub200_2010").iterdir())[102::10]

@@ -32,6 +32,7 @@ def test_any_class_ids():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("keras_ms.models.small_network.small_network", tiny_network)
     embedder = keras_ms.build_embedder(image_size=32, embedding_size=6, seed=0)
@@ -55,6 +56,7 @@ def test_trains_a_whole_embedder_and_exports_it_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_frozen_backbone_stays_and_its_head_alone_is_enough():
     frozen = keras_ms.build_embedder(image_size=32, embedding_size=6, freeze_backbone=True, seed=0)
     features_model, split_head = keras_ms.models.embedding.split_embedder(frozen)
@@ -80,6 +82,7 @@ def test_a_frozen_backbone_stays_and_its_head_alone_is_enough():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
@@ -176,6 +179,7 @@ def test_wrong_use_is_named():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_one_device_strategy_is_like_none():
     features, labels = data(2)
     weights = []
@@ -189,6 +193,7 @@ def test_one_device_strategy_is_like_none():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_draw_hardness(tmp_path):
     features, labels = data(2)
     model = model_of(average_steps=2, alpha=2.0)

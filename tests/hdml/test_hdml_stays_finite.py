@@ -24,7 +24,7 @@ def degenerate_batches():
         ("n_pair", "paper"),
         ("n_pair", "official"),
         *(
-            pytest.param(kind, mode, marks=pytest.mark.slow)
+            pytest.param(kind, mode, marks=[pytest.mark.slow, pytest.mark.release])
             for kind in TUPLES
             if kind != "n_pair"
             for mode in ("paper", "official")

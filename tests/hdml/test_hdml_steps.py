@@ -83,6 +83,7 @@ def test_one_step_is_the_literal_one(kind, mode, labels):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind, mode", list(zip(TUPLES, ["official", "paper", "official"])))
 def test_steps_are_the_same_compiled_or_not(kind, mode):
     """With a shorter last batch; eager steps are those of the literal test."""
@@ -100,6 +101,7 @@ def test_steps_are_the_same_compiled_or_not(kind, mode):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_logged_means_count_images():
     features, labels = data_of([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3])
     labels[-2:] = labels[-3]  # a pair in the last batch
@@ -137,6 +139,7 @@ def test_beta_0_trains_as_the_metric_loss_alone(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_averages_are_renewed_after_a_window_and_used_from_then_on():
     features, labels = data(2)
     model = model_of(average_steps=3, alpha=5.0)

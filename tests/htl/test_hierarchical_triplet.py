@@ -150,6 +150,7 @@ def test_negative_class_ids_of_any_width_are_in_the_tree(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_eager_graph_xla_and_blocks_agree():
     embeddings, labels = training_set(3)
     tree, _ = tree_of(embeddings, labels)
@@ -204,9 +205,9 @@ def model():
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        pytest.param({"jit_compile": True}, marks=[pytest.mark.slow, pytest.mark.release]),
         {"jit_compile": False},
-        pytest.param({"run_eagerly": True}, marks=pytest.mark.slow),
+        pytest.param({"run_eagerly": True}, marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
 def test_a_compiled_step_sees_the_new_tree(options):
@@ -231,6 +232,7 @@ def test_a_compiled_step_sees_the_new_tree(options):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_saved_model_reloads_with_its_tree(tmp_path):
     inputs, labels = training_set(5)
     tree, _ = tree_of(inputs, labels)
@@ -247,6 +249,7 @@ def test_saved_model_reloads_with_its_tree(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     inputs, labels = training_set(6)
@@ -258,6 +261,7 @@ def test_mixed_precision(policy):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_cross_batch_memory_takes_the_margins_too():
     embeddings, labels = training_set(7)
     tree, _ = tree_of(embeddings, labels)
@@ -276,6 +280,7 @@ def test_cross_batch_memory_takes_the_margins_too():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_unknown_classes_are_noticed():
     embeddings, labels = training_set(8)
     loss = HierarchicalTripletLoss(ClassTree.build(embeddings[4:], labels[4:]))
@@ -296,6 +301,7 @@ def test_unknown_classes_are_noticed():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_before_the_first_tree():
     embeddings, labels = training_set(8)
     loss = HierarchicalTripletLoss()

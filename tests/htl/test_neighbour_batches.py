@@ -222,6 +222,7 @@ def training(folder=None, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "options",
     [{"run_eagerly": True}, {"jit_compile": False, "steps_per_execution": 2}],
@@ -279,6 +280,7 @@ def test_every_epoch_sees_its_own_tree():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
     model, arguments = training(tmp_path, run_eagerly=True)
     rebuild = arguments["callbacks"][0]
@@ -318,6 +320,7 @@ def test_margins_of_the_first_tree_with_batches_by_the_latest(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_rebuild_without_loss_or_order_and_from_a_dataset():
     model, arguments = training(jit_compile=False)
     rebuild = arguments["callbacks"][0]

@@ -255,7 +255,9 @@ def test_against_a_memory_the_rows_are_those_of_the_union(name):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in COMPILED_IN_PART else pytest.param(name, marks=pytest.mark.slow)
+        name
+        if name in COMPILED_IN_PART
+        else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.release])
         for name in LOSSES
     ],
 )

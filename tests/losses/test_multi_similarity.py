@@ -40,7 +40,8 @@ def random_batch(rng):
 
 
 @pytest.mark.parametrize(
-    "count, more_than", [(40, 24), pytest.param(200, 120, marks=pytest.mark.slow)]
+    "count, more_than",
+    [(40, 24), pytest.param(200, 120, marks=[pytest.mark.slow, pytest.mark.release])],
 )
 def test_value_and_gradient_equal_the_oracle_on_random_batches(count, more_than):
     rng = np.random.default_rng(0)

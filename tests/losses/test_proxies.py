@@ -178,12 +178,16 @@ def models(seed=1, num_classes=5):
 @pytest.mark.parametrize(
     "kind, options",
     [
-        pytest.param("nca", {"jit_compile": True}, marks=pytest.mark.slow),
-        pytest.param("nca", {"jit_compile": False}, marks=pytest.mark.slow),
-        pytest.param("nca", {"run_eagerly": True}, marks=pytest.mark.slow),
-        pytest.param("anchor", {"jit_compile": True}, marks=pytest.mark.slow),
+        pytest.param("nca", {"jit_compile": True}, marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param("nca", {"jit_compile": False}, marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param("nca", {"run_eagerly": True}, marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param(
+            "anchor", {"jit_compile": True}, marks=[pytest.mark.slow, pytest.mark.release]
+        ),
         ("anchor", {"jit_compile": False}),
-        pytest.param("anchor", {"run_eagerly": True}, marks=pytest.mark.slow),
+        pytest.param(
+            "anchor", {"run_eagerly": True}, marks=[pytest.mark.slow, pytest.mark.release]
+        ),
     ],
 )
 def test_fit_trains_embedder_and_proxies_in_every_mode(kind, options):
@@ -222,7 +226,11 @@ def test_the_proxies_own_learning_rate():
 
 
 @pytest.mark.parametrize(
-    "policy", [pytest.param("mixed_float16", marks=pytest.mark.slow), "mixed_bfloat16"]
+    "policy",
+    [
+        pytest.param("mixed_float16", marks=[pytest.mark.slow, pytest.mark.release]),
+        "mixed_bfloat16",
+    ],
 )
 def test_mixed_precision_compares_in_float32(policy):
     inputs, labels = images()
@@ -291,6 +299,7 @@ def test_an_unknown_label_stops_a_step_that_can_raise_errors(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", LITERAL)
 def test_an_unknown_label_shows_as_nan_where_xla_knows_no_errors(kind):
     inputs, labels = images(size=20)

@@ -101,7 +101,8 @@ def random_batch(rng):
 
 @pytest.mark.filterwarnings("ignore:.*No anchor of this batch")
 @pytest.mark.parametrize(
-    "count, more_than", [(10, 3), pytest.param(50, 20, marks=pytest.mark.slow)]
+    "count, more_than",
+    [(10, 3), pytest.param(50, 20, marks=[pytest.mark.slow, pytest.mark.release])],
 )
 @pytest.mark.parametrize("name", CLASSES)
 def test_value_and_gradient_equal_the_oracles_on_random_batches(name, count, more_than):

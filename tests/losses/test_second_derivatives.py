@@ -70,6 +70,7 @@ def test_of_every_loss(name):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_of_the_hierarchical_triplet_loss():
     tree = keras_ms.ClassTree.build(EMBEDDINGS, LABELS)
     loss = keras_ms.HierarchicalTripletLoss(tree, **FLOAT64)
@@ -77,6 +78,7 @@ def test_of_the_hierarchical_triplet_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", [keras_ms.ProxyNCALoss, keras_ms.ProxyAnchorLoss])
 def test_of_proxies(kind):
     proxies, loss = keras_ms.Proxies(4, dtype="float64"), kind(dtype="float64")
@@ -86,12 +88,14 @@ def test_of_proxies(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_in_blocks():
     loss = build("multi_similarity", **FLOAT64, block_size=4)
     assert_second_derivatives(lambda rows: loss(LABELS, rows, WEIGHTS))
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_against_a_memory():
     loss = build("supervised_contrastive", **FLOAT64)
     memory = loss.label_keys(LABELS[:6], EMBEDDINGS[:6]), tf.constant(EMBEDDINGS[:6] + 0.1)
@@ -104,8 +108,8 @@ def test_against_a_memory():
     "name",
     [
         "multi_similarity",
-        pytest.param("angular", marks=pytest.mark.slow),
-        pytest.param("n_pair one_pair_per_class", marks=pytest.mark.slow),
+        pytest.param("angular", marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param("n_pair one_pair_per_class", marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
 def test_under_xla_and_as_a_jacobian(name):

@@ -71,7 +71,8 @@ def test_weights_are_the_slope_of_the_oracle(mining):
 
 
 @pytest.mark.parametrize(
-    "count, more_than", [(15, 4), pytest.param(60, 25, marks=pytest.mark.slow)]
+    "count, more_than",
+    [(15, 4), pytest.param(60, 25, marks=[pytest.mark.slow, pytest.mark.release])],
 )
 @minings
 def test_value_and_gradient_on_random_batches(mining, count, more_than):
@@ -146,8 +147,8 @@ def test_no_exception_is_made_for_a_broken_embedding(mining):
     [
         *((mining, False) for mining in MININGS),
         ("semi_hard", True),
-        pytest.param("all", True, marks=pytest.mark.slow),
-        pytest.param("hard", True, marks=pytest.mark.slow),
+        pytest.param("all", True, marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param("hard", True, marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
 def test_blocks_equal_the_dense_matrix(mining, jit_compile):

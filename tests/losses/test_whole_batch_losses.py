@@ -74,7 +74,9 @@ UNCOMPILED = {kind: kind(jit_compile=False) for kind in DEFAULTS}
         # the same loss with another value, computed for seconds
         pytest.param(
             case,
-            marks=pytest.mark.slow if name in ("angular 36", "angular 60", "histogram 101") else (),
+            marks=[pytest.mark.slow, pytest.mark.release]
+            if name in ("angular 36", "angular 60", "histogram 101")
+            else (),
         )
         for name, case in CASES.items()
     ],
@@ -107,7 +109,8 @@ def test_rows_and_weights_are_those_of_the_literal_loss(case):
 
 
 @pytest.mark.parametrize(
-    "count, more_than", [(15, 4), pytest.param(60, 25, marks=pytest.mark.slow)]
+    "count, more_than",
+    [(15, 4), pytest.param(60, 25, marks=[pytest.mark.slow, pytest.mark.release])],
 )
 @cases
 def test_value_and_gradient_on_random_batches(case, count, more_than):

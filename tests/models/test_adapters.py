@@ -69,6 +69,7 @@ def test_any_model_trains_splits_and_comes_back(kind, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", ["subclassed", "sequential"])
 def test_a_frozen_backbone_computes_the_same_in_training(kind):
     embedder = embedder_of(KINDS[kind][0](), freeze_backbone=True)
@@ -109,6 +110,14 @@ def test_sizes_follow_the_network():
     assert adapted_backbone(functional()).image_size == (224, 224)
     assert adapted_backbone("small").image_size == (224, 224)
     assert adapted_backbone("small", image_size=(32, 40)).model.input_shape == (None, 32, 40, 3)
+
+
+@pytest.mark.parametrize("side", [None, SIDE])
+def test_a_sequential_model_that_was_never_called_may_name_its_input(side):
+    network = keras.Sequential([keras.Input((side, side, 3)), keras.layers.Conv2D(4, 3)])
+    adapted = adapted_backbone(network, image_size=(SIDE, SIDE))
+    assert adapted.input_key is None
+    assert adapted.model.output_shape == (None, SIDE - 2, SIDE - 2, 4)
 
 
 def test_the_record_of_a_transformer_and_of_a_key():

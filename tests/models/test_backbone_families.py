@@ -33,7 +33,10 @@ FAST = ("vit",)
 
 
 def marked(names):
-    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
+    return [
+        pytest.param(name, marks=() if name in FAST else [pytest.mark.slow, pytest.mark.release])
+        for name in names
+    ]
 
 
 def embedder_of(backbone, **options):
@@ -73,6 +76,7 @@ def test_a_family_trains_comes_back_and_is_exported(family, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("family", ["vit", "dinov2", "swin", "siglip", "efficientnet"])
 def test_a_frozen_family_gives_features_that_stay(family):
     embedder = embedder_of(FAMILIES[family][0](), freeze_backbone=True)
@@ -87,6 +91,7 @@ def test_a_frozen_family_gives_features_that_stay(family):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_family_of_low_precision_is_exported_in_float32(freeze, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -100,6 +105,7 @@ def test_a_family_of_low_precision_is_exported_in_float32(freeze, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("pooling", ["cls", "patches", "cls+patches"])
 def test_tokens_of_a_family_are_those_of_its_network(pooling):
     network = of_hub.dinov2()
@@ -112,6 +118,7 @@ def test_tokens_of_a_family_are_those_of_its_network(pooling):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_statistics_of_a_convolutional_network_of_keras_hub_are_frozen():
     network = of_hub.densenet()
     for layer in network.layers:
@@ -190,6 +197,7 @@ def test_a_network_with_a_position_for_each_patch_names_its_size():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("build", [of_hub.dinov3, of_hub.densenet, of_hub.swin])
 def test_networks_without_learned_positions_take_other_sizes(build):
     network = build()

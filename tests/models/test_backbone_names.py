@@ -32,7 +32,10 @@ def test_every_name_is_listed():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in LISTED],
+    [
+        pytest.param(name, marks=() if name in SMALL else [pytest.mark.slow, pytest.mark.release])
+        for name in LISTED
+    ],
 )
 def test_the_facts_are_those_of_the_network(name):
     side = SIDES.get(name, 96)

@@ -39,17 +39,25 @@ def test_a_transformer_has_its_encoder_layers():
     "name, count",
     [
         ("small", 3),  # its stages
-        pytest.param("bn_inception", 10, marks=pytest.mark.slow),  # modules 3a to 5b
-        pytest.param("inception_v3", 11, marks=pytest.mark.slow),  # mixed0 to mixed10
-        pytest.param("resnet50", 16, marks=pytest.mark.slow),
+        pytest.param(
+            "bn_inception", 10, marks=[pytest.mark.slow, pytest.mark.release]
+        ),  # modules 3a to 5b
+        pytest.param(
+            "inception_v3", 11, marks=[pytest.mark.slow, pytest.mark.release]
+        ),  # mixed0 to mixed10
+        pytest.param("resnet50", 16, marks=[pytest.mark.slow, pytest.mark.release]),
         # those of its 17 that add their input
-        pytest.param("mobilenet_v2", 10, marks=pytest.mark.slow),
-        pytest.param("densenet121", 58, marks=pytest.mark.slow),  # 6 + 12 + 24 + 16
+        pytest.param("mobilenet_v2", 10, marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param(
+            "densenet121", 58, marks=[pytest.mark.slow, pytest.mark.release]
+        ),  # 6 + 12 + 24 + 16
         # those of its 21 that add their input or scale it
-        pytest.param("efficientnet_v2_b0", 18, marks=pytest.mark.slow),
+        pytest.param("efficientnet_v2_b0", 18, marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
-@pytest.mark.parametrize("frozen_batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize(
+    "frozen_batch_norm", [pytest.param(False, marks=[pytest.mark.slow, pytest.mark.release]), True]
+)
 def test_a_convolutional_network_has_its_branching_parts(name, count, frozen_batch_norm):
     if frozen_batch_norm and name not in ("small", "mobilenet_v2"):
         pytest.skip("two networks are enough to see that folding changes no block")
@@ -61,6 +69,7 @@ def test_a_convolutional_network_has_its_branching_parts(name, count, frozen_bat
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_convnext_has_a_block_for_each_of_its_own():
     network = keras.applications.ConvNeXtTiny(
         include_top=False, weights=None, input_shape=(64, 64, 3)

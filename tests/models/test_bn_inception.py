@@ -86,6 +86,7 @@ def test_order_of_branches(network, block, branches):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("size", [(63, 70), (66, 65)])
 def test_stem_equals_literal_loops(size):
     keras.utils.set_random_seed(3)
@@ -150,7 +151,8 @@ def test_valid_sizes_are_eight_in_a_row(low):
 
 
 @pytest.mark.parametrize(
-    "size", [(31, 38), pytest.param((70, 63), marks=pytest.mark.slow), (198, 191)]
+    "size",
+    [(31, 38), pytest.param((70, 63), marks=[pytest.mark.slow, pytest.mark.release]), (198, 191)],
 )
 def test_limits_of_valid_sizes_build(size):
     assert bn_inception((*size, 3)).output_shape[1:3] == tuple(side // 31 for side in size)
@@ -178,6 +180,7 @@ def test_other_impossible_shapes(shape):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_any_batch_size_gives_the_same_rows(little_network):
     images = np.random.default_rng(0).normal(size=(5, 63, 70, 3)).astype("float32")
     together = little_network.predict(images, verbose=0)

@@ -59,9 +59,9 @@ class Literal:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+        pytest.param({"jit_compile": True}, marks=[pytest.mark.slow, pytest.mark.release]),
         {"jit_compile": False},
-        pytest.param({"run_eagerly": True}, marks=pytest.mark.slow),
+        pytest.param({"run_eagerly": True}, marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
 def test_fit_takes_the_literal_steps_in_every_mode(options):
@@ -146,6 +146,7 @@ def test_evaluation_uses_the_batch_alone_and_changes_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_ids_that_float32_confuses_stay_apart_across_steps(jit_compile):
     inputs, labels = data(40)

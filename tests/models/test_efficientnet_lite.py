@@ -45,6 +45,7 @@ def photos(side, batch=2):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_features_are_those_of_the_literal_network(random_package):
     side = (75, 50)  # odd and even sides before strides
     images = photos(side)
@@ -89,6 +90,7 @@ def test_refuses_what_it_is_not(number, shape, message):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_saved_embedder_is_the_same(random_package, tmp_path):
     embedder = build_embedder(
         "efficientnet_lite0", image_size=48, weights="package", output_layer="block4_add"
@@ -100,6 +102,7 @@ def test_a_saved_embedder_is_the_same(random_package, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_exports_differ_by_less_than_they_may(random_package, tmp_path):
     pytest.importorskip("onnx", reason='needs pip install -e ".[onnx]"')
     embedder = build_embedder("efficientnet_lite0", image_size=64, weights="package")
@@ -109,6 +112,7 @@ def test_exports_differ_by_less_than_they_may(random_package, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("number, size", [(0, 224), (1, 240), (2, 260)])
 def test_published_weights_know_birds(number, size, shared_data):
     skip_without_package(number)

@@ -45,14 +45,21 @@ def _file(model, folder, images=None, view=VIEW):
     "backbone, size, options",
     [
         ("small", 32, {"pooling": "avg+max"}),
-        pytest.param("mobilenet_v2", 32, {"frozen_batch_norm": True}, marks=pytest.mark.slow),
+        pytest.param(
+            "mobilenet_v2",
+            32,
+            {"frozen_batch_norm": True},
+            marks=[pytest.mark.slow, pytest.mark.release],
+        ),
         pytest.param(
             "mobilenet_v2",
             48,
             {"freeze_backbone": True, "output_layer": "block_6_expand"},
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.release],
         ),
-        pytest.param("bn_inception", 64, {"pooling": "max"}, marks=pytest.mark.slow),
+        pytest.param(
+            "bn_inception", 64, {"pooling": "max"}, marks=[pytest.mark.slow, pytest.mark.release]
+        ),
     ],
 )
 def test_a_reloaded_embedder_finds_its_features(backbone, size, options, tmp_path):
@@ -71,6 +78,7 @@ def test_a_reloaded_embedder_finds_its_features(backbone, size, options, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_another_computation_has_features_of_its_own(tmp_path):
     def normalised_otherwise(model):
         # the images' scale is a setting, no weight: what `get_weights` holds stays the same

@@ -77,6 +77,7 @@ def test_every_kind_of_convolution():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_bn_inception():
     images = np.random.default_rng(1).normal(size=(2, 63, 63, 3)).astype("float32")
     network = randomized(bn_inception((63, 63, 3)))
@@ -139,6 +140,7 @@ def test_saved_and_copied(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     images = np.random.default_rng(1).normal(size=(4, 9, 10, 3)).astype("float32")
@@ -159,6 +161,7 @@ def test_mixed_precision(policy):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_backbones_fold_what_they_freeze():
     backbone = build_backbone("bn_inception", input_shape=(63, 63, 3), frozen_batch_norm=True)
     network = backbone.get_layer("bn_inception")

@@ -98,6 +98,7 @@ def test_labels_that_are_not_one_id_an_image_stop_the_step(model, case):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("case", WRONG)
 def test_they_stop_a_step_that_xla_compiles_by_the_name_of_what_fails(case):
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)) as found:
@@ -105,7 +106,9 @@ def test_they_stop_a_step_that_xla_compiles_by_the_name_of_what_fails(case):
     assert "class-ids_one_for_each_image_and_of_one-hot_labels_the_argmax" in str(found.value)
 
 
-@pytest.mark.parametrize("jit_compile", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize(
+    "jit_compile", [pytest.param(True, marks=[pytest.mark.slow, pytest.mark.release]), False]
+)
 def test_right_labels_of_any_open_shape_train(jit_compile):
     column = IDS[:, None]
     for labels, shape in ((IDS, (None,)), (column, (None, None)), (column, None), (IDS, None)):
@@ -113,6 +116,7 @@ def test_right_labels_of_any_open_shape_train(jit_compile):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_hdml_refuses_them_too():
     head = keras_ms.build_embedder(image_size=32, embedding_size=4)
     model = keras_ms.HDML(head, classes=4)

@@ -108,6 +108,7 @@ def test_a_state_that_is_damaged_is_named(run, damage):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_without_its_damaged_files_a_run_goes_on(run, whole, capsys):
     run = run()
     for path, damage in (

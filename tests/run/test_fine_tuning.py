@@ -111,6 +111,7 @@ def test_a_run_with_everything_resumes_and_ends_with_the_average(
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_killed_and_resumed_is_the_uninterrupted_run(folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(train_words(folder, whole, *FEW, *TUNED)) == 0
@@ -121,6 +122,7 @@ def test_killed_and_resumed_is_the_uninterrupted_run(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_head_chosen_by_folds_takes_decay_average_and_warm_up(folder, tmp_path):
     more = ("--freeze-backbone", "--steps", "20", "--ema", "0.8", "--weight-decay", "0.1",
             "--warmup-steps", "3", "--clip-norm", "1", "--export", "")  # fmt: skip
@@ -136,6 +138,7 @@ LORA = ("--lora-rank", "2", "--learning-rate", "0.02", "--gradient-checkpointing
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_lora_resumes_to_the_bit(folder, tmp_path, monkeypatch, transformer, precision):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -148,6 +151,7 @@ def test_lora_resumes_to_the_bit(folder, tmp_path, monkeypatch, transformer, pre
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_lora_is_merged_interpolated_and_deployed_plain(folder, tmp_path, transformer):
     assert main(train_words(folder, tmp_path, *FEW, *LORA)) == 0
     run = tmp_path / "runs" / "run"

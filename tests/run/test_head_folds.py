@@ -121,6 +121,7 @@ def test_trained_weights_and_those_between_are_measured_on_the_held_out_classes(
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_the_order_of_the_trainings_does_not_matter(shared, measured):
     """No moment of Adam, no step of the schedule and no rate is left from the training before."""
     for training in reversed(shared.trainings()):
@@ -209,6 +210,7 @@ def test_a_random_start_is_the_kernel_of_the_head_as_it_was_built():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_views_are_trained_on_and_the_plain_one_is_measured():
     views = np.stack([FEATURES, FEATURES + 1.0, FEATURES * np.linspace(1, 4, 10, dtype="float32")])
     seen = []
@@ -235,6 +237,7 @@ def test_views_are_trained_on_and_the_plain_one_is_measured():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_rate_that_diverges_is_nan_and_not_chosen():
     one = heads(starts=("pca",), rates=(1e-3, 1e38), alphas=(0.0, 0.5, 1.0))
     found = {training: one.measure(*training) for training in one.trainings()}
@@ -273,6 +276,7 @@ def test_groups_are_held_out_as_a_whole():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_what_is_chosen_beats_the_features_on_classes_that_nobody_saw(shared_data):
     """CUB-200 2010, Inception features: 0.511 without a head, 0.62 as measured in docs."""
     with np.load(shared_data / "cub200_2010_inception_mixed8.npz") as arrays:

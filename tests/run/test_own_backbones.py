@@ -31,6 +31,7 @@ def file(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_file_is_fine_tuned_and_its_run_is_evaluated(file, folder, tmp_path, capsys):
     options = ["--backbone", str(file), "--normalisation", "zero_to_one", "--pooling", "gem"]
     assert main(short(train_words(folder, tmp_path, *options))) == 0
@@ -86,6 +87,7 @@ def test_statistics_that_cannot_be_frozen_want_no_interpolation(tmp_path, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_preset_is_trained_frozen_and_fine_tuned_killed_and_resumed(folder, tmp_path):
     hub, preset = of_hub.hub(), tmp_path / "tiny_dinov2"
     of_hub.dinov2().save_to_preset(str(preset))

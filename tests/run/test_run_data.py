@@ -39,6 +39,7 @@ def mean_change(squares, tmp_path, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_distortion_has_a_strength(squares, tmp_path):
     none, usual, strong = (mean_change(squares, tmp_path, distortion=s) for s in (0.0, 1.0, 2.5))
     assert none < 1e-3

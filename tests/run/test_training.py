@@ -37,14 +37,16 @@ def folder(tmp_path_factory):
     return write_gradients(tmp_path_factory.mktemp("data") / "gradients")
 
 
-def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(folder, tmp_path):
+def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(
+    folder, tmp_path, capsys, monkeypatch
+):
     assert main(train_words(folder, tmp_path)) == 0
     run = tmp_path / "runs" / "run"
     names = {file.name for file in run.iterdir() if not file.name.startswith(".")}
     assert names == {
         "settings.json", "environment.json", "data.json", "baselines.json", "history.csv",
         "curves.png", "state.npz", "best.weights.h5", "last.weights.h5", "chosen.weights.h5",
-        "embedder.keras", "choice.json", "summary.json",
+        "embedder.keras", "choice.json", "summary.json", "embeddings",
     }  # fmt: skip
     rows = history(run)
     assert [row["step"] for row in rows] == ["4", "8", "12"]
@@ -68,6 +70,16 @@ def test_a_run_leaves_everything_and_its_figures_are_those_of_the_saved_model(fo
     assert summary["test_recall"]["exported"] == pytest.approx(expected, abs=1e-3)
     assert (tmp_path / "exports" / "run" / "saved_model" / "saved_model.pb").is_file()
     assert (tmp_path / "exports" / "run" / "embedder.onnx").is_file()
+
+    # of its own model the run has kept them
+    words = [str(run / "embedder.keras"), "--config", str(run / "settings.json")]
+    figures = tmp_path / "figures.json"
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_ms.export.embedder.embed_images", None)
+        assert main(["evaluate", *words, "--to", str(figures)]) == 0
+    assert f"read from {run / 'embeddings'}" in capsys.readouterr().out
+    assert json.loads(figures.read_text())["values"]["recall@1"] == expected["1"]
 
     again = tmp_path / "again"
     assert main(["export", str(run / "embedder.keras"), "--to", str(again)]) == 0

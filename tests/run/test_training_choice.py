@@ -129,6 +129,7 @@ def test_the_head_is_that_share_between_its_start_and_the_last_weights(head):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_what_is_given_is_not_chosen(folder, tmp_path):
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--learning-rate", "0.02",
              "--head-initializer", "orthogonal", "--no-interpolate")  # fmt: skip
@@ -139,6 +140,7 @@ def test_what_is_given_is_not_chosen(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.xdist_group("killed heads")
 @pytest.mark.parametrize("after", ["folds.json", "state.npz"])
 def test_kill_9_then_resume_gives_the_same_choice_and_weights(
@@ -162,7 +164,9 @@ def whitened_head(folder, tmp_path_factory):
     return words, ran(folder, tmp_path_factory.mktemp("whitened"), *words)
 
 
-@pytest.mark.parametrize("start", ["whitened", pytest.param("orthogonal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "start", ["whitened", pytest.param("orthogonal", marks=[pytest.mark.slow, pytest.mark.release])]
+)
 def test_with_too_few_classes_for_folds_a_head_stays_at_a_start_that_loses_nothing(
     start, tmp_path, capsys
 ):
@@ -195,6 +199,7 @@ def assert_chosen_among_steps_and_shares(finished, last, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_head_without_folds_is_chosen_by_held_out_classes(folder, tmp_path):
     words = ("--freeze-backbone", "--tune", "off", "--steps", "6", "--steps-per-epoch", "2",
              "--export", "")  # fmt: skip
@@ -230,6 +235,7 @@ def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_an_interrupted_finetuning_chooses_as_the_whole_one(
     folder, weights, finetuned, tmp_path, monkeypatch
 ):
@@ -251,6 +257,7 @@ def test_an_interrupted_finetuning_chooses_as_the_whole_one(
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_run_folder_of_the_version_before_resumes_as_it_began(
     folder, weights, tmp_path, monkeypatch
 ):
@@ -311,6 +318,7 @@ def test_its_settings_serve_to_evaluate_it(kind, request, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_folds_train_in_float16_as_well(folder, tmp_path):
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--precision", "mixed_float16")
     for candidate in ran(folder, tmp_path, *words).choice.candidates:
@@ -318,6 +326,7 @@ def test_folds_train_in_float16_as_well(folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_start_that_the_features_do_not_allow_is_left_out(folder, tmp_path, capsys):
     # 128 features: their axes are no more
     words = ("--freeze-backbone", "--steps", "4", "--export", "", "--embedding-size", "200")

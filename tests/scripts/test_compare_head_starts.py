@@ -52,6 +52,7 @@ def _comparison(script, folder, features=None, steps=4):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_fold_trains_the_weights_that_train_py_trains(script, experiment):
     features, labels, is_test = _arrays()
     rows, ids = features[~is_test], labels[~is_test]
@@ -96,6 +97,7 @@ def test_each_seed_has_a_random_start_and_batches_of_its_own(script, experiment)
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_search_among_all_finds_what_a_literal_one_finds(script, tmp_path):
     comparison, feature_set = _comparison(script, tmp_path)
     run = comparison.run(feature_set, "folds", "pca", 1e-4)
@@ -114,6 +116,7 @@ def test_a_search_among_all_finds_what_a_literal_one_finds(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_what_is_chosen_by_does_not_see_the_test_classes(script, tmp_path):
     features, _, is_test = _arrays()
     spoilt = np.where(is_test[:, None], np.nan, features).astype("float32")
@@ -127,6 +130,7 @@ def test_what_is_chosen_by_does_not_see_the_test_classes(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_tables_of_a_quick_run_which_is_not_repeated(script, tmp_path, monkeypatch, capsys):
     features, labels, is_test = _arrays()
     np.savez(

@@ -73,7 +73,7 @@ def index(tmp_path):
 
 
 def test_the_nearest_are_those_of_a_literal_search(index, monkeypatch):
-    monkeypatch.setattr("keras_ms.search.index._LARGE", 20)
+    monkeypatch.setattr("keras_ms.search.kept_rows._LARGE", 20)
     queries = unit_rows(7, seed=1)
     for k in (1, 5, 60):
         expected = literal_search(names(60), unit_rows(60), queries, k)

@@ -205,6 +205,10 @@ class EvaluationSettings:
         "report what neighbours by raw pixels reach, for comparison; default: for characters, of "
         "photos it takes a minute and says little",
     )
+    tensorboard: bool = setting(
+        False,
+        "write the curves for TensorBoard too, into the run's folder (pip install tensorboard)",
+    )
 
     def __post_init__(self) -> None:
         check_group(self)
