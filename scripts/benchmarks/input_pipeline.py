@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 from answering_process import AnsweringProcess
 from PIL import Image
+from record import add_record_option, record
 
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.image_list import ImageList
@@ -197,13 +198,20 @@ def measure(images, image_size, rounds, num_images, are_photos, peer_python):
             times[name].append(turn(num_images))
     if peer_python:
         peer.close()
-    bare = next(iter(times.values()))
+    bare, rows = next(iter(times.values())), {}
     print(f"{'':36}{'images/s':>10}{'of bare':>10}{'CPU ms/image':>14}{'of bare':>10}")
     for name, measured in times.items():
         # the ratio of turns next to each other, not of two medians
         wall, processor = np.median(np.divide(bare, measured), axis=0)
         seconds, busy = np.median(measured, axis=0)
         print(f"{name:36}{1 / seconds:10.0f}{wall:10.2f}{busy * 1e3:14.2f}{processor:10.2f}")
+        rows[name] = {
+            "images/s": round(float(1 / seconds)),
+            "of bare": round(float(wall), 2),
+            "CPU ms/image": round(float(busy * 1e3), 2),
+            "of bare, by CPU time": round(float(processor), 2),
+        }
+    return rows
 
 
 def measure_differences(images, image_size, num_images=20):
@@ -252,6 +260,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images-per-round", type=int, default=800)
     parser.add_argument("--peer-python", help="an interpreter that has torch")
+    add_record_option(parser)
     args = parser.parse_args()
     measure_first_batch()
     with tempfile.TemporaryDirectory() as temporary:
@@ -263,7 +272,7 @@ def main():
         print(f"{len(images)} files, the first {width}x{height}; {os.cpu_count()} cores")
         if args.photos:
             measure_differences(images, args.image_size)
-        measure(
+        rows = measure(
             images,
             args.image_size,
             args.rounds,
@@ -271,6 +280,16 @@ def main():
             args.photos,
             args.peer_python,
         )
+        if args.record:
+            name = "input-pipeline-photos" if args.photos else "input-pipeline"
+            record(
+                f"{name}-pytorch" if args.peer_python else name,
+                rows,
+                sizes=f"{len(images)} JPEG files of {width} × {height}",
+                threads=os.cpu_count() or 1,
+                rounds=args.rounds,
+                ratios=["of bare", "of bare, by CPU time"],
+            )
 
 
 if __name__ == "__main__":
