@@ -51,7 +51,7 @@ def centre_viewer(
             f"image_size={image_size}, resize_to={resize_to}"
         )
 
-    exif = {"apply_exif_orientation": apply_exif_orientation}
+    exif: Any = {"apply_exif_orientation": apply_exif_orientation}
     centre = _centre(image_size, resize_to)
     jpeg_centre = _file_centre(image_size, resize_to, apply_exif_orientation)
 
