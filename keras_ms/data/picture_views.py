@@ -156,14 +156,16 @@ def centre_views_ahead(
         )
         dataset = dataset.ignore_errors().batch(_VIEWED_TOGETHER)
         dataset = dataset.prefetch(-(-ahead // _VIEWED_TOGETHER))
-        left = iter(numbers)
-        for found in dataset.as_numpy_iterator():
-            for number, one in zip(*found):
-                for missing in itertools.takewhile(lambda other: other != number, left):
-                    yield missing, _attempted(lambda n: view(read(n)), missing)
-                yield int(number), one
-        for missing in left:
-            yield missing, _attempted(lambda n: view(read(n)), missing)
+        batches = dataset.as_numpy_iterator()
+    # not on that device: what is yielded to is no part of this
+    left = iter(numbers)
+    for found in batches:
+        for number, one in zip(*found):
+            for missing in itertools.takewhile(lambda other: other != number, left):
+                yield missing, _attempted(lambda n: view(read(n)), missing)
+            yield int(number), one
+    for missing in left:
+        yield missing, _attempted(lambda n: view(read(n)), missing)
 
 
 def viewed_ahead(

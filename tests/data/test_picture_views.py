@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
+from tensorflow.python.eager import context
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
@@ -87,6 +88,10 @@ def test_in_one_graph_a_failing_disk_ends_all_after_the_pictures_before_it(tmp_p
     with pytest.raises(OSError, match="Input/output"):
         next(views)
     assert list(views_of([])) == []
+    # whoever takes the views computes where they like
+    device = context.context().device_name
+    views = views_of([good] * 3)
+    assert next(views)[0] == 0 and context.context().device_name == device
     assert [one for _, one in views_of([b"", b""])] == ["the file is empty"] * 2
 
 
