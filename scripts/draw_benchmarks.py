@@ -15,8 +15,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from record import FILE, read_tables  # noqa: E402
 
-from keras_ms.files import whole_file  # noqa: E402
-
 PAGES = [FILE.with_name(name) for name in ("benchmarks.md", "embedding.md")]
 _PLACE = re.compile(r"(<!-- benchmark: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -88,8 +86,10 @@ def main():
         before = page.read_text(encoding="utf-8")
         after = page_of(before, tables)
         if after != before:
-            with whole_file(page) as temporary:
-                temporary.write_text(after, encoding="utf-8")
+            # whole or not at all, without keras_ms, which takes seconds to import
+            temporary = page.with_suffix(".part")
+            temporary.write_text(after, encoding="utf-8")
+            temporary.replace(page)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,14 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_ms.data.image_file import image_fault, read_pixels
-from keras_ms.data.read_images import crop, read_crop, read_image
+from keras_ms.data.read_images import (
+    crop,
+    crop_of,
+    image_and_box,
+    open_file,
+    read_crop,
+    read_image,
+)
 
 SCALE, RATIO = (0.16, 1.0), (3 / 4, 4 / 3)
 # what headers and tables are made of: lengths, counts, depths, the markers of JPEG
@@ -111,6 +118,8 @@ def verdict(path, uniform):
         "read_pixels": lambda: read_pixels(path),
         "read_image": lambda: read_image(path).numpy(),
         "read_crop": lambda: read_crop(path, uniform, SCALE, RATIO).numpy(),
+        "image_and_box": lambda: image_and_box(open_file(path), 5)[0].numpy(),
+        "crop_of": lambda: crop_of(open_file(path), uniform, SCALE, RATIO, image_size=3).numpy(),
         "read_image, EXIF left": lambda: read_image(path, apply_exif_orientation=False).numpy(),
     }
     found = {}

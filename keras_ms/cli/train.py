@@ -18,6 +18,7 @@ from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import GROUPS, OPTIONS, SETTINGS
 from keras_ms.run.tracking import check_tracking
 from keras_ms.terminal.command_words import WrongWords
+from keras_ms.terminal.memory import keep_freed_memory
 
 _DESCRIPTION = (
     "Trains an embedder, evaluates it on unseen classes and exports it. Defaults follow what is "
@@ -78,6 +79,7 @@ def run(words: Sequence[str]) -> None:
             installed_weights_file(settings.model.backbone)
         check_tracking(settings)
 
+    keep_freed_memory()
     import_keras()
     from keras_ms.run.training import train
 

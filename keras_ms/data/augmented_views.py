@@ -46,7 +46,7 @@ def augmented_batches(
         dataset = opened(dataset, **exif)
 
         def view(file, uniform):
-            image = crop_of(file, uniform, crop_scale, crop_ratio, **exif)
+            image = crop_of(file, uniform, crop_scale, crop_ratio, image_size=image_size, **exif)
             return flip_and_resize(image, uniform, image_size, flip)
 
         dataset = dataset.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)

@@ -258,7 +258,7 @@ def _views_of_files(dataset, images, cache, image_size, scale, ratio, flip):
 
     def view(item, uniform, *rest):
         if read_cached is None:
-            image = crop_of(item, uniform, scale, ratio, **exif)
+            image = crop_of(item, uniform, scale, ratio, image_size=image_size, **exif)
         else:
             image = crop(read_cached(item), uniform, scale, ratio)
         return flip_and_resize(image, uniform, image_size, flip), *rest

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.image_file import num_pixels
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.read_images import crop_window, image_of, opened
+from keras_ms.data.read_images import File, crop_window, image_and_box, image_of, opened
 from keras_ms.data.read_images import read_image as read_image
 
 NUM_UNIFORM = 5  # random numbers that one training view uses
@@ -79,12 +79,24 @@ def as_rgb(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def centre_view(image: tf.Tensor, image_size: int, resize_to: int) -> tf.Tensor:
+def centre_view(
+    image: tf.Tensor, image_size: int, resize_to: int, *, box: tf.Tensor | None = None
+) -> tf.Tensor:
     """uint8 (image_size, image_size, channels): shorter side to `resize_to`, then the centre.
 
     Antialiased, as Pillow's resize is, and rounded to whole values as in an image file.
+
+    Args:
+        image: uint8 (height, width, channels).
+        image_size, resize_to: as in `evaluation_batches`.
+        box: where the picture lies in the image, as `image_and_box` gives it. Defaults to `None`:
+            it fills the image.
     """
-    shape = tf.cast(tf.shape(image)[:2], tf.float64)
+    if box is None:
+        shape = tf.cast(tf.shape(image)[:2], tf.float64)
+        start = tf.zeros(2, tf.float32)
+    else:
+        shape, start = box[2:], tf.cast(box[:2], tf.float32)
     # multiplied first, in float64: a side that ends half-way rounds to even, exactly
     target = tf.cast(tf.round(shape * resize_to / tf.reduce_min(shape)), tf.float32)
     shape = tf.cast(shape, tf.float32)
@@ -101,7 +113,7 @@ def centre_view(image: tf.Tensor, image_size: int, resize_to: int) -> tf.Tensor:
             images=image[None],
             size=(image_size, image_size),
             scale=target / shape,
-            translation=-corner,
+            translation=-corner - start * target / shape,
             kernel_type="triangle",
             antialias=True,
         )[0]
@@ -110,6 +122,14 @@ def centre_view(image: tf.Tensor, image_size: int, resize_to: int) -> tf.Tensor:
     # resizing an image to its own size would take three times as long as decoding it
     centre = tf.cond(tf.reduce_all(target == shape), cut, resize)
     return tf.ensure_shape(centre, (image_size, image_size, image.shape[-1]))
+
+
+def file_centre_view(
+    file: File, image_size: int, resize_to: int, *, apply_exif_orientation: bool = True
+) -> tf.Tensor:
+    """The `centre_view` of an image file: what evaluation shows of it."""
+    image, box = image_and_box(file, resize_to, apply_exif_orientation=apply_exif_orientation)
+    return centre_view(image, image_size, resize_to, box=box)
 
 
 def evaluation_batches(
@@ -160,7 +180,7 @@ def evaluation_batches(
         names = all_file_bytes(image_list.paths)
         dataset = opened(tf.data.Dataset.from_tensor_slices((names,)), **exif)
         dataset = dataset.map(
-            lambda file: centre_view(image_of(file, **exif), image_size, resize_to),
+            lambda file: file_centre_view(file, image_size, resize_to, **exif),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     else:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_ms.data.image_file import pixels_of
-from keras_ms.data.images import centre_view
-from keras_ms.data.read_images import File, image_of, structures_of
+from keras_ms.data.image_file import decoded
+from keras_ms.data.images import centre_view, file_centre_view
+from keras_ms.data.plain_jpeg import plain_jpeg
+from keras_ms.data.read_images import File, structure_of, structures_of
 
 # files that one thread reads and hands on: each handing on costs as much as reading a few
 _READ_TOGETHER = 8
@@ -50,12 +51,16 @@ def centre_viewer(
             f"image_size={image_size}, resize_to={resize_to}"
         )
 
+    exif = {"apply_exif_orientation": apply_exif_orientation}
     centre = _centre(image_size, resize_to)
+    jpeg_centre = _file_centre(image_size, resize_to, apply_exif_orientation)
 
     def view(contents: bytes) -> np.ndarray:
+        plain = plain_jpeg(contents)
         with tf.device("CPU"):
-            pixels = pixels_of(contents, apply_exif_orientation=apply_exif_orientation)
-            return centre(pixels).numpy()
+            if plain is None:
+                return centre(decoded(contents, **exif)).numpy()
+            return jpeg_centre(contents, structure_of(plain, **exif)).numpy()
 
     return view
 
@@ -66,6 +71,19 @@ def _centre(image_size, resize_to):
     @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
     def centre(pixels):
         return centre_view(pixels, image_size, resize_to)
+
+    return centre
+
+
+@functools.lru_cache(8)
+def _file_centre(image_size, resize_to, apply_exif_orientation):
+    contents, structure = tf.TensorSpec((), tf.string), tf.TensorSpec((3,), tf.int32)
+
+    @tf.function(input_signature=[contents, structure])
+    def centre(contents, structure):
+        file = File(tf.constant(""), contents, structure)
+        exif = {"apply_exif_orientation": apply_exif_orientation}
+        return file_centre_view(file, image_size, resize_to, **exif)
 
     return centre
 
@@ -123,7 +141,7 @@ def centre_views_ahead(
             if part[0]:
                 yield part
 
-    view_of_file = _file_viewer(image_size, resize_to, apply_exif_orientation)
+    view_of_file = _file_centre(image_size, resize_to, apply_exif_orientation)
     with tf.device("CPU"):
         specs: Any = (
             tf.TensorSpec((None,), tf.int64),
@@ -138,26 +156,16 @@ def centre_views_ahead(
         )
         dataset = dataset.ignore_errors().batch(_VIEWED_TOGETHER)
         dataset = dataset.prefetch(-(-ahead // _VIEWED_TOGETHER))
-        left = iter(numbers)
-        for found in dataset.as_numpy_iterator():
-            for number, one in zip(*found):
-                for missing in itertools.takewhile(lambda other: other != number, left):
-                    yield missing, _attempted(lambda n: view(read(n)), missing)
-                yield int(number), one
-        for missing in left:
-            yield missing, _attempted(lambda n: view(read(n)), missing)
-
-
-@functools.lru_cache(8)
-def _file_viewer(image_size, resize_to, apply_exif_orientation):
-    # traced once, for all shards
-    @tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((3,), tf.int32)])
-    def view(contents, structure):
-        file = File(tf.constant(""), contents, structure)
-        image = image_of(file, apply_exif_orientation=apply_exif_orientation)
-        return centre_view(image, image_size, resize_to)
-
-    return view
+        batches = dataset.as_numpy_iterator()
+    # not on that device: what is yielded to is no part of this
+    left = iter(numbers)
+    for found in batches:
+        for number, one in zip(*found):
+            for missing in itertools.takewhile(lambda other: other != number, left):
+                yield missing, _attempted(lambda n: view(read(n)), missing)
+            yield int(number), one
+    for missing in left:
+        yield missing, _attempted(lambda n: view(read(n)), missing)
 
 
 def viewed_ahead(

@@ -13,9 +13,9 @@ import tensorflow as tf
 from keras_ms.arguments import Tensor
 from keras_ms.data.exif_orientation import TURNS
 from keras_ms.data.image_file import decoded
-from keras_ms.data.plain_jpeg import plain_jpeg
+from keras_ms.data.plain_jpeg import PlainJpeg, plain_jpeg
+from keras_ms.data.scaled_jpeg import SCALES, decoded_jpeg, decoded_window, scale_number
 
-_DCT = "INTEGER_ACCURATE"
 _NOT_PLAIN = 0  # in the place of an orientation
 _OTHER = (0, 0, _NOT_PLAIN)
 _OPENED_TOGETHER = 16
@@ -90,12 +90,42 @@ def image_of(file: File, *, apply_exif_orientation: bool = True) -> tf.Tensor:
 
     Plain JPEGs are decoded by TensorFlow, all other files by Pillow, which `image_fault` asks too.
     """
+    return _image(file, 0, apply_exif_orientation)
+
+
+def image_and_box(
+    file: File, shorter_side: int, *, apply_exif_orientation: bool = True
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The image of a `File`, a plain JPEG decoded as small as its view allows.
+
+    Args:
+        file: `File`.
+        shorter_side: pixels that the picture's shorter side is resized to.
+        apply_exif_orientation: as in `read_image`.
+
+    Returns:
+        uint8 (height, width, 3) RGB and where the picture lies in it, float64 (4,): top, left,
+        height and width in pixels of the image, which the last or first may cover in part.
+    """
+    height, width, orientation = tf.unstack(file.structure)
+    number = scale_number(tf.minimum(height, width), shorter_side)
+    image = _image(file, number, apply_exif_orientation)
+    shape = tf.cast(tf.shape(image)[:2], tf.float64)
+    stored = tf.cast([height, width], tf.float64) / tf.gather(tf.cast(SCALES, tf.float64), number)
+    upright = tf.where(tf.gather(_SWAPS, orientation), stored[::-1], stored)
+    size = tf.where(orientation == _NOT_PLAIN, shape, upright)
+    # what the decoder adds to a last pixel comes first where the sides are turned round
+    steps = tf.stack([tf.gather(_ROW_STEPS, orientation), tf.gather(_COLUMN_STEPS, orientation)])
+    start = tf.where(steps < 0, shape - size, tf.zeros_like(shape))
+    return image, tf.concat([start, size], axis=0)
+
+
+def _image(file, number, apply_exif_orientation):
     orientation = file.structure[2]
     image = tf.cond(
         orientation == _NOT_PLAIN,
         lambda: _decoded(file, apply_exif_orientation),
-        # the default DCT is coarser: as much as 5 of 255 away from what other programs decode
-        lambda: _turned(tf.io.decode_jpeg(file.contents, channels=3, dct_method=_DCT), orientation),
+        lambda: _turned(decoded_jpeg(file.contents, number), orientation),
     )
     return tf.ensure_shape(image, (None, None, 3))
 
@@ -106,17 +136,20 @@ def crop_of(
     scale: tuple[float, float] | None,
     ratio: tuple[float, float],
     *,
+    image_size: int | None = None,
     apply_exif_orientation: bool = True,
 ) -> tf.Tensor:
     """A random crop of a `File`, uint8; of a plain JPEG only the crop is decoded.
 
     It is the window of `image_of`'s pixels. Those of a JPEG differ along the border of the crop,
-    where colours of half the size are enlarged without their neighbours outside.
+    where colours of half the size are enlarged without their neighbours outside. With an
+    `image_size`, to which the crop is resized, a JPEG is decoded as small as that allows.
     """
     height, width, orientation = tf.unstack(file.structure)
 
     def upright(window):
-        return tf.image.decode_and_crop_jpeg(file.contents, window, channels=3, dct_method=_DCT)
+        number = 0 if image_size is None else scale_number(tf.reduce_min(window[2:]), image_size)
+        return decoded_window(file.contents, window, number)
 
     def to_turn():
         swapped = tf.gather(_SWAPS, orientation)
@@ -135,13 +168,19 @@ def crop_of(
     return tf.ensure_shape(image, (None, None, 3))
 
 
+def structure_of(plain: PlainJpeg | None, *, apply_exif_orientation: bool = True) -> np.ndarray:
+    """int32 (3,), a `File`'s structure: the height, width and orientation of a `PlainJpeg`."""
+    height, width, orientation = plain or _OTHER
+    return np.array(
+        [height, width, orientation if apply_exif_orientation else min(orientation, 1)], np.int32
+    )
+
+
 def structures_of(contents: Iterable[bytes], *, apply_exif_orientation: bool = True) -> np.ndarray:
     """int32 (files, 3): what the `File` of each has, from the bytes of files."""
-    plain = [plain_jpeg(file) or _OTHER for file in contents]
-    structures = np.array(plain, np.int32).reshape(-1, 3)
-    if not apply_exif_orientation:
-        structures[:, 2] = np.minimum(structures[:, 2], 1)
-    return structures
+    exif = {"apply_exif_orientation": apply_exif_orientation}
+    structures = [structure_of(plain_jpeg(file), **exif) for file in contents]
+    return np.array(structures, np.int32).reshape(-1, 3)
 
 
 def _structures(contents, apply_exif_orientation):

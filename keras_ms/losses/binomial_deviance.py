@@ -10,29 +10,32 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, signed
-from keras_ms.pairs.reductions import one_over_num_pairs
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.reductions import masked_sum, num_pairs, one_over
+from keras_ms.pairs.row_wise import RowForm, RowLoss, RowParts, RowWise
 
 
-def binomial_deviance(
-    pairs: Pairs, alpha: float = 2.0, beta: float = 50.0, threshold: float = 0.5
-) -> Tensor:
-    """The binomial deviance loss of every anchor.
+@RowLoss
+def binomial_deviance(alpha: float = 2.0, beta: float = 50.0, threshold: float = 0.5) -> RowParts:
+    """The binomial deviance loss of every anchor. Call it with Pairs after mining.
 
     L_i = mean_P log(1 + e^{alpha (threshold - S_ik)}) + mean_N log(1 + e^{beta (S_ik - threshold)})
 
     Args:
-        pairs: Pairs, after mining.
         alpha, beta, threshold: as in `BinomialDevianceLoss`.
 
     Returns:
         (anchors,), same dtype as the similarities; the mean over no pair is 0.
     """
-    positive_share, negative_share = binomial_deviance_shares(pairs)
-    deviance = ops.softplus(binomial_deviance_exponents(pairs, alpha, beta, threshold))
-    zero = ops.zeros_like(deviance)
-    push = ops.where(pairs.negative, negative_share * deviance, zero)
-    return ops.sum(ops.where(pairs.positive, positive_share * deviance, push), axis=-1)
+
+    def sums(pairs, axis):
+        deviance = ops.softplus(binomial_deviance_exponents(pairs, alpha, beta, threshold))
+        pull, push = (masked_sum(deviance, mask, axis) for mask in (pairs.positive, pairs.negative))
+        return pull, push, *_num_pairs(pairs, axis)
+
+    def means(positive_sum, negative_sum, num_positives, num_negatives):
+        return positive_sum * one_over(num_positives) + negative_sum * one_over(num_negatives)
+
+    return RowParts(sums, (ops.add,) * 4, means)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -57,13 +60,24 @@ def binomial_deviance_weights(
         share = ops.where(pairs.positive, alpha * positive_share, beta * negative_share)
         return signed(pairs, share * ops.sigmoid(exponents))
 
-    return RowForm(binomial_deviance_shares, weights)
+    return RowForm(_SHARES, weights)
 
 
 def binomial_deviance_shares(pairs: Pairs) -> tuple[Tensor, Tensor]:
     """1 / |P| and 1 / |N| of every anchor, each (anchors, 1)."""
+    return _SHARES(pairs)
+
+
+def _num_pairs(pairs, axis):
     dtype = pairs.similarity.dtype
-    return one_over_num_pairs(pairs.positive, dtype), one_over_num_pairs(pairs.negative, dtype)
+    return num_pairs(pairs.positive, dtype, axis), num_pairs(pairs.negative, dtype, axis)
+
+
+def _shares(num_positives, num_negatives):
+    return one_over(num_positives), one_over(num_negatives)
+
+
+_SHARES = RowParts(_num_pairs, (ops.add, ops.add), _shares)
 
 
 def binomial_deviance_exponents(

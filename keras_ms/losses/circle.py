@@ -10,25 +10,32 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, log_sums_exp, signed
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.reductions import log_add
+from keras_ms.pairs.row_wise import RowForm, RowLoss, RowParts, RowWise
 
 
-def circle(pairs: Pairs, margin: float = 0.25, gamma: float = 256.0) -> Tensor:
-    """The circle loss of every anchor.
+@RowLoss
+def circle(margin: float = 0.25, gamma: float = 256.0) -> RowParts:
+    """The circle loss of every anchor. Call it with Pairs after mining.
 
     L_i = log(1 + sum_N e^{gamma alpha_n (S_ik - m)} sum_P e^{-gamma alpha_p (S_ik - 1 + m)}) with
     alpha_n = [S_ik + m]+ and alpha_p = [1 + m - S_ik]+
 
     Args:
-        pairs: Pairs, after mining.
         margin, gamma: as in `CircleLoss`.
 
     Returns:
         (anchors,), same dtype as the similarities; 0 for an anchor without positives or without
         negatives.
     """
-    positive_total, negative_total = circle_totals(pairs, margin, gamma)
-    return ops.softplus(positive_total + negative_total)[:, 0]
+
+    def totals(pairs, axis):
+        return tuple(circle_totals(pairs, margin, gamma, axis))
+
+    def value(positive_total, negative_total):
+        return ops.softplus(positive_total + negative_total)
+
+    return RowParts(totals, (log_add, log_add), value)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -47,10 +54,12 @@ def circle_weights(margin: float = 0.25, gamma: float = 256.0) -> RowForm:
         without a negative has sigmoid(Z) = 0.
     """
 
-    def totals_over_slope(pairs):
+    def totals(pairs, axis):
         # not `circle_totals`: the derivative of these weights takes in that of alpha
         _, exponents = _alpha_and_exponents(pairs, margin, gamma)
-        positive_total, negative_total = log_sums_exp(exponents, pairs)
+        return tuple(log_sums_exp(exponents, pairs, axis))
+
+    def over_slope(positive_total, negative_total):
         # sigmoid(Z) = e^{-softplus(-Z)} is taken into the exponents: one exponential a pair
         minus_log_slope = ops.softplus(-(positive_total + negative_total))
         return positive_total + minus_log_slope, negative_total + minus_log_slope
@@ -60,14 +69,14 @@ def circle_weights(margin: float = 0.25, gamma: float = 256.0) -> RowForm:
         total = ops.where(pairs.positive, positive_total, negative_total)
         return signed(pairs, gamma * alpha * ops.exp(exponents - total))
 
-    return RowForm(totals_over_slope, weights)
+    return RowForm(RowParts(totals, (log_add, log_add), over_slope), weights)
 
 
-def circle_totals(pairs: Pairs, margin: float, gamma: float) -> list[Tensor]:
+def circle_totals(pairs: Pairs, margin: float, gamma: float, axis: int = -1) -> list[Tensor]:
     """Logarithm of the sum of e^{exponent} over the positives and over the negatives of every
     anchor, each (anchors, 1), whose factors alpha are constants for the gradient."""
     _, exponents = _alpha_and_exponents(pairs, margin, gamma, constant_alpha=True)
-    return log_sums_exp(exponents, pairs)
+    return log_sums_exp(exponents, pairs, axis)
 
 
 def _alpha_and_exponents(pairs, margin, gamma, constant_alpha=False):

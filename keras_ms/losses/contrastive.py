@@ -7,27 +7,31 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
-from keras_ms.pairs.pairs import Pairs, signed
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.pairs import is_pair, signed
+from keras_ms.pairs.reductions import masked_sum
+from keras_ms.pairs.row_wise import NO_STATISTICS, RowForm, RowLoss, RowParts, RowWise
 
 
-def contrastive(pairs: Pairs, threshold: float = 0.5) -> Tensor:
-    """The contrastive loss of every anchor.
+@RowLoss
+def contrastive(threshold: float = 0.5) -> RowParts:
+    """The contrastive loss of every anchor. Call it with Pairs after mining.
 
     L_i = sum_N [S_ik - threshold]+ + sum_P (1 - S_ik)
 
     Args:
-        pairs: Pairs, after mining.
         threshold: as in `ContrastiveLoss`.
 
     Returns:
         (anchors,), same dtype as the similarities; 0 for an anchor without pairs.
     """
-    zero = ops.zeros_like(pairs.similarity)
-    push = ops.where(pairs.negative, ops.relu(pairs.similarity - threshold), zero)
-    return ops.sum(ops.where(pairs.positive, 1 - pairs.similarity, push), axis=-1)
+
+    def sums(pairs, axis):
+        push = ops.relu(pairs.similarity - threshold)
+        entries = ops.where(pairs.positive, 1 - pairs.similarity, push)
+        return (masked_sum(entries, is_pair(pairs), axis),)
+
+    return RowParts(sums, (ops.add,), whole=lambda total: total)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -47,7 +51,7 @@ def contrastive_weights(threshold: float = 0.5) -> RowForm:
         above = ops.cast(pairs.similarity > threshold, pairs.similarity.dtype)
         return signed(pairs, ops.where(pairs.positive, ops.ones_like(above), above))
 
-    return RowForm(statistics=lambda pairs: (), entry=weights)
+    return RowForm(NO_STATISTICS, weights)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

@@ -10,26 +10,29 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, has_pair, log_sums_exp, signed
-from keras_ms.pairs.reductions import LOG_OF_ZERO
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.reductions import LOG_OF_ZERO, log_add
+from keras_ms.pairs.row_wise import RowForm, RowLoss, RowParts, RowWise
 from keras_ms.pairs.unit_vectors import distances
 
 
-def lifted_structure(pairs: Pairs, threshold: float = 1.0) -> Tensor:
-    """The one-sided lifted structure loss of every anchor.
+@RowLoss
+def lifted_structure(threshold: float = 1.0) -> RowParts:
+    """The one-sided lifted structure loss of every anchor. Call it with Pairs after mining.
 
     L_i = [log sum_P e^{threshold - S_ik} + log sum_N e^{S_ik}]+
 
     Args:
-        pairs: Pairs, after mining.
         threshold: as in `LiftedStructureLoss`.
 
     Returns:
         (anchors,), same dtype as the similarities; 0 for an anchor without positives or without
         negatives.
     """
-    positive_total, negative_total = lifted_structure_totals(pairs, threshold)
-    return ops.relu(positive_total + negative_total)[:, 0]
+
+    def value(positive_total, negative_total):
+        return ops.relu(positive_total + negative_total)
+
+    return RowParts(*_totals(threshold), value)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -48,8 +51,7 @@ def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
         (anchors, candidates), same dtype as the similarities; each kind sums to 1 or 0 in a row.
     """
 
-    def totals_of_active(pairs):
-        positive_total, negative_total = lifted_structure_totals(pairs, threshold)
+    def totals_of_active(positive_total, negative_total):
         active = positive_total + negative_total > 0
         # a total beyond all bounds makes every share of it 0
         never = ops.full_like(positive_total, -LOG_OF_ZERO)
@@ -63,12 +65,21 @@ def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
         total = ops.where(pairs.positive, positive_total, negative_total)
         return signed(pairs, ops.exp(exponents - total))
 
-    return RowForm(totals_of_active, weights)
+    return RowForm(RowParts(*_totals(threshold), totals_of_active), weights)
 
 
-def lifted_structure_totals(pairs: Pairs, threshold: float) -> list[Tensor]:
+def lifted_structure_totals(pairs: Pairs, threshold: float, axis: int = -1) -> list[Tensor]:
     """log sum_P e^{threshold - S} and log sum_N e^S of every anchor, each (anchors, 1)."""
-    return log_sums_exp(_exponents(pairs, threshold), pairs)
+    return log_sums_exp(_exponents(pairs, threshold), pairs, axis)
+
+
+def _totals(threshold):
+    """`of` and `join` of RowParts."""
+
+    def of(pairs, axis):
+        return tuple(lifted_structure_totals(pairs, threshold, axis))
+
+    return of, (log_add, log_add)
 
 
 def _exponents(pairs, threshold):

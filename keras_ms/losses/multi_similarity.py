@@ -11,8 +11,8 @@ from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import Pairs, signed
-from keras_ms.pairs.reductions import log_one_plus_sum_exp
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.reductions import joined_by, log_one_plus, share, share_scale, sum_exp
+from keras_ms.pairs.row_wise import RowForm, RowLoss, RowParts, RowWise
 
 # Two regimes, not two spellings of one: with threshold 1 a negative at similarity 0.82 weighs 1e-4.
 PRESETS = {
@@ -23,25 +23,26 @@ PRESETS = {
 }
 
 
-def multi_similarity(
-    pairs: Pairs, alpha: float = 2.0, beta: float = 40.0, threshold: float = 0.5
-) -> Tensor:
-    """The Multi-Similarity loss of every anchor, from mined pairs (Eq. 15).
+@RowLoss
+def multi_similarity(alpha: float = 2.0, beta: float = 40.0, threshold: float = 0.5) -> RowParts:
+    """The Multi-Similarity loss of every anchor, from mined pairs (Eq. 15). Call it with Pairs.
 
     L_i = 1/alpha log(1 + sum_P e^{-alpha (S_ik - threshold)})
         + 1/beta  log(1 + sum_N e^{beta (S_ik - threshold)})
 
     Args:
-        pairs: Pairs, after mining.
         alpha, beta, threshold: as in `MultiSimilarityLoss`.
 
     Returns:
         (anchors,), same dtype as the similarities; 0 for an anchor without pairs.
     """
-    positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
-    positive_part = log_one_plus_sum_exp(*positive) / alpha
-    negative_part = log_one_plus_sum_exp(*negative) / beta
-    return (positive_part + negative_part)[:, 0]
+    positive_bound, negative_bound = _bounds(alpha, beta, threshold)
+
+    def value(positive_sum, negative_sum):
+        positive_part = log_one_plus(positive_sum, positive_bound) / alpha
+        return positive_part + log_one_plus(negative_sum, negative_bound) / beta
+
+    return RowParts(*_sums(alpha, beta, threshold), value)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -65,21 +66,18 @@ def multi_similarity_weights(
         (anchors, candidates), same dtype as the similarities, every entry within (-1, 1).
     """
 
-    def log_sums(pairs):
-        positive, negative = multi_similarity_exponents(pairs, alpha, beta, threshold)
-        return log_one_plus_sum_exp(*positive), log_one_plus_sum_exp(*negative)
+    bounds = _bounds(alpha, beta, threshold)
 
-    def weights(pairs, positive_total, negative_total):
+    def scales(*sums):
+        return tuple(share_scale(total, bound) for total, bound in zip(sums, bounds))
+
+    def weights(pairs, positive_scale, negative_scale):
         above = pairs.similarity - threshold
-        # a pair is of one kind, so one exponential serves both
-        share = ops.exp(
-            ops.where(
-                pairs.positive, -alpha * above - positive_total, beta * above - negative_total
-            )
-        )
-        return signed(pairs, share)
+        pull = share(-alpha * above, positive_scale, bounds[0])
+        push = share(beta * above, negative_scale, bounds[1])
+        return signed(pairs, ops.where(pairs.positive, pull, push))
 
-    return RowForm(log_sums, weights)
+    return RowForm(RowParts(*_sums(alpha, beta, threshold), scales), weights)
 
 
 def multi_similarity_exponents(
@@ -89,13 +87,29 @@ def multi_similarity_exponents(
 
     Returns:
         For the positive and for the negative pairs `(exponents, mask, bound)`, the arguments of
-        `log_one_plus_sum_exp`; the bounds hold because a similarity is within [-1, 1].
+        `sum_exp`.
     """
     above = pairs.similarity - threshold
+    bounds = _bounds(alpha, beta, threshold)
     return (
-        (-alpha * above, pairs.positive, alpha * (1 + threshold)),
-        (beta * above, pairs.negative, beta * (1 - threshold)),
+        (-alpha * above, pairs.positive, bounds[0]),
+        (beta * above, pairs.negative, bounds[1]),
     )
+
+
+def _bounds(alpha, beta, threshold):
+    """What no exponent of positives and of negatives exceeds: a similarity is within [-1, 1]."""
+    return alpha * (1 + threshold), beta * (1 - threshold)
+
+
+def _sums(alpha, beta, threshold):
+    """`of` and `join` of RowParts: the sums of exponentials of positives and of negatives."""
+
+    def of(pairs, axis):
+        kinds = multi_similarity_exponents(pairs, alpha, beta, threshold)
+        return tuple(sum_exp(*kind, axis) for kind in kinds)
+
+    return of, tuple(joined_by(bound) for bound in _bounds(alpha, beta, threshold))
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

@@ -23,6 +23,10 @@ _COMPILE_FROM = 256
 # exist at a time; a block of 256 anchors keeps a matrix of 32,768 candidates at 32 MiB
 BLOCKS_FROM, BLOCK = 8192, 256
 
+# On a processor, tiles from here on: 256 x 256 float32 and what is made of them stay in its cache.
+# Below the third number the similarities of all tiles are kept, at most 128 MiB.
+TILES_FROM, TILE, TILES_KEPT_BELOW = 1024, 256, 8192
+
 _COMMON_OPTIONS = ("block_size", "jit_compile", "reduction", "dtype")
 
 ZERO_LOSS_EXPLANATION = (
@@ -70,8 +74,10 @@ class PairLoss(keras.losses.Loss):
         block_size: how many anchors are compared with the batch at a time: memory then grows
             with the batch instead of its square, and the values are the same. A number, None for
             all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on,
-            where the batch size is static (a dynamic one is taken all at once). Defaults to
-            `"auto"`.
+            where the batch size is static (a dynamic one is taken all at once). On a processor,
+            a compiled loss whose parts are known (`keras_ms.pairs.row_wise.RowParts`: all but
+            triplet and margin losses) goes in tiles from 1024 items on, which takes fewer
+            products. Defaults to `"auto"`.
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
             `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
             models run uncompiled), outside tf.distribute, for batches whose size is static and
@@ -232,6 +238,12 @@ class PairLoss(keras.losses.Loss):
             candidates = ops.concatenate([rows, memory_rows])
             candidate_keys = ops.concatenate([keys, ops.cast(memory_keys, keys.dtype)])
             return pairwise.losses_against(rows, keys, candidates, candidate_keys, 0)
+        if self._in_tiles(size, pairwise):
+            # even blocks, so that the last one is not mostly padding; 16 numbers fill a register
+            num_blocks = -(-size // TILE)
+            tile_size = 16 * -(-size // (16 * num_blocks))
+            keeps = size < TILES_KEPT_BELOW
+            return pairwise.losses_in_tiles(rows, keys, tile_size=tile_size, keeps=keeps)
         if self._in_blocks(size):
             return pairwise.losses_in_blocks(rows, keys)
         if pairwise.is_row_wise:
@@ -285,6 +297,16 @@ class PairLoss(keras.losses.Loss):
         if self.block_size == "auto":
             return size is not None and size >= BLOCKS_FROM
         return self.block_size is not None
+
+    def _in_tiles(self, size, pairwise):
+        if not (self.block_size == "auto" and pairwise.compiled and pairwise.has_parts):
+            return False
+        import tensorflow as tf
+
+        # a GPU has one program a tile to start, and would wait for it
+        return (
+            size is not None and size >= TILES_FROM and not tf.config.list_physical_devices("GPU")
+        )
 
     def refusal(self, what: str) -> str:
         """Why a loss that takes the whole batch does not go with `what`, and what to do."""

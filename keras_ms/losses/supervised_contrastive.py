@@ -10,30 +10,35 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, is_pair, log_sums_exp
-from keras_ms.pairs.reductions import LOG_OF_ZERO, one_over_num_pairs
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.reductions import LOG_OF_ZERO, log_add, masked_sum, num_pairs, one_over
+from keras_ms.pairs.row_wise import RowForm, RowLoss, RowParts, RowWise
 
 
-def supervised_contrastive(pairs: Pairs, temperature: float = 0.1) -> Tensor:
-    """The supervised contrastive loss of every anchor.
+@RowLoss
+def supervised_contrastive(temperature: float = 0.1) -> RowParts:
+    """The supervised contrastive loss of every anchor. Call it with Pairs after mining.
 
     L_i = -1 / |P| sum_P log(e^{S_ik / temperature} / sum over all pairs of e^{S_ia / temperature})
 
     Args:
-        pairs: Pairs, after mining.
         temperature: as in `SupervisedContrastiveLoss`.
 
     Returns:
         (anchors,), same dtype as the similarities; 0 for an anchor without positives.
     """
-    positive_total, negative_total, share = supervised_contrastive_totals(pairs, temperature)
-    scaled = pairs.similarity / temperature
-    zero = ops.zeros_like(scaled)
-    mean = ops.sum(ops.where(pairs.positive, share * scaled, zero), axis=-1, keepdims=True)
-    # log of the whole sum less the mean, split so that a loss far below 1 keeps its precision
-    value = (positive_total - mean) + ops.softplus(negative_total - positive_total)
-    has_positive = ops.any(pairs.positive, axis=-1)
-    return ops.where(has_positive, value[:, 0], ops.zeros_like(value[:, 0]))
+    totals = _totals(temperature)
+
+    def sums(pairs, axis):
+        scaled = pairs.similarity / temperature
+        return *totals.of(pairs, axis), masked_sum(scaled, pairs.positive, axis)
+
+    def value(positive_total, negative_total, num_positives, positive_sum):
+        mean = positive_sum * one_over(num_positives)
+        # log of the whole sum less the mean, split so that a loss far below 1 keeps its precision
+        loss = (positive_total - mean) + ops.softplus(negative_total - positive_total)
+        return ops.where(num_positives > 0, loss, ops.zeros_like(loss))
+
+    return RowParts(sums, (*totals.join, ops.add), value)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -53,8 +58,10 @@ def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
         (anchors, candidates), same dtype as the similarities; every row sums to 0.
     """
 
-    def shares(pairs):
-        positive_total, negative_total, share = supervised_contrastive_totals(pairs, temperature)
+    totals = _totals(temperature)
+
+    def shares(*numbers):
+        positive_total, negative_total, share = totals.whole(*numbers)
         gap = negative_total - positive_total
         # A total beyond all bounds makes every share of it 0: an anchor without positives has no
         # loss.
@@ -74,7 +81,7 @@ def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
         size = ops.where(pairs.positive, of_positive, share) / temperature
         return ops.where(is_pair(pairs), size, ops.zeros_like(size))
 
-    return RowForm(shares, weights)
+    return RowForm(RowParts(totals.of, totals.join, shares), weights)
 
 
 def supervised_contrastive_totals(
@@ -82,9 +89,18 @@ def supervised_contrastive_totals(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log sum_P e^{S / temperature}, log sum_N e^{S / temperature} and 1 / |P| of every anchor,
     each (anchors, 1)."""
-    positive_total, negative_total = log_sums_exp(pairs.similarity / temperature, pairs)
-    share = one_over_num_pairs(pairs.positive, pairs.similarity.dtype)
-    return positive_total, negative_total, share
+    return _totals(temperature)(pairs)
+
+
+def _totals(temperature):
+    def of(pairs, axis):
+        totals = log_sums_exp(pairs.similarity / temperature, pairs, axis)
+        return *totals, num_pairs(pairs.positive, pairs.similarity.dtype, axis)
+
+    def whole(positive_total, negative_total, num_positives):
+        return positive_total, negative_total, one_over(num_positives)
+
+    return RowParts(of, (log_add, log_add, ops.add), whole)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

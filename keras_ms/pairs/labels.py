@@ -6,7 +6,7 @@ item that takes part in pairs or 0 for one that does not, as padding or an empty
 Only this file knows the row's layout.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -72,14 +72,64 @@ def valid_where(keys: Tensor, condition: Tensor) -> Tensor:
     return ops.concatenate([keys[:, :-1], keys[:, -1:] * condition], axis=1)
 
 
-def same_label(keys: Tensor, candidate_keys: Tensor) -> Tensor:
+class LabelCodes(NamedTuple):
+    """What is compared of the labels, for each item one number of each kind.
+
+    low, high: int32, the two halves of the 64 bits.
+    valid: bool, whether the item takes part in pairs.
+    """
+
+    low: Tensor
+    high: Tensor
+    valid: Tensor
+
+
+def label_codes(keys: Tensor) -> LabelCodes:
+    """The codes of keys, (batch,) each."""
+    low, high = _codes(keys)
+    return LabelCodes(low, high, are_valid(keys))
+
+
+def same_label(codes: LabelCodes, candidate_codes: LabelCodes) -> Tensor:
     """Which items have the same label, (anchors, candidates) bool."""
-    codes, candidate_codes = _codes(keys), _codes(candidate_keys)
     equal = [
-        ops.equal(ops.expand_dims(code, 1), ops.expand_dims(candidate_code, 0))
-        for code, candidate_code in zip(codes, candidate_codes)
+        ops.equal(ops.expand_dims(half, 1), ops.expand_dims(candidate_half, 0))
+        for half, candidate_half in zip(codes[:2], candidate_codes[:2])
     ]
     return ops.logical_and(*equal)
+
+
+class LabelRanges(NamedTuple):
+    """The least and the greatest 32 bits of the labels of each block of items, (blocks,) int32."""
+
+    least: Tensor
+    greatest: Tensor
+
+
+def label_order(codes: LabelCodes) -> Tensor:
+    """An order, (batch,) int32, that puts equal labels side by side and what is not valid last.
+
+    Labels that differ from bit 32 on only may stand mixed.
+    """
+    return ops.cast(ops.argsort(ops.where(codes.valid, codes.low, 2**31 - 1)), "int32")
+
+
+def label_ranges(codes: LabelCodes, block_size: int) -> LabelRanges:
+    """The ranges of blocks of this size; of one with an item that is not valid, all numbers."""
+    least = ops.where(codes.valid, codes.low, -(2**31))
+    greatest = ops.where(codes.valid, codes.low, 2**31 - 1)
+    return LabelRanges(
+        ops.min(ops.reshape(least, (-1, block_size)), axis=1),
+        ops.max(ops.reshape(greatest, (-1, block_size)), axis=1),
+    )
+
+
+def may_share_a_label(ranges: LabelRanges, block: Tensor, other: Tensor) -> Tensor:
+    """Whether an item of one block may have a label of another block, or is not valid; () bool."""
+    (least, other_least), (greatest, other_greatest) = (
+        (ops.take(ends, block), ops.take(ends, other)) for ends in ranges
+    )
+    return ops.logical_and(least <= other_greatest, other_least <= greatest)
 
 
 def positions_among(keys: Tensor, ascending_keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,14 @@ from keras import ops
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
 from keras_ms.pairs.reductions import BEYOND_ANY_SIMILARITY, masked_max, masked_min
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.row_wise import NO_STATISTICS, RowForm, RowParts, RowWise
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
 @RowWise
 def mine_all() -> RowForm:
     """Keeps every pair. Call it with Pairs."""
-    return RowForm(statistics=lambda pairs: (), entry=lambda pairs: pairs)
+    return RowForm(NO_STATISTICS, entry=lambda pairs: pairs)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -39,10 +39,11 @@ def mine_multi_similarity(epsilon: float = 0.1) -> RowForm:
         opposite pair to compare with. No gradient flows through the thresholds.
     """
 
-    def hardest(pairs):
-        least_positive = masked_min(pairs.similarity, pairs.positive, BEYOND_ANY_SIMILARITY)
-        most_negative = masked_max(pairs.similarity, pairs.negative, -BEYOND_ANY_SIMILARITY)
-        return ops.stop_gradient(least_positive), ops.stop_gradient(most_negative)
+    def hardest(pairs, axis):
+        similarity = ops.stop_gradient(pairs.similarity)
+        least_positive = masked_min(similarity, pairs.positive, BEYOND_ANY_SIMILARITY, axis)
+        most_negative = masked_max(similarity, pairs.negative, -BEYOND_ANY_SIMILARITY, axis)
+        return least_positive, most_negative
 
     def informative(pairs, least_positive, most_negative):
         return Pairs(
@@ -51,7 +52,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> RowForm:
             ops.logical_and(pairs.negative, pairs.similarity > least_positive - epsilon),
         )
 
-    return RowForm(hardest, informative)
+    return RowForm(RowParts(hardest, (ops.minimum, ops.maximum)), informative)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_ms.arguments import Tensor
-from keras_ms.pairs.labels import are_valid, same_label
-from keras_ms.pairs.reductions import LOG_OF_ZERO, masked_max
+from keras_ms.pairs.labels import LabelCodes, label_codes, same_label
+from keras_ms.pairs.reductions import LOG_OF_ZERO, log_or_zero, masked_max, masked_sum
 
 
 class Pairs(NamedTuple):
@@ -53,14 +53,22 @@ def pair_masks(
         positives **by index**: an exact duplicate of it stays a positive. Items whose key is not
         valid take part in no pair.
     """
-    if candidate_keys is None:
-        candidate_keys = keys
-    same = same_label(keys, candidate_keys)
-    own_index = ops.arange(ops.shape(keys)[0]) + offset
-    index = ops.arange(ops.shape(candidate_keys)[0])
+    codes = label_codes(keys)
+    return masks_of_codes(
+        codes, codes if candidate_keys is None else label_codes(candidate_keys), offset
+    )
+
+
+def masks_of_codes(
+    codes: LabelCodes, candidate_codes: LabelCodes, offset: int | Tensor = 0
+) -> tuple[Tensor, Tensor]:
+    """`pair_masks` of items whose keys are codes already."""
+    same = same_label(codes, candidate_codes)
+    own_index = ops.arange(ops.shape(codes.low)[0]) + offset
+    index = ops.arange(ops.shape(candidate_codes.low)[0])
     other_index = ops.not_equal(ops.expand_dims(own_index, 1), ops.expand_dims(index, 0))
     both_valid = ops.logical_and(
-        ops.expand_dims(are_valid(keys), 1), ops.expand_dims(are_valid(candidate_keys), 0)
+        ops.expand_dims(codes.valid, 1), ops.expand_dims(candidate_codes.valid, 0)
     )
     positive = ops.logical_and(ops.logical_and(same, other_index), both_valid)
     return positive, ops.logical_and(ops.logical_not(same), both_valid)
@@ -82,26 +90,26 @@ def signed(pairs: Pairs, magnitude: Tensor) -> Tensor:
     return ops.where(pairs.positive, -magnitude, ops.where(pairs.negative, magnitude, zero))
 
 
-def log_sums_exp(exponents: Tensor, pairs: Pairs) -> list[Tensor]:
+def log_sums_exp(exponents: Tensor, pairs: Pairs, axis: int = -1) -> list[Tensor]:
     """log of the sum of e^exponent over the positives and over the negatives, row by row.
 
     Args:
         exponents: (anchors, candidates); those of pairs of neither kind are not read.
         pairs: Pairs.
+        axis: 0 for the columns in place of the rows.
 
     Returns:
-        Two (anchors, 1), same dtype as `exponents`: -1e9 for a row without pairs of the kind, the
-        exponent itself for a row with one.
+        Two (anchors, 1), or (1, candidates), same dtype as `exponents`: -1e9 for a row without
+        pairs of the kind, the exponent itself for a row with one.
     """
     masks = pairs.positive, pairs.negative
     # over masked entries only: no other entry sets the scale
-    largest = [masked_max(exponents, mask, LOG_OF_ZERO) for mask in masks]
+    largest = [masked_max(exponents, mask, LOG_OF_ZERO, axis) for mask in masks]
     # a pair is of one kind, so one exponential serves both; entries of neither kind would overflow
     shifted = exponents - ops.where(pairs.positive, *largest)
     terms = ops.exp(ops.where(is_pair(pairs), shifted, ops.zeros_like(shifted)))
     totals = []
     for mask, scale in zip(masks, largest):
-        total = ops.sum(ops.where(mask, terms, ops.zeros_like(terms)), axis=-1, keepdims=True)
         # a row without pairs: log 1 leaves the scale of -1e9
-        totals.append(scale + ops.log(ops.where(total > 0, total, ops.ones_like(total))))
+        totals.append(scale + log_or_zero(masked_sum(terms, mask, axis)))
     return totals

@@ -19,7 +19,8 @@ from keras_ms.arguments import Tensor
 from keras_ms.pairs.closed_form import in_closed_form
 from keras_ms.pairs.labels import padded_keys
 from keras_ms.pairs.pairs import Pairs, batch_pairs, is_pair
-from keras_ms.pairs.row_wise import row_form
+from keras_ms.pairs.row_wise import RowParts, row_form, row_loss
+from keras_ms.pairs.tiles import Tiles
 
 
 class Pairwise:
@@ -60,8 +61,16 @@ class Pairwise:
         self.block_size = block_size
         self.margins = margins
         self.row_forms: Any = row_form(miner), row_form(weighting)
+        self.loss_parts: Any = row_loss(pair_loss)
         self.compiled = compiled
         self._programs = {}
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether what the loss sums up can be had from parts of a row."""
+        statistics = [form.statistics for form in self.row_forms if form is not None]
+        known = [isinstance(each, RowParts) for each in (self.loss_parts, *statistics)]
+        return self.is_row_wise and all(known)
 
     @property
     def is_row_wise(self) -> bool:
@@ -129,24 +138,27 @@ class Pairwise:
         return ops.matmul(weights + ops.transpose(weights), unit_rows)
 
     def _row_losses(self, similarity, keys):
+        return self._losses_of_rows(batch_pairs(similarity, keys))
+
+    def _losses_of_rows(self, pairs):
+        """The losses, and what `_entries` takes of the rows."""
         miner, weighting = self.row_forms
-        pairs = batch_pairs(similarity, keys)
         mining = miner.statistics(pairs)
         mined = miner.entry(pairs, *mining)
         return self.pair_loss(mined), mining, weighting.statistics(mined)
 
     def _both_weights(self, similarity, keys, upstream, mining_statistics, weighting_statistics):
         """diag(g) G + G^T diag(g)."""
-        miner, weighting = self.row_forms
         pairs = batch_pairs(similarity, keys)
+        by_anchor = ops.expand_dims(upstream, 1), mining_statistics, weighting_statistics
+        by_candidate = _oriented(ops.transpose, by_anchor)
+        return self._entries(pairs, *by_anchor) + self._entries(pairs, *by_candidate)
 
-        def entries(oriented, upstream):
-            mined = miner.entry(pairs, *map(oriented, mining_statistics))
-            return upstream * weighting.entry(mined, *map(oriented, weighting_statistics))
-
-        by_anchor = entries(lambda column: column, ops.expand_dims(upstream, 1))
-        by_candidate = entries(ops.transpose, ops.expand_dims(upstream, 0))
-        return by_anchor + by_candidate
+    def _entries(self, pairs, upstream, mining_statistics, weighting_statistics):
+        """The weights by the anchors whose statistics these are, columns or rows."""
+        miner, weighting = self.row_forms
+        mined = miner.entry(pairs, *mining_statistics)
+        return upstream * weighting.entry(mined, *weighting_statistics)
 
     # Anchors against candidates that hold them, and more.
 
@@ -241,12 +253,36 @@ class Pairwise:
 
     # Large batches.
 
+    def losses_in_tiles(
+        self, unit_rows: Tensor, keys: Tensor, *, tile_size: int, keeps: bool
+    ) -> Tensor:
+        """As `losses_within_batch`, tile by tile, of a loss that `has_parts`.
+
+        A second derivative is taken all at once: its memory grows with the square.
+
+        Args:
+            unit_rows: (batch, dimension), of static shape.
+            keys: (batch, 5).
+            tile_size, keeps: as `size` and `keeps` of `Tiles`.
+
+        Returns:
+            (batch,).
+        """
+
+        def differentiable_gradient(unit_rows, upstream):
+            return self._differentiable_gradient(unit_rows, keys, upstream)
+
+        miner, weighting = self.row_forms
+        tiles = Tiles(miner, weighting, self.loss_parts, tile_size, keeps)
+        return tiles.losses(unit_rows, keys, self.program, differentiable_gradient)
+
     def losses_in_blocks(self, unit_rows: Tensor, keys: Tensor) -> Tensor:
         """As `losses_against` the batch itself, in memory linear in it: `block_size` anchors at a
         time.
 
-        The backward pass computes the similarities of a block again and takes two more products.
-        A second derivative is taken all at once: its memory grows with the square.
+        The backward pass computes the similarities of a block again. Of a row-wise loss it then has
+        the block's rows of G + G^T and takes one more product; of another it takes two. A second
+        derivative is taken all at once: its memory grows with the square.
 
         Args:
             unit_rows: (batch, dimension).
@@ -257,6 +293,11 @@ class Pairwise:
         """
 
         def losses_and_gradient(unit_rows):
+            if self.is_row_wise:
+                losses, *found = self.program(self._row_losses_in_blocks, unit_rows, keys)
+                return losses, lambda upstream: self.program(
+                    self._block_gradient_of_rows, unit_rows, keys, upstream, *found
+                )
             losses = self.program(self.losses_in_blocks_without_gradient, unit_rows, keys)
             return losses, lambda upstream: self.program(
                 self._block_gradient, unit_rows, keys, upstream
@@ -286,6 +327,54 @@ class Pairwise:
         losses = ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors[:, 0]))
         return losses[: ops.shape(unit_rows)[0]]
 
+    def _row_losses_in_blocks(self, unit_rows, keys):
+        """The losses, and the statistics of all rows after whole blocks."""
+        block_size = self.block_size
+        anchors, num_blocks = _padded(unit_rows, block_size)
+        anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
+        nothing = ops.zeros_like(anchors[:, :1])
+        no_pair = ops.zeros_like(nothing, dtype="bool")
+
+        def add_block(block, columns):
+            start = block * block_size
+            rows = _rows(anchors, start, block_size)
+            row_keys = _rows(anchor_keys, start, block_size)
+            similarity = ops.matmul(rows, ops.transpose(unit_rows))
+            of_block = self._columns_of(batch_pairs(similarity, row_keys, keys, start))
+            return tuple(
+                tuple(ops.slice_update(column, (start, 0), new) for column, new in zip(*both))
+                for both in zip(columns, of_block)
+            )
+
+        start = self._columns_of(Pairs(nothing, no_pair, no_pair))
+        (losses,), mining, statistics = ops.fori_loop(0, num_blocks, add_block, start)
+        return losses[: ops.shape(unit_rows)[0], 0], mining, statistics
+
+    def _columns_of(self, pairs):
+        losses, mining, statistics = self._losses_of_rows(pairs)
+        return (ops.expand_dims(losses, 1),), tuple(mining), tuple(statistics)
+
+    def _block_gradient_of_rows(self, unit_rows, keys, upstream, mining, statistics):
+        block_size, size = self.block_size, ops.shape(unit_rows)[0]
+        anchors, num_blocks = _padded(unit_rows, block_size)
+        anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
+        upstream = ops.expand_dims(upstream, 1)
+        by_row = [_padded(upstream, block_size)[0], mining, statistics]
+        by_column = [upstream, *([column[:size] for column in of] for of in (mining, statistics))]
+        by_column = _oriented(ops.transpose, by_column)
+
+        def add_block(block, gradients):
+            start = block * block_size
+            rows = _rows(anchors, start, block_size)
+            row_keys = _rows(anchor_keys, start, block_size)
+            similarity = ops.matmul(rows, ops.transpose(unit_rows))
+            pairs = batch_pairs(similarity, row_keys, keys, start)
+            of_rows = _oriented(lambda column: _rows(column, start, block_size), by_row)
+            both = self._entries(pairs, *of_rows) + self._entries(pairs, *by_column)
+            return ops.slice_update(gradients, (start, 0), ops.matmul(both, unit_rows))
+
+        return ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors))[:size]
+
     def _block_gradient(self, unit_rows, keys, upstream, weighting=None):
         weighting = weighting or self.weighting
         block_size = self.block_size
@@ -312,11 +401,14 @@ class Pairwise:
         similarity = ops.matmul(rows, ops.transpose(candidates))
         return self.pairs(similarity, keys, candidate_keys, start)
 
-    def program(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls the function; where chosen, compiled with XLA."""
+    def program(
+        self, function: Callable[..., Any], *arguments: Any, variant: tuple[Any, ...] = ()
+    ) -> Any:
+        """Calls the function; where chosen, compiled with XLA. `variant` tells functions of one
+        name apart."""
         if not self.compiled:
             return function(*arguments)
-        name = function.__qualname__
+        name = function.__qualname__, *variant
         if name not in self._programs:
             import tensorflow as tf
 
@@ -329,6 +421,12 @@ class Pairwise:
             program = tf.function(function, signature, jit_compile=True, autograph=False)
             self._programs[name] = program.get_concrete_function()
         return self._programs[name](*arguments)
+
+
+def _oriented(function, by_anchor):
+    """`(upstream, mining statistics, weighting statistics)`, each column through a function."""
+    upstream, *statistics = by_anchor
+    return function(upstream), *([function(column) for column in of] for of in statistics)
 
 
 def _padded(array, block_size):

@@ -106,7 +106,7 @@ def _described_view(settings: Settings, images: ImageList, view: int) -> dict[st
 
 def _decoding(images):
     # what is decoded otherwise, as JPEGs once were, is another picture
-    files = {"jpeg": "accurate", "exif": images.apply_exif_orientation}
+    files = {"jpeg": "scaled", "exif": images.apply_exif_orientation}
     return files if images.images is None else {}
 
 

@@ -106,7 +106,7 @@ def fit_model(
     if epoch < epochs:
         steps_done, verbose = epoch * settings.training.steps_per_epoch, shown_progress()
         log(f"Training: steps {steps_done} to {settings.training.steps}")
-        lines = TrainingLines(settings.training.steps, steps_done, log=log)
+        lines = TrainingLines(settings.training.steps, steps_done, beside_bar=verbose == 1, log=log)
         measuring = [recall_callback, *([best_keeper] if best_keeper else [])]
         with _checkpointing(settings, models):
             model.fit(
@@ -122,7 +122,7 @@ def fit_model(
                 callbacks=[
                     *trees,
                     *([WithAveragedWeights(measuring)] if settings.training.ema else measuring),
-                    *([lines] if verbose == 2 else []),
+                    lines,
                     ExplainZeroLoss(),
                     *tracking_callbacks(settings, run.path),
                     *callbacks,

@@ -61,13 +61,15 @@ class ProgressLines(keras.callbacks.Callback):
 
 
 class TrainingLines(keras.callbacks.Callback):
-    """Tells how far `model.fit` is, a line at a time, where no terminal shows a bar.
+    """Tells how far `model.fit` is, a line at a time, and how long the rest takes.
 
-    An epoch of a large network takes minutes, and Keras's log has one line for it.
+    An epoch of a large network takes minutes, and Keras's log has one line for it; its bar tells
+    the time that is left of the epoch only. The first step, which builds the graph, is not counted.
 
     Args:
         total: steps of the whole training.
         done: steps done before this `fit`. Defaults to 0.
+        beside_bar: tell it between epochs only, where Keras shows a bar. Defaults to `False`.
         every_seconds: least time between two lines. Defaults to 30.
         log: function that takes a line of text. Defaults to `print_line`.
         clock: function that returns seconds. Defaults to `time.monotonic`.
@@ -85,24 +87,30 @@ class TrainingLines(keras.callbacks.Callback):
         total: int,
         done: int = 0,
         *,
+        beside_bar: bool = False,
         every_seconds: float = _SECONDS,
         log: Callable[[str], Any] | None = None,
         clock: Callable[[], float] | None = None,
     ):
         super().__init__()
-        self._total, self._done = total - done, 0
+        self._total, self._done, self._beside_bar = total - done, 0, beside_bar
         self._options = {"unit": "steps", "every_seconds": every_seconds, "clock": clock}
         self._log = log
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._tell = progress_lines("training", self._log, **self._options)
+        self._tell = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._before = self._done
+        if self._beside_bar and self._tell:
+            self._tell(self._done, self._total)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._done = self._before + batch + 1
-        self._tell(self._done, self._total)
+        if self._tell is None:
+            self._tell = progress_lines("training", self._log, before=self._done, **self._options)
+        elif not self._beside_bar:
+            self._tell(self._done, self._total)
 
 
 def predict_progress(

@@ -18,6 +18,7 @@ def progress_lines(
     *,
     unit: str = "images",
     every_seconds: float = _SECONDS,
+    before: int = 0,
     clock: Callable[[], float] | None = None,
 ) -> Progress:
     """A function to call with what is done and what there is in all, as often as one likes.
@@ -27,6 +28,8 @@ def progress_lines(
         log: function that takes a line of text. Defaults to `print_line`.
         unit: what is counted. Defaults to "images".
         every_seconds: least time between two lines. Defaults to 30.
+        before: what was done already, at another speed: the time that is left is told by the
+            rest. Defaults to 0.
         clock: function that returns seconds. Defaults to `time.monotonic`.
 
     Returns:
@@ -47,10 +50,10 @@ def progress_lines(
         nonlocal told
         now = clock()
         # of the end the caller tells: what it found
-        if now - told < every_seconds or not total or not 0 < done < total:
+        if now - told < every_seconds or not total or not before < done < total:
             return
         told = now
-        left = _duration((now - started) * (total - done) / done)
+        left = _duration((now - started) * (total - done) / (done - before))
         log(f"{what}: {done:,} of {total:,} {unit}, about {left} left")
 
     return tell

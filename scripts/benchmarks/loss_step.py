@@ -10,7 +10,8 @@ libraries take the same arrays and the same number of threads, and take turns, o
 that a busy machine slows all alike. Prints a Markdown table per batch size: medians, and in
 brackets the fastest tenth. Two programs of two threads each do badly on two cores that a third
 program uses (torch's threads then wait for each other), so measure on an idle machine, or with
---threads 1, which waits for no other thread.
+--threads 1, which waits for no other thread; with --cpu-time it counts what a step takes of a
+processor, which other programs hardly change. The product is X Xᵀ of all pairs, left in memory.
 
 A peer works under a limit of memory and of time for each call. A step of it that fails is
 written as such; one that takes long gets fewer rounds.
@@ -38,7 +39,9 @@ PEER_SECONDS = 60  # a call of the peer that takes longer is given up
 ONE_CALL_FROM, FEW_ROUNDS_FROM, FEW_ROUNDS = 20.0, 2.0, 3  # seconds of the peer's first step
 
 XLA, GRAPH, NO_XLA = "keras_ms, step under XLA", "keras_ms, default in a graph", "keras_ms, no XLA"
+CPU_TIME = "LOSS_STEP_CPU_TIME"  # tells the peers' processes too
 _FAILURES = (RuntimeError, MemoryError, ValueError, TypeError, AssertionError, ImportError)
+PRODUCT = "product written out"
 PEER, SIMILARITY = "pytorch-metric-learning", "TensorFlow Similarity"
 
 # row of the table -> name in keras_ms.losses.catalogue and settings. Binomial deviance
@@ -176,7 +179,7 @@ def keras_steps(row, embeddings, labels, without_xla):
     steps = {XLA: step(True, "auto"), GRAPH: step(False, "auto")}
     if without_xla:
         steps[NO_XLA] = step(False, False)
-    return steps
+    return {**steps, PRODUCT: product_step(embeddings)}
 
 
 def product_step(embeddings):
@@ -184,7 +187,8 @@ def product_step(embeddings):
 
     embeddings = tf.constant(embeddings)
     product = tf.function(lambda x: tf.matmul(x, x, transpose_b=True))
-    return lambda: product(embeddings).numpy()
+    # in memory when it returns; not copied to NumPy, which would take as long again
+    return lambda: product(embeddings)
 
 
 def peer_step(row, embeddings, labels):
@@ -232,9 +236,10 @@ PEER_STEPS = {PEER: peer_step, SIMILARITY: similarity_step}
 
 
 def seconds(step):
-    start = time.perf_counter()
+    clock = time.process_time if os.environ.get(CPU_TIME) else time.perf_counter
+    start = clock()
     step()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def limit_memory(gib):
@@ -340,7 +345,12 @@ def cells(times):
             known = not isinstance(times[peer], str)
             ratio = np.median(times[peer]) / np.median(times[name]) if known else None
             ratios.append(f"{ratio:.2f}" if known else "–")
-    return texts + ratios
+    return texts + ratios + [f"{products(times, name):.2f}" for name in (XLA, GRAPH)]
+
+
+def products(times, name):
+    """The median of a step in products written out."""
+    return np.median(times[name]) / np.median(times[PRODUCT])
 
 
 def report(size, rows, arguments, peers, batch):
@@ -349,22 +359,18 @@ def report(size, rows, arguments, peers, batch):
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     some = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)][:1_000_000]
     low, high = np.quantile(some, [0.001, 0.999])
-    product = product_step(embeddings)
-    product()
-    product()
-    product_ms = 1e3 * np.median([seconds(product) for _ in range(rounds)])
     print(
         f"\nBatch {size}, {IMAGES_PER_CLASS} images a class, similarities {low:.2f} to {high:.2f};"
     )
     print(
-        f"{rounds} rounds, {arguments.threads} threads, medians in ms (fastest tenth). One product "
-        "of all"
+        f"{rounds} rounds, {arguments.threads} threads, medians in ms (fastest tenth)"
+        f"{' of processor time' if arguments.cpu_time else ''}\n"
     )
-    print(f"pairs: {product_ms:.2f} ms\n")
-    columns = [XLA, GRAPH, *([NO_XLA] if arguments.without_xla else [])]
+    columns = [XLA, GRAPH, *([NO_XLA] if arguments.without_xla else []), PRODUCT]
     columns += peers
     for name in peers:
         columns += [f"{name} / ours under XLA", f"{name} / ours in a graph"]
+    columns += ["ours under XLA / product", "ours in a graph / product"]
     print("| loss |", " | ".join(columns), "|")
     print("|---" * (1 + len(columns)) + "|", flush=True)
     figures = {}
@@ -417,6 +423,8 @@ def one_loss(times):
         for name, words in ((XLA, "under XLA"), (GRAPH, "in a graph")):
             ratio = np.median(times[peer]) / np.median(times[name]) if known else None
             row[f"times as fast, {words}"] = None if ratio is None else float(f"{ratio:.3g}")
+    for name, words in ((XLA, "under XLA"), (GRAPH, "in a graph")):
+        row[f"products, {words}"] = float(f"{products(times, name):.3g}")
     return row
 
 
@@ -430,6 +438,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2, help="of either library")
     parser.add_argument("--without-xla", action="store_true", help="time that too")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="processor time of each program, not the clock's"
+    )
     add_record_option(parser)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -443,6 +454,8 @@ def main():
     if arguments.no_peer:
         pythons = {}
 
+    if arguments.cpu_time:
+        os.environ[CPU_TIME] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 

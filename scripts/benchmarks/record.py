@@ -27,8 +27,9 @@ _LIMITS = {
     "XLA_FLAGS": r"--xla_cpu_max_isa=(\w+)",
     "ONEDNN_MAX_CPU_ISA": r"(\w+)",
     "OPENBLAS_CORETYPE": r"(Haswell|Zen|Sandybridge)",
+    "NPY_DISABLE_CPU_FEATURES": r"(AVX512)",
 }
-_OF_CORE = {"HASWELL": "AVX2", "ZEN": "AVX2", "SANDYBRIDGE": "AVX"}
+_HELD_TO = {"HASWELL": "AVX2", "ZEN": "AVX2", "SANDYBRIDGE": "AVX", "AVX512": "AVX2"}
 
 
 def add_record_option(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +150,7 @@ def processor_kind(flags: str | None = None, environment: Mapping[str, str] = os
     for name, pattern in _LIMITS.items():
         found = re.search(pattern, environment.get(name, ""), re.IGNORECASE)
         if found:
-            limits.add(_OF_CORE.get(found[1].upper(), found[1].upper()))
+            limits.add(_HELD_TO.get(found[1].upper(), found[1].upper()))
     return f"{kind}, held to {' and '.join(sorted(limits))}" if limits else kind
 
 
@@ -163,7 +164,7 @@ def _flags():
 
 def _settings():
     return [
-        f"{name}={os.environ[name]}"
+        f"{name}={shlex.quote(os.environ[name])}"
         for name, pattern in _LIMITS.items()
         if re.search(pattern, os.environ.get(name, ""), re.IGNORECASE)
     ]

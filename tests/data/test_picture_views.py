@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
+from tensorflow.python.eager import context
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
@@ -29,6 +30,9 @@ def write_odd_pictures(folder):
     image.resize((1, 1)).save(folder / "i.png")
     image.resize((1, 400)).save(folder / "j.bmp")
     image.save(folder / "k.webp", lossless=True)
+    large = image.resize((461, 243), Image.BICUBIC)
+    large.save(folder / "l large.jpg")
+    large.save(folder / "m large, turned.jpg", exif=exif)
     return sorted(folder.iterdir())
 
 
@@ -69,8 +73,9 @@ def test_in_one_graph_they_are_the_same_and_faults_stand_in_for_broken_ones(tmp_
     assert [number for number, _ in found] == list(range(len(files)))
     faults = {number: one for number, one in found if isinstance(one, str)}
     assert len(faults) == 5
-    assert (faults[0], faults[12]) == ("the file is empty", "not an image")
-    assert faults[24] == "no such file"
+    after_one, after_two = 1 + len(good), 2 + 2 * len(good)
+    assert (faults[0], faults[after_one]) == ("the file is empty", "not an image")
+    assert faults[after_two] == "no such file"
     for number, one in found:
         if number not in faults:
             np.testing.assert_array_equal(one, view(files[number]), err_msg=str(number))
@@ -83,6 +88,10 @@ def test_in_one_graph_a_failing_disk_ends_all_after_the_pictures_before_it(tmp_p
     with pytest.raises(OSError, match="Input/output"):
         next(views)
     assert list(views_of([])) == []
+    # whoever takes the views computes where they like
+    device = context.context().device_name
+    views = views_of([good] * 3)
+    assert next(views)[0] == 0 and context.context().device_name == device
     assert [one for _, one in views_of([b"", b""])] == ["the file is empty"] * 2
 
 

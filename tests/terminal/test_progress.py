@@ -143,3 +143,39 @@ def test_training_tells_its_steps_over_epochs(steps_per_execution):
     steps = [int(line.split()[1]) for line in lines]
     assert steps == sorted(steps) and len(steps) >= 2
     assert all(line.startswith("training: ") and " of 8 steps" in line for line in lines)
+
+
+def test_the_first_step_does_not_count_in_what_is_left():
+    """It builds the graph, which takes as long as many steps."""
+    clock, lines = Clock(), []
+    told = TrainingLines(100, log=lines.append, clock=clock)
+    told.on_train_begin()
+    told.on_epoch_begin(0)
+    for batch, seconds in enumerate([500, *[10] * 6]):
+        clock.now += seconds
+        told.on_train_batch_end(batch)
+    assert lines == [
+        "training: 4 of 100 steps, about 16 min left",
+        "training: 7 of 100 steps, about 16 min left",
+    ]
+
+
+def test_beside_a_bar_the_time_is_told_between_epochs():
+    clock, lines = Clock(step=31), []
+    model = _model()
+    model.compile("sgd", "mse")
+    told = TrainingLines(12, beside_bar=True, log=lines.append, clock=clock)
+    rows = np.zeros((8, 2)), np.zeros((8, 3))
+    model.fit(*rows, batch_size=2, epochs=3, verbose=0, callbacks=[told])
+    assert [line.split(", about")[0] for line in lines] == [
+        "training: 4 of 12 steps", "training: 8 of 12 steps",
+    ]  # fmt: skip
+
+
+def test_what_was_done_before_is_no_measure():
+    clock, lines = Clock(), []
+    tell = progress_lines("x", lines.append, every_seconds=0, before=50, clock=clock)
+    clock.now += 40
+    for done in (50, 60):
+        tell(done, 100)
+    assert lines == ["x: 60 of 100 images, about 3 min left"]
