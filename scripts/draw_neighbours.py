@@ -9,6 +9,7 @@ images. The queries are drawn at random, one of a class; none is chosen by what 
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -98,7 +99,9 @@ def _mark(pen, corner, is_right):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Draws queries with their nearest images, before and after a training."
+    )
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("--to", required=True, help="the picture, .png")
     parser.add_argument("--queries", type=int, default=6)
@@ -109,14 +112,10 @@ def main() -> None:
     run = RunFolder(given.run)
     settings = run.read_settings()
     images = load_run_images(settings).subset("test")
-    embedder = keras.saving.load_model(Path(given.run) / "embedder.keras")
-    pixels = np.concatenate(
-        [
-            batch.numpy().reshape(len(batch), -1)
-            for batch, _ in evaluation_batches(images, _PIXELS, resize_to=_PIXELS, cache=False)
-        ]
-    )
-    batches = evaluation_batches(images, settings.images.image_size)
+    embedder: Any = keras.saving.load_model(Path(given.run) / "embedder.keras")
+    small: Any = evaluation_batches(images, _PIXELS, resize_to=_PIXELS, cache=False)
+    pixels = np.concatenate([batch.numpy().reshape(len(batch), -1) for batch, _ in small])
+    batches: Any = evaluation_batches(images, settings.images.image_size)
     embeddings = embedder.predict(batches.map(lambda image, _: image), verbose=0)
     queries = draw_queries(images.labels, given.queries, given.seed)
     found = {
