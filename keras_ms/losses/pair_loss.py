@@ -24,8 +24,8 @@ _COMPILE_FROM = 256
 BLOCKS_FROM, BLOCK = 8192, 256
 
 # On a processor, tiles from here on: 256 x 256 float32 and what is made of them stay in its cache.
-# Below the third number the similarities of all tiles are kept, at most 128 MiB.
-TILES_FROM, TILE, TILES_KEPT_BELOW = 1024, 256, 8192
+# Up to the third number the similarities of all tiles are kept, at most 132 MiB.
+TILES_FROM, TILE, TILES_KEPT_TO = 1024, 256, 8192
 
 _COMMON_OPTIONS = ("block_size", "jit_compile", "reduction", "dtype")
 
@@ -242,7 +242,7 @@ class PairLoss(keras.losses.Loss):
             # even blocks, so that the last one is not mostly padding; 16 numbers fill a register
             num_blocks = -(-size // TILE)
             tile_size = 16 * -(-size // (16 * num_blocks))
-            keeps = size < TILES_KEPT_BELOW
+            keeps = size <= TILES_KEPT_TO
             return pairwise.losses_in_tiles(rows, keys, tile_size=tile_size, keeps=keeps)
         if self._in_blocks(size):
             return pairwise.losses_in_blocks(rows, keys)

@@ -128,7 +128,7 @@ def test_sizes_ids_masks_and_duplicates(seed, size, ids, name, keeps):
 def small_tiles(monkeypatch):
     monkeypatch.setattr(pair_loss, "TILES_FROM", 20)
     monkeypatch.setattr(pair_loss, "TILE", 16)
-    monkeypatch.setattr(pair_loss, "TILES_KEPT_BELOW", 40)
+    monkeypatch.setattr(pair_loss, "TILES_KEPT_TO", 39)
 
 
 def taken(loss, size, monkeypatch):
