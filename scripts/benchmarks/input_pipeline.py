@@ -183,7 +183,7 @@ def measure(images, image_size, rounds, num_images, are_photos, peer_python):
             "evaluation, not decoded smaller": whole_centres(images, image_size, batch),
         }
     else:
-        variants["full pipeline, decoded images cached"] = balanced_batches(
+        variants[f"full pipeline, {image_size} px, cached"] = balanced_batches(
             images, cache=True, **common
         )
     turns: dict[str, Callable] = {
