@@ -51,7 +51,7 @@ def centre_viewer(
             f"image_size={image_size}, resize_to={resize_to}"
         )
 
-    exif = {"apply_exif_orientation": apply_exif_orientation}
+    exif: Any = {"apply_exif_orientation": apply_exif_orientation}
     centre = _centre(image_size, resize_to)
     jpeg_centre = _file_centre(image_size, resize_to, apply_exif_orientation)
 
@@ -82,7 +82,7 @@ def _file_centre(image_size, resize_to, apply_exif_orientation):
     @tf.function(input_signature=[contents, structure])
     def centre(contents, structure):
         file = File(tf.constant(""), contents, structure)
-        exif = {"apply_exif_orientation": apply_exif_orientation}
+        exif: Any = {"apply_exif_orientation": apply_exif_orientation}
         return file_centre_view(file, image_size, resize_to, **exif)
 
     return centre
@@ -119,7 +119,7 @@ def centre_views_ahead(
     Raises:
         ValueError: as `centre_viewer`.
     """
-    exif = {"apply_exif_orientation": apply_exif_orientation}
+    exif: Any = {"apply_exif_orientation": apply_exif_orientation}
     view = centre_viewer(image_size, resize_to, **exif)
 
     def read_some(some):

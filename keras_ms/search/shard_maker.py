@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class ShardMaker:
         job, cores = self.job, _num_cores()
         readers = _REMOTE_THREADS if job.pictures.is_remote else cores
         ahead = max(_BATCHES_AHEAD * job.batch_size, readers)
-        exif = {"apply_exif_orientation": job.apply_exif_orientation}
+        exif: Any = {"apply_exif_orientation": job.apply_exif_orientation}
         if not takes_pictures(self.embedder):
             return centre_views_ahead(
                 numbers,

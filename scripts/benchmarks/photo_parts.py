@@ -8,9 +8,12 @@ takes is the reading of the coded data, which no smaller scale spares.
 """
 
 import argparse
+import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -40,9 +43,15 @@ def parts(files, image_size):
     crops = [decoded_window(*pair) for pair in zip(tensors, windows)]
     wholes = [decoded_jpeg(contents) for contents in tensors]
     size = (image_size, image_size)
-    found = {"judged by its structure": lambda n: plain_jpeg(files[n])}
+
+    def whole(number, n):
+        return decoded_jpeg(tensors[n], number)
+
+    found: dict[str, Callable[[int], Any]] = {
+        "judged by its structure": lambda n: plain_jpeg(files[n])
+    }
     for number, scale in enumerate(SCALES):
-        found[f"decoded, whole, at 1/{scale}"] = lambda n, m=number: decoded_jpeg(tensors[n], m)
+        found[f"decoded, whole, at 1/{scale}"] = functools.partial(whole, number)
     found["decoded, a crop of 0.76 of each side"] = lambda n: decoded_window(tensors[n], windows[n])
     found["that crop resized, bilinear"] = lambda n: tf.image.resize(crops[n], size)
     found["that crop mirrored"] = lambda n: tf.reverse(crops[n], [1])
