@@ -12,12 +12,11 @@ which pairs were mined being constant. It is computed only where it is asked for
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_ms.arguments import Tensor
+from keras_ms.pairs.blocks import Blocks, oriented
 from keras_ms.pairs.closed_form import in_closed_form
-from keras_ms.pairs.labels import padded_keys
 from keras_ms.pairs.pairs import Pairs, batch_pairs, is_pair
 from keras_ms.pairs.row_wise import RowParts, row_form, row_loss
 from keras_ms.pairs.tiles import Tiles
@@ -64,6 +63,7 @@ class Pairwise:
         self.loss_parts: Any = row_loss(pair_loss)
         self.compiled = compiled
         self._programs = {}
+        self._blocks = Blocks(self)
 
     @property
     def has_parts(self) -> bool:
@@ -128,20 +128,23 @@ class Pairwise:
             return losses, gradient
 
         def differentiable_gradient(unit_rows, upstream):
-            return self._differentiable_gradient(unit_rows, keys, upstream)
+            return self.differentiable_gradient_at_once(unit_rows, keys, upstream)
 
         return in_closed_form(losses_and_gradient, unit_rows, differentiable_gradient)
 
-    def _differentiable_gradient(self, unit_rows, keys, upstream):
+    def differentiable_gradient_at_once(
+        self, unit_rows: Tensor, keys: Tensor, upstream: Tensor
+    ) -> Tensor:
+        """The gradient with respect to the rows, in a form that can be differentiated."""
         pairs = self.pairs(ops.matmul(unit_rows, ops.transpose(unit_rows)), keys)
         weights = ops.expand_dims(upstream, 1) * self.differentiable_weights(pairs)
         return ops.matmul(weights + ops.transpose(weights), unit_rows)
 
     def _row_losses(self, similarity, keys):
-        return self._losses_of_rows(batch_pairs(similarity, keys))
+        return self.losses_of_rows(batch_pairs(similarity, keys))
 
-    def _losses_of_rows(self, pairs):
-        """The losses, and what `_entries` takes of the rows."""
+    def losses_of_rows(self, pairs: Pairs) -> tuple[Tensor, Any, Any]:
+        """The losses, and what `row_weights` takes of the rows."""
         miner, weighting = self.row_forms
         mining = miner.statistics(pairs)
         mined = miner.entry(pairs, *mining)
@@ -151,10 +154,12 @@ class Pairwise:
         """diag(g) G + G^T diag(g)."""
         pairs = batch_pairs(similarity, keys)
         by_anchor = ops.expand_dims(upstream, 1), mining_statistics, weighting_statistics
-        by_candidate = _oriented(ops.transpose, by_anchor)
-        return self._entries(pairs, *by_anchor) + self._entries(pairs, *by_candidate)
+        by_candidate = oriented(ops.transpose, by_anchor)
+        return self.row_weights(pairs, *by_anchor) + self.row_weights(pairs, *by_candidate)
 
-    def _entries(self, pairs, upstream, mining_statistics, weighting_statistics):
+    def row_weights(
+        self, pairs: Pairs, upstream: Tensor, mining_statistics: Any, weighting_statistics: Any
+    ) -> Tensor:
         """The weights by the anchors whose statistics these are, columns or rows."""
         miner, weighting = self.row_forms
         mined = miner.entry(pairs, *mining_statistics)
@@ -270,7 +275,7 @@ class Pairwise:
         """
 
         def differentiable_gradient(unit_rows, upstream):
-            return self._differentiable_gradient(unit_rows, keys, upstream)
+            return self.differentiable_gradient_at_once(unit_rows, keys, upstream)
 
         miner, weighting = self.row_forms
         tiles = Tiles(miner, weighting, self.loss_parts, tile_size, keeps)
@@ -280,10 +285,6 @@ class Pairwise:
         """As `losses_against` the batch itself, in memory linear in it: `block_size` anchors at a
         time.
 
-        The backward pass computes the similarities of a block again. Of a row-wise loss it then has
-        the block's rows of G + G^T and takes one more product; of another it takes two. A second
-        derivative is taken all at once: its memory grows with the square.
-
         Args:
             unit_rows: (batch, dimension).
             keys: (batch, 5).
@@ -291,115 +292,11 @@ class Pairwise:
         Returns:
             (batch,).
         """
-
-        def losses_and_gradient(unit_rows):
-            if self.is_row_wise:
-                losses, *found = self.program(self._row_losses_in_blocks, unit_rows, keys)
-                return losses, lambda upstream: self.program(
-                    self._block_gradient_of_rows, unit_rows, keys, upstream, *found
-                )
-            losses = self.program(self.losses_in_blocks_without_gradient, unit_rows, keys)
-            return losses, lambda upstream: self.program(
-                self._block_gradient, unit_rows, keys, upstream
-            )
-
-        def differentiable_gradient(unit_rows, upstream):
-            if keras.backend.backend() != "jax":
-                return self._differentiable_gradient(unit_rows, keys, upstream)
-            # JAX takes this form for first derivatives too, and differentiates it block by block
-            return self._block_gradient(unit_rows, keys, upstream, self.differentiable_weights)
-
-        return in_closed_form(losses_and_gradient, unit_rows, differentiable_gradient)
+        return self._blocks.losses(unit_rows, keys)
 
     def losses_in_blocks_without_gradient(self, unit_rows: Tensor, keys: Tensor) -> Tensor:
         """The losses of `losses_in_blocks`, not to be differentiated."""
-        block_size = self.block_size
-        anchors, num_blocks = _padded(unit_rows, block_size)
-        anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
-
-        def add_block(block, losses):
-            start = block * block_size
-            rows = _rows(anchors, start, block_size)
-            row_keys = _rows(anchor_keys, start, block_size)
-            pairs = self._block_pairs(rows, row_keys, start, unit_rows, keys)
-            return ops.slice_update(losses, (start,), self.pair_loss(pairs))
-
-        losses = ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors[:, 0]))
-        return losses[: ops.shape(unit_rows)[0]]
-
-    def _row_losses_in_blocks(self, unit_rows, keys):
-        """The losses, and the statistics of all rows after whole blocks."""
-        block_size = self.block_size
-        anchors, num_blocks = _padded(unit_rows, block_size)
-        anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
-        nothing = ops.zeros_like(anchors[:, :1])
-        no_pair = ops.zeros_like(nothing, dtype="bool")
-
-        def add_block(block, columns):
-            start = block * block_size
-            rows = _rows(anchors, start, block_size)
-            row_keys = _rows(anchor_keys, start, block_size)
-            similarity = ops.matmul(rows, ops.transpose(unit_rows))
-            of_block = self._columns_of(batch_pairs(similarity, row_keys, keys, start))
-            return tuple(
-                tuple(ops.slice_update(column, (start, 0), new) for column, new in zip(*both))
-                for both in zip(columns, of_block)
-            )
-
-        start = self._columns_of(Pairs(nothing, no_pair, no_pair))
-        (losses,), mining, statistics = ops.fori_loop(0, num_blocks, add_block, start)
-        return losses[: ops.shape(unit_rows)[0], 0], mining, statistics
-
-    def _columns_of(self, pairs):
-        losses, mining, statistics = self._losses_of_rows(pairs)
-        return (ops.expand_dims(losses, 1),), tuple(mining), tuple(statistics)
-
-    def _block_gradient_of_rows(self, unit_rows, keys, upstream, mining, statistics):
-        block_size, size = self.block_size, ops.shape(unit_rows)[0]
-        anchors, num_blocks = _padded(unit_rows, block_size)
-        anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
-        upstream = ops.expand_dims(upstream, 1)
-        by_row = [_padded(upstream, block_size)[0], mining, statistics]
-        by_column = [upstream, *([column[:size] for column in of] for of in (mining, statistics))]
-        by_column = _oriented(ops.transpose, by_column)
-
-        def add_block(block, gradients):
-            start = block * block_size
-            rows = _rows(anchors, start, block_size)
-            row_keys = _rows(anchor_keys, start, block_size)
-            similarity = ops.matmul(rows, ops.transpose(unit_rows))
-            pairs = batch_pairs(similarity, row_keys, keys, start)
-            of_rows = _oriented(lambda column: _rows(column, start, block_size), by_row)
-            both = self._entries(pairs, *of_rows) + self._entries(pairs, *by_column)
-            return ops.slice_update(gradients, (start, 0), ops.matmul(both, unit_rows))
-
-        return ops.fori_loop(0, num_blocks, add_block, ops.zeros_like(anchors))[:size]
-
-    def _block_gradient(self, unit_rows, keys, upstream, weighting=None):
-        weighting = weighting or self.weighting
-        block_size = self.block_size
-        anchors, num_blocks = _padded(unit_rows, block_size)
-        anchor_keys = padded_keys(keys, ops.shape(anchors)[0] - ops.shape(keys)[0])
-        anchor_weights, _ = _padded(ops.expand_dims(upstream, 1), block_size)
-
-        def add_block(block, gradients):
-            by_anchors, by_candidates = gradients
-            start = block * block_size
-            rows = _rows(anchors, start, block_size)
-            row_keys = _rows(anchor_keys, start, block_size)
-            pairs = self._block_pairs(rows, row_keys, start, unit_rows, keys)
-            weights = _rows(anchor_weights, start, block_size) * weighting(pairs)
-            by_anchors = ops.slice_update(by_anchors, (start, 0), ops.matmul(weights, unit_rows))
-            return by_anchors, by_candidates + ops.matmul(ops.transpose(weights), rows)
-
-        by_anchors, by_candidates = ops.fori_loop(
-            0, num_blocks, add_block, (ops.zeros_like(anchors), ops.zeros_like(unit_rows))
-        )
-        return by_anchors[: ops.shape(unit_rows)[0]] + by_candidates
-
-    def _block_pairs(self, rows, keys, start, candidates, candidate_keys):
-        similarity = ops.matmul(rows, ops.transpose(candidates))
-        return self.pairs(similarity, keys, candidate_keys, start)
+        return self._blocks.losses_without_gradient(unit_rows, keys)
 
     def program(
         self, function: Callable[..., Any], *arguments: Any, variant: tuple[Any, ...] = ()
@@ -421,20 +318,3 @@ class Pairwise:
             program = tf.function(function, signature, jit_compile=True, autograph=False)
             self._programs[name] = program.get_concrete_function()
         return self._programs[name](*arguments)
-
-
-def _oriented(function, by_anchor):
-    """`(upstream, mining statistics, weighting statistics)`, each column through a function."""
-    upstream, *statistics = by_anchor
-    return function(upstream), *([function(column) for column in of] for of in statistics)
-
-
-def _padded(array, block_size):
-    """The rows, and as many zeros after them as whole blocks take; the number of blocks."""
-    size = ops.shape(array)[0]
-    number = (size + block_size - 1) // block_size
-    return ops.pad(array, [[0, number * block_size - size], [0, 0]]), number
-
-
-def _rows(array, start, number):
-    return ops.slice(array, (start, 0), (number, ops.shape(array)[1]))
