@@ -86,6 +86,7 @@ def test_compiled_they_agree_to_single_precision(keeps):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_compiled(name):
     for size in (TILE - 1, 2 * TILE, 5 * TILE + 1):
