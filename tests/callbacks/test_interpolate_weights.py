@@ -210,6 +210,7 @@ def test_a_second_fit_with_a_new_start_measures_that_start():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "options",
     [{"steps_per_execution": 2}, {"jit_compile": True}, {"jit_compile": False}],
@@ -223,6 +224,7 @@ def test_ways_to_compile(options):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_precisions(policy):
     keras.config.set_dtype_policy(policy)
@@ -252,6 +254,7 @@ def test_checkpoints_are_those_of_training(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("system", ["memory", "hdml", "proxies"])
 def test_models_around_an_embedder_have_that_interpolated(system):
     inner = embedder()
@@ -368,6 +371,7 @@ def test_reading_the_start_leaves_the_training_state_as_it_is(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_run_continued_by_backup_and_restore_ends_as_the_whole_one(tmp_path):
     def run(folder, interrupt_at=None, seed=1):
         def stop(epoch, logs):
@@ -397,6 +401,7 @@ def test_a_run_continued_by_backup_and_restore_ends_as_the_whole_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_two_devices():
     script = """
         import keras

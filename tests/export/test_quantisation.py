@@ -102,7 +102,9 @@ def test_a_smaller_file_is_like_the_float_one(kind, low, floats, photos, tmp_pat
     assert (ours * theirs).sum(axis=1).mean() > low - 0.01
 
 
-@pytest.mark.parametrize("kind", ["int8", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["int8", pytest.param("float16", marks=[pytest.mark.slow, pytest.mark.release])]
+)
 def test_inside_a_file_that_prepares_pictures_the_network_alone_changes(
     kind, floats, photos, tmp_path
 ):
@@ -134,7 +136,9 @@ def speckled(label, pixels):
     return pixels if label >= 3 else random.integers(120, 122, pixels.shape).astype(np.uint8)
 
 
-@pytest.mark.parametrize("spoilt", [black, pytest.param(speckled, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "spoilt", [black, pytest.param(speckled, marks=[pytest.mark.slow, pytest.mark.release])]
+)
 def test_a_bad_calibration_is_refused(spoilt, floats, tmp_path):
     # the first quarter of the classes calibrates
     folder = write_photos(tmp_path / "photos", spoilt)
@@ -239,6 +243,7 @@ def test_what_cannot_be_quantised_is_refused(floats, photos, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_the_command_writes_what_passes_and_ends_with_1(floats, photos, tmp_path, capsys):
     words = ["quantize", str(floats / "m.onnx"), "--images", str(photos)]
     assert main([*words, "--to", str(tmp_path), "--max-loss", "6"]) == 0

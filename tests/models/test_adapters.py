@@ -39,7 +39,10 @@ FAST = ("subclassed",)
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=() if kind in FAST else pytest.mark.slow) for kind in KINDS],
+    [
+        pytest.param(kind, marks=() if kind in FAST else [pytest.mark.slow, pytest.mark.release])
+        for kind in KINDS
+    ],
 )
 def test_any_model_trains_splits_and_comes_back(kind, tmp_path):
     build, shape, channels = KINDS[kind]

@@ -75,6 +75,7 @@ def test_image_goes_through_normalisation_and_network(mobilenet):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_bn_inception_takes_rgb():
     backbone = build_backbone("bn_inception", input_shape=(64, 64, 3))
     assert backbone.output_shape == (None, 2, 2, 1024)
@@ -127,6 +128,7 @@ def test_too_small_an_image_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_weights_file_of_the_cut_and_of_the_whole_network(tmp_path):
     whole = build_backbone("bn_inception", input_shape=(32, 32, 3)).layers[-1]
     kernel = whole.get_layer("inception_3b_3x3").kernel.numpy()

@@ -37,8 +37,8 @@ def after_two_steps(monkeypatch, checkpointed, run_eagerly):
     "policy, run_eagerly",
     [
         ("float32", True),
-        pytest.param("float32", False, marks=pytest.mark.slow),
-        pytest.param("mixed_bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("float32", False, marks=[pytest.mark.slow, pytest.mark.release]),
+        pytest.param("mixed_bfloat16", False, marks=[pytest.mark.slow, pytest.mark.release]),
     ],
 )
 def test_gradients_are_the_same_and_the_blocks_were_computed_again(

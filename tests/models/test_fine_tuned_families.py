@@ -58,7 +58,10 @@ def embedder_of(family):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in FAMILIES],
+    [
+        pytest.param(name, marks=() if name in FAST else [pytest.mark.slow, pytest.mark.release])
+        for name in FAMILIES
+    ],
 )
 def test_a_family_has_its_blocks_and_is_adapted_and_merged(family, tmp_path):
     embedder = embedder_of(family)

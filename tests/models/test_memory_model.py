@@ -36,6 +36,7 @@ def test_regularisation_and_metrics_as_in_any_model():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_remembers_in_float32(policy):
     keras.config.set_dtype_policy(policy)
@@ -57,6 +58,7 @@ def test_mixed_precision_remembers_in_float32(policy):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_an_interrupted_run_goes_on_bit_by_bit(tmp_path):
     inputs, labels = data(40)
 
@@ -174,6 +176,7 @@ def test_a_second_loss_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_several_replicas_are_refused():
     code = """
         import keras, keras_ms, numpy, tensorflow as tf

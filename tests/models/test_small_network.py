@@ -69,6 +69,7 @@ def test_images_of_a_batch_do_not_influence_each_other_at_inference():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_few_steps_reduce_the_loss():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

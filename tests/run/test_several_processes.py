@@ -62,6 +62,7 @@ def uninterrupted(folder, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.xdist_group("several processes")
 def test_two_processes_have_the_losses_of_one_and_the_first_writes(uninterrupted, folder, tmp_path):
     out, ended = uninterrupted
@@ -81,6 +82,7 @@ def test_two_processes_have_the_losses_of_one_and_the_first_writes(uninterrupted
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.xdist_group("several processes")
 def test_killed_and_resumed_they_end_as_uninterrupted(uninterrupted, folder, tmp_path):
     run = tmp_path / "runs" / "run"

@@ -17,6 +17,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_every_part_runs_without_tensorflow(tmp_path):
     photos = write_gradients(tmp_path / "photos")
     code = [python_for("jax"), "-c", WITHOUT_TENSORFLOW + _PROGRAM, BENCHMARKS / "gpu.py"]
@@ -33,6 +34,7 @@ def test_every_part_runs_without_tensorflow(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_keras_ms_is_imported_and_trains_without_tensorflow():
     code = """
 import numpy as np

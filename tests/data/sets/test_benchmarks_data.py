@@ -254,6 +254,7 @@ def test_cars_from_the_official_lists(shared_data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_cars_from_the_combined_annotations(shared_data, tmp_path, no_walk):
     names, class_ids = cars_lists(shared_data)
     write_combined(tmp_path / "cars_annos.mat", names, class_ids)
@@ -323,6 +324,7 @@ def sop_list(path, first_class, classes, images):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_sop_with_the_official_counts(tmp_path, no_walk):
     folder = tmp_path / "Stanford_Online_Products"
     folder.mkdir()
