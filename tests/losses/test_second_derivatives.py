@@ -59,7 +59,10 @@ def assert_second_derivatives(function):
     "name",
     [
         pytest.param(
-            name, marks=() if name in ("multi_similarity", "triplet") else pytest.mark.slow
+            name,
+            marks=()
+            if name in ("multi_similarity", "triplet")
+            else [pytest.mark.slow, pytest.mark.release],
         )
         for name in LOSSES
     ],

@@ -85,7 +85,11 @@ FEW = ("one-hot, open shape", "fewer labels")
 @pytest.mark.parametrize(
     "model, case",
     [
-        pytest.param(model, case, marks=() if model is pairs or case in FEW else pytest.mark.slow)
+        pytest.param(
+            model,
+            case,
+            marks=() if model is pairs or case in FEW else [pytest.mark.slow, pytest.mark.release],
+        )
         for model in (pairs, several, proxies, memory, metric)
         for case in WRONG
     ],

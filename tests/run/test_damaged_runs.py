@@ -20,7 +20,7 @@ from keras_ms.run.damaged_files import (
 from keras_ms.run.facts import run_history
 from keras_ms.run.folder import RunFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.release]
 small_is_tiny = small_runs.small_is_tiny
 
 FEW = ("--steps", "4", "--steps-per-epoch", "2", "--image-size", "16", "--export=")
