@@ -36,3 +36,14 @@ def test_the_command_line_is_called_as_before(capsys):
 def test_a_path_that_never_was_is_not_found():
     with pytest.raises(ModuleNotFoundError, match="keras_ms.nowhere"):
         importlib.import_module("keras_ms.nowhere")
+
+
+def test_modules_of_users_with_such_names_are_their_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("settings", "training", "html_report.pictures"):
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("whose = 'yours'\n")
+        assert importlib.import_module(name).whose == "yours"
+        for part in {name, name.split(".")[0]}:
+            monkeypatch.delitem(sys.modules, part)

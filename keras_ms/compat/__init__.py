@@ -99,7 +99,9 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds the modules of `MOVED`: each is the module at its new place, not a copy of it."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if fullname.removeprefix("keras_ms.") not in MOVED:
+        package, _, name = fullname.partition(".")
+        # a module `settings` or `training` of the user's own is not ours
+        if package != "keras_ms" or name not in MOVED:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 

@@ -129,6 +129,8 @@ def _onnx_model(path):
     onnxruntime: Any = import_onnx_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal only: errors are raised, with the same text
+    # its threads would wait for work by spinning, on the cores that decode the next pictures
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
