@@ -16,16 +16,18 @@ Then Multi-Similarity without its mining, and with embeddings of other sizes, wi
 won. (Of its three similarities, binomial deviance has a pair's own alone, lifted structure that
 to the other negatives alone, and Multi-Similarity without mining both.) Every finished training
 is a line of results.jsonl in the folder, and is not repeated; one that was interrupted is
-continued. At the end the tables are printed and written to tables.md. About 70 trainings; each
+continued. At the end the tables are printed and written to tables.md. 62 trainings; each
 takes minutes on two cores. `--only` and `--losses-only` do fewer.
 """
 
 import argparse
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +39,21 @@ from comparison import Results, mean_and_spread, short
 SEEDS = (0, 1, 2)
 SIZES = (64, 128, 256)  # of the embedding, beside the 512 of all others
 EMBEDDING_SIZE = 512
+MEASURED = "val_recall@1"  # in history.csv
+
+# not in the tables: the name of a row says them
+NAMED = (
+    "loss",
+    "loss.mining",
+    "hdml",
+    "classes_per_batch",
+    "images_per_class",
+    "neighbour_classes",
+)
 
 _HTL = {"loss": "hierarchical_triplet", "neighbour_classes": 4}
+# HDML's tuples are pairs: as many images of more classes
+_PAIRS = {"loss": "n_pair", "classes_per_batch": 40, "images_per_class": 2}
 _TRIPLETS = {"loss": "triplet", "loss.mining": "semi_hard"}
 
 # Three settings of each, as options of `keras-ms train`: the default, the published one, and what
@@ -61,7 +76,11 @@ TRIALS = {
     ],
     "n-pair": [{"loss": "n_pair", "loss.regularization": value} for value in (0.0, 0.002, 0.02)],
     "HDML around n-pair": [
-        {"loss": "n_pair", "hdml": "paper", "hdml.alpha": alpha, "hdml.beta": beta}
+        {**_PAIRS, "hdml": "paper", "hdml.alpha": alpha, "hdml.beta": beta}
+        for alpha, beta in ((90.0, 1e4), (90.0, 1e3), (1.0, 1e3))
+    ],
+    "HDML around n-pair, official": [
+        {**_PAIRS, "hdml": "official", "hdml.alpha": alpha, "hdml.beta": beta}
         for alpha, beta in ((90.0, 1e4), (90.0, 1e3), (1.0, 1e3))
     ],
     "HDML around triplet": [
@@ -81,18 +100,25 @@ def main() -> None:
     (given.to / "tables.md").write_text(text + "\n", encoding="utf-8")
 
 
-def parsed():
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data-dir", required=True, help="folder with a folder for each class")
     parser.add_argument("--backbone", default="mobilenet_v2")
-    parser.add_argument("--weights", required=True, help="its .weights.h5 file, or package")
+    parser.add_argument("--weights", default="", help="its .weights.h5 file, or package")
+    parser.add_argument("--dataset", default="folder", help="how --data-dir is read")
     parser.add_argument("--output-layer", default="")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="how often the held-out classes are measured"
+    )
     parser.add_argument("--to", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--trainings", type=Path, default=Path("runs/whole_networks"), help="folder of what is made"
+    )
     parser.add_argument("--only", default="", help="names of losses, separated by semicolons")
     parser.add_argument("--losses-only", action="store_true", help="no parts and no other sizes")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 class Comparison:
@@ -109,6 +135,7 @@ class Comparison:
         )
         self._network = {
             "data": Path(given.data_dir).name,
+            "dataset": given.dataset,
             "backbone": given.backbone,
             "output_layer": given.output_layer,
             "image_size": given.image_size,
@@ -126,31 +153,36 @@ class Comparison:
         recalls = [self.trained(setting, SEEDS[0])["validation"] for setting in TRIALS[name]]
         return TRIALS[name][int(np.argmax(recalls))]
 
-    def _run(self, setting, seed):
-        given, folder = self._given, self._given.to / "training"
-        words = {
+    def words(self, setting: dict, seed: int) -> dict:
+        """The options of `keras-ms train` of a training."""
+        given = self._given
+        return {
             "data_dir": given.data_dir,
-            "dataset": "folder",
+            "dataset": given.dataset,
             "backbone": given.backbone,
-            "weights": given.weights,
+            **({"weights": given.weights} if given.weights else {}),
             "output_layer": given.output_layer,
             "image_size": given.image_size,
             "steps": given.steps,
-            "steps_per_epoch": given.steps // 3,
+            "steps_per_epoch": given.steps // given.epochs,
             "seed": seed,
             "export": "",
-            "runs_folder": str(folder),
+            "runs_folder": str(given.trainings),
             "run_name": "run",
             **setting,
         }
+
+    def _run(self, setting, seed):
+        folder, words = self._given.trainings, self.words(setting, seed)
         asked = json.dumps(words, sort_keys=True)
         command = [sys.executable, "-m", "keras_ms.cli", "train"]
         mark = folder / "asked.json"
         if mark.is_file() and mark.read_text() == asked and (folder / "run").is_dir():
             command += ["--resume", str(folder / "run")]
         else:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            # the features of the start are the same for all of a seed, and stay
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
             mark.write_text(asked)
             for name, value in words.items():
                 command += [f"--{name.replace('_', '-')}", str(value)]
@@ -159,7 +191,9 @@ class Comparison:
         summary = json.loads((folder / "run" / "summary.json").read_text())
         choice = summary["choice"]
         kept = choice["candidates"][choice["chosen"]]
-        shutil.rmtree(folder)
+        with open(folder / "run" / "history.csv", encoding="utf-8") as file:
+            history = [[int(row["step"]), float(row[MEASURED])] for row in csv.DictReader(file)]
+        shutil.rmtree(folder / "run")
         return {
             "validation": summary["validation_recall"]["chosen"]["1"],
             "test": summary["test_recall"]["chosen"]["1"],
@@ -167,6 +201,7 @@ class Comparison:
             "start": summary["test_recall"]["step_0"]["1"],
             "features": summary["test_recall"].get("pooled_features", {}).get("1"),
             "kept": {name: kept[name] for name in ("steps", "alpha")},
+            "history": [(step, round(recall, 4)) for step, recall in history],
         }
 
 
@@ -178,7 +213,7 @@ def tables(comparison: Comparison, names: list[str], *, losses_only: bool) -> li
     for name in names:
         setting = comparison.chosen(name)
         runs = [comparison.trained(setting, seed) for seed in SEEDS]
-        words = short(setting, without=("loss", "loss.mining", "hdml")).replace("loss.", "")
+        words = short(setting, without=NAMED).replace("loss.", "")
         cells = (in_percent(runs, place) for place in ("validation", "test", "last"))
         mean = np.mean([run["test"] for run in runs])
         rows.append((mean, f"| {name} | {words} | {' | '.join(cells)} |"))
