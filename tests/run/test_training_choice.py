@@ -225,7 +225,7 @@ def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
         "off",
         True,
     )
-    assert finetuned.settings.training.backbone_learning_rate == pytest.approx(0.0003)
+    assert finetuned.settings.training.backbone_learning_rate == 0.003
     assert_chosen_among_steps_and_shares(finetuned, 6, (2, 4))
     assert_exported_as_chosen(finetuned)
     model = embedder_of(finetuned.settings)

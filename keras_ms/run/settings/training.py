@@ -63,8 +63,8 @@ class TrainingSettings:
     )
     backbone_learning_rate: float | None = setting(
         None,
-        "learning rate of the backbone; default: a tenth of --learning-rate for a pretrained one "
-        "without --layer-decay and --lora-rank, else the same",
+        "learning rate of the backbone; default: --learning-rate, or a tenth of it for a "
+        "pretrained one without a name in `keras-ms backbones`, --layer-decay and --lora-rank",
         at_least=0,
         read_with=_TRAINED_BACKBONE,
     )

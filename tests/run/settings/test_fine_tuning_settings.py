@@ -36,11 +36,11 @@ def test_what_does_not_go_together_is_refused_by_name(given, expected):
         Settings.from_values(**FINETUNED, **given)
 
 
-def test_the_backbone_has_a_tenth_of_the_rate_only_where_nothing_else_says_how_much():
+def test_the_backbone_has_a_rate_of_its_own_only_where_nothing_else_says_how_much():
     def rate(**given):
         return Settings.from_values(**FINETUNED, **given).training.backbone_learning_rate
 
-    assert rate() == pytest.approx(1e-5)
+    assert rate() == 1e-4
     assert rate(layer_decay=0.75) is None and rate(lora_rank=8) is None
     assert rate(layer_decay=0.75, backbone_learning_rate=1e-6) == 1e-6
 

@@ -8,7 +8,6 @@ import pytest
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.defaults import (
-    BACKBONE_RATE,
     DEFAULTS,
     UNTUNED_HEAD,
     classes_per_batch,
@@ -34,7 +33,7 @@ def test_every_default_is_that_of_the_situation(kind, given):
         assert settings.values()[name] == value, name
     assert settings.training.tune == ("folds" if kind == "frozen" else "off")
     assert settings.training.steps_per_epoch == 100
-    rate = pytest.approx(BACKBONE_RATE * 1e-4) if kind == "finetuned" else None
+    rate = 1e-4 if kind == "finetuned" else None
     assert settings.training.backbone_learning_rate == rate
 
 
@@ -87,7 +86,10 @@ def test_a_head_without_folds_takes_the_untuned_start_and_rate():
 
 def test_the_backbone_follows_the_rate_of_the_head():
     settings = Settings.from_values(**SITUATIONS["finetuned"], learning_rate=0.02)
-    assert settings.training.backbone_learning_rate == pytest.approx(0.002)
+    assert settings.training.backbone_learning_rate == 0.02
+    for backbone in ("mine.keras", "hub:dinov2_small"):  # perhaps a transformer
+        settings = Settings.from_values(weights="", backbone=backbone, learning_rate=0.02)
+        assert settings.training.backbone_learning_rate == pytest.approx(0.002)
     still = Settings.from_values(weights="a.weights.h5", backbone_learning_rate=0.0)
     assert still.training.backbone_learning_rate == 0
 
