@@ -1,4 +1,4 @@
-"""keras-ms export: a saved .keras model as SavedModel and ONNX."""
+"""keras-ms export: a saved .keras model, or that of a run, as SavedModel and ONNX."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from keras_ms.run.settings.training import ExportSettings
 
 @dataclass(frozen=True)
 class _Options:
-    model: Annotated[Positional[str], option("a .keras file", "MODEL")]
+    model: Annotated[Positional[str], option("a .keras file, or the folder of a run", "MODEL")]
     to: Annotated[str, option("folder to export into", "FOLDER")]
     formats: Annotated[
         tuple[str, ...],
@@ -30,7 +30,8 @@ class _Options:
     resize_to: Annotated[
         int | None,
         option(
-            "shorter side of a photo before its centre is cut out, recorded in the files",
+            "shorter side of a photo before its centre is cut out, recorded in the files; default: "
+            "that of the run",
             "PIXELS",
             default="",
         ),
@@ -56,12 +57,14 @@ def run(words: Sequence[str]) -> None:
     formats = ExportSettings(options.formats).formats
     if options.resize_to is not None and options.resize_to < 1:
         raise ValueError(f"Expected --resize-to of at least 1. Received: {options.resize_to}")
-    if "photo_onnx" in formats and options.resize_to is None:
+    is_run = os.path.isfile(os.path.join(options.model, "settings.json"))
+    if "photo_onnx" in formats and options.resize_to is None and not is_run:
         raise ValueError(
             "--formats photo_onnx needs --resize-to: the shorter side of a photo, in pixels, "
             "before its centre is cut out, as the model was evaluated"
         )
-    check_is_there(options.model, "a .keras file")
+    file = os.path.join(options.model, "embedder.keras") if is_run else options.model
+    check_is_there(file, "a .keras file, or the folder of a run that has ended")
     # whatever backend trained the model: the files are TensorFlow's
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import_keras()
@@ -69,16 +72,21 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.export.formats import export_formats
     from keras_ms.models.keras_file import load_keras_file
 
-    model, shorter = load_keras_file(options.model), options.resize_to
-    export_formats(
-        model,
-        options.to,
-        formats,
-        metadata=metadata,
-        preprocessing=None
-        if shorter is None
-        else Preprocessing(resize_to=shorter, exif_orientation=options.apply_exif_orientation),
-    )
+    if options.resize_to is not None:
+        preprocessing = Preprocessing(
+            resize_to=options.resize_to, exif_orientation=options.apply_exif_orientation
+        )
+    else:
+        preprocessing = _run_preprocessing(options.model) if is_run else None
+    model = load_keras_file(file)
+    export_formats(model, options.to, formats, metadata=metadata, preprocessing=preprocessing)
+
+
+def _run_preprocessing(folder):
+    from keras_ms.run.exports import run_preprocessing
+    from keras_ms.run.folder import RunFolder
+
+    return run_preprocessing(RunFolder(folder).read_settings())
 
 
 def _metadata(text):

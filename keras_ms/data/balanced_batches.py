@@ -267,9 +267,17 @@ def _views_of_files(dataset, images, cache, image_size, scale, ratio, flip):
 
 
 def _checked_view(image_size, crop_scale, crop_ratio, flip, image_list):
-    if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise ValueError(f"Expected 0 < least <= greatest <= 1 in `crop_scale`. Got: {crop_scale}")
-    if not 0 < crop_ratio[0] <= crop_ratio[1]:
-        raise ValueError(f"Expected 0 < least <= greatest in `crop_ratio`. Received: {crop_ratio}")
+    if crop_scale is not None:
+        _check_range("crop_scale", crop_scale, most=1)
+    _check_range("crop_ratio", crop_ratio, most=None)
     side = side_for(image_list, image_size)
     return {"image_size": side, "scale": crop_scale, "ratio": crop_ratio, "flip": flip}
+
+
+def _check_range(name, value, *, most):
+    words = "0 < least <= greatest" + (f" <= {most}" if most else "")
+    # of one number, as settings have it, the other end would be a guess
+    if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
+        raise ValueError(f"Expected `{name}` as (least, greatest). Received: {value!r}")
+    if not 0 < value[0] <= value[1] or (most and value[1] > most):
+        raise ValueError(f"Expected {words} in `{name}`. Received: {value}")

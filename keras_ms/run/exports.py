@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_ms.data.image_list import ImageList
 from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import PHOTO_ONNX, export_formats
@@ -76,12 +77,7 @@ def write_exports(
             "training_data": f"{images.name}: {counts['train'][0]} classes",
             "recall_at_1": f"{recall['1']:.4f} on {counts['test'][0]} unseen classes",
         },
-        "preprocessing": Preprocessing(
-            image_size=settings.images.image_size,
-            resize_to=shorter_side(settings, images),
-            exif_orientation=images.apply_exif_orientation,
-            before_resizing=FRAMED if settings.data.framed_drawings else "",
-        ),
+        "preprocessing": run_preprocessing(settings, images),
         "log": log,
     }
     if keras.backend.backend() == "tensorflow":
@@ -92,6 +88,21 @@ def write_exports(
         with on_one_device():
             deployed = load_keras_file(run.model_file)
     return export_in_a_process(deployed, run.model_file, folder, formats, **options)
+
+
+def run_preprocessing(settings: Settings, images: ImageList | None = None) -> Preprocessing:
+    """What a run does to a picture before its network is shown it, as exported files say it.
+
+    Args:
+        settings: its `Settings`.
+        images: its images. Defaults to None: what the settings say of them.
+    """
+    return Preprocessing(
+        image_size=settings.images.image_size,
+        resize_to=shorter_side(settings, images),
+        exif_orientation=settings.data.apply_exif_orientation,
+        before_resizing=FRAMED if settings.data.framed_drawings else "",
+    )
 
 
 def exported_recall(

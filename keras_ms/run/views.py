@@ -8,15 +8,26 @@ import tensorflow as tf
 from keras_ms.data.distortions import distort
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import default_resize_to, evaluation_batches
+from keras_ms.data.sets.catalogue import chosen_data_set
 from keras_ms.run.settings import Settings
 
 # of `distort`, what the setting `distortion` multiplies, at a strength of 1
 _DISTORTION = {"rotation": 10.0, "scale": 0.15, "shear": 0.15, "translation": 0.08}
 
 
-def shorter_side(settings: Settings, images: ImageList) -> int:
-    """Pixels of the shorter side of an image before its centre is cut out, in evaluation."""
-    return settings.images.resize_to or default_resize_to(images, settings.images.image_size)
+def shorter_side(settings: Settings, images: ImageList | None = None) -> int:
+    """Pixels of the shorter side of an image before its centre is cut out, in evaluation.
+
+    Args:
+        settings: `Settings`.
+        images: an `ImageList` of the run. Defaults to None: what the settings say of them.
+    """
+    given, size = settings.images.resize_to, settings.images.image_size
+    if given or images is not None:
+        return given or default_resize_to(images, size)
+    data_set = chosen_data_set(settings.data.dataset, settings.data.data_dir)
+    # what is made for a size is seen whole
+    return size if "image_size" in data_set.takes else default_resize_to(None, size)
 
 
 def plain_batches(

@@ -149,7 +149,13 @@ def test_sources_and_settings_that_cannot_work_are_refused(labels, options, mess
 
 
 def test_image_settings_that_cannot_work_are_refused(birds):
-    for options in ({"crop_scale": (0, 1)}, {"crop_scale": (0.5, 1.5)}, {"crop_ratio": (2, 1)}):
+    for options in (
+        {"crop_scale": (0, 1)},
+        {"crop_scale": (0.5, 1.5)},
+        {"crop_scale": 0.3},
+        {"crop_ratio": (2, 1)},
+        {"crop_ratio": (1, 2, 3)},
+    ):
         with pytest.raises(ValueError, match=next(iter(options))):
             balanced_batches(birds, classes_per_batch=2, images_per_class=2, **options)
 

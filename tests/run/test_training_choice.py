@@ -12,6 +12,7 @@ from small_runs import assert_same_state, history, kill_9_in_an_epoch, train_wor
 
 from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.cli.main import main
+from keras_ms.export.embedder import load_embedder, view_sizes
 from keras_ms.models.backbones import build_backbone
 from keras_ms.models.embedding import split_embedder
 from keras_ms.run.choice import WeightsChoice, best_of
@@ -285,6 +286,16 @@ def test_a_run_folder_of_the_version_before_resumes_as_it_began(
     resumed = Finished(tmp_path / "old")
     assert resumed.summary["choice"] == whole.summary["choice"]
     assert {c.alpha for c in resumed.choice.candidates if c.steps} == {1.0}
+
+
+def test_a_run_is_exported_again_as_it_was_shown_its_photos(finetuned, tmp_path):
+    assert (
+        main(["export", str(finetuned.run.path), "--to", str(tmp_path), "--formats", "onnx"]) == 0
+    )
+    exported = finetuned.run.path.parents[1] / "exports" / "run"
+    again, first = (load_embedder(path / "embedder.onnx") for path in (tmp_path, exported))
+    assert view_sizes(again) == view_sizes(first)
+    assert again.fingerprint == first.fingerprint
 
 
 def test_a_rate_for_a_frozen_backbone_is_refused_with_both_ways_out(folder, tmp_path, capsys):

@@ -1,0 +1,248 @@
+"""A curriculum against all data at once: a whole classifier on labels as a web crawl gives them.
+
+    python scripts/compare_web_labels.py --data-dir cars196 --foreign cub200_2010 \\
+        --weights mobilenet_v2.weights.h5 --to runs/compare_web_labels
+
+The photos of each class are divided by lot: a quarter is tested on, 15 % choose the learning rate,
+the others are trained on. Those alone are made what a crawl brings, anew for each seed:
+- imbalance: a class keeps between 40 and 100 % of its photos;
+- neighbouring classes confused: 20 % of a class get the label of the class most like it, by the
+  features of ImageNet;
+- foreign photos: 15 % of all are of the other folder, each under a random class;
+- duplicates: 10 % of the photos are there twice.
+
+The whole network learns, with Adam, as many steps for each method:
+- everything: all at once;
+- everything, three times: the schedule of a curriculum, with all photos in each stage;
+- curriculum: three stages, weights 1, 0.5 and 0.5, subsets by the features of ImageNet;
+- curriculum, own features: as in the paper, by the features of the network of "everything";
+- clean labels only: without the wrong ones, which only the experiment knows.
+
+The learning rate is the one with which "everything" does best on the validation photos, seed 0.
+Error on the test photos in %, after each stage too. Every finished training is a line of
+results.jsonl in the folder and is not repeated.
+"""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from comparison import Results, mean_and_spread
+
+from keras_ms.curriculum.batches import curriculum_batches
+from keras_ms.curriculum.label_noise import class_similarity, corrupt_labels, mix_in_outliers
+from keras_ms.curriculum.subsets import curriculum_subsets
+from keras_ms.data.image_list import ImageList
+from keras_ms.data.images import evaluation_batches
+from keras_ms.evaluation.embed import batches_without_labels, embed_batches
+from keras_ms.files import whole_file
+from keras_ms.models.embedding import build_embedder, split_embedder
+from keras_ms.optimizers import StageSchedule
+
+METHODS = (
+    "everything",
+    "everything, three times",
+    "curriculum",
+    "curriculum, own features",
+    "clean labels only",
+)
+SEEDS = (0, 1, 2)
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+STAGES, BATCH_SIZE = 3, 64
+TESTED, CHOSEN_BY = 0.25, 0.15
+LEAST_KEPT, CONFUSED, FOREIGN, TWICE = 0.4, 0.2, 0.15, 0.1
+
+
+def divided(images: ImageList, seed: int = 0) -> dict[str, ImageList]:
+    """Lists by name: train, validation and test, each with photos of every class."""
+    rng, parts = np.random.default_rng(seed), {"test": [], "validation": [], "train": []}
+    for label in range(len(images.class_names)):
+        rows = rng.permutation(np.flatnonzero(images.labels == label))
+        ends = np.cumsum([round(TESTED * len(rows)), round(CHOSEN_BY * len(rows))])
+        for name, part in zip(parts, np.split(rows, ends)):
+            parts[name].append(part)
+    return {name: taken(images, np.sort(np.concatenate(part))) for name, part in parts.items()}
+
+
+def taken(images: ImageList, rows: np.ndarray) -> ImageList:
+    """The images of these rows, as training images; a row may be there twice."""
+    return replace(
+        images,
+        paths=images.paths[rows],
+        labels=images.labels[rows],
+        split=np.full(len(rows), "train"),
+    )
+
+
+def crawled(images: ImageList, foreign: ImageList, similarity: np.ndarray, seed: int):
+    """(images with labels of a crawl, which of them are wrong)."""
+    rng, kept = np.random.default_rng(seed), []
+    for label in np.unique(images.labels):
+        rows = rng.permutation(np.flatnonzero(images.labels == label))
+        kept.append(rows[: max(2, round(rng.uniform(LEAST_KEPT, 1) * len(rows)))])
+    images = taken(images, np.sort(np.concatenate(kept)))
+    noisy = corrupt_labels(images.labels, CONFUSED, "pairs", similarity=similarity, seed=seed)
+    mixed = mix_in_outliers(replace(images, labels=noisy.labels), foreign, FOREIGN, seed=seed)
+    wrong = np.concatenate([noisy.corrupted, mixed.outlier[len(images) :]])
+    rows = np.arange(len(wrong))
+    rows = np.concatenate([rows, rng.choice(rows, round(TWICE * len(rows)), replace=False)])
+    return taken(mixed.images, rows), wrong[rows]
+
+
+class Experiment:
+    """The photos of a comparison and its trainings, each of them once."""
+
+    def __init__(self, given: argparse.Namespace):
+        self._given = given
+        self.parts = divided(ImageList.from_folder(given.data_dir, test_fraction=0))
+        self._foreign = ImageList.from_folder(given.foreign, test_fraction=0)
+        self._results = Results(given.to, lambda run: [run[name] for name in _KEY])
+        features = self._features(self._network(0)[0], self.parts["train"])
+        self._similarity = class_similarity(features, self.parts["train"].labels)
+
+    def error(self, method: str, rate: float, seed: int) -> dict:
+        """A line of the results: errors, shares, on validation and test photos, by stage."""
+        given = self._given
+        what = {"data": Path(given.data_dir).name, "backbone": given.backbone}
+        what |= {"image_size": given.image_size, "steps": given.steps}
+        what |= {"method": method, "rate": rate, "seed": seed}
+        return self._results.find_or_run(what, lambda: self._run(method, rate, seed))
+
+    def _run(self, method, rate, seed):
+        keras.utils.set_random_seed(seed)
+        images, wrong = crawled(self.parts["train"], self._foreign, self._similarity, seed)
+        features_model, classifier = self._network(seed)
+        rows, subset = np.arange(len(images)), np.zeros(len(images), np.int8)
+        if method == "clean labels only":
+            rows = np.flatnonzero(~wrong)
+        elif method.startswith("curriculum"):
+            subset = self._subset(method, features_model, images, rate, seed)
+        stages = STAGES if method == "everything, three times" else int(subset.max()) + 1
+        steps = self._given.steps // stages
+        schedule: keras.optimizers.schedules.LearningRateSchedule = StageSchedule(
+            keras.optimizers.schedules.CosineDecay(rate, steps), steps, stages
+        )  # pyright: ignore[reportAssignmentType]
+        classifier.compile(
+            keras.optimizers.Adam(schedule),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        batches = curriculum_batches(
+            taken(images, rows),
+            subset[rows],
+            batch_size=BATCH_SIZE,
+            steps_per_stage=steps,
+            stages=int(subset.max()) + 1,
+            seed=seed,
+            image_size=self._given.image_size,
+            crop_scale=(0.3, 1.0),
+        )
+        found = {"validation": [], "test": []}
+
+        def measure(epoch, logs):
+            for name, errors in found.items():
+                errors.append(self._wrong_share(classifier, self.parts[name]))
+
+        classifier.fit(
+            batches,
+            epochs=stages,
+            steps_per_epoch=steps,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=measure)],
+            verbose=0,  # pyright: ignore[reportArgumentType]
+        )
+        if method == "everything":
+            self._keep_subset(features_model, images, rate, seed)
+        shares = [float(wrong[subset == k].mean()) for k in range(int(subset.max()) + 1)]
+        return {**found, "wrong": shares, "images": np.bincount(subset).tolist()}
+
+    def _network(self, seed):
+        """(images to pooled features, images to scores of the classes): they share layers."""
+        keras.backend.clear_session()
+        given = self._given
+        embedder = build_embedder(
+            given.backbone, weights=given.weights or None, image_size=given.image_size, seed=seed
+        )
+        features_model, _ = split_embedder(embedder)
+        scores = keras.layers.Dense(len(self.parts["test"].class_names), name="scores")
+        return features_model, keras.Model(
+            features_model.input, scores(features_model.output), name="classifier"
+        )
+
+    def _features(self, model, images):
+        return embed_batches(model, batches_without_labels(self._batches(images)))
+
+    def _batches(self, images):
+        return evaluation_batches(images, self._given.image_size, cache=False)
+
+    def _wrong_share(self, classifier, images):
+        scores = embed_batches(classifier, batches_without_labels(self._batches(images)))
+        return float((scores.argmax(axis=1) != images.labels).mean())
+
+    def _subset(self, method, features_model, images, rate, seed):
+        if method == "curriculum":
+            features = self._features(features_model, images)
+            return curriculum_subsets(features, images.labels).subset
+        file = self._subset_file(rate, seed)
+        if not file.is_file():  # its training was on another machine
+            self._run("everything", rate, seed)
+        return np.load(file, allow_pickle=False)
+
+    def _keep_subset(self, features_model, images, rate, seed):
+        found = curriculum_subsets(self._features(features_model, images), images.labels)
+        with whole_file(self._subset_file(rate, seed)) as temporary:
+            np.save(temporary, found.subset)
+
+    def _subset_file(self, rate, seed):
+        return Path(self._given.to) / f"subsets-{rate:g}-{seed}.npy"
+
+
+_KEY = ("data", "backbone", "image_size", "steps", "method", "rate", "seed")
+
+
+def tables(experiment: Experiment) -> list[str]:
+    """Markdown lines."""
+    errors = [experiment.error("everything", rate, 0)["validation"][-1] for rate in LEARNING_RATES]
+    rate = LEARNING_RATES[int(np.argmin(errors))]
+    lines = [
+        "| | stage 1 | stage 2 | stage 3 | wrong labels in the subsets, % |",
+        "|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        runs = [experiment.error(method, rate, seed) for seed in SEEDS]
+        stages = zip(*(run["test"] for run in runs))
+        cells = [mean_and_spread([100 * error for error in stage]) for stage in stages]
+        cells = ["–"] * (STAGES - len(cells)) + cells
+        shares = np.mean([run["wrong"] for run in runs], axis=0)
+        words = ", ".join(f"{100 * share:.0f}" for share in shares)
+        lines.append(f"| {method} | {' | '.join(cells)} | {words} |")
+    return [f"Learning rate {rate:g}.", "", *lines]
+
+
+def parsed(words=None):
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--data-dir", required=True, help="folder with a folder for each class")
+    parser.add_argument("--foreign", required=True, help="folder of photos of nothing of these")
+    parser.add_argument("--backbone", default="mobilenet_v2")
+    parser.add_argument("--weights", default="", help="its .weights.h5 file, or package")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=450, help="of each training, in three stages")
+    parser.add_argument("--to", default="runs/compare_web_labels", help="folder of the results")
+    given = parser.parse_args(words)
+    if given.steps < STAGES or given.steps % STAGES:
+        parser.error(f"--steps: expected a multiple of {STAGES}. Received: {given.steps}")
+    return given
+
+
+def main():
+    given = parsed()
+    text = "\n".join(tables(Experiment(given)))
+    print(text)
+    (Path(given.to) / "tables.md").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
