@@ -22,9 +22,13 @@ def comparison(script, tmp_path):
 
 
 def test_every_trial_has_options_of_train(script, comparison):
-    for trials in script.TRIALS.values():
-        assert len(trials) == 3
-        for setting in [*trials, {**trials[0], "embedding_size": 64}]:
+    parts = [
+        {**script.TRIALS["multi_similarity"][0], **change, "embedding_size": 64}
+        for change in script.PARTS.values()
+    ]
+    for trials in [*script.TRIALS.values(), parts]:
+        assert len(trials) == 3 or trials is parts
+        for setting in trials:
             given = []
             for name, value in comparison.words(setting, 1).items():
                 given += [f"--{name.replace('_', '-')}", str(value)]
