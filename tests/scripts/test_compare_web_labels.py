@@ -58,6 +58,7 @@ def test_a_crawl_confuses_mixes_and_repeats_and_says_which_labels_are_wrong(scri
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_from_photos_to_a_table(script, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "SEEDS", (0,))
     monkeypatch.setattr(script, "LEARNING_RATES", (1e-3,))
