@@ -32,6 +32,13 @@ class Embedder(NamedTuple):
         preprocessing: the `Preprocessing` that the file records; None where it holds none.
         fingerprint: text that all files of one model share: embeddings of two models with other
             fingerprints cannot be compared.
+
+    Example:
+
+    >>> embedder = load_embedder("embedder.onnx")  # doctest: +SKIP
+    >>> images = np.zeros((2, embedder.image_size, embedder.image_size, 3))  # doctest: +SKIP
+    >>> embedder.run(images.astype(embedder.input_dtype)).shape  # doctest: +SKIP
+    (2, 512)
     """
 
     run: Callable[[np.ndarray], Any]
@@ -106,8 +113,9 @@ def embed_images(
         resize_to: pixels of the shorter side before the centre is cut out. Defaults to `None`:
             what the model's file records, else in proportion to `image_size`.
         batch_size: images embedded at a time. Changes memory and speed only; a model of a fixed
-            batch is given its own.
-        verbose: show progress: a bar on a terminal, else a line every half minute.
+            batch is given its own. Defaults to 64.
+        verbose: show progress: a bar on a terminal, else a line every half minute. Defaults to
+            `True`.
 
     Returns:
         float32 array (len(images), dimension), of norm 1 where the model has that, as those of
@@ -227,11 +235,11 @@ def _listed(paths):
     """An ImageList of image files without classes."""
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise ValueError(f"Expected `images` as a list of paths. Received one path: {paths!r}")
-    paths = list(paths)
-    if not paths:
+    listed: Any = list(paths)
+    if not listed:
         raise ValueError("Expected at least one image to embed. Received an empty list")
-    count = len(paths)
-    return ImageList(paths, np.zeros(count, int), ("photo",), ["test"] * count, name="photos")
+    labels, split = np.zeros(len(listed), int), np.full(len(listed), "test")
+    return ImageList(listed, labels, ("photo",), split, name="photos")
 
 
 def takes_pictures(embedder: Embedder) -> bool:
