@@ -60,6 +60,9 @@ def curriculum_balanced_batches(
     A class with a single image in a stage makes no positive pair: it is left out of that stage,
     which is logged, and comes in with a later one.
 
+    Reference: Guo et al.: CurriculumNet: Weakly Supervised Learning from Large-Scale Web Images,
+    ECCV 2018; its stages, with balanced batches for an embedder.
+
     Relations: `balanced_batches` draws from all images from the first step on: take that where the
     labels can be trusted, this for labels of the web. `curriculum_batches` is the one for
     classifiers, `neighbour_batches` goes by classes instead.
@@ -135,6 +138,9 @@ def curriculum_batches(
     As `curriculum_balanced_batches`, with images of any class in a batch: all images of the stage
     in random order, then all in another order, and so on, without a smaller batch at the end. Each
     stage begins such an order anew.
+
+    Reference: Guo et al.: CurriculumNet: Weakly Supervised Learning from Large-Scale Web Images,
+    ECCV 2018.
 
     Relations: for a classifier, whose batches need no pairs; `curriculum_balanced_batches` is the
     one for pair-based losses.

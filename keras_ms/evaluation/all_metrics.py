@@ -95,6 +95,9 @@ def evaluate_embeddings(
     search the gallery; an image may be both, and then leaves itself out, by its index. Images that
     are neither are ignored. The cluster metrics take queries and gallery together.
 
+    Reference: R-Precision and MAP@R: Musgrave, Belongie, Lim: A Metric Learning Reality Check, ECCV
+    2020.
+
     Relations: `keras_ms.recall_at_k` alone for Recall@K, without intervals;
     `keras_ms.collect_report` for a page with the queries behind the figures; `keras-ms evaluate`
     for a model's file.

@@ -227,6 +227,9 @@ def neighbour_batches(
     the source, the seed, its step and the tree of its epoch. Without steps from `order.follow`, an
     epoch begins where the last one that was read to its end stopped.
 
+    Reference: Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss, ECCV
+    2018 (anchor-neighbour sampling).
+
     Relations: `balanced_batches` needs no tree, has no end and draws classes at random: take it
     unless batches hold too few hard negatives, which triplet losses need most.
     `curriculum_balanced_batches` chooses the images of a class, not the classes.

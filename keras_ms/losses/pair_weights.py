@@ -156,6 +156,9 @@ class PairStatistics(keras.callbacks.Callback):
 
     Put it before the callbacks that read the logs.
 
+    Reference: the weights are those of Wang et al., Multi-Similarity Loss with General Pair
+    Weighting for Deep Metric Learning, CVPR 2019, Section 3.
+
     Relations: `MinedAnchors` is a metric of the batches that are trained on anyway, at no further
     pass, and counts anchors by the miner of `MultiSimilarityLoss`; this asks the miner and the
     weighting of the loss that trains. `pair_weights` gives the matrix of one batch;

@@ -77,6 +77,9 @@ class Proxies(keras.layers.Layer):
     batch times classes and need no sampling of pairs. To deploy, take the embedder alone; for
     Recall@K while training, `RecallAtK(dataset, embedder=embedder)`.
 
+    Reference: Movshovitz-Attias et al.: No Fuss Distance Metric Learning using Proxies, ICCV 2017;
+    Kim, Kim, Cho, Kwak: Proxy Anchor Loss for Deep Metric Learning, CVPR 2020.
+
     Relations: a layer, trained with `ProxyNCALoss` or `ProxyAnchorLoss`. Take proxies where batches
     cannot hold several images of a class, and where there is room for a vector a class; pair-based
     losses have no weights of their own and know no number of classes. `keras_ms.CrossBatchMemory`
