@@ -122,7 +122,10 @@ def decayed_kernels(variables: Sequence[Any]) -> list[bool]:
     towards zero they lose what they stand for, and a matrix is what regularisation is about.
 
     Args:
-        variables: `keras.Variable`s.
+        variables: `keras.Variable`s, such as `model.trainable_variables`.
+
+    Returns:
+        list of bool, one for each variable: `decayed` of `GroupedAdam`.
 
     Example:
 

@@ -49,6 +49,10 @@ SMALLER = {
     ],
     "docs/embedding.md": [('"embedder.onnx"', '"embedder.keras"')],
     "docs/fine_tuning.md": [("steps_per_epoch=300", "steps_per_epoch=1")],
+    "docs/getting_started.md": [
+        ('"saved_models/mine/embedder.onnx"', '"embedder.keras"'),
+        ('"photos/robin/1.jpg"', '"photos/class 00/1.png"'),
+    ],
     "docs/hdml.md": [
         ('"inception_v3", weights="imagenet"', "my_model"),
         ("classes_per_batch=32", "classes_per_batch=8"),

@@ -19,6 +19,10 @@ class WithAveragedWeights(keras.callbacks.Callback):
     Before the first step there is no average: what a callback does at the beginning of training or
     of an epoch, it does with the weights that are there.
 
+    Relations: Keras's `use_ema` keeps the average, this has other callbacks measure and keep it.
+    `keras_ms.InterpolateWeights` mixes the start with the trained weights instead, and needs no
+    optimizer that averages.
+
     Args:
         callbacks: such as `keras_ms.RecallAtK` and the `keras_ms.KeepBestWeights` behind it, in the
             order in which they are called.

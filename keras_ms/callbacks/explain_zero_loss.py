@@ -33,6 +33,10 @@ class ExplainZeroLoss(keras.callbacks.Callback):
     of validation, of `evaluate` and of every output (`val_loss`, `a_loss`, `val_a_loss` …)
     included, and for a loss of NaN or infinity.
 
+    Relations: it reads the logs and costs nothing: add it to every `fit` with a mined loss, with
+    `keras_ms.MinedAnchors` among the metrics. `keras_ms.PairStatistics` measures what is left to
+    learn before it is 0.
+
     Args:
         loss_name: name of the loss in the logs, and the end of the names of several outputs'
             losses. Defaults to "loss".

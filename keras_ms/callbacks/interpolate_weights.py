@@ -48,6 +48,10 @@ class InterpolateWeights(keras.callbacks.Callback):
     as `keras_ms.CrossBatchMemory` and `keras_ms.HDML`, has that interpolated, and a `RecallAtK`
     with an `embedder` of its own has that one.
 
+    Relations: `KeepBestWeights` alone costs no pass at the end: take it for a network from scratch,
+    whose start knows nothing, and both for a pretrained one. `keras_ms.WithAveragedWeights`
+    averages over the last steps, this between the first and the last.
+
     Args:
         recall: the `keras_ms.RecallAtK` of the same `fit`, on held-out classes.
         alphas: shares of the trained weights to measure, from 0 to 1. Defaults to the quarters:

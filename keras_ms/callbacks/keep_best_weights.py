@@ -34,6 +34,10 @@ class KeepBestWeights(keras.callbacks.Callback):
     counted steps, as `keras.callbacks.BackupAndRestore` and `initial_epoch` have it. Any other fit
     begins anew and replaces the file.
 
+    Relations: it chooses among the steps; `keras_ms.InterpolateWeights` chooses afterwards among
+    these and the weights between the start and the end, and `keras_ms.WithAveragedWeights` has both
+    see the average over steps.
+
     Args:
         recall: the `keras_ms.RecallAtK` of the same `fit`. Its first K decides.
         path: file that ends in ".weights.h5", written whole or not at all. Defaults to None: the

@@ -47,6 +47,11 @@ class RecallAtK(keras.callbacks.Callback):
     `load_best_weights()` do what its `in_memory`, `path`, `restore`, `weights` and `load()` do;
     they are deprecated.
 
+    Relations: `keras_ms.recall_at_k` gives the same figures for embeddings that are there;
+    `keras_ms.MinedAnchors` and `keras_ms.PairStatistics` look at training batches and cannot tell
+    whether unseen classes are found. `KeepBestWeights` and `InterpolateWeights` choose by its
+    figures.
+
     Args:
         dataset: images and labels to search in one another: a finite `tf.data.Dataset` (or any
             iterable that can be read again, such as a PyDataset) of batches (images, labels), or

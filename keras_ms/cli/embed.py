@@ -113,7 +113,8 @@ def run(words: Sequence[str]) -> None:
     except KeyboardInterrupt as interruption:
         raise WorkInterrupted(getattr(interruption, "number", signal.SIGINT)) from interruption
     print(
-        f"Wrote {options.to}: {done.num_embeddings:,} embeddings in {done.num_shards:,} files"
+        f"Wrote {options.to}: {done.num_embeddings:,} embeddings in {done.num_shards:,} "
+        + ("file" if done.num_shards == 1 else "files")
         + (
             f", {done.num_made:,} pictures now at {done.num_made / done.seconds:.1f} a second"
             if done.num_made

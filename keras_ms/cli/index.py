@@ -97,9 +97,20 @@ def described(index: Any) -> str:
     model = index.model
     how = "exact or approximate" if index.is_approximate else "exact"
     return (
-        f"{index.place}: {len(index):,} pictures, {index.dimension} numbers each, of "
+        f"{index.place}: {number_of_pictures(len(index))}, {index.dimension} numbers each, of "
         f"{model.name} (fingerprint {model.fingerprint}); {how} search"
     )
+
+
+def number_of_pictures(count: int) -> str:
+    """A number of pictures in words.
+
+    Example:
+
+    >>> number_of_pictures(1), number_of_pictures(8144)
+    ('1 picture', '8,144 pictures')
+    """
+    return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
 def _check(options):
@@ -178,7 +189,8 @@ def tell_broken(broken: Sequence[tuple[str, str]]) -> None:
     """Prints how many pictures could not be embedded, and the first of them."""
     if broken:
         path, reason = broken[0]
-        print(f"{len(broken):,} pictures could not be embedded, the first is {path}: {reason}")
+        count = number_of_pictures(len(broken))
+        print(f"{count} could not be embedded, the first is {path}: {reason}")
 
 
 def _add_files(options, index, files, model, model_path):
@@ -211,7 +223,7 @@ def _add_files(options, index, files, model, model_path):
             new, replaced, held = new + added.new, replaced + added.replaced, 0
             paths, parts = [], []
             tell(done, files.count)
-    print(f"Added {new:,} pictures" + f", replaced {replaced:,}" * bool(replaced))
+    print(f"Added {number_of_pictures(new)}" + f", replaced {replaced:,}" * bool(replaced))
     return index
 
 

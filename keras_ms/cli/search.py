@@ -7,7 +7,12 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from keras_ms.cli.index import checked_model, remembered_model, tell_broken
+from keras_ms.cli.index import (
+    checked_model,
+    number_of_pictures,
+    remembered_model,
+    tell_broken,
+)
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import PictureSize, check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
@@ -87,7 +92,7 @@ def run(words: Sequence[str]) -> None:
     else:
         results = _found(index, options)
         queries = "1 query" if len(results) == 1 else f"{len(results):,} queries"
-        what = f"{queries} in {len(index):,} pictures"
+        what = f"{queries} in {number_of_pictures(len(index))}"
     if options.to:
         size = write_results(results, options.to, index, what, max_pictures=options.pictures)
         print(f"{what}\nWrote {options.to} ({size / 1e6:.1f} MB)")

@@ -60,6 +60,13 @@ def curriculum_balanced_batches(
     A class with a single image in a stage makes no positive pair: it is left out of that stage,
     which is logged, and comes in with a later one.
 
+    Reference: Guo et al.: CurriculumNet: Weakly Supervised Learning from Large-Scale Web Images,
+    ECCV 2018; its stages, with balanced batches for an embedder.
+
+    Relations: `balanced_batches` draws from all images from the first step on: take that where the
+    labels can be trusted, this for labels of the web. `curriculum_batches` is the one for
+    classifiers, `neighbour_batches` goes by classes instead.
+
     Args:
         source: an ImageList, class ids (N,), or a pair (array, labels), as in `balanced_batches`.
         subset: integers (N,), of `curriculum_subsets`.
@@ -67,7 +74,7 @@ def curriculum_balanced_batches(
         stages: as in `curriculum_stages`. Defaults to None: one for each subset.
         weights: as in `curriculum_stages`. Defaults to 1, 0.5, 0.5.
         classes_per_batch, images_per_class, seed: as in `balanced_batches`.
-        start_step: number of batches that were consumed already.
+        start_step: number of batches that were consumed already. Defaults to 0.
         **options: views, image_size, crop_scale, crop_ratio, flip, distort, shard, cache,
             prefetch, as in `balanced_batches`.
 
@@ -132,6 +139,12 @@ def curriculum_batches(
     in random order, then all in another order, and so on, without a smaller batch at the end. Each
     stage begins such an order anew.
 
+    Reference: Guo et al.: CurriculumNet: Weakly Supervised Learning from Large-Scale Web Images,
+    ECCV 2018.
+
+    Relations: for a classifier, whose batches need no pairs; `curriculum_balanced_batches` is the
+    one for pair-based losses.
+
     Args:
         source: an ImageList, class ids (N,), or a pair (array, labels), as in `balanced_batches`.
         subset: integers (N,), of `curriculum_subsets`.
@@ -139,8 +152,8 @@ def curriculum_batches(
         steps_per_stage: training steps of each stage.
         stages: as in `curriculum_stages`. Defaults to None: one for each subset.
         weights: as in `curriculum_stages`. Defaults to 1, 0.5, 0.5.
-        seed: whole number from 0 to 2**63 - 1.
-        start_step: number of batches that were consumed already.
+        seed: whole number from 0 to 2**63 - 1. Defaults to 0.
+        start_step: number of batches that were consumed already. Defaults to 0.
         **options: views, image_size, crop_scale, crop_ratio, flip, distort, shard, cache,
             prefetch, as in `balanced_batches`.
 

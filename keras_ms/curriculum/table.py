@@ -32,6 +32,16 @@ def write_curriculum(path: str | Path, subsets: CurriculumSubsets, images: Image
 
     Raises:
         ValueError: another number of images, or an image twice.
+
+    Example:
+
+    >>> paths = [f"photos/{number}.jpg" for number in range(6)]
+    >>> images = keras_ms.ImageList(paths, [0, 0, 0, 1, 1, 1], ("crow", "owl"), ["train"] * 6)
+    >>> features = np.random.default_rng(0).normal(size=(6, 4))
+    >>> subsets = keras_ms.curriculum_subsets(features, images.labels)
+    >>> write_curriculum("curriculum.csv", subsets, images)
+    >>> bool((keras_ms.read_curriculum("curriculum.csv", images).subset == subsets.subset).all())
+    True
     """
     check_subsets(subsets, images)
     names = table_names(images)

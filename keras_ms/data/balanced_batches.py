@@ -57,6 +57,10 @@ def balanced_batches(
     the same batches, and `start_step=k` gives what follows after k batches, augmentation
     included. It has no end: give `fit` a number of `steps_per_epoch`.
 
+    Relations: the batches of every pair-based loss here, to train on. `validation_batches` is
+    finite and shows images as evaluation does; `neighbour_batches` puts near classes together by a
+    tree, `curriculum_balanced_batches` leaves noisy images for later.
+
     Args:
         source: what to draw from, all of it:
             - an ImageList (pass `images.subset("train")`): yields (images float32 (batch,
@@ -67,25 +71,32 @@ def balanced_batches(
               tensor of TensorFlow, JAX or PyTorch, a pandas DataFrame, a list, or an HDF5 data set
               of h5py, of which only the rows of a batch are read.
             Labels are integers (N,) or (N, 1), of any of these kinds.
-        views: whether the array of a pair is (views, N, …), of which each item takes a random
-            view: features of a frozen network, computed once. Never guessed from the shape.
-        classes_per_batch: different classes in a batch.
-        images_per_class: items of each class in a batch.
+        views: whether the array of a pair is (views, N, …), of which each item takes a random view:
+            features of a frozen network, computed once. Never guessed from the shape. Defaults to
+            `False`.
+        classes_per_batch: different classes in a batch, at least 2. Defaults to 16; with the next,
+            the 80 images of the official Multi-Similarity recipe.
+        images_per_class: items of each class in a batch, at least 2. Defaults to 5.
         image_size: side in pixels. Defaults to `None`: 224 for files (what most ImageNet weights
             were trained with), the images' own height for in-memory sets.
-        crop_scale: (least, greatest) share of the image's area in a random crop. `None`: no
-            random crop, the largest centred square. Use `None` for characters.
-        crop_ratio: (least, greatest) width / height of a crop before it becomes a square.
+        crop_scale: (least, greatest) share of the image's area in a random crop, above 0 and up to
+            1. `None`: no random crop, the largest centred square; use it for characters. Defaults
+            to (0.16, 1).
+        crop_ratio: (least, greatest) width / height of a crop before it becomes a square, above 0.
+            Defaults to (3/4, 4/3).
         flip: mirror half of the images. Use `False` where that changes the class: characters.
+            Defaults to `True`.
         distort: `distort(images, seed)`, called on each finished batch before grey becomes RGB,
             with a seed int64 (2,) that differs by step and shard. Defaults to `None`.
-        seed: whole number from 0 to 2**63 - 1.
-        start_step: number of batches that were consumed already.
-        shard: (index, number of shards). Each shard gets its own `classes_per_batch / number`
-            whole classes of the same global batches; together they are the unsharded batch.
+        seed: whole number from 0 to 2**63 - 1. Defaults to 0.
+        start_step: number of batches that were consumed already. Defaults to 0.
+        shard: (index, number of shards). Each shard gets its own `classes_per_batch / number` whole
+            classes of the same global batches; together they are the unsharded batch. Defaults to
+            (0, 1): all of it.
         cache: keep decoded files in memory as uint8 so that each is decoded once: True, False or
-            "auto", which does so up to 1 GiB (twice that while it is being filled).
-        prefetch: batches prepared ahead.
+            "auto", which does so up to 1 GiB (twice that while it is being filled). Defaults to
+            "auto".
+        prefetch: batches prepared ahead. Defaults to `tf.data.AUTOTUNE`.
 
     Returns:
         A tf.data.Dataset of (items, labels int64 (batch,)) with static shapes, so XLA compiles

@@ -1,5 +1,6 @@
 """One image file, judged and read: what `image_fault` passes, every reader reads alike."""
 
+import functools
 import io
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.plain_jpeg import plain_jpeg
 
 # An ending says where to look; what a file is, its content says. Those that this Pillow cannot
-# read (HEIC without a plugin) are refused by name and not passed over.
+# read (HEIC without pillow-heif) are refused by name and not passed over.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
     ".avif", ".heic", ".heif",
@@ -24,8 +25,7 @@ _BOXED = {
     (b"avif", b"avis"): ("AVIF", "Pillow from 11.3 on reads it"),
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"): (
         "HEIC",
-        "Pillow reads it with a plugin: pip install pillow-heif and call "
-        "pillow_heif.register_heif_opener()",
+        "with pip install pillow-heif it is read",
     ),
 }
 _SIGNATURES = {
@@ -127,12 +127,25 @@ def decoded(
 
 
 def _opened(contents):
-    Image.init()  # also finds the formats of plugins
+    _find_formats()
     try:
         formats = [name for name in _FORMATS if name in Image.OPEN]
         return Image.open(io.BytesIO(contents), formats=formats)
     except Image.UnidentifiedImageError:
         raise ValueError(_foreign(contents)) from None
+
+
+@functools.cache
+def _find_formats():
+    """Registers all that Pillow reads, and HEIC where pillow-heif is installed."""
+    Image.init()
+    if "HEIF" in Image.OPEN:
+        return  # by the user's own plugin
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
 
 
 def _foreign(contents):
@@ -180,6 +193,7 @@ def _upper_byte(image):
 
 def num_pixels(path: str | Path) -> int:
     """How many pixels an image file has, by its header; 0 where none can be told."""
+    _find_formats()
     try:
         with Image.open(file_path(path)) as image:
             return image.width * image.height

@@ -67,7 +67,10 @@ def read_image_folder(
     _check_disjoint(classes, place)
     classes = _with_test_classes(classes, test_classes, place)
     if check_images:
-        classes = _readable(classes, skip_unreadable, progress, passed_over)
+        damaged = _damaged(classes, progress)
+        classes = _readable(
+            classes, damaged, skip_unreadable, skip_small_classes, place, passed_over
+        )
     classes = _without_empty(classes, skip_small_classes, place, passed_over)
     # 0.29 * 100 is 28.999…: rounded down only after lifting what is whole in decimals
     num_train = len(classes) - int(test_fraction * len(classes) + 1e-9)
@@ -137,7 +140,7 @@ def _without_empty(classes, skip_small_classes, place, passed_over):
     """The classes without those that have no images, which raise unless they are to be skipped."""
     empty = [one.name for one in classes if not one.files]
     if empty:
-        message = f"{len(empty)} class folders of {place} have no images: {some_names(empty)}"
+        message = _empty_in_words(empty, place)
         if not skip_small_classes:
             kinds = tally_line(0, passed_over).partition("; ")[2] if passed_over else ""
             raise ValueError(
@@ -153,13 +156,20 @@ def _without_empty(classes, skip_small_classes, place, passed_over):
     return classes
 
 
+def _empty_in_words(names, place):
+    folders = "1 class folder" if len(names) == 1 else f"{len(names)} class folders"
+    verb = "has" if len(names) == 1 else "have"
+    return f"{folders} of {place} {verb} no images: {some_names(names)}"
+
+
 def _trainable(classes, skip_small_classes, place, passed_over):
     """The classes without those to train that are too small to make a positive pair."""
     small = [one.name for one in classes if one.split == "train" and len(one.files) < 2]
     if small:
+        number = "1 training class" if len(small) == 1 else f"{len(small)} training classes"
         message = (
-            f"{len(small)} training classes of {place} have 1 image (at least 2 are needed to "
-            f"make a positive pair): {some_names(small)}"
+            f"{number} of {place} {'has' if len(small) == 1 else 'have'} 1 image (at least 2 are "
+            f"needed to make a positive pair): {some_names(small)}"
         )
         if not skip_small_classes:
             raise ValueError(f"{message}. Add images, or {_LEAVE_OUT_SMALL}")
@@ -176,8 +186,8 @@ def _trainable(classes, skip_small_classes, place, passed_over):
     return classes
 
 
-def _readable(classes, skip_unreadable, progress, passed_over):
-    """The classes without damaged images, which raise unless they are to be skipped."""
+def _damaged(classes, progress):
+    """Why an image cannot be read, by the paths of those."""
     total = sum(len(one.files) for one in classes)
     damaged = {}
     done = 0
@@ -190,20 +200,31 @@ def _readable(classes, skip_unreadable, progress, passed_over):
                     damaged[path] = fault
                 if progress is not None:
                     progress(done, total)
+    return damaged
+
+
+def _readable(classes, damaged, skip_unreadable, skip_small_classes, place, passed_over):
+    """The classes without damaged images, which raise unless they are to be skipped."""
     if not damaged:
         return classes
+    total = sum(len(one.files) for one in classes)
+    left = [one._replace(files=[f for f in one.files if f not in damaged]) for one in classes]
     separator = "\n  "
     named = [f"{shown_name(path)} ({fault})" for path, fault in damaged.items()]
     message = (
         f"{len(damaged)} of {total} images cannot be read:{separator}{some_names(named, separator)}"
     )
     if not skip_unreadable:
+        # told now, not when the command is given again
+        empty = [] if skip_small_classes else [one.name for one in left if not one.files]
+        also = f"\nWithout them {_empty_in_words(empty, place)}: {_LEAVE_OUT_SMALL}"
         raise ValueError(
             f"{message}\nRepair or remove them, or leave them out with skip_unreadable"
+            + (also if empty else "")
         )
     logger.warning("%s\nLeft out.", message)
     passed_over[UNREADABLE] += len(damaged)
-    return [one._replace(files=[f for f in one.files if f not in damaged]) for one in classes]
+    return left
 
 
 def _blocks(classes):

@@ -27,6 +27,7 @@ def load_images(
     Args:
         dataset: one of `keras_ms.data.sets.catalogue.data_set_names()`, or "auto": the set that
             lies in `data_dir`, told by its files; without a folder the glyphs, which are drawn.
+            Defaults to "auto".
         data_dir: folder with the images or archives, or a CSV file. Defaults to None.
         image_size: side in pixels, for sets that are drawn or read from drawings of one size;
             others are resized later. Defaults to None: what the set's loader says.

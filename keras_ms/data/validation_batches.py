@@ -31,12 +31,18 @@ def validation_batches(
     twice); images are seen as in evaluation, and every pass and every process gets the same
     batches.
 
+    Relations: for `validation_data`, a loss on held-out classes; `balanced_batches` is endless and
+    augmented, to train on; `keras_ms.data.images.evaluation_batches` gives every image once, for
+    Recall@K.
+
     Args:
         source: an ImageList, such as `images.subset("validation")`, or a pair (array, labels) with
             an array (N, …).
-        classes_per_batch, images_per_class: P and K. Those of training make its loss comparable.
+        classes_per_batch, images_per_class: P and K, each at least 2. Those of training make its
+            loss comparable. Default to 16 and 5.
         image_size, resize_to, cache: as in `evaluation_batches`; for an ImageList only.
-        seed: which images of a class, and which classes together.
+        seed: which images of a class, and which classes together; whole number from 0 to 2**63 - 1.
+            Defaults to 0.
 
     Returns:
         A finite tf.data.Dataset of (images or rows, labels int64), ceil(classes / P) batches.

@@ -95,6 +95,13 @@ def evaluate_embeddings(
     search the gallery; an image may be both, and then leaves itself out, by its index. Images that
     are neither are ignored. The cluster metrics take queries and gallery together.
 
+    Reference: R-Precision and MAP@R: Musgrave, Belongie, Lim: A Metric Learning Reality Check, ECCV
+    2020.
+
+    Relations: `keras_ms.recall_at_k` alone for Recall@K, without intervals;
+    `keras_ms.collect_report` for a page with the queries behind the figures; `keras-ms evaluate`
+    for a model's file.
+
     Args:
         embeddings: float array or tensor of any backend, (N, dimension); L2-normalised inside.
         labels: class ids, any integer dtype, (N,) or (N, 1).
@@ -105,7 +112,7 @@ def evaluate_embeddings(
         is_query, is_gallery: bool (N,). Defaults to None: all.
         num_resamples: times that classes are drawn for the intervals; 0: no intervals. Defaults
             to 1000.
-        seed: of the bootstrap and of k-means.
+        seed: of the bootstrap and of k-means. Defaults to 0.
         verbose: show progress: a bar on a terminal, else a line every half minute. Defaults to
             False.
 

@@ -52,6 +52,10 @@ def recall_at_k(
     before it. Collapsed embeddings therefore score 0, not 1. Queries without any item of their
     class are skipped and counted. A K that reaches the whole gallery gives 1 by definition.
 
+    Relations: `evaluate_embeddings` has this and R-Precision, MAP@R, clustering and intervals;
+    `keras_ms.RecallAtK` measures this during `fit`. Exact and in tiles, with no index: for searches
+    in many pictures `keras_ms.search.Index`.
+
     Args:
         embeddings: float array or tensor of any backend, shape (num_queries, dimension).
         labels: class ids, any integer dtype, shape (num_queries,) or (num_queries, 1). Compared
@@ -59,14 +63,15 @@ def recall_at_k(
         ks: the values of K, integers of at least 1. Defaults to (1, 2, 4, 8), usual for CUB-200.
         gallery_embeddings: rows to search instead, shape (num_items, dimension). Nothing is
             excluded then but what `query_positions` says: queries and gallery are taken as
-            different images.
-        gallery_labels: their class ids; needed with `gallery_embeddings`.
+            different images. Defaults to None: the queries search each other.
+        gallery_labels: their class ids, as `labels`; needed with `gallery_embeddings`. Defaults to
+            None.
         query_positions: where each query's own image stands in the gallery, -1 if it is not in
             it, integers of shape (num_queries,). It is left out, by index. Defaults to None: no
             query is in the gallery.
         block_size: most rows of one tile of similarities. Peak memory is about one copy of the
-            embeddings plus 4 · block_size² float32 numbers.
-        progress: called with (queries done, queries in all) now and then.
+            embeddings plus 4 · block_size² float32 numbers. Defaults to 1024.
+        progress: called with (queries done, queries in all) now and then. Defaults to None.
 
     Returns:
         A `Recalls`: dict from K to Recall@K (float, 0..1), in the order of `ks`, with the

@@ -5,6 +5,9 @@ the written file with the model and leave the destination as it was when the two
 says how it is to be fed: `Preprocessing`.
 """
 
+from keras_ms.export.embedder import Embedder as Embedder
+from keras_ms.export.embedder import embed_images as embed_images
+from keras_ms.export.embedder import load_embedder as load_embedder
 from keras_ms.export.onnx_file import export_onnx as export_onnx
 from keras_ms.export.parity import ExportMismatchError as ExportMismatchError
 from keras_ms.export.preprocessing import Preprocessing as Preprocessing

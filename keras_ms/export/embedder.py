@@ -1,5 +1,6 @@
 """Images to embeddings with any model file: Keras, SavedModel or ONNX."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,13 @@ class Embedder(NamedTuple):
         preprocessing: the `Preprocessing` that the file records; None where it holds none.
         fingerprint: text that all files of one model share: embeddings of two models with other
             fingerprints cannot be compared.
+
+    Example:
+
+    >>> embedder = load_embedder("embedder.onnx")  # doctest: +SKIP
+    >>> images = np.zeros((2, embedder.image_size, embedder.image_size, 3))  # doctest: +SKIP
+    >>> embedder.run(images.astype(embedder.input_dtype)).shape  # doctest: +SKIP
+    (2, 512)
     """
 
     run: Callable[[np.ndarray], Any]
@@ -85,7 +93,7 @@ def load_embedder(path: str | Path) -> Embedder:
 
 def embed_images(
     embedder: Embedder,
-    images: ImageList,
+    images: ImageList | Sequence[str | os.PathLike],
     *,
     image_size: int | None = None,
     resize_to: int | None = None,
@@ -98,21 +106,34 @@ def embed_images(
     are stored. A file that prepares pictures itself is given them whole, one at a time.
 
     Args:
-        embedder: `Embedder`.
-        images: ImageList.
-        image_size, resize_to: what `view_sizes` takes.
+        embedder: what `load_embedder` returns.
+        images: `keras_ms.ImageList`, or the paths of image files.
+        image_size: side of the centre that the model is shown, in pixels. Defaults to `None`: what
+            the model takes or its file records, else 224.
+        resize_to: pixels of the shorter side before the centre is cut out. Defaults to `None`:
+            what the model's file records, else in proportion to `image_size`.
         batch_size: images embedded at a time. Changes memory and speed only; a model of a fixed
-            batch is given its own.
-        verbose: show progress: a bar on a terminal, else a line every half minute.
+            batch is given its own. Defaults to 64.
+        verbose: show progress: a bar on a terminal, else a line every half minute. Defaults to
+            `True`.
 
     Returns:
-        float32 array (len(images), dimension).
+        float32 array (len(images), dimension), of norm 1 where the model has that, as those of
+        `keras_ms.build_embedder` do.
 
     Raises:
-        ValueError: `image_size` that the model does not take, an image that cannot be read, an
-            output that is not one row an image, or NaN or infinity in it; the first such image is
-            named.
+        ValueError: no image at all, one path in place of a list, `image_size` that the model does
+            not take, an image that cannot be read, an output that is not one row an image, or NaN
+            or infinity in it; the first such image is named.
+
+    Example:
+
+    >>> embedder = load_embedder("embedder.onnx")  # doctest: +SKIP
+    >>> embeddings = embed_images(embedder, ["a.jpg", "b.jpg"])  # doctest: +SKIP
+    >>> similarity = embeddings[0] @ embeddings[1]  # the cosine  # doctest: +SKIP
     """
+    if not isinstance(images, ImageList):
+        images = _listed(images)
     image_size, resize_to = view_sizes(embedder, images, image_size=image_size, resize_to=resize_to)
     if embedder.preprocessing and embedder.preprocessing.exif_orientation is not None:
         rule = embedder.preprocessing.exif_orientation
@@ -208,6 +229,17 @@ def view_sizes(
     if resize_to is None and recorded == size:
         resize_to = rule.resize_to
     return size, default_resize_to(images, size) if resize_to is None else resize_to
+
+
+def _listed(paths):
+    """An ImageList of image files without classes."""
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise ValueError(f"Expected `images` as a list of paths. Received one path: {paths!r}")
+    listed: Any = list(paths)
+    if not listed:
+        raise ValueError("Expected at least one image to embed. Received an empty list")
+    labels, split = np.zeros(len(listed), int), np.full(len(listed), "test")
+    return ImageList(listed, labels, ("photo",), split, name="photos")
 
 
 def takes_pictures(embedder: Embedder) -> bool:

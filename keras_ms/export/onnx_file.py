@@ -61,9 +61,9 @@ def export_onnx(
         tolerance: largest difference allowed, absolute for outputs up to 1 and relative to the
             largest output above. Defaults to `1e-5`, some ten times what different orders of
             summation cost a deep network in float32.
-        metadata: mapping of facts to store. `training_data` and `recall_at_1` are known only to
-            the caller. `preprocessing`, in words, for a model that expects something else than
-            keras_ms's own (RGB, 0-255).
+        metadata: mapping of facts to store. `training_data` and `recall_at_1` are known only to the
+            caller. `preprocessing`, in words, for a model that expects something else than
+            keras_ms's own (RGB, 0-255). Defaults to `None`: none.
         preprocessing: `Preprocessing`, how a picture becomes the model's input. Defaults to
             `None`: size, range and order of colours alone, without how to resize. With
             `inside=True`, the file does it.

@@ -17,7 +17,19 @@ BATCH_SIZES = (1, 3)
 
 
 class ExportMismatchError(ValueError):
-    """The exported file does not give the model's outputs; the message holds the figures."""
+    """The exported file does not give the model's outputs; the message holds the figures.
+
+    A `ValueError`, raised before the file takes its place: what lay there stays.
+
+    Example:
+
+    ```python
+    try:
+        keras_ms.export_onnx(model, "embedder.onnx")
+    except keras_ms.export.ExportMismatchError as error:
+        print(error)  # by how much, and how much was allowed
+    ```
+    """
 
 
 def checked_tolerance(tolerance: float) -> float:

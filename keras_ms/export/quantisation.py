@@ -35,7 +35,19 @@ _MOST_IN_FLOAT = 0.25
 
 
 class QuantisationRefused(ValueError):
-    """No smaller file is as good as it has to be; the message holds the figures."""
+    """No smaller file is as good as it has to be; the message holds the figures.
+
+    A `ValueError`, raised without writing a file.
+
+    Example:
+
+    ```python
+    try:
+        keras_ms.export.quantize_onnx("embedder.onnx", images, max_loss=0.2)
+    except keras_ms.export.QuantisationRefused as error:
+        print(error)  # Recall@1 of every trial
+    ```
+    """
 
 
 class Quantised(NamedTuple):
@@ -81,9 +93,9 @@ def quantize_onnx(
         path: an .onnx file of `export_onnx`, in float32, which says how photos are prepared.
         images: photos with classes, of those that trained: test classes would choose the layers.
         to: file to write. Defaults to `None`: beside `path`, named `embedder.int8.onnx`.
-        kind: "float16" or "int8".
+        kind: "float16" or "int8". Defaults to "int8".
         max_loss: points, at least 0. Defaults to `0.5`, of 2,000 images ten queries.
-        log: function that takes a line of text for the user.
+        log: function that takes a line of text for the user. Defaults to printing it.
 
     Returns:
         A `Quantised`.

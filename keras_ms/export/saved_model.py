@@ -50,7 +50,8 @@ def export_saved_model(
         tolerance: largest difference allowed, absolute for outputs up to 1 and relative to the
             largest output above. Defaults to `1e-5`, some ten times what different orders of
             summation cost a deep network in float32.
-        metadata: mapping of facts to store, such as `training_data` and `recall_at_1`.
+        metadata: mapping of facts to store, such as `training_data` and `recall_at_1`. Defaults to
+            `None`: none.
         preprocessing: `Preprocessing`, how a picture becomes the model's input. Defaults to
             `None`: size, range and order of colours alone, without how to resize. Without
             `inside`, which says what an ONNX file does.

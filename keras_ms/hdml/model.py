@@ -38,6 +38,11 @@ class HDML(EmbedderTraining):
 
     Reference: Zheng, Chen, Lu, Zhou: Hardness-Aware Deep Metric Learning, CVPR 2019.
 
+    Relations: a `keras.Model` around a loss, as `keras_ms.CrossBatchMemory` is: that one finds more
+    negatives among past images, `keras_ms.neighbour_batches` harder ones among near classes, this
+    one makes them. It trains a generator and a classifier beside, and gains less here than
+    published (docs/hdml.md).
+
     Args:
         embedder: model of `keras_ms.build_embedder`, or the head of
             `keras_ms.models.embedding.split_embedder` to train on cached features: a linear layer

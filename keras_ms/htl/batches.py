@@ -99,16 +99,20 @@ class NeighbourIndices:
     Reference: Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss,
     ECCV 2018 (anchor-neighbour sampling).
 
+    Relations: `keras_ms.data.balanced_indices.balanced_indices` draws all classes of a batch at
+    random; here only the anchor classes are, beside their nearest ones. It is the order alone,
+    `neighbour_batches` the dataset made of it.
+
     Args:
         labels: class ids, integers (N,), in the order of the items.
         anchor_classes: l'. Defaults to 4, as `classes_each`: 4 x 4 classes and 5 images are the
             80 of the official Multi-Similarity recipe; the published l', m and t are not known.
-        classes_each: m, an anchor class and its nearest ones.
-        images_per_class: t, at least 2.
+        classes_each: m, an anchor class and its nearest ones, at least 1. Defaults to 4.
+        images_per_class: t, at least 2. Defaults to 5.
         steps_per_epoch: batches in an epoch, after which the tree may change.
             `RebuildClassTree` begins epoch k at step k * steps_per_epoch, also of a second `fit`:
             without `initial_epoch` that takes the anchors of the first once more.
-        seed: whole number from 0 to 2**63 - 1.
+        seed: whole number from 0 to 2**63 - 1. Defaults to 0.
         tree: `keras_ms.ClassTree` to begin with. Defaults to None: until `follow` brings one, the
             classes beside the anchors are drawn at random.
 
@@ -222,6 +226,13 @@ def neighbour_batches(
     step; what is prepared ahead never reaches into the next epoch. So every batch is a function of
     the source, the seed, its step and the tree of its epoch. Without steps from `order.follow`, an
     epoch begins where the last one that was read to its end stopped.
+
+    Reference: Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss, ECCV
+    2018 (anchor-neighbour sampling).
+
+    Relations: `balanced_batches` needs no tree, has no end and draws classes at random: take it
+    unless batches hold too few hard negatives, which triplet losses need most.
+    `curriculum_balanced_batches` chooses the images of a class, not the classes.
 
     Args:
         source: as in `keras_ms.balanced_batches`: an ImageList, class ids or (array, labels).

@@ -33,6 +33,13 @@ class RebuildClassTree(keras.callbacks.Callback):
     nothing but its weights has to get the first tree back before,
     `loss.assign_tree(ClassTree.load("…/first_class_tree.npz"))`; a saved model keeps it.
 
+    Reference: Ge, Huang, Dong, Scott: Deep Metric Learning with Hierarchical Triplet Loss, ECCV
+    2018.
+
+    Relations: of the callbacks here the one that changes what is trained. `ClassTree.build` makes a
+    tree once, which `HierarchicalTripletLoss.assign_tree` and `NeighbourIndices` take by hand; this
+    renews it as the embeddings move.
+
     Args:
         loss: `keras_ms.HierarchicalTripletLoss` that the model is compiled with (after
             `keras.saving.load_model`, the model's `loss`), or None where the tree is for the

@@ -48,13 +48,27 @@ def angular_weights(pairs: Pairs, upstream: Tensor, squared_tangent: float = 1.0
     its sum over n on (a, p). Row i gathers, over its positives j, the triplets with the anchor i
     (divided by |P_i|) and those with the anchor j (divided by |P_j|).
 
+    Reference: that of `keras_ms.AngularLoss`.
+
     Args:
         pairs: Pairs of a batch with itself: a positive has the negatives of its anchor.
         upstream: (anchors,), what each anchor's loss is multiplied by.
-        squared_tangent: t^2, from 0 to 3.
+        squared_tangent: t^2, from 0 to 3. Defaults to 1.
 
     Returns:
         (anchors, anchors), same dtype as the similarities.
+
+    Example:
+
+    >>> embeddings = np.array([[1.0, 0.0], [0.866, 0.5], [0.5, 0.866]], "float32")
+    >>> labels = np.array([0, 0, 1])
+    >>> same = labels[:, None] == labels
+    >>> positive = same & ~np.eye(3, dtype=bool)  # no item is its own
+    >>> pairs = keras_ms.pairs.Pairs(embeddings @ embeddings.T, positive, ~same)
+    >>> np.array(angular_weights(pairs, np.ones(3, "float32"))).round(2) + 0  # + 0: no -0
+    array([[ 0.  , -3.52,  7.05],
+           [-3.52,  0.  ,  7.05],
+           [ 0.  ,  0.  ,  0.  ]], dtype=float32)
     """
     pairs = pairs._replace(similarity=ops.stop_gradient(pairs.similarity))
     number = ops.sum(ops.cast(pairs.positive, upstream.dtype), axis=-1)

@@ -48,11 +48,23 @@ def binomial_deviance_weights(
     On a negative: beta / |N| sigmoid(beta (S - threshold)); on a positive:
     -alpha / |P| sigmoid(alpha (threshold - S)).
 
+    Reference: that of `keras_ms.BinomialDevianceLoss`.
+
     Args:
         alpha, beta, threshold: as in `BinomialDevianceLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(binomial_deviance_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[-0.31, -0.45, 25.  ,  0.  ]], dtype=float32)
     """
 
     def weights(pairs, positive_share, negative_share):
@@ -64,7 +76,24 @@ def binomial_deviance_weights(
 
 
 def binomial_deviance_shares(pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """1 / |P| and 1 / |N| of every anchor, each (anchors, 1)."""
+    """1 / |P| and 1 / |N| of every anchor.
+
+    Args:
+        pairs: Pairs.
+
+    Returns:
+        Two (anchors, 1), same dtype as the similarities; 0 for an anchor without pairs of the kind.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> [float(share[0, 0]) for share in binomial_deviance_shares(pairs)]
+    [0.5, 0.5]
+    """
     return _SHARES(pairs)
 
 
@@ -83,7 +112,25 @@ _SHARES = RowParts(_num_pairs, (ops.add, ops.add), _shares)
 def binomial_deviance_exponents(
     pairs: Pairs, alpha: float, beta: float, threshold: float
 ) -> Tensor:
-    """alpha (threshold - S) of positives and beta (S - threshold) of the others."""
+    """alpha (threshold - S) of positives and beta (S - threshold) of the others.
+
+    Args:
+        pairs: Pairs.
+        alpha, beta, threshold: as in `BinomialDevianceLoss`.
+
+    Returns:
+        (anchors, candidates), same dtype as the similarities.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> np.array(binomial_deviance_exponents(pairs, 2.0, 50.0, 0.5)).round(2)
+    array([[ -0.8,  -0.2,  10. , -20. ]], dtype=float32)
+    """
     above = pairs.similarity - threshold
     return ops.where(pairs.positive, -alpha * above, beta * above)
 

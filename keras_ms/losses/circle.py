@@ -46,12 +46,24 @@ def circle_weights(margin: float = 0.25, gamma: float = 256.0) -> RowForm:
     With Z the sum of the two totals and alpha the pair's own factor, which is a constant for the
     gradient: sigmoid(Z) gamma alpha times the pair's share of its kind's sum of exponentials.
 
+    Reference: that of `keras_ms.CircleLoss`.
+
     Args:
         margin, gamma: as in `CircleLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities; an anchor without a positive or
         without a negative has sigmoid(Z) = 0.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(circle_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[   0. , -166.4,  243.2,    0. ]], dtype=float32)
     """
 
     def totals(pairs, axis):
@@ -74,7 +86,27 @@ def circle_weights(margin: float = 0.25, gamma: float = 256.0) -> RowForm:
 
 def circle_totals(pairs: Pairs, margin: float, gamma: float, axis: int = -1) -> list[Tensor]:
     """Logarithm of the sum of e^{exponent} over the positives and over the negatives of every
-    anchor, each (anchors, 1), whose factors alpha are constants for the gradient."""
+    anchor. The factors alpha are constants for the gradient.
+
+    Args:
+        pairs: Pairs.
+        margin, gamma: as in `CircleLoss`.
+        axis: 0 for the columns in place of the rows. Defaults to -1.
+
+    Returns:
+        Two (anchors, 1), or (1, candidates), same dtype as the similarities; -1e9 for an anchor
+        without pairs of the kind.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> [round(float(total[0, 0]), 2) for total in circle_totals(pairs, 0.25, 256.0)]
+    [24.96, 109.44]
+    """
     _, exponents = _alpha_and_exponents(pairs, margin, gamma, constant_alpha=True)
     return log_sums_exp(exponents, pairs, axis)
 

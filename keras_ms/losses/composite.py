@@ -17,6 +17,10 @@ class CompositeLoss(keras.losses.Loss):
     Keras 3 takes `compile(loss=[A, B])` as one loss for each output. With a single output it
     trains on A alone and says nothing: use `compile(loss=CompositeLoss([A, B]))`.
 
+    Relations: it adds up whole losses, each with its own miner; `WeightedPairLoss` makes one loss
+    of a miner and a weighting. Keras adds up the losses of several outputs by itself, with
+    `loss_weights`.
+
     Args:
         losses: `keras.losses.Loss` instances, pair-based or any others. Each gets the labels, the
             output and the sample weights as they are, and keeps its own reduction and dtype.

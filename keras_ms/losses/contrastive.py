@@ -40,11 +40,23 @@ def contrastive_weights(threshold: float = 0.5) -> RowForm:
     """Pair weights of the contrastive loss, signed: 1 on a negative above the threshold, -1 on
     every positive. Call it with Pairs after mining.
 
+    Reference: that of `keras_ms.ContrastiveLoss`.
+
     Args:
         threshold: as in `ContrastiveLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(contrastive_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[-1., -1.,  1.,  0.]], dtype=float32)
     """
 
     def weights(pairs):

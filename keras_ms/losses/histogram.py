@@ -39,6 +39,8 @@ def histogram_weights(pairs: Pairs, upstream: Tensor, num_steps: int = 101) -> T
     Every item's row holds the loss of the batch, so all weights are multiplied by the sum of
     `upstream` over the items that have a pair.
 
+    Reference: that of `keras_ms.HistogramLoss`.
+
     Args:
         pairs: Pairs of a batch with itself.
         upstream: (anchors,), what each anchor's loss is multiplied by.
@@ -46,6 +48,18 @@ def histogram_weights(pairs: Pairs, upstream: Tensor, num_steps: int = 101) -> T
 
     Returns:
         (anchors, anchors), same dtype as the similarities.
+
+    Example:
+
+    >>> embeddings = np.array([[1.0, 0.0], [0.866, 0.5], [0.5, 0.866]], "float32")
+    >>> labels = np.array([0, 0, 1])
+    >>> same = labels[:, None] == labels
+    >>> positive = same & ~np.eye(3, dtype=bool)  # no item is its own
+    >>> pairs = keras_ms.pairs.Pairs(embeddings @ embeddings.T, positive, ~same)
+    >>> np.array(histogram_weights(pairs, np.ones(3, "float32"))).round(2) + 0  # + 0: no -0
+    array([[  0.  , -26.25,   0.  ],
+           [-26.25,   0.  ,  11.25],
+           [  0.  ,  11.25,   0.  ]], dtype=float32)
     """
     positive_share, negative_share, num_positives, num_negatives = histograms(pairs, num_steps)
     node, _ = histogram_position(pairs.similarity, num_steps)

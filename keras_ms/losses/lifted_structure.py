@@ -44,11 +44,23 @@ def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
     On a negative of an anchor whose loss is above 0: 1 / sum_N e^{S_ik - S_ij}, a softmax over
     the negatives; on a positive: -1 / sum_P e^{S_ij - S_ik}.
 
+    Reference: that of `keras_ms.LiftedStructureLoss`.
+
     Args:
         threshold: as in `LiftedStructureLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities; each kind sums to 1 or 0 in a row.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(lifted_structure_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[-0.43, -0.57,  0.65,  0.35]], dtype=float32)
     """
 
     def totals_of_active(positive_total, negative_total):
@@ -69,7 +81,27 @@ def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
 
 
 def lifted_structure_totals(pairs: Pairs, threshold: float, axis: int = -1) -> list[Tensor]:
-    """log sum_P e^{threshold - S} and log sum_N e^S of every anchor, each (anchors, 1)."""
+    """log sum_P e^{threshold - S} and log sum_N e^S of every anchor.
+
+    Args:
+        pairs: Pairs.
+        threshold: as in `LiftedStructureLoss`.
+        axis: 0 for the columns in place of the rows. Defaults to -1.
+
+    Returns:
+        Two (anchors, 1), or (1, candidates), same dtype as the similarities; -1e9 for an anchor
+        without pairs of the kind.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> [round(float(total[0, 0]), 4) for total in lifted_structure_totals(pairs, 1.0)]
+    [0.9544, 1.1375]
+    """
     return log_sums_exp(_exponents(pairs, threshold), pairs, axis)
 
 
@@ -109,6 +141,8 @@ def two_sided_lifted_structure_weights(
 ) -> Tensor:
     """Pair weights of the two-sided lifted structure loss, signed.
 
+    Reference: that of `keras_ms.LiftedStructureLoss`.
+
     Args:
         pairs: Pairs, square, after mining.
         upstream: (anchors,), factor of every anchor's loss.
@@ -116,6 +150,19 @@ def two_sided_lifted_structure_weights(
 
     Returns:
         (anchors, anchors): the derivative of the sum of upstream times loss.
+
+    Example:
+
+    >>> embeddings = np.array([[1.0, 0.0], [0.866, 0.5], [0.5, 0.866]], "float32")
+    >>> labels = np.array([0, 0, 1])
+    >>> same = labels[:, None] == labels
+    >>> positive = same & ~np.eye(3, dtype=bool)  # no item is its own
+    >>> pairs = keras_ms.pairs.Pairs(embeddings @ embeddings.T, positive, ~same)
+    >>> weights = two_sided_lifted_structure_weights(pairs, np.ones(3, "float32"))
+    >>> np.array(weights).round(2) + 0  # + 0: no -0
+    array([[ 0.  , -4.29,  1.7 ],
+           [-4.29,  0.  ,  5.31],
+           [ 0.  ,  0.  ,  0.  ]], dtype=float32)
     """
     distance, inverse = distances(pairs.similarity)
     term, factor, total = two_sided_lifted_structure_terms(pairs, margin)

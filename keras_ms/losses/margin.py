@@ -61,12 +61,24 @@ def margin_weights(
     On a negative: p(n|a) / D where D < boundary + margin; on a positive: -1 / (|P| D) where
     D > boundary - margin. As dD/dS = -1/D, every weight holds a factor 1/D.
 
+    Reference: that of `keras_ms.MarginLoss`.
+
     Args:
         margin, boundary, cutoff: as in `MarginLoss`.
-        dimension: size of the embeddings; 128 are the paper's.
+        dimension: size of the embeddings. Defaults to 128, the paper's.
 
     Returns:
         (anchors, candidates), same dtype as the similarities.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(margin_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[0.  , 0.  , 1.29, 0.  ]], dtype=float32)
     """
 
     def statistics(pairs):

@@ -25,6 +25,14 @@ class MinedAnchors(keras.metrics.Metric):
     0 means that the loss and its gradient are exactly 0, because no batch holds two images of a
     class and another class, or because everything is separated by more than the mining margin.
 
+    Reference: the miner is that of Wang et al., Multi-Similarity Loss with General Pair Weighting
+    for Deep Metric Learning, CVPR 2019, Eqs 11 and 12.
+
+    Relations: a metric, of the batches that are trained on, without a further pass;
+    `keras_ms.PairStatistics` counts pairs by the miner of any loss, in a pass of its own, and
+    `keras_ms.ExplainZeroLoss` warns when this is 0. Whether unseen classes are found only
+    `keras_ms.RecallAtK` says.
+
     Args:
         epsilon: mining margin, the same as the loss's: cosine similarity >= 0, or None to count
             every pair. Defaults to 0.1, as in `keras_ms.MultiSimilarityLoss`.

@@ -59,11 +59,23 @@ def multi_similarity_weights(
     over the anchor's mined pairs of the same kind. Multiplied out, each is the share of
     e^{exponent} in "1 + sum of e^{exponent}".
 
+    Reference: that of `keras_ms.MultiSimilarityLoss`.
+
     Args:
         alpha, beta, threshold: as in `MultiSimilarityLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities, every entry within (-1, 1).
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(multi_similarity_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[-0.2 , -0.36,  1.  ,  0.  ]], dtype=float32)
     """
 
     bounds = _bounds(alpha, beta, threshold)
@@ -85,9 +97,24 @@ def multi_similarity_exponents(
 ) -> tuple[tuple[Tensor, Tensor, float], tuple[Tensor, Tensor, float]]:
     """The exponents of Eq. 15, which the loss and its weights share.
 
+    Args:
+        pairs: Pairs after mining.
+        alpha, beta, threshold: as in `MultiSimilarityLoss`.
+
     Returns:
-        For the positive and for the negative pairs `(exponents, mask, bound)`, the arguments of
-        `sum_exp`.
+        For the positive and for the negative pairs `(exponents, mask, bound)`: float and bool
+        (anchors, candidates), and a number that no exponent exceeds.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> positive, negative = multi_similarity_exponents(pairs, 2.0, 40.0, 0.5)
+    >>> np.array(negative[0])[np.array(negative[1])].round(2), negative[2]
+    (array([  8., -16.], dtype=float32), 20.0)
     """
     above = pairs.similarity - threshold
     bounds = _bounds(alpha, beta, threshold)

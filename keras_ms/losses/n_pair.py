@@ -46,6 +46,8 @@ def n_pair_weights(pairs: Pairs, upstream: Tensor, regularization: float = 0.002
     on a positive -1/|P_i| sum_N q_pn. On the diagonal, which holds the squared norms, what the L2
     terms of all anchors give.
 
+    Reference: that of `keras_ms.NPairLoss`.
+
     Args:
         pairs: Pairs, the dot products of the batch with itself.
         upstream: (anchors,), what each anchor's loss is multiplied by.
@@ -53,6 +55,18 @@ def n_pair_weights(pairs: Pairs, upstream: Tensor, regularization: float = 0.002
 
     Returns:
         (anchors, anchors), same dtype as the similarities.
+
+    Example:
+
+    >>> embeddings = np.array([[1.0, 0.0], [0.866, 0.5], [0.5, 0.866]], "float32")
+    >>> labels = np.array([0, 0, 1])
+    >>> same = labels[:, None] == labels
+    >>> positive = same & ~np.eye(3, dtype=bool)  # no item is its own
+    >>> pairs = keras_ms.pairs.Pairs(embeddings @ embeddings.T, positive, ~same)
+    >>> np.array(n_pair_weights(pairs, np.ones(3, "float32"))).round(2) + 0  # + 0: no -0
+    array([[ 0.  , -0.41,  0.41],
+           [-0.5 ,  0.  ,  0.5 ],
+           [ 0.  ,  0.  ,  0.  ]], dtype=float32)
     """
     scale = _scale(pairs) * ops.expand_dims(upstream, 1)
     zero = ops.zeros_like(pairs.similarity)

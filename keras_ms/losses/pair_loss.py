@@ -45,6 +45,13 @@ class PairLoss(keras.losses.Loss):
     dtype, builds the pairs (across all replicas), compiles the pairwise part and returns one value
     per anchor, which Keras weights and reduces.
 
+    Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
+    Learning, CVPR 2019, Section 3: a loss by the weights of its pairs.
+
+    Relations: the losses of this library are made of it. Take it for a loss of your own that has a
+    value; `WeightedPairLoss` takes a miner and a weighting alone, and its value says nothing.
+    `CompositeLoss` adds whole losses up.
+
     Args:
         pair_loss: function `Pairs -> (anchors,)`, the loss of every anchor from the mined pairs.
         weighting: function `Pairs -> (anchors, candidates)`, the derivative of every anchor's
@@ -113,6 +120,19 @@ class PairLoss(keras.losses.Loss):
     Raises:
         ValueError: a dtype of low precision, an unknown option, or labels or embeddings of the
             wrong kind.
+
+    Example, the contrastive loss:
+
+    >>> from keras import ops
+    >>> from keras_ms.weighting import contrastive_weights
+    >>> def contrastive(pairs):
+    ...     push = ops.relu(pairs.similarity - 0.5)
+    ...     of_negatives = ops.where(pairs.negative, push, 0.0)
+    ...     return ops.sum(ops.where(pairs.positive, 1 - pairs.similarity, of_negatives), axis=-1)
+    >>> loss = PairLoss(contrastive, contrastive_weights, name="contrastive")
+    >>> embeddings = [[1.0, 0.0], [0.8660254, 0.5], [0.5, 0.8660254]]  # 0, 30, 60 degrees
+    >>> round(float(loss([0, 0, 1], embeddings)), 6)
+    0.333333
     """
 
     def __init__(

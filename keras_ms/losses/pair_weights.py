@@ -44,6 +44,9 @@ def pair_weights(
     At this step the loss and the sum of weight times similarity have the same gradient with
     respect to the embeddings, and so to the network.
 
+    Relations: the matrix of one batch, to look at; `PairStatistics` sums it up during `fit`, and
+    the functions of `keras_ms.weighting` compute it for pairs that are there.
+
     Args:
         loss: a pair-based loss of keras_ms (`PairLoss`), or a `CompositeLoss` of such.
         embeddings: (batch, dimension), any float dtype.
@@ -152,6 +155,14 @@ class PairStatistics(keras.callbacks.Callback):
       and of different classes. Collapse shows as both going to 1.
 
     Put it before the callbacks that read the logs.
+
+    Reference: the weights are those of Wang et al., Multi-Similarity Loss with General Pair
+    Weighting for Deep Metric Learning, CVPR 2019, Section 3.
+
+    Relations: `MinedAnchors` is a metric of the batches that are trained on anyway, at no further
+    pass, and counts anchors by the miner of `MultiSimilarityLoss`; this asks the miner and the
+    weighting of the loss that trains. `pair_weights` gives the matrix of one batch;
+    `ExplainZeroLoss` speaks up only where nothing is learned.
 
     Args:
         loss: the pair-based loss that is trained with.

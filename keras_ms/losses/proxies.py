@@ -77,6 +77,14 @@ class Proxies(keras.layers.Layer):
     batch times classes and need no sampling of pairs. To deploy, take the embedder alone; for
     Recall@K while training, `RecallAtK(dataset, embedder=embedder)`.
 
+    Reference: Movshovitz-Attias et al.: No Fuss Distance Metric Learning using Proxies, ICCV 2017;
+    Kim, Kim, Cho, Kwak: Proxy Anchor Loss for Deep Metric Learning, CVPR 2020.
+
+    Relations: a layer, trained with `ProxyNCALoss` or `ProxyAnchorLoss`. Take proxies where batches
+    cannot hold several images of a class, and where there is room for a vector a class; pair-based
+    losses have no weights of their own and know no number of classes. `keras_ms.CrossBatchMemory`
+    compares a batch with past images instead.
+
     Args:
         num_classes: number of training classes, 1 to 2**24.
         initializer: Keras initializer of the proxies, (num_classes, dimension). Only their
@@ -232,6 +240,10 @@ class ProxyNCALoss(ProxyLoss):
     Reference: Movshovitz-Attias et al.: No Fuss Distance Metric Learning using Proxies, ICCV
     2017. As there, the own proxy is not in the denominator, so that the loss may be negative.
 
+    Relations: each image counts by itself, as in a softmax classifier, so that any batch will do;
+    `ProxyAnchorLoss` weighs the images of a batch against each other, and is never negative.
+    `keras_ms.SupervisedContrastiveLoss` is a softmax over images in place of proxies.
+
     Args:
         scale: factor of the squared distances, > 0. Defaults to 1, the published formula; the
             distances of unit vectors are at most 4, so that larger values sharpen the softmax.
@@ -279,6 +291,10 @@ class ProxyAnchorLoss(ProxyLoss):
 
     Reference: Kim, Kim, Cho, Kwak: Proxy Anchor Loss for Deep Metric Learning, CVPR 2020, Eq. 4.
     There the proxies train at 100 times the learning rate; `keras_ms.Proxies` shows how.
+
+    Relations: `keras_ms.MultiSimilarityLoss` weighs pairs in the same form, a logarithm of a sum
+    for each kind, with images for anchors; here the proxies are the anchors, and nothing is mined.
+    `ProxyNCALoss` takes each image by itself.
 
     Args:
         alpha: scale of the similarities, > 0. Defaults to 32, the paper's value.

@@ -51,11 +51,23 @@ def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
     negative and (q - 1 / |P|) / temperature on a positive. A positive with more than its part of
     the softmax, q > 1 / |P|, is pushed away.
 
+    Reference: that of `keras_ms.SupervisedContrastiveLoss`.
+
     Args:
         temperature: as in `SupervisedContrastiveLoss`.
 
     Returns:
         (anchors, candidates), same dtype as the similarities; every row sums to 0.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(supervised_contrastive_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[ 3.44, -4.58,  1.14,  0.  ]], dtype=float32)
     """
 
     totals = _totals(temperature)
@@ -87,8 +99,26 @@ def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
 def supervised_contrastive_totals(
     pairs: Pairs, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log sum_P e^{S / temperature}, log sum_N e^{S / temperature} and 1 / |P| of every anchor,
-    each (anchors, 1)."""
+    """log sum_P e^{S / temperature}, log sum_N e^{S / temperature} and 1 / |P| of every anchor.
+
+    Args:
+        pairs: Pairs.
+        temperature: as in `SupervisedContrastiveLoss`.
+
+    Returns:
+        Three (anchors, 1), same dtype as the similarities; of an anchor without pairs of the kind
+        -1e9, and 0 for 1 / |P|.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> [round(float(total[0, 0]), 4) for total in supervised_contrastive_totals(pairs, 0.1)]
+    [9.0486, 7.0025, 0.5]
+    """
     return _totals(temperature)(pairs)
 
 

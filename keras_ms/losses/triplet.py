@@ -43,6 +43,8 @@ def triplet_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
     1 on the most similar negative and -1 on the least similar positive if they violate the
     margin. Pairs of equal similarity share the weight, as they share the derivative of a maximum.
 
+    Reference: that of `keras_ms.TripletLoss`.
+
     Args:
         pairs: Pairs.
         margin: as in `keras_ms.TripletLoss`.
@@ -50,6 +52,16 @@ def triplet_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
     Returns:
         (anchors, candidates), same dtype as the similarities; 0 in the row of an anchor without
         a positive or without a negative.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(triplet_hard_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[ 0., -1.,  1.,  0.]], dtype=float32)
     """
     sides = sides_of(pairs)
     hardest_positive = ops.min(sides.positives, axis=-1, keepdims=True)
@@ -93,6 +105,8 @@ def triplet_semi_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
     it; on a positive: -1 if it violates the margin; both divided by the number of positives.
     Negatives of equal similarity share the weight, as they share the derivative of a maximum.
 
+    Reference: that of `keras_ms.TripletLoss`.
+
     Args:
         pairs: Pairs.
         margin: as in `keras_ms.TripletLoss`.
@@ -100,6 +114,16 @@ def triplet_semi_hard_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
     Returns:
         (anchors, candidates), same dtype as the similarities; 0 in the row of an anchor without
         a positive or without a negative.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(triplet_semi_hard_weights(pairs, margin=0.3)).round(2) + 0  # + 0: no -0
+    array([[-0.5,  0. ,  0.5,  0. ]], dtype=float32)
     """
     pairs = pairs._replace(similarity=ops.stop_gradient(pairs.similarity))
     sides = sides_of(pairs)
@@ -158,6 +182,8 @@ def triplet_all_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
     number of negatives that violate it; both divided by the number of the anchor's triplets,
     |P_i| |N_i|.
 
+    Reference: that of `keras_ms.TripletLoss`.
+
     Args:
         pairs: Pairs.
         margin: as in `keras_ms.TripletLoss`.
@@ -165,6 +191,16 @@ def triplet_all_weights(pairs: Pairs, margin: float = 0.1) -> Tensor:
     Returns:
         (anchors, candidates), same dtype as the similarities; 0 in the row of an anchor without
         a positive or without a negative.
+
+    Example:
+
+    >>> pairs = keras_ms.pairs.Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> np.array(triplet_all_weights(pairs)).round(2) + 0  # + 0: no -0
+    array([[ 0.  , -0.25,  0.25,  0.  ]], dtype=float32)
     """
     pairs = pairs._replace(similarity=ops.stop_gradient(pairs.similarity))
     sides = sides_of(pairs)

@@ -47,6 +47,10 @@ class WeightedPairLoss(PairLoss):
     Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
     Learning, CVPR 2019, Section 3.
 
+    Relations: `PairLoss` takes the loss as a value beside its weighting, and so can be watched;
+    each named loss is such a pair. `CompositeLoss` adds up losses, where this puts together one of
+    a miner and a weighting.
+
     Args:
         weighting: function `Pairs -> (anchors, candidates)`: > 0 pushes a pair apart, < 0 pulls it
             together. It must be 0 where the pairs' masks do not hold.
@@ -55,6 +59,10 @@ class WeightedPairLoss(PairLoss):
             `dimension`. Defaults to None: as a `RowWise` weighting says of itself, such as
             `margin_weights`, unless a partial has set its dimension; False for other functions.
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
+
+    Raises:
+        ValueError: something else than functions; in `get_config`, functions that Keras does not
+            know; for the rest as `PairLoss`.
 
     Both may be a `functools.partial` with keywords, for their settings. To be saved with a model
     they must be known to Keras: those of keras_ms are, your own by

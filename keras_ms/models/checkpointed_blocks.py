@@ -54,9 +54,15 @@ def checkpointed_blocks(backbone: keras.Model) -> Iterator[None]:
     Reference: Chen et al.: Training Deep Nets with Sublinear Memory Cost, 2016.
 
     Args:
-        backbone: as in `checkpointable_layers`; it is traced within, as by `fit`.
+        backbone: built `keras.Model` whose blocks are layers of their own, as those of transformers
+            are; it is traced within, as by `fit`.
 
-    Raises: as `checkpointable_layers`.
+    Returns:
+        A context, for `with`.
+
+    Raises:
+        ValueError: a backbone without blocks that are layers of their own, or one whose blocks drop
+            at random or gather statistics.
 
     Example:
 

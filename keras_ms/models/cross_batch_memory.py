@@ -28,6 +28,10 @@ class CrossBatchMemory(EmbedderTraining):
 
     Reference: Wang, Zhang, Huang, Scott: Cross-Batch Memory for Embedding Learning, CVPR 2020.
 
+    Relations: take it where the batches that fit into memory are small: past images widen what an
+    anchor is compared with, and no weights are added. `keras_ms.Proxies` offer a trained vector a
+    class instead, `block_size` of a loss makes larger batches fit, `keras_ms.HDML` makes negatives.
+
     Args:
         embedder: built `keras.Model` with one output (batch, dimension), as of
             `keras_ms.build_embedder`. It is the part to deploy: export `model.embedder`.

@@ -197,6 +197,14 @@ def without_normalization(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: for a model without the layers "embedding" and "l2".
+
+    Example:
+
+    >>> embedder = keras_ms.build_embedder(image_size=32, embedding_size=16)
+    >>> model = keras_ms.without_normalization(embedder)
+    >>> model.compile("adam", loss=keras_ms.NPairLoss())
+    >>> model.output_shape
+    (None, 16)
     """
     names = [layer.name for layer in model.layers]
     if not {"embedding", "l2"} <= set(names):

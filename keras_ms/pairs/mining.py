@@ -12,7 +12,24 @@ from keras_ms.pairs.row_wise import NO_STATISTICS, RowForm, RowParts, RowWise
 @keras.saving.register_keras_serializable(package="keras_ms")
 @RowWise
 def mine_all() -> RowForm:
-    """Keeps every pair. Call it with Pairs."""
+    """Keeps every pair. Call it with Pairs.
+
+    Relations: the miner of losses that weigh all pairs, and the default of
+    `keras_ms.WeightedPairLoss`. All others leave pairs out.
+
+    Returns:
+        The Pairs that it is called with.
+
+    Example:
+
+    >>> pairs = Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]]),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> mine_all(pairs) is pairs
+    True
+    """
     return RowForm(NO_STATISTICS, entry=lambda pairs: pairs)
 
 
@@ -31,12 +48,27 @@ def mine_multi_similarity(epsilon: float = 0.1) -> RowForm:
     Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
     Learning, CVPR 2019, Eqs 11 and 12.
 
+    Relations: it keeps all pairs that are hard by a margin, of both kinds; `mine_hard` keeps one of
+    each kind, `mine_semi_hard` triplets, `mine_all` everything. Take it first: it leaves nothing
+    out that is near the border.
+
     Args:
-        epsilon: margin in units of cosine similarity, >= 0.
+        epsilon: margin in units of cosine similarity, >= 0. Defaults to 0.1.
 
     Returns:
         Pairs. Anchors without a positive or without a negative keep nothing: there is no
         opposite pair to compare with. No gradient flows through the thresholds.
+
+    Example:
+
+    >>> pairs = Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]]),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> mined = mine_multi_similarity(pairs, epsilon=0.1)
+    >>> np.array(mined.positive), np.array(mined.negative)
+    (array([[False,  True, False, False]]), array([[False, False,  True, False]]))
     """
 
     def hardest(pairs, axis):
@@ -62,6 +94,10 @@ def mine_hard(pairs: Pairs) -> Pairs:
     Reference: Hermans, Beyer, Leibe: In Defense of the Triplet Loss for Person
     Re-Identification, 2017.
 
+    Relations: the hardest pairs alone, where `mine_multi_similarity` keeps all that are hard: take
+    it for clean labels and late in a training; wrong labels are the hardest of all, and early on it
+    can make embeddings collapse.
+
     Args:
         pairs: Pairs.
 
@@ -69,6 +105,17 @@ def mine_hard(pairs: Pairs) -> Pairs:
         Pairs with exactly one positive, the least similar, and one negative, the most similar,
         for every anchor that has both; of equal ones that of the lowest index. Other anchors
         keep nothing.
+
+    Example:
+
+    >>> pairs = Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]]),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> mined = mine_hard(pairs)
+    >>> np.array(mined.positive), np.array(mined.negative)
+    (array([[False,  True, False, False]]), array([[False, False,  True, False]]))
     """
     positives = ops.where(pairs.positive, -pairs.similarity, -_far(pairs))
     negatives = ops.where(pairs.negative, pairs.similarity, -_far(pairs))
@@ -96,6 +143,9 @@ def mine_semi_hard(pairs: Pairs, margin: float = 0.1) -> Pairs:
     Reference: Schroff, Kalenichenko, Philbin: FaceNet: A Unified Embedding for Face Recognition
     and Clustering, CVPR 2015, Section 3.2; the fallback is that of TensorFlow Addons.
 
+    Relations: it avoids the hardest negatives, which `mine_hard` takes, and needs no more than one
+    negative a positive, where `mine_multi_similarity` keeps all that are near.
+
     Args:
         pairs: Pairs.
         margin: in units of cosine similarity, >= 0. Defaults to 0.1, as in
@@ -104,6 +154,17 @@ def mine_semi_hard(pairs: Pairs, margin: float = 0.1) -> Pairs:
     Returns:
         Pairs. Of negatives of equal similarity that of the lowest index is picked. Anchors
         without a positive or without a negative keep nothing.
+
+    Example:
+
+    >>> pairs = Pairs(
+    ...     np.array([[0.9, 0.6, 0.7, 0.1]]),
+    ...     positive=np.array([[True, True, False, False]]),
+    ...     negative=np.array([[False, False, True, True]]),
+    ... )
+    >>> mined = mine_semi_hard(pairs, margin=0.3)
+    >>> np.array(mined.positive), np.array(mined.negative)
+    (array([[ True, False, False, False]]), array([[False, False,  True, False]]))
     """
     similarity = ops.stop_gradient(pairs.similarity)
     far = _far(pairs)
@@ -136,12 +197,27 @@ def mine_one_pair_per_class(pairs: Pairs) -> Pairs:
     Reference: Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective,
     NeurIPS 2016, Section 3.2.
 
+    Relations: the pairs of `keras_ms.NPairLoss` as published, a pair a class whatever the
+    similarities are; the other miners choose by similarity. Take it with batches of two images a
+    class.
+
     Args:
         pairs: Pairs of a batch with itself.
 
     Returns:
         Pairs. Of a class with one item its item is left out; with a single class of two items or
         more the anchor has a positive and no negative.
+
+    Example:
+
+    >>> labels = np.array([0, 0, 0, 1, 1])
+    >>> same = labels[:, None] == labels
+    >>> pairs = Pairs(np.zeros((5, 5)), same & ~np.eye(5, dtype=bool), ~same)
+    >>> mined = mine_one_pair_per_class(pairs)
+    >>> np.argwhere(np.array(mined.positive)).tolist()  # anchor, positive
+    [[0, 1], [3, 4]]
+    >>> np.argwhere(np.array(mined.negative)).tolist()
+    [[0, 4], [3, 1]]
     """
     index = ops.arange(ops.shape(pairs.positive)[0], dtype="int32")
     before = ops.expand_dims(index, 0) < ops.expand_dims(index, 1)

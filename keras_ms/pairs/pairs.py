@@ -85,7 +85,25 @@ def has_pair(pairs: Pairs) -> Tensor:
 
 
 def signed(pairs: Pairs, magnitude: Tensor) -> Tensor:
-    """`magnitude` on negatives, minus `magnitude` on positives, 0 elsewhere."""
+    """`magnitude` on negatives, minus `magnitude` on positives, 0 elsewhere.
+
+    Args:
+        pairs: Pairs.
+        magnitude: (anchors, candidates), how much each pair counts, at least 0.
+
+    Returns:
+        (anchors, candidates), same dtype as `magnitude`: a weighting, for `WeightedPairLoss`.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> np.array(signed(pairs, np.ones((1, 4), "float32")))
+    array([[-1., -1.,  1.,  1.]], dtype=float32)
+    """
     zero = ops.zeros_like(magnitude)
     return ops.where(pairs.positive, -magnitude, ops.where(pairs.negative, magnitude, zero))
 
@@ -96,11 +114,22 @@ def log_sums_exp(exponents: Tensor, pairs: Pairs, axis: int = -1) -> list[Tensor
     Args:
         exponents: (anchors, candidates); those of pairs of neither kind are not read.
         pairs: Pairs.
-        axis: 0 for the columns in place of the rows.
+        axis: 0 for the columns in place of the rows. Defaults to -1.
 
     Returns:
         Two (anchors, 1), or (1, candidates), same dtype as `exponents`: -1e9 for a row without
         pairs of the kind, the exponent itself for a row with one.
+
+    Example:
+
+     >>> pairs = keras_ms.pairs.Pairs(
+     ...     np.array([[0.9, 0.6, 0.7, 0.1]], "float32"),
+     ...     positive=np.array([[True, True, False, False]]),
+     ...     negative=np.array([[False, False, True, True]]),
+     ... )
+    >>> positive, negative = log_sums_exp(pairs.similarity, pairs)
+    >>> round(float(positive[0, 0]), 4), round(float(negative[0, 0]), 4)
+    (1.4544, 1.1375)
     """
     masks = pairs.positive, pairs.negative
     # over masked entries only: no other entry sets the scale

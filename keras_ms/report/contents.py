@@ -110,19 +110,19 @@ def collect_report(
         title: heading. Defaults to the name of the image list.
         unseen: whether the embedder was trained on none of these classes, which the page then
             says. Defaults to False: nothing is said.
-        facts: dict of what to say about data and model, text by name.
-        settings: dict of the run's settings.
+        facts: dict of what to say about data and model, text by name. Defaults to None.
+        settings: dict of the run's settings. Defaults to None.
         history: list of dicts with "step", "loss" and "…recall@K", as in history.csv.
-        pictures: dict of PNG files by title, shown with the history.
+        pictures: dict of PNG files by title, shown with the history. Defaults to None.
         levels: dict of Recall@1 by name, lines across the history's Recall@K: what is reached
-            without training.
-        choice: `keras_ms.report.choice_section.Choice`, among which embedders this one was
-            chosen.
-        remarks: list of sentences that stand in the summary.
+            without training. Defaults to None.
+        choice: `keras_ms.report.choice_section.Choice`, among which embedders this one was chosen.
+            Defaults to None.
+        remarks: list of sentences that stand in the summary. Defaults to None.
         num_map_images: most images on the map; of more, evenly chosen ones and all those that
             the page shows elsewhere. Defaults to 4,000: a page of about ten megabytes.
-        seed: of the map, the intervals and k-means.
-        log: function that takes a line of text, told what takes long.
+        seed: of the map, the intervals and k-means. Defaults to 0.
+        log: function that takes a line of text, told what takes long. Defaults to None.
 
     Returns:
         A `Report`, for `write_report`.

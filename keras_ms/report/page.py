@@ -31,6 +31,11 @@ def write_report(report: Report, path: str | Path) -> int:
     Raises:
         FileNotFoundError, ValueError: an image is gone or damaged.
         OSError: the file cannot be written.
+
+    Example:
+
+    >>> report = collect_report(embeddings, images)  # doctest: +SKIP
+    >>> write_report(report, "birds.html")  # doctest: +SKIP
     """
     return write_page(report_page(report), path)
 

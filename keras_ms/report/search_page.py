@@ -12,6 +12,10 @@ from keras_ms.report.pictures import data_uri, square
 
 # sharp at the 130 pixels or so that a picture has on the page
 _PICTURE_SIZE = 192
+_NUMBERS = (
+    "The number is the similarity, the cosine of two embeddings: 1.000 is the most, which the same "
+    "picture has. Those of two models are not to be compared."
+)
 _STYLE = Markup("""
 .found { display: grid; gap: .9rem .8rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); }
@@ -58,12 +62,14 @@ def write_search_page(
     """
     pictures = _Pictures(max_pictures)
     articles = [_result(name, found, pictures) for name, found in results]
+    left_out = pictures.left_out()
     body = [
         tag("header", tag("h1", "What the search found"), tag("p", what, class_="soft")),
         tag(
             "main",
             None if not facts else fact_list(facts),
-            tag("p", pictures.said(), class_="note"),
+            tag("p", _NUMBERS, class_="note") if articles else None,
+            tag("p", left_out, class_="note") if left_out else None,
             tag("div", *articles, class_="results") if articles else tag("p", "Nothing was found."),
         ),
     ]
@@ -89,8 +95,11 @@ class _Pictures:
     def style(self) -> Markup:
         return Markup("".join(self._rules))
 
-    def said(self):
+    def left_out(self):
+        """How many pictures are not in the page and why, "" if all are."""
         shown, known = len(self._rules), len(self._numbers)
+        if shown == known:
+            return ""
         words = f"{shown:,} of {known:,} pictures are in the page"
         left = known - shown - self._missing
         if left:

@@ -1,5 +1,6 @@
 """The closing words of a run: what each stage reaches, and whether training was worth it."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,21 @@ def closing_words(recalls: StageRecalls, ks: Sequence[int]) -> list[str]:
     if recalls["test"]["last"] is None:
         words.append(_DIVERGED)
     return [*words, *filter(None, [shortfall(recalls)])]
+
+
+def next_words(run_path: Path, data_dir: str, exports: Mapping[str, Any]) -> list[str]:
+    """Commands that one goes on with, a line each.
+
+    Args:
+        run_path: folder of the run.
+        data_dir: of its photos; "" of drawn images, which nobody searches.
+        exports: of `keras_ms.export.formats.export_formats`.
+    """
+    lines = [f"What it confuses, on a page: keras-ms report {shlex.quote(str(run_path))}"]
+    if data_dir and "onnx" in exports:
+        words = shlex.join(["embed", exports["onnx"]["path"], data_dir, "--to", "rows"])
+        lines.append(f"To search photos with it: keras-ms {words}")
+    return lines
 
 
 def run_summary(

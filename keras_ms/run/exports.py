@@ -81,6 +81,7 @@ def write_exports(
         "log": log,
     }
     if keras.backend.backend() == "tensorflow":
+        log(f"Exporting {', '.join(formats)}, each compared with the model")
         return export_formats(deployed, folder, formats, **options)
     log(f"Exporting {run.model_file} in a process on the TensorFlow backend")
     if data_shard() != (0, 1):

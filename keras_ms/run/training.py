@@ -11,7 +11,7 @@ from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.files import remove_unfinished
 from keras_ms.run.backend import check_same_backend, prepared_backend
 from keras_ms.run.baselines import measured_baselines
-from keras_ms.run.closing import closing_words, finite_recall, run_summary
+from keras_ms.run.closing import closing_words, finite_recall, next_words, run_summary
 from keras_ms.run.data import run_data, with_image_defaults
 from keras_ms.run.embedder import check_backbone
 from keras_ms.run.exports import check_exports, export_folder, exported_recall, write_exports
@@ -168,4 +168,6 @@ def train(
             run.write_json(run.summary_file, summary)
             paths = [str(run.path), *(export["path"] for export in exports.values())]
             log("Written: " + ", ".join(paths))
+            for words in next_words(run.path, settings.data.data_dir, exports):
+                log(words)
             return summary

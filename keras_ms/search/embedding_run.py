@@ -30,12 +30,18 @@ class EmbeddedPictures(NamedTuple):
 
     Attributes:
         to: path or URL of the folder.
-        num_pictures: in the list.
-        num_embeddings: rows of all shards.
-        num_shards: files.
+        num_pictures: in the list, int.
+        num_embeddings: rows of all shards, int.
+        num_shards: files, int.
         num_made: pictures of the shards that were made now; the others were there.
-        seconds: that this took.
-        broken: path and reason of the others, in the order of the list.
+        seconds: that this took, float.
+        broken: list of (path, reason) of those without an embedding, in the order of the list.
+
+    Example:
+
+    >>> done = embed_pictures("embedder.onnx", "photos", to="rows")  # doctest: +SKIP
+    >>> for path, reason in done.broken:  # doctest: +SKIP
+    ...     print(path, reason)
     """
 
     to: str
@@ -83,11 +89,11 @@ def embed_pictures(
             or "float16", half of it, each number rounded to 11 bits.
         shard_size: pictures in a file. Defaults to 4,096.
         replace: whether other embeddings in the folder (of another model, list, size or type) are
-            removed first. Shards of this job stay and are gone on with.
+            removed first. Shards of this job stay and are gone on with. Defaults to False.
         engine: "local", this machine; or "ray", workers of Ray Data (extra `ray`) here or, where
-            the variable RAY_ADDRESS names a cluster, on its machines.
+            the variable RAY_ADDRESS names a cluster, on its machines. Defaults to "local".
         workers: of Ray. Defaults to None: one for each machine of the cluster.
-        verbose: say what is found and show progress.
+        verbose: say what is found and show progress. Defaults to True.
 
     Returns:
         An `EmbeddedPictures`.

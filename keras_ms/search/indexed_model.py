@@ -22,10 +22,18 @@ class EmbeddingModel(Protocol):
 class IndexedModel(NamedTuple):
     """The model of an index.
 
+    Give one to `Index` for embeddings of another origin: equal fingerprints mean that embeddings
+    may be compared, so choose a text that changes with the weights.
+
     Attributes:
-        name: of its file.
-        fingerprint: of it.
+        name: of its file, for people.
+        fingerprint: of it; not empty.
         path: where its file lay as the index was made, or empty.
+
+    Example:
+
+    >>> IndexedModel("mine", "2024-05")
+    IndexedModel(name='mine', fingerprint='2024-05', path='')
     """
 
     name: str

@@ -62,7 +62,13 @@ def embedded_now(
         to = os.path.join(folder, "embeddings")
         try:
             done = embed_pictures(
-                model, data, to=to, image_size=image_size, resize_to=resize_to, verbose=verbose
+                model,
+                data,
+                to=to,
+                image_size=image_size,
+                resize_to=resize_to,
+                # of one picture there is nothing to say but where the list of it lies
+                verbose=verbose and data == pictures,
             )
         except ValueError as error:
             # of one picture the words about a folder that is gone say little

@@ -70,6 +70,7 @@ def answers(*questions):
 # (words, exit code, one of these texts)
 QUESTIONS = [
     (("keras-ms", "--help"), 0, "convert-weights"),
+    (("keras-ms",), 2, "keras-ms COMMAND --help has the options of each"),
     (("keras-ms", "--version"), 0, f"keras-ms {keras_ms.__version__}"),
     (("keras-ms", "train", "--help"), 0, "--image-size"),
     (("keras-ms", "train", "--losss", "triplet"), 2, "--losss"),

@@ -70,7 +70,7 @@ def test_pictures_are_embedded_for_an_index_and_for_a_query(there, capsys):
     printed = capsys.readouterr().out
     assert "Added 8 pictures" in printed
     assert (
-        "1 pictures could not be embedded, the first is photos/x.png: the file is empty" in printed
+        "1 picture could not be embedded, the first is photos/x.png: the file is empty" in printed
     )
     # the index remembers its model; the same rows as of keras-ms embed
     assert main(["search", "an.index", "photos/3.png", "--top", "2"]) == 0
@@ -85,6 +85,16 @@ def test_pictures_are_embedded_for_an_index_and_for_a_query(there, capsys):
             name = "photos/" + path.rpartition("/")[2]
             np.testing.assert_allclose(rows[name], row, atol=1e-6)
     shutil.rmtree("other.index")
+
+
+def test_one_picture_is_added_by_its_own_name(filled, capsys):
+    shutil.copy("photos/3.png", "new.png")
+    assert main(["index", "an.index", "new.png", "--model", "birds.keras"]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    # nothing of the list that it is embedded by
+    assert first == "Added 1 picture" and len(others) == 1
+    assert main(["search", "an.index", "new.png", "--top", "2"]) == 0
+    assert "1.0000  new.png" in capsys.readouterr().out
 
 
 def test_results_are_written_as_a_page_a_table_or_json(filled, capsys):

@@ -3,8 +3,10 @@
 import io
 import os
 import struct
+import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from PIL import Image, features
 
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.data.exif_orientation import turned, turned_back
-from keras_ms.data.image_file import SUFFIXES, image_fault, num_pixels, read_pixels
+from keras_ms.data.image_file import (
+    SUFFIXES,
+    _find_formats,
+    image_fault,
+    num_pixels,
+    read_pixels,
+)
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import decoded_images, evaluation_batches
 from keras_ms.data.plain_jpeg import plain_jpeg
@@ -192,8 +200,6 @@ def test_what_cannot_be_read_is_refused_by_name_and_reason(tmp_path):
         (saved(photo(), "PPM"), "its content is PPM; expected one of JPEG"),
         (saved(number, "TIFF"), "mode F"),
         (saved(Image.fromarray(np.zeros((5, 5), np.int32)), "TIFF"), "mode I"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "pip install pillow-heif"),
-        (b"\0\0\0\x18ftypmif1" + bytes(40), "its content is HEIC"),
         (b"\x89PNG\r\n\x1a\n and no more", "a damaged PNG"),
         (whole[:-1], "truncated"),
         (whole[: len(whole) // 2], "truncated"),
@@ -220,18 +226,66 @@ def test_a_format_that_this_pillow_lacks_is_named(tmp_path, monkeypatch):
     refused(written(tmp_path, "a.avif", avif), "its content is AVIF; Pillow from 11.3 on reads it")
 
 
-def test_a_registered_plugin_reads_heic(tmp_path, monkeypatch):
-    class Heif(Image.Image):
-        def __init__(self, file, name):
-            super().__init__()
-            self.im, self._mode, self._size = photo().im, "RGB", photo().size
+HEIC = b"\0\0\0\x18ftypheic" + bytes(40)
 
-    monkeypatch.setattr(Heif, "format", "HEIF", raising=False)
+
+@pytest.fixture
+def without_heic(monkeypatch):
+    """No plugin for HEIC is there, whatever is installed."""
     Image.init()
-    monkeypatch.setattr(Image, "ID", list(Image.ID))
-    monkeypatch.setitem(Image.OPEN, "HEIF", (Heif, lambda prefix: prefix[4:8] == b"ftyp"))
-    path = written(tmp_path, "a.heic", b"\0\0\0\x18ftypheic" + bytes(40))
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    monkeypatch.setattr(Image, "OPEN", {name: Image.OPEN[name] for name in Image.ID})
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    _find_formats.cache_clear()
+    yield
+    _find_formats.cache_clear()
+
+
+class Heif(Image.Image):
+    """As a plugin opens a file: here always `photo()`."""
+
+    format = "HEIF"
+
+    def __init__(self, file, name):
+        super().__init__()
+        self.im, self._mode, self._size = photo().im, "RGB", photo().size
+
+
+def register_heif():
+    Image.register_open("HEIF", Heif, lambda prefix: prefix[4:8] == b"ftyp")
+
+
+@pytest.mark.usefixtures("without_heic")
+def test_without_a_plugin_heic_is_named_and_what_reads_it(tmp_path):
+    refused(written(tmp_path, "a.heic", HEIC), "its content is HEIC; with pip install pillow-heif")
+    mif1 = HEIC.replace(b"heic", b"mif1")
+    refused(written(tmp_path, "b.heic", mif1), "its content is HEIC")
+
+
+@pytest.mark.usefixtures("without_heic")
+def test_a_registered_plugin_reads_heic(tmp_path):
+    register_heif()
+    path = written(tmp_path, "a.heic", HEIC)
     assert_all_readers_see(path, np.asarray(photo()))
+
+
+@pytest.mark.usefixtures("without_heic")
+def test_an_installed_plugin_is_registered_for_heic(tmp_path, monkeypatch):
+    package = SimpleNamespace(register_heif_opener=register_heif)
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    path = written(tmp_path, "a.heic", HEIC)
+    assert num_pixels(path) == 61 * 43
+    assert_all_readers_see(path, np.asarray(photo()))
+
+
+def test_heic_of_a_phone_is_read_and_upright(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason='needs pip install -e ".[heic]"')
+    upright = photo()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, as phones that are held upright write
+    path = str(tmp_path / "a.heic")
+    pillow_heif.from_pillow(upright.rotate(90, expand=True)).save(path, exif=exif.tobytes())
+    assert_all_readers_see(path, np.asarray(upright), tolerance=40)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])

@@ -205,16 +205,34 @@ def test_small_classes_raise_or_are_left_out(tmp_path, caplog):
     folder = make_folder(tmp_path, ["a", "c", "d", "e", "f"])
     make_folder(folder, ["b", "g"], per_class=1)
     # 7 classes: 4 train, of which b has one image; g tests and may have one
-    with pytest.raises(ValueError, match="1 training classes .* 1 image .*: b. Add images"):
+    with pytest.raises(ValueError, match="1 training class of .* has 1 image .*: b. Add images"):
         ImageList.from_folder(folder)
     (folder / "f2").mkdir()
-    with pytest.raises(ValueError, match="no images: f2"):
+    with pytest.raises(ValueError, match="1 class folder of .* has no images: f2"):
         ImageList.from_folder(folder)
     with caplog.at_level(logging.WARNING):
         images = ImageList.from_folder(folder, skip_small_classes=True)
     assert images.class_names == ("a", "c", "d", "e", "f", "g")
     assert images.counts() == {"train": (3, 6), "test": (3, 5)}
     assert caplog.text.count("left out") == 2
+
+
+def test_damaged_images_and_classes_without_images_are_told_together(tmp_path):
+    folder = make_folder(tmp_path, ["a", "b", "c", "d"], per_class=3)
+    (folder / "e").mkdir()
+    make_folder(folder, ["f"], per_class=1)
+    for damaged in ("a/0.jpg", "f/0.jpg"):
+        (folder / damaged).write_bytes(b"")
+    words = "(?s)2 of 13 images cannot be read.*a/0.jpg .the file is empty.*skip_unreadable\n"
+    both = words + "Without them 2 class folders of .* have no images: e, f: .*skip_small_classes"
+    with pytest.raises(ValueError, match=both):
+        ImageList.from_folder(folder)
+    with pytest.raises(ValueError, match=words.replace("\n", "$")):
+        ImageList.from_folder(folder, skip_small_classes=True)
+    with pytest.raises(ValueError, match="2 class folders of .* have no images: e, f .* 2 images"):
+        ImageList.from_folder(folder, skip_unreadable=True)
+    images = ImageList.from_folder(folder, skip_unreadable=True, skip_small_classes=True)
+    assert len(images) == 11 and images.class_names == ("a", "b", "c", "d")
 
 
 def test_damaged_images_are_named_or_skipped(tmp_path, caplog):

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from keras_ms.run.closing import closing_table, closing_words, finite_recall, shortfall
+from keras_ms.run.closing import (
+    closing_table,
+    closing_words,
+    finite_recall,
+    next_words,
+    shortfall,
+)
 
 RESULTS = {
     "validation": {
@@ -36,6 +42,14 @@ def test_what_a_run_lacks_is_left_out():
     results = {"validation": {}, "test": {"raw_pixels": {"1": 0.12}, "last": {"1": 0.9}}}
     lines = closing_table(results, (1,)).splitlines()
     assert [line.split() for line in lines[2:]] == [["raw", "pixels", "0.120"], ["last", "0.900"]]
+
+
+def test_the_next_commands_can_be_pasted():
+    run, exports = Path("my runs/a"), {"onnx": {"path": "saved_models/a/embedder.onnx"}}
+    report, embed = next_words(run, "my photos", exports)
+    assert report.endswith(": keras-ms report 'my runs/a'")
+    assert embed.endswith(": keras-ms embed saved_models/a/embedder.onnx 'my photos' --to rows")
+    assert next_words(run, "", exports) == next_words(run, "my photos", {}) == [report]
 
 
 def below(classes, chosen, pooled=0.5):

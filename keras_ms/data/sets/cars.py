@@ -56,7 +56,8 @@ def load_cars(
     Args:
         data_dir: folder.
         check_counts: refuse an archive, list or folder of images that is not the whole published
-            set. With False, what is there is used, and a warning tells what is missing.
+            set. With False, what is there is used, and a warning tells what is missing. Defaults to
+            `True`.
         progress: called with (files written, files in all or None) while an archive is
             extracted.
 

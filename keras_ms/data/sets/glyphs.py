@@ -64,7 +64,8 @@ def draw_glyphs(*, image_size: int = 64, images_per_class: int = 20, seed: int =
         image_size: pixels of a side, 16 to 128. Defaults to 64: a character's dots and the
             clutter stay apart.
         images_per_class: images of each character, at least 2. Defaults to 20, as in Omniglot.
-        seed: integer, at least 0. Another seed draws the same characters in other ways.
+        seed: integer, at least 0. Another seed draws the same characters in other ways. Defaults to
+            0.
 
     Returns:
         `ImageList` named "glyphs": uint8 images `(N, image_size, image_size, 3)`, RGB 0-255;

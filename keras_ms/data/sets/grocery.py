@@ -38,7 +38,7 @@ def load_grocery(data_dir: str | Path, *, check_counts: bool = True) -> ImageLis
     Args:
         data_dir: the set's folder dataset/, or a folder that holds it as dataset or grocery.
         check_counts: refuse lists or folders of images that are not the whole published set. With
-            False, what is there is used, and a warning tells what is missing.
+            False, what is there is used, and a warning tells what is missing. Defaults to `True`.
 
     Returns:
         `ImageList` of 41 training and 40 test classes, 5,421 images in all.

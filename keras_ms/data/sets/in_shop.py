@@ -45,7 +45,7 @@ def load_in_shop(
     Args:
         data_dir: folder.
         check_counts: refuse a list or folder of images that is not the whole published set. With
-            False, what is there is used, and a warning tells what is missing.
+            False, what is there is used, and a warning tells what is missing. Defaults to `True`.
         progress: called with (files written, files in all or None) while the archive is
             extracted.
 
