@@ -124,11 +124,11 @@ class Experiment:
             subset = self._subset(method, features_model, images, rate, seed)
         stages = STAGES if method == "everything, three times" else int(subset.max()) + 1
         steps = self._given.steps // stages
-        schedule: keras.optimizers.schedules.LearningRateSchedule = StageSchedule(
-            keras.optimizers.schedules.CosineDecay(rate, steps), steps, stages
-        )  # pyright: ignore[reportAssignmentType]
+        falling = keras.optimizers.schedules.CosineDecay(rate, steps)
         classifier.compile(
-            keras.optimizers.Adam(schedule),
+            keras.optimizers.Adam(
+                StageSchedule(falling, steps, stages)  # pyright: ignore[reportArgumentType]
+            ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
         batches = curriculum_batches(
