@@ -53,7 +53,7 @@ def draw_neighbours(
     >>> glyphs = keras_ms.draw_glyphs(image_size=16, images_per_class=2).subset("test")
     >>> pixels = glyphs.images.reshape(len(glyphs), -1)
     >>> draw_neighbours(glyphs, {"by pixels": pixels}, queries=2, neighbours=3).size
-    (388, 224)
+    (384, 224)
     """
     if not embeddings:
         raise ValueError("Expected embeddings under at least one title. Received: none")
