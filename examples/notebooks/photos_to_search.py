@@ -43,9 +43,9 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The photos
 #
-# **Change the next line to your own folder.** Below it lies a folder for each class, such as
-# `photos/robin/1.jpg`. Without a change it is Cars-196, from the folder of real images that the
-# tests use too.
+# **Change the next line to your own folder**, and `EVERY` to 1. Below it lies a folder for each
+# class, such as `photos/robin/1.jpg`. Without a change it is Cars-196, from the folder of real
+# images that the tests use too.
 
 # %%
 PHOTOS = Path(os.environ.get("KERAS_MS_DATA", "../../../shared/data")) / "cars196_train160"
