@@ -11,6 +11,8 @@ import keras_ms
 
 sys.path.insert(0, str(Path(__file__).parent))
 from docstrings import as_restructured_text  # noqa: E402
+from myst_parser.parsers.sphinx_ import MystParser  # noqa: E402
+from percent import as_markdown  # noqa: E402
 
 project = "keras_ms"
 author = "the authors of keras_ms"
@@ -29,13 +31,16 @@ include_patterns = [
     "CHANGELOG.md",
     "docs/**",
     "examples/**/README.md",
+    "examples/notebooks/*.py",
     "keras_ms/**/README.md",
     "scripts/README.md",
     "tests/README.md",
 ]
 exclude_patterns = [
     ".venv", ".git", "build", "dist", "runs", "saved_models", "docs/templates", "docs/pictures",
+    "docs/*.py",
 ]  # fmt: skip
+source_suffix = {".md": "markdown", ".rst": "restructuredtext", ".py": "notebook"}
 templates_path = [str(Path(__file__).parent / "templates")]
 
 # as GitHub names the headings that links lead to
@@ -75,10 +80,20 @@ html_show_sourcelink = False
 copybutton_exclude = ".linenos, .gp, .go"
 
 
+class NotebookParser(MystParser):
+    """Reads the .py of a notebook as a page."""
+
+    supported = ("notebook",)
+
+    def parse(self, inputstring, document):
+        super().parse(as_markdown(inputstring), document)
+
+
 def _process_docstring(app, what, name, obj, options, lines):
     lines[:] = as_restructured_text(lines)
 
 
 def setup(app):
+    app.add_source_parser(NotebookParser)
     # before napoleon, which reads the sections
     app.connect("autodoc-process-docstring", _process_docstring, priority=400)

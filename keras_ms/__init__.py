@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from keras_ms.curriculum.table import write_curriculum as write_curriculum
     from keras_ms.data.balanced_batches import balanced_batches as balanced_batches
     from keras_ms.data.image_list import ImageList as ImageList
+    from keras_ms.data.images import evaluation_batches as evaluation_batches
     from keras_ms.data.load_images import load_images as load_images
     from keras_ms.data.sets.cars import load_cars as load_cars
     from keras_ms.data.sets.csv_list import load_csv as load_csv
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from keras_ms.htl.batches import neighbour_batches as neighbour_batches
     from keras_ms.models.backbone_names import list_backbones as list_backbones
     from keras_ms.report import collect_report as collect_report
+    from keras_ms.report import draw_neighbours as draw_neighbours
     from keras_ms.report import write_report as write_report
 
 _ON_FIRST_USE = {
@@ -64,7 +66,9 @@ _ON_FIRST_USE = {
     "curriculum_batches": "keras_ms.curriculum.batches",
     "curriculum_subsets": "keras_ms.curriculum.subsets",
     "draw_glyphs": "keras_ms.data.sets.glyphs",
+    "draw_neighbours": "keras_ms.report",
     "evaluate_embeddings": "keras_ms.evaluation",
+    "evaluation_batches": "keras_ms.data.images",
     "export_onnx": "keras_ms.export",
     "export_saved_model": "keras_ms.export",
     "list_backbones": "keras_ms.models.backbone_names",
@@ -128,8 +132,10 @@ __all__ = [
     "curriculum_subsets",
     "decayed_kernels",
     "draw_glyphs",
+    "draw_neighbours",
     "enable_lora",
     "evaluate_embeddings",
+    "evaluation_batches",
     "export_onnx",
     "export_saved_model",
     "freeze_blocks",

@@ -142,6 +142,10 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """All images of a list once, in order, as a model is evaluated on them.
 
+    Relations: for embeddings and Recall@K. `balanced_batches` is endless and augmented, to train
+    on; `validation_batches` has several classes in a batch, on which a loss on pairs means
+    something.
+
     Args:
         image_list: an ImageList; pass `subset("test")` for the test classes.
         image_size: side of the images in pixels. Defaults to `None`: 224 for files (what most
@@ -149,9 +153,9 @@ def evaluation_batches(
         resize_to: the shorter side becomes this many pixels before the centre is cut out.
             Defaults to `None`: what `default_resize_to` gives. With `image_size` the centred
             square is seen whole.
-        batch_size: images per batch; the last batch may be smaller.
+        batch_size: images per batch; the last batch may be smaller. Defaults to 64.
         cache: keep the finished images in memory as uint8 for the next pass: True, False or
-            "auto", which does so up to 1 GiB.
+            "auto", which does so up to 1 GiB. Defaults to "auto".
 
     Returns:
         A finite tf.data.Dataset of (images float32 (batch, image_size, image_size, 3) RGB 0-255,

@@ -32,8 +32,7 @@ def validation_batches(
     batches.
 
     Relations: for `validation_data`, a loss on held-out classes; `balanced_batches` is endless and
-    augmented, to train on; `keras_ms.data.images.evaluation_batches` gives every image once, for
-    Recall@K.
+    augmented, to train on; `evaluation_batches` gives every image once, for Recall@K.
 
     Args:
         source: an ImageList, such as `images.subset("validation")`, or a pair (array, labels) with
