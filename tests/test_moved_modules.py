@@ -1,6 +1,7 @@
 """Import paths of before the folders lead to the same modules."""
 
 import importlib
+import subprocess
 import sys
 import warnings
 
@@ -47,3 +48,11 @@ def test_modules_of_users_with_such_names_are_their_own(tmp_path, monkeypatch):
         assert importlib.import_module(name).whose == "yours"
         for part in {name, name.split(".")[0]}:
             monkeypatch.delitem(sys.modules, part)
+
+
+def test_packages_with_public_names_need_no_import_of_their_own():
+    code = "import keras_ms; print(keras_ms.search.Index, keras_ms.export.load_embedder)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        keras_ms.serch  # noqa: B018
