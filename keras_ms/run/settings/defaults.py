@@ -56,10 +56,9 @@ POOLING = "avg"
 # of backbones without a name that do not say what they are made for
 PRESET_SIZE = 224
 
-# Of the head's rate. What named networks gained by all of it, on held-out classes, is in
-# docs/fine_tuning.md; others may be transformers, which a high rate spoils: a tenth is usual.
-BACKBONE_RATES = {"name": 1.0}
-BACKBONE_RATE_OF_OTHERS = 0.1
+# Of the head's rate. Networks with a name have all of it: docs/fine_tuning.md has what they gained
+# on held-out classes. Others may be transformers, where it is a risk; a tenth is usual.
+UNNAMED_BACKBONE_RATE = 0.1
 
 # classes of a batch, or as many as there are
 CLASSES_PER_BATCH = {"scratch": 32, "frozen": 16, "finetuned": 16}
@@ -104,8 +103,8 @@ def missing_values(settings: Settings) -> dict[str, Any]:
     # these say themselves how much less the backbone is trained than the head
     if kind == "finetuned" and given["layer_decay"] == 1.0 and not given["lora_rank"]:
         rate = given["learning_rate"] or chosen["learning_rate"]
-        share = BACKBONE_RATES.get(backbone_kind(settings.model.backbone), BACKBONE_RATE_OF_OTHERS)
-        choose("backbone_learning_rate", share * rate)
+        is_named = backbone_kind(settings.model.backbone) == "name"
+        choose("backbone_learning_rate", rate if is_named else UNNAMED_BACKBONE_RATE * rate)
     if chosen.get("interpolate") and not can_interpolate(settings, tune):
         chosen["interpolate"] = False
     choose("steps_per_epoch", _steps_per_epoch(chosen.get("steps", given["steps"])))
