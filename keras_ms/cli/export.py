@@ -63,6 +63,11 @@ def run(words: Sequence[str]) -> None:
             "--formats photo_onnx needs --resize-to: the shorter side of a photo, in pixels, "
             "before its centre is cut out, as the model was evaluated"
         )
+    if os.path.isdir(options.model) and not is_run:
+        raise ValueError(
+            "Expected a .keras file, or the folder of a run, with settings.json in it. Received "
+            f"another folder: {options.model}"
+        )
     file = os.path.join(options.model, "embedder.keras") if is_run else options.model
     check_is_there(file, "a .keras file, or the folder of a run that has ended")
     # whatever backend trained the model: the files are TensorFlow's

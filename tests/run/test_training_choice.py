@@ -298,6 +298,12 @@ def test_a_run_is_exported_again_as_it_was_shown_its_photos(finetuned, tmp_path)
     assert again.fingerprint == first.fingerprint
 
 
+def test_another_folder_is_no_run_to_export(tmp_path, capsys):
+    assert main(["export", str(tmp_path), "--to", str(tmp_path / "out")]) == 1
+    assert "the folder of a run, with settings.json in it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_rate_for_a_frozen_backbone_is_refused_with_both_ways_out(folder, tmp_path, capsys):
     words = ("--freeze-backbone", "--backbone-learning-rate", "0.1")
     assert main(train_words(folder, tmp_path, *words)) == 1
