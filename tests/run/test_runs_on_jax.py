@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from other_backends import command, environment_of, skip_without
 from small_runs import (
+    SMOOTH,
+    assert_same_losses,
     assert_same_state,
     history,
     kill_9_in_an_epoch,
@@ -52,7 +54,9 @@ def test_a_run_trains_measures_chooses_and_exports(finished):
     assert json.loads((run / "environment.json").read_text())["backend"] == "jax"
     rows = history(run)
     assert [row["step"] for row in rows] == ["4", "8", "12"]
-    assert all(float(row["loss"]) > 0 and 0 <= float(row["val_recall@1"]) <= 1 for row in rows)
+    # where no pair is mined any more it is 0
+    assert all(float(row["loss"]) >= 0 and 0 <= float(row["val_recall@1"]) <= 1 for row in rows)
+    assert float(rows[0]["loss"]) > 0
     assert (run / "curves.png").is_file()
     assert set(summary["exports"]) == {"saved_model", "onnx"}
     assert all(export["max_difference"] <= 1e-5 for export in summary["exports"].values())
@@ -191,15 +195,15 @@ def test_interrupted_while_exporting_it_resumes_there(finished, folder, tmp_path
 def test_two_devices_equal_one_and_resume(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    more = ("--learning-rate", "1e-3", "--export", "")
-    on_jax(train_words(folder, tmp_path / "one", *more))
-    two = tmp_path / "two" / "runs" / "run"
-    words = train_words(folder, tmp_path / "two", *more[:2], "--export", "onnx", "--devices", "2")
-    kill_9_in_an_epoch(words, two)
-    on_jax(["train", "--resume", two])
-    one = history(tmp_path / "one" / "runs" / "run")
-    for expected, found in zip(one, history(two), strict=True):
-        assert float(found["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-3)
-    # training amplifies rounding, so not bit for bit; the first epoch has had little time
-    assert float(history(two)[0]["loss"]) == pytest.approx(float(one[0]["loss"]), abs=1e-5)
+    on_jax(train_words(folder, tmp_path / "one", *SMOOTH, "--export", ""))
+    words = {
+        name: train_words(folder, tmp_path / name, *SMOOTH, "--devices", "2", "--export", formats)
+        for name, formats in (("two", "onnx"), ("killed", ""))
+    }
+    on_jax(words["two"])
+    runs = {name: tmp_path / name / "runs" / "run" for name in ("one", *words)}
+    kill_9_in_an_epoch(words["killed"], runs["killed"])
+    on_jax(["train", "--resume", runs["killed"]])
+    assert_same_losses(runs["two"], runs["one"])
+    assert_same_state(runs["killed"], runs["two"])
     assert summary_of(tmp_path / "two")["exports"]["onnx"]["max_difference"] <= 1e-5

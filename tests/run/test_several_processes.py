@@ -10,7 +10,15 @@ import sys
 import keras
 import pytest
 from other_backends import command, environment_of, skip_without
-from small_runs import _KILLED, assert_same_state, history, train_words, write_gradients
+from small_runs import (
+    _KILLED,
+    SMOOTH,
+    assert_same_losses,
+    assert_same_state,
+    history,
+    train_words,
+    write_gradients,
+)
 
 from keras_ms.run.processes import joined_processes
 
@@ -21,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def small(folder, out, *more):
-    return train_words(folder, out, "--steps", "4", "--steps-per-epoch", "2", *more)
+    return train_words(folder, out, *SMOOTH, *more)
 
 
 def together(code, *, first_ends_first=False):
@@ -75,10 +83,7 @@ def test_two_processes_have_the_losses_of_one_and_the_first_writes(uninterrupted
     assert summary["exports"]["onnx"]["max_difference"] <= 1e-5
     done = command(small(folder, tmp_path, "--export", ""), "jax")
     assert done.returncode == 0, done.stderr[-3000:]
-    one = history(tmp_path / "runs" / "run")
-    for expected, found in zip(one, history(out / "runs" / "run"), strict=True):
-        for name in expected:
-            assert float(found[name]) == pytest.approx(float(expected[name]), abs=1e-4)
+    assert_same_losses(out / "runs" / "run", tmp_path / "runs" / "run")
 
 
 @pytest.mark.slow
