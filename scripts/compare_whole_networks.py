@@ -52,6 +52,7 @@ NAMED = (
 )
 
 _HTL = {"loss": "hierarchical_triplet", "neighbour_classes": 4}
+_FIRST_TREE = {"tree_margins": "first", "tree_levels": 64}
 # HDML's tuples are pairs: as many images of more classes
 _PAIRS = {"loss": "n_pair", "classes_per_batch": 40, "images_per_class": 2}
 _TRIPLETS = {"loss": "triplet", "loss.mining": "semi_hard"}
@@ -65,7 +66,12 @@ TRIALS = {
         {"loss": "multi_similarity", "loss.beta": 50.0, "loss.threshold": 0.5},
     ],
     "triplet, semi-hard": [{**_TRIPLETS, "loss.margin": value} for value in (0.05, 0.1, 0.2)],
-    "hierarchical triplet": [{**_HTL, "loss.beta": value} for value in (-0.1, 0.1, 0.4)],
+    # margins of the latest tree of 16 levels, or of the first one of 64
+    "hierarchical triplet": [
+        {**_HTL, "loss.beta": -0.1},
+        {**_HTL, **_FIRST_TREE, "loss.beta": -0.1},
+        {**_HTL, **_FIRST_TREE, "loss.beta": 0.1},
+    ],
     "contrastive": [{"loss": "contrastive", "loss.threshold": value} for value in (0.2, 0.35, 0.5)],
     "binomial deviance": [
         {"loss": "binomial_deviance", "loss.beta": beta, "loss.threshold": threshold}
