@@ -116,6 +116,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument(
+        "--precision", default="float32", help="mixed_bfloat16: quicker where the processor has it"
+    )
+    parser.add_argument(
         "--epochs", type=int, default=4, help="how often the held-out classes are measured"
     )
     parser.add_argument("--to", type=Path, required=True, help="folder of the results")
@@ -147,6 +150,8 @@ class Comparison:
             "image_size": given.image_size,
             "steps": given.steps,
         }
+        if given.precision != "float32":
+            self._network["precision"] = given.precision
 
     def trained(self, setting: dict, seed: int, embedding_size: int = EMBEDDING_SIZE) -> dict:
         """A line of the results: Recall@1 of the held-out and of the test classes."""
@@ -171,6 +176,7 @@ class Comparison:
             "image_size": given.image_size,
             "steps": given.steps,
             "steps_per_epoch": given.steps // given.epochs,
+            "precision": given.precision,
             "seed": seed,
             "export": "",
             "runs_folder": str(given.trainings),

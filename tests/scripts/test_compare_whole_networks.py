@@ -67,3 +67,16 @@ def test_the_setting_with_the_best_held_out_classes_is_measured_from_three_seeds
     assert len(asked) == 10
     script.tables(comparison, names, losses_only=True)
     assert len(asked) == 10
+
+
+def test_another_precision_is_another_network(script, tmp_path):
+    seen = []
+    for precision in ("float32", "mixed_bfloat16"):
+        words = [*WORDS, "--to", str(tmp_path), "--precision", precision]
+        comparison = script.Comparison(script.parsed(words))
+        comparison._run = lambda setting, seed: seen.append(precision) or {"test": 0.5}
+        setting = script.TRIALS["contrastive"][0]
+        assert comparison.words(setting, 0)["precision"] == precision
+        comparison.trained(setting, 0)
+        comparison.trained(setting, 0)
+    assert seen == ["float32", "mixed_bfloat16"]
