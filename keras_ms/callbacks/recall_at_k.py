@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,8 @@ class RecallAtK(keras.callbacks.Callback):
             with the trained model. Defaults to None: the trained model embeds.
         at_start: measure before the first step too, as step 0, so that weights which training does
             not improve are found to be the best. Left out where measurements exist already: in a
-            second `fit`, or in a run that is continued. Defaults to True.
+            second `fit`, or in a run that is continued. A mapping from each of `ks` to the recall
+            of the start is taken for it: nothing is embedded then. Defaults to True.
         images: the ImageList that `dataset` gives in its order, where that says which images are
             queries and which the gallery: queries are then searched among the gallery only.
             Defaults to None: all are searched in one another.
@@ -116,7 +117,7 @@ class RecallAtK(keras.callbacks.Callback):
         restore_best_weights: bool = False,
         batch_size: int = 64,
         embedder: keras.Model | None = None,
-        at_start: bool = True,
+        at_start: bool | Mapping[int, float] = True,
         images: "ImageList | None" = None,
         verbose: int = 0,
     ):
@@ -127,6 +128,11 @@ class RecallAtK(keras.callbacks.Callback):
             )
         self.dataset = dataset
         self.ks = tuple(checked_ks(ks))
+        if isinstance(at_start, Mapping) and not set(self.ks) <= set(at_start):
+            raise ValueError(
+                f"Expected `at_start` with the recall of each of ks={self.ks}, or True. Received: "
+                f"{dict(at_start)}"
+            )
         self.prefix = prefix
         self.every_steps = every_steps
         self.batch_size = batch_size
@@ -191,8 +197,8 @@ class RecallAtK(keras.callbacks.Callback):
             self._steps.begin_fit(self.model, epoch, self.params.get("steps"))
             if self.keeper:
                 self.keeper.restore_best_of_file(epoch)
-            if self.at_start and not self.history and self.best_step is None:
-                self.measure()
+            if self.at_start is not False and not self.history and self.best_step is None:
+                self._measure_start()
         self._steps.begin_epoch(self.model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -234,7 +240,18 @@ class RecallAtK(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             # within an epoch Keras holds the weights outside of the model
             self.model.jax_state_sync()
-        recalls = self.recalls()
+        return self._record(self.recalls())
+
+    def _measure_start(self):
+        if not isinstance(self.at_start, Mapping):
+            self.measure()
+            return
+        labels = self.labels if self.images is None else self.images.labels
+        _, counts = np.unique(labels, return_counts=True)
+        known = {k: float(self.at_start[k]) for k in self.ks}
+        self._record(Recalls(known, len(labels), int(np.count_nonzero(counts == 1))))
+
+    def _record(self, recalls):
         self.history.append((self._steps.done, recalls))
         value = recalls[self.ks[0]]
         # NaN compares as False: a diverged model is never the best

@@ -1,7 +1,7 @@
 """The training of a run: fit from its last complete epoch to its last step."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -67,6 +67,7 @@ def fit_model(
     models: RunModels,
     data: RunData,
     log: Callable[[str], Any],
+    start: Mapping[str, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fitted:
     """Trains the steps that are left, an epoch at a time, and keeps the last weights.
@@ -77,13 +78,15 @@ def fit_model(
         models: its models, compiled.
         data: its data.
         log: function that takes a line of text for the user.
+        start: Recall@K of the validation classes before training, by K as text, where it is known.
+            Defaults to None: it is measured.
         callbacks: more of the user's, behind those that measure. Defaults to none.
 
     Raises:
         DamagedFile: the files of an earlier session.
     """
     model = models.trained
-    recall_callback = _recall_at_k(settings, data)
+    recall_callback = _recall_at_k(settings, data, start)
     # what is chosen by is not the test classes
     best_keeper = (
         KeepBestWeights(recall_callback, run.best_weights_file)
@@ -154,7 +157,7 @@ def _checkpointing(settings, models):
     return contextlib.nullcontext()
 
 
-def _recall_at_k(settings, data):
+def _recall_at_k(settings, data, start):
     validation = data.evaluation("validation")
     split = "test" if validation is None else "validation"
     return RecallAtK(
@@ -163,7 +166,7 @@ def _recall_at_k(settings, data):
         images=data.images.subset(split),
         # without validation classes the curve shows the test classes: reported, not chosen by
         prefix="test_" if validation is None else "val_",
-        at_start=validation is not None,
+        at_start=validation is not None and ({int(k): start[k] for k in start} if start else True),
     )
 
 

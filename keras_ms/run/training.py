@@ -119,8 +119,9 @@ def train(
 
             compile_model(settings, models, stages=data.stages)
             fitted = fit_model(
-                run, settings, models=models, data=data, log=log, callbacks=callbacks
-            )
+                run, settings, models=models, data=data, log=log,
+                start=validation.get("step_0"), callbacks=callbacks,
+            )  # fmt: skip
             embeddings: Any = split_embeddings(models.trained, data, "test", log=log)
             test["last"] = split_recall(data, "test", embeddings, ks=ks)
 

@@ -103,6 +103,28 @@ def test_the_start_is_left_out_on_request_and_where_a_run_goes_on():
         assert [step for step, _ in recall.history] == [5]
 
 
+def test_a_start_that_is_known_is_not_embedded_again(monkeypatch):
+    embedded = []
+    measured = RecallAtK((IMAGES, LABELS), ks=(1, 2))
+    fit(embedder(), [measured], epochs=1)
+    known = RecallAtK((IMAGES, LABELS), ks=(1, 2), at_start={1: 0.25, 2: 0.5, 4: 0.75})
+    best = KeepBestWeights(known)
+    monkeypatch.setattr(
+        known, "_embed", lambda embed=known._embed: embedded.append(known.step) or embed()
+    )
+    fit(embedder(), [known, best], epochs=1)
+    assert embedded == [5]
+    (step, start), (_, after) = known.history
+    assert step == 0 and start == {1: 0.25, 2: 0.5}
+    assert (start.num_queries, start.num_skipped) == (after.num_queries, after.num_skipped)
+    assert after == measured.history[1][1]
+
+
+def test_a_start_without_each_k_is_refused():
+    with pytest.raises(ValueError, match=r"each of ks=\(1, 2, 4, 8\).*\{1: 0.5\}"):
+        RecallAtK((IMAGES, LABELS), at_start={1: 0.5})
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)
