@@ -23,12 +23,22 @@ MOST_FEATURES = 8192
 # and 1.3 points worse.
 _SHRINKAGE = 0.5
 
+# Losses of dot products, as N-pair, learn nothing where these are in the hundreds, as along axes
+# of pretrained features: their softmax then sees the nearest negative alone. Of 1, 10 and 100, with
+# MobileNetV2 on held-out classes of CUB-200 2010, 10 was best (docs/fine_tuning.md).
+UNNORMALIZED_SQUARED_NORM = 10.0
+
 # Rows that are held in float64 at a time.
 _PART = 4096
 
 
 def initialize_head(
-    embedder: keras.Model, images: Any, labels: Any = None, *, start: str = "pca"
+    embedder: keras.Model,
+    images: Any,
+    labels: Any = None,
+    *,
+    start: str = "pca",
+    squared_norm: float | None = None,
 ) -> None:
     """Begins the head of an embedder at the axes of its pooled features, in place.
 
@@ -47,17 +57,24 @@ def initialize_head(
             of `evaluation_batches`, or their pooled features, float (N, channels).
         labels: class ids (N,), with features. Defaults to None: not needed for "pca".
         start: "pca" or "whitened". Defaults to "pca".
+        squared_norm: mean squared norm of the embeddings of `images` to begin with, for a loss
+            that does not normalise them, such as `NPairLoss`; 10 suits that. Defaults to None:
+            that of the axes, which such a loss cannot learn from where it is in the hundreds.
 
     Raises:
         ValueError: an unknown start, features of another size than the head takes, fewer features
             than the embedding has dimensions, labels missing or without a class of two images, NaN
-            or infinity.
+            or infinity, a `squared_norm` that is not above 0.
 
     Example:
         >>> embedder = build_embedder("small", image_size=32, embedding_size=8)
         >>> features = np.random.default_rng(0).normal(size=(50, 128))
         >>> initialize_head(embedder, features)
     """
+    if squared_norm is not None and not squared_norm > 0:
+        raise ValueError(
+            f"Expected `squared_norm` above 0, or None. Received: squared_norm={squared_norm!r}"
+        )
     if not hasattr(images, "shape"):
         features_model, _ = split_embedder(embedder)
         of_batches = []
@@ -79,6 +96,8 @@ def initialize_head(
             f"shape: {features.shape}"
         )
     kernel, bias = head_axes(features, labels, size, start)
+    if squared_norm is not None:
+        kernel, bias = with_squared_norm(kernel, bias, features, squared_norm)
     layer.kernel.assign(kernel)
     layer.bias.assign(bias)
 
@@ -128,6 +147,25 @@ def head_axes(
         kernel = solve_triangular(root, kernel, lower=True, trans=1)  # by its transpose
         kernel *= np.sqrt(size / np.sum(kernel**2))
     return kernel.astype("float32"), (-mean @ kernel).astype("float32")
+
+
+def with_squared_norm(
+    kernel: np.ndarray, bias: np.ndarray, features: np.ndarray, squared_norm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same head but for a factor, with which the embeddings have this mean squared norm.
+
+    Args:
+        kernel, bias: of the head, (channels, size) and (size,).
+        features: float (N, channels).
+        squared_norm: above 0. Features of which every embedding is 0 leave the head as it is.
+    """
+    squares = sum(
+        np.square(part.astype(np.float64) @ kernel + bias).sum() for part in _parts(features)
+    )
+    if not squares:
+        return kernel, bias
+    factor = np.float32(np.sqrt(squared_norm * len(features) / squares))
+    return kernel * factor, bias * factor
 
 
 def usable_starts(features: np.ndarray, labels: np.ndarray, size: int) -> tuple[str, ...]:

@@ -5,7 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.models.head_start import STARTS, initialize_head, usable_starts
+from keras_ms.models.head_start import (
+    STARTS,
+    UNNORMALIZED_SQUARED_NORM,
+    initialize_head,
+    usable_starts,
+    with_squared_norm,
+)
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.model import RunModels
@@ -45,6 +51,9 @@ def start_head(
 ) -> None:
     """Sets a head that begins at the axes of its features to these, in place.
 
+    Under a loss that does not normalise its embeddings, the head of a pretrained network begins
+    with embeddings of a norm that the loss can learn from, wherever its axes come from.
+
     Args:
         run: the run's folder.
         settings: its `Settings`.
@@ -58,17 +67,38 @@ def start_head(
     kept += [run.start_weights_file] * (
         settings.training.interpolate or settings.training.tune == "folds"
     )
-    if start not in STARTS or all(file.is_file() for file in kept):
+    squared_norm = start_squared_norm(settings, models)
+    is_left_as_built = start not in STARTS and squared_norm is None
+    if is_left_as_built or all(file.is_file() for file in kept):
         return
-    usable = run_starts(models, data)
-    if start not in usable:
-        instead = usable[0] if usable else "orthogonal"
-        channels, dimensions = models.random_kernel.shape
-        log(
-            f"A head of {dimensions} dimensions cannot start {start} on these features "
-            f"({channels:,} of an image): it starts {instead}"
-        )
-        start = instead
+    features, labels = data.features.of_split("train"), data.images.subset("train").labels
     if start in STARTS:
-        labels = data.images.subset("train").labels
-        initialize_head(models.embedder, data.features.of_split("train"), labels, start=start)
+        usable = run_starts(models, data)
+        if start not in usable:
+            instead = usable[0] if usable else "orthogonal"
+            channels, dimensions = models.random_kernel.shape
+            log(
+                f"A head of {dimensions} dimensions cannot start {start} on these features "
+                f"({channels:,} of an image): it starts {instead}"
+            )
+            start = instead
+    if start in STARTS:
+        initialize_head(models.embedder, features, labels, start=start, squared_norm=squared_norm)
+    elif squared_norm is not None:
+        layer = models.embedder.get_layer("embedding")
+        # not the layer's own values: a run that is resumed begins with others
+        bias = np.zeros(models.random_kernel.shape[1], "float32")
+        kernel, bias = with_squared_norm(models.random_kernel, bias, features, squared_norm)
+        layer.kernel.assign(kernel)
+        layer.bias.assign(bias)
+
+
+def start_squared_norm(settings: Settings, models: RunModels) -> float | None:
+    """Mean squared norm of the embeddings that training begins with; None: as the head has it.
+
+    Args:
+        settings: `Settings`.
+        models: of `build_models`.
+    """
+    knows_something = settings.model.is_pretrained or settings.model.freeze_backbone
+    return UNNORMALIZED_SQUARED_NORM if knows_something and not models.loss.normalize else None

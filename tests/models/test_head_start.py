@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from keras_ms import initialize_head
 from keras_ms.export.onnx_file import export_onnx
-from keras_ms.models.embedding import build_embedder, split_embedder
-from keras_ms.models.head_start import STARTS, head_axes, usable_starts
+from keras_ms.models.embedding import build_embedder, split_embedder, without_normalization
+from keras_ms.models.head_start import STARTS, head_axes, usable_starts, with_squared_norm
 
 small_is_tiny = small_runs.small_is_tiny
 
@@ -167,6 +167,26 @@ def test_nan_and_infinity_are_refused(value, start):
         head_axes(features, LABELS, 6, start)
 
 
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("squared_norm", [0.5, 10.0])
+def test_a_head_of_another_norm_ranks_alike(start, squared_norm, monkeypatch):
+    monkeypatch.setattr("keras_ms.models.head_start._PART", 7)
+    plain = head_axes(FEATURES, LABELS, 6, start)
+    kernel, bias = with_squared_norm(*plain, FEATURES, squared_norm)
+    assert kernel.dtype == bias.dtype == np.float32
+    embeddings = FEATURES.astype(np.float64) @ kernel + bias
+    assert np.mean(np.sum(embeddings**2, axis=1)) == pytest.approx(squared_norm, rel=1e-5)
+    factor = kernel[0, 0] / plain[0][0, 0]
+    assert factor > 0
+    np.testing.assert_allclose(kernel, factor * plain[0], rtol=1e-5)
+    np.testing.assert_allclose(bias, factor * plain[1], rtol=1e-5)
+
+
+def test_a_head_of_embeddings_that_are_0_stays():
+    head = np.zeros((20, 3), "float32"), np.zeros(3, "float32")
+    assert with_squared_norm(*head, FEATURES, 10.0) == head
+
+
 # --- in the embedder -----------------------------------------------------------------------------
 
 
@@ -193,6 +213,20 @@ def test_batches_of_images_features_and_the_head_give_the_same(embedder, images,
     initialize_head(embedder, batches, start=start)
     again = embedder.get_layer("embedding").get_weights()
     assert_same_up_to_signs(*again, kernel, bias, tolerance=1e-4)
+
+
+def test_a_head_begins_with_the_norm_that_is_asked_for(embedder, images):
+    features_model, head = split_embedder(embedder)
+    features = features_model.predict_on_batch(images)
+    initialize_head(embedder, features, np.arange(24) % 4, start="whitened", squared_norm=10.0)
+    embeddings = without_normalization(head).predict_on_batch(features)
+    assert np.mean(np.sum(np.square(embeddings), axis=1)) == pytest.approx(10, rel=1e-4)
+
+
+@pytest.mark.parametrize("squared_norm", [0, -1.0, float("nan")])
+def test_a_norm_that_is_none_is_refused(embedder, squared_norm):
+    with pytest.raises(ValueError, match="squared_norm.*above 0"):
+        initialize_head(embedder, np.zeros((5, 128)), squared_norm=squared_norm)
 
 
 def test_features_of_another_size_are_refused(embedder):
