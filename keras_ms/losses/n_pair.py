@@ -128,9 +128,10 @@ class NPairLoss(PairLoss):
     Use it to compare one positive with all negatives of an anchor at once, each weighted by its
     share in a softmax. The dot products have no bound, so the norms are held by an L2 term
     instead: the model must not end in an L2 normalisation, on which it hardly learns. Of a
-    model of `keras_ms.build_embedder` train `keras_ms.without_normalization(embedder)`. On
-    pretrained features begin with short embeddings, `keras_ms.initialize_head(…, squared_norm=10)`:
-    where products are in the hundreds the softmax sees one negative alone, and recall falls.
+    model of `keras_ms.build_embedder` train `keras_ms.without_normalization(embedder)`. A
+    pretrained one that is trained whole begins better with short embeddings,
+    `keras_ms.initialize_head(…, squared_norm=10)`: where products are in the hundreds the softmax
+    sees one negative alone, and recall falls.
 
     Reference: Sohn: Improved Deep Metric Learning with Multi-class N-pair Loss Objective,
     NeurIPS 2016, Eq. 6; batches here may hold more than two images of a class, each positive in

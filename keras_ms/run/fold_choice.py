@@ -12,7 +12,7 @@ from keras_ms.run.choice import WeightsChoice, choice_table, read_choice
 from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES, HeadFolds, class_folds
-from keras_ms.run.head_start import run_starts, start_squared_norm, stays_at_start
+from keras_ms.run.head_start import run_starts, stays_at_start
 from keras_ms.run.model import RunModels
 from keras_ms.run.optimizer import learning_rate_schedule, run_optimizer
 from keras_ms.run.settings import Settings
@@ -127,7 +127,6 @@ def _heads(settings, models, data, folds, log):
         alphas=ALPHAS if settings.training.interpolate else (0.0, 1.0),
         random_start=lambda start: models.random_kernel,
         ks=settings.evaluation.ks,
-        squared_norm=start_squared_norm(settings, models),
     )
 
 

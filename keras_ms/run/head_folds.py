@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from keras_ms.callbacks.interpolate_weights import interpolated
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.models.head_start import STARTS, head_axes, with_squared_norm
+from keras_ms.models.head_start import STARTS, head_axes
 from keras_ms.run.choice import MeasuredWeights, WeightsChoice, best_of
 
 # eighths: measuring one costs a product of the held-out features with the head
@@ -73,8 +73,6 @@ class HeadFolds:
         random_start: function that returns the kernel (channels, embedding_size) of the starts that
             are not computed from the features.
         ks: the K of Recall@K.
-        squared_norm: mean squared norm of the embeddings that a training begins with. Defaults to
-            None: that of the start.
     """
 
     def __init__(
@@ -95,12 +93,11 @@ class HeadFolds:
         alphas: Sequence[float],
         random_start: Callable[[str], np.ndarray],
         ks: Sequence[int],
-        squared_norm: float | None = None,
     ):
         self.features, self.labels, self.folds = features, labels, folds
         self.starts, self.rates, self.alphas = starts, rates, alphas
         self._steps, self._batches, self._ks = steps, batches, ks
-        self._random_start, self._squared_norm = random_start, squared_norm
+        self._random_start = random_start
         self._start_weights: dict[tuple[int, str], Any] = {}  # (kernel, bias) by fold and start
         inputs = keras.Input((features.shape[-1],))
         self._layer: Any = layers.Dense(embedding_size, dtype="float32", name="embedding")
@@ -181,14 +178,10 @@ class HeadFolds:
         return WeightsChoice(by, candidates, best_of(candidates), self.pooled_features())
 
     def _start(self, start, rows):
-        size, features = self._layer.units, self.features[0][rows]
+        size = self._layer.units
         if start in STARTS:
-            kernel, bias = head_axes(features, self.labels[rows], size, start)
-        else:
-            kernel, bias = self._random_start(start), np.zeros(size, "float32")
-        if self._squared_norm is None:
-            return kernel, bias
-        return with_squared_norm(kernel, bias, features, self._squared_norm)
+            return head_axes(self.features[0][rows], self.labels[rows], size, start)
+        return self._random_start(start), np.zeros(size, "float32")
 
     def _recalls(self, embeddings, held_out):
         if not np.isfinite(embeddings).all():

