@@ -118,6 +118,7 @@ def test_a_start_that_is_known_is_not_embedded_again(monkeypatch):
     assert step == 0 and start == {1: 0.25, 2: 0.5}
     assert (start.num_queries, start.num_skipped) == (after.num_queries, after.num_skipped)
     assert after == measured.history[1][1]
+    assert best.weights is not None and known.best_value == max(start[1], after[1])
 
 
 def test_a_start_without_each_k_is_refused():
