@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -10,8 +10,16 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
-from keras_ms.pairs.reductions import LOG_OF_ZERO, masked_max, one_over_num_pairs
-from keras_ms.pairs.row_wise import RowForm, RowWise
+from keras_ms.pairs.reductions import (
+    LOG_OF_ZERO,
+    log_add,
+    log_or_zero,
+    masked_max,
+    masked_sum,
+    num_pairs,
+    one_over,
+)
+from keras_ms.pairs.row_wise import RowForm, RowLoss, RowParts, RowWise
 from keras_ms.pairs.unit_vectors import distances
 
 # Closer negatives are drawn as often as those at this distance (the paper's clipping): below it
@@ -19,32 +27,43 @@ from keras_ms.pairs.unit_vectors import distances
 CLOSEST = 0.5
 
 
+@RowLoss
 def margin_loss(
-    pairs: Pairs,
     margin: float = 0.2,
     boundary: float = 1.2,
     cutoff: float | None = 1.4,
     dimension: int = 128,
-) -> Tensor:
-    """The margin loss of every anchor, with distance-weighted sampling in expectation.
+) -> RowParts:
+    """The margin loss of every anchor, with distance-weighted sampling in expectation. Call it with
+    Pairs after mining.
 
     L_i = mean_P [D_ik - boundary + margin]+ + sum_N p(k | i) [boundary + margin - D_ik]+
 
     Args:
-        pairs: Pairs, after mining.
         margin, boundary, cutoff: as in `MarginLoss`.
         dimension: size of the embeddings, on which p depends; 128 are the paper's.
 
     Returns:
         (anchors,), same dtype as the similarities; the mean over no pair is 0.
     """
-    distance, _ = distances(pairs.similarity)
-    positive_share, log_total = margin_statistics(pairs, cutoff, dimension)
-    pull = positive_share * ops.relu(distance - (boundary - margin))
-    # how often a negative is drawn is a constant for the gradient
-    push = ops.stop_gradient(draw_probabilities(pairs, log_total, cutoff, dimension))
-    push = push * ops.relu(boundary + margin - distance)
-    return ops.sum(ops.where(pairs.positive, pull, push), axis=-1)
+
+    def sums(pairs, axis):
+        distance, _ = distances(pairs.similarity)
+        drawn = _drawn(pairs, cutoff, dimension, axis)
+        pull = masked_sum(ops.relu(distance - (boundary - margin)), pairs.positive, axis)
+        # how often a negative is drawn is a constant for the gradient
+        terms = ops.stop_gradient(drawn.terms) * ops.relu(boundary + margin - distance)
+        pushed = ops.sum(terms, axis=axis, keepdims=True)
+        largest = ops.stop_gradient(drawn.largest)
+        return *_totals(pairs, drawn, axis), pull, _log_of(pushed, largest)
+
+    def value(num_positives, log_total, pull, log_pushed):
+        # p sums to 1: the logarithms of both sums differ by that of the mean push
+        push = ops.exp(log_pushed - ops.stop_gradient(log_total))
+        push = ops.where(log_pushed > LOG_OF_ZERO, push, ops.zeros_like(push))
+        return pull * one_over(num_positives) + push
+
+    return RowParts(sums, (ops.add, log_add, ops.add, log_add), value)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -81,9 +100,6 @@ def margin_weights(
     array([[0.  , 0.  , 1.29, 0.  ]], dtype=float32)
     """
 
-    def statistics(pairs):
-        return margin_statistics(pairs, cutoff, dimension)
-
     def weights(pairs, positive_share, log_total):
         distance, inverse = distances(pairs.similarity)
         zero = ops.zeros_like(inverse)
@@ -92,19 +108,50 @@ def margin_weights(
         push = ops.where(distance < boundary + margin, push, zero)
         return ops.where(pairs.positive, pull, push)
 
-    return RowForm(statistics, weights)
+    return RowForm(_statistics(cutoff, dimension), weights)
 
 
 def margin_statistics(pairs: Pairs, cutoff: float | None, dimension: int) -> tuple[Tensor, Tensor]:
     """1 / |P|, and the logarithm of the sum of 1 / q over the negatives that can be drawn (1e9,
     as if infinite, where there are none), of every anchor; each (anchors, 1)."""
+    return _statistics(cutoff, dimension)(pairs)
+
+
+def _statistics(cutoff, dimension):
+    def of(pairs, axis):
+        return _totals(pairs, _drawn(pairs, cutoff, dimension, axis), axis)
+
+    def whole(num_positives, log_total):
+        any_drawn = log_total > LOG_OF_ZERO
+        log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, -LOG_OF_ZERO))
+        return one_over(num_positives), log_total
+
+    return RowParts(of, (ops.add, log_add), whole)
+
+
+class _Drawn(NamedTuple):
+    """1 / q of the negatives that can be drawn: e^largest, of a row, times the terms."""
+
+    largest: Tensor
+    terms: Tensor
+
+
+def _drawn(pairs, cutoff, dimension, axis):
     drawn, exponents, factor = _inverse_density(pairs, cutoff, dimension)
-    largest = masked_max(exponents, drawn, LOG_OF_ZERO)
-    total = ops.sum(_terms(drawn, exponents - largest, factor), axis=-1, keepdims=True)
-    any_drawn = total > 0
-    log_total = largest + ops.log(ops.where(any_drawn, total, ops.ones_like(total)))
-    log_total = ops.where(any_drawn, log_total, ops.full_like(log_total, -LOG_OF_ZERO))
-    return one_over_num_pairs(pairs.positive, pairs.similarity.dtype), log_total
+    largest = masked_max(exponents, drawn, LOG_OF_ZERO, axis)
+    return _Drawn(largest, _terms(drawn, exponents - largest, factor))
+
+
+def _totals(pairs, drawn, axis):
+    """|P|, and the logarithm of the sum of 1 / q."""
+    num_positives = num_pairs(pairs.positive, pairs.similarity.dtype, axis)
+    return num_positives, _log_of(ops.sum(drawn.terms, axis=axis, keepdims=True), drawn.largest)
+
+
+def _log_of(total, largest):
+    """log(e^largest total), LOG_OF_ZERO of none."""
+    logarithm = largest + log_or_zero(total)
+    return ops.where(total > 0, logarithm, ops.full_like(logarithm, LOG_OF_ZERO))
 
 
 def draw_probabilities(

@@ -25,11 +25,6 @@ def num_pairs(mask: Tensor, dtype: str, axis: int = -1) -> Tensor:
     return ops.sum(ops.cast(mask, dtype), axis=axis, keepdims=True)
 
 
-def one_over_num_pairs(mask: Tensor, dtype: str) -> Tensor:
-    """1 / the number of entries that hold, (anchors, 1); 1 for a row without any."""
-    return one_over(num_pairs(mask, dtype))
-
-
 def one_over(count: Tensor) -> Tensor:
     """1 / a number of pairs; 1 where there are none."""
     # for a row without pairs any number does: nothing is multiplied with it

@@ -31,6 +31,8 @@ LOSSES = {
     "lifted_structure": keras_ms.LiftedStructureLoss,
     "circle": keras_ms.CircleLoss,
     "supervised_contrastive": keras_ms.SupervisedContrastiveLoss,
+    "margin": keras_ms.MarginLoss,
+    "margin, all drawn": lambda **given: keras_ms.MarginLoss(cutoff=None, **given),
 }
 TILE = 8
 
@@ -156,7 +158,7 @@ def test_large_batches_take_them(small_tiles, monkeypatch):
     assert taken(loss(**compiled), 33, monkeypatch) == [(16, True)]
     assert taken(loss(**compiled), 40, monkeypatch) == [(16, False)]
     assert taken(loss(**compiled, block_size=None), 33, monkeypatch) == []
-    assert taken(keras_ms.MarginLoss(**compiled), 33, monkeypatch) == []
+    assert taken(keras_ms.TripletLoss(**compiled), 33, monkeypatch) == []
 
 
 @RowWise
