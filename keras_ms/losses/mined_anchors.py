@@ -8,9 +8,10 @@ import keras
 from keras import ops
 
 from keras_ms.arguments import Tensor
-from keras_ms.losses.pair_loss import BLOCK, BLOCKS_FROM, check_embeddings
+from keras_ms.losses.pair_loss import check_embeddings
 from keras_ms.pairs import replicas
 from keras_ms.pairs.labels import are_valid, label_keys
+from keras_ms.pairs.large_batches import BLOCK, BLOCKS_FROM
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import has_pair
 from keras_ms.pairs.pairwise import Pairwise

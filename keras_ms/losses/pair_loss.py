@@ -12,20 +12,13 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.pairs import replicas
 from keras_ms.pairs.labels import are_valid, label_keys
+from keras_ms.pairs.large_batches import BLOCK, goes_in_blocks, tiling
 from keras_ms.pairs.mining import mine_all
 from keras_ms.pairs.pairwise import Pairwise
 from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
-
-# block_size="auto": a (batch, batch) float32 matrix of 8192 items takes 256 MiB, and a few of them
-# exist at a time; a block of 256 anchors keeps a matrix of 32,768 candidates at 32 MiB
-BLOCKS_FROM, BLOCK = 8192, 256
-
-# On a processor, tiles from here on: 256 x 256 float32 and what is made of them stay in its cache.
-# Up to the third number the similarities of all tiles are kept, at most 132 MiB.
-TILES_FROM, TILE, TILES_KEPT_TO = 1024, 256, 8192
 
 _COMMON_OPTIONS = ("block_size", "jit_compile", "reduction", "dtype")
 
@@ -83,8 +76,8 @@ class PairLoss(keras.losses.Loss):
             all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on,
             where the batch size is static (a dynamic one is taken all at once). On a processor,
             a compiled loss whose parts are known (`keras_ms.pairs.row_wise.RowParts`: all but
-            triplet losses) goes in tiles from 1024 items on, which takes fewer
-            products. Defaults to `"auto"`.
+            triplet losses) goes in tiles from 1024 items for each thread on, which takes
+            fewer products. Defaults to `"auto"`.
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
             `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
             models run uncompiled), outside tf.distribute, for batches whose size is static and
@@ -258,13 +251,10 @@ class PairLoss(keras.losses.Loss):
             candidates = ops.concatenate([rows, memory_rows])
             candidate_keys = ops.concatenate([keys, ops.cast(memory_keys, keys.dtype)])
             return pairwise.losses_against(rows, keys, candidates, candidate_keys, 0)
-        if self._in_tiles(size, pairwise):
-            # even blocks, so that the last one is not mostly padding; 16 numbers fill a register
-            num_blocks = -(-size // TILE)
-            tile_size = 16 * -(-size // (16 * num_blocks))
-            keeps = size <= TILES_KEPT_TO
-            return pairwise.losses_in_tiles(rows, keys, tile_size=tile_size, keeps=keeps)
-        if self._in_blocks(size):
+        tiles = tiling(size, self.block_size, pairwise)
+        if tiles is not None:
+            return pairwise.losses_in_tiles(rows, keys, **tiles._asdict())
+        if goes_in_blocks(size, self.block_size):
             return pairwise.losses_in_blocks(rows, keys)
         if pairwise.is_row_wise:
             return pairwise.losses_within_batch(rows, keys)
@@ -312,21 +302,6 @@ class PairLoss(keras.losses.Loss):
             "dtype": self.dtype,
             **self._settings,
         }
-
-    def _in_blocks(self, size):
-        if self.block_size == "auto":
-            return size is not None and size >= BLOCKS_FROM
-        return self.block_size is not None
-
-    def _in_tiles(self, size, pairwise):
-        if not (self.block_size == "auto" and pairwise.compiled and pairwise.has_parts):
-            return False
-        import tensorflow as tf
-
-        # a GPU has one program a tile to start, and would wait for it
-        return (
-            size is not None and size >= TILES_FROM and not tf.config.list_physical_devices("GPU")
-        )
 
     def refusal(self, what: str) -> str:
         """Why a loss that takes the whole batch does not go with `what`, and what to do."""

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 import keras_ms
-from keras_ms.losses import pair_loss
 from keras_ms.losses.multi_similarity import PRESETS
-from keras_ms.pairs import RowForm, RowWise
+from keras_ms.pairs import RowForm, RowWise, large_batches
 from keras_ms.pairs.labels import label_keys
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.unit_vectors import normalised_rows
@@ -129,9 +128,10 @@ def test_sizes_ids_masks_and_duplicates(seed, size, ids, name, keeps):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(pair_loss, "TILES_FROM", 20)
-    monkeypatch.setattr(pair_loss, "TILE", 16)
-    monkeypatch.setattr(pair_loss, "TILES_KEPT_TO", 39)
+    monkeypatch.setattr(large_batches, "TILES_FROM", 20)
+    monkeypatch.setattr(large_batches, "TILE", 16)
+    monkeypatch.setattr(large_batches, "TILES_KEPT_TO", 39)
+    monkeypatch.setattr(large_batches, "num_threads", lambda: 1)
 
 
 def taken(loss, size, monkeypatch):
@@ -159,6 +159,25 @@ def test_large_batches_take_them(small_tiles, monkeypatch):
     assert taken(loss(**compiled), 40, monkeypatch) == [(16, False)]
     assert taken(loss(**compiled, block_size=None), 33, monkeypatch) == []
     assert taken(keras_ms.TripletLoss(**compiled), 33, monkeypatch) == []
+
+
+def test_two_threads_take_them_from_twice_the_size_on(small_tiles, monkeypatch):
+    monkeypatch.setattr(large_batches, "num_threads", lambda: 2)
+    loss = keras_ms.MultiSimilarityLoss(jit_compile=True)
+    assert taken(loss, 39, monkeypatch) == []
+    assert taken(loss, 40, monkeypatch) == [(16, False)]
+
+
+def test_the_number_of_threads_is_what_tensorflow_was_told(monkeypatch):
+    threading = tf.config.threading
+    told = "get_intra_op_parallelism_threads"
+    monkeypatch.setattr(threading, told, lambda: 3)
+    assert large_batches.num_threads() == 3
+    monkeypatch.setattr(threading, told, lambda: 0)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "5")
+    assert large_batches.num_threads() == 5
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    assert large_batches.num_threads() >= 1
 
 
 @RowWise
