@@ -22,9 +22,11 @@ def distort(
     brightness: float = 0.0,  # off: a pass over the batch, and line drawings have no lighting
     contrast: float = 0.0,
     erasing: float = 0.0,  # off: an erased stroke can make one character of another
+    elastic: float = 0.0,  # off: hands differ, photographs do not bend
+    strokes: float = 0.0,  # off: photographs have none
     fill: str | float = "nearest",
 ) -> tf.Tensor:
-    """Turns, stretches, slants and shifts each image by its own random amounts.
+    """Turns, stretches, slants, shifts and bends each image by its own random amounts.
 
     Args:
         images: uint8 or floating tensor of shape `(batch, height, width, channels)`, values
@@ -43,6 +45,11 @@ def distort(
             `1 ± contrast`.
         erasing: probability with which a rectangle of 1/50 to 1/5 of the area is painted with the
             image's mean.
+        elastic: fraction of the side. The points of a 4 × 4 grid over the image are shifted along
+            each axis by normal amounts of this standard deviation, and what lies between them
+            smoothly with them.
+        strokes: largest share. Lines become thicker or thinner: each image is mixed with its
+            maximum or its minimum over 3 × 3 pixels, by a share uniform between 0 and this.
         fill: what enters from outside the image: `"nearest"` repeats the border, a number is a
             constant value.
 
@@ -58,7 +65,19 @@ def distort(
     >>> distort(images, seed=(0, 1), rotation=20.0, fill=0).shape
     TensorShape([8, 28, 28, 1])
     """
-    _check(rotation, scale, shear, translation, perspective, brightness, contrast, erasing, fill)
+    _check(
+        fill,
+        rotation=(rotation, 180.0),
+        scale=(scale, 4.0),
+        shear=(shear, 2.0),
+        translation=(translation, 1.0),
+        perspective=(perspective, 0.4),
+        brightness=(brightness, 1.0),
+        contrast=(contrast, 1.0),
+        erasing=(erasing, 1.0),
+        elastic=(elastic, 0.25),
+        strokes=(strokes, 1.0),
+    )
     images = tf.convert_to_tensor(images)
     if images.shape.rank != 4:
         raise ValueError(
@@ -81,14 +100,19 @@ def distort(
         perspective=perspective,
     )
     nearest = fill == "nearest"
-    values = tf.raw_ops.ImageProjectiveTransformV3(
-        images=values,
-        transforms=transforms,
-        output_shape=tf.shape(values)[1:3],
-        interpolation="BILINEAR",
-        fill_mode="NEAREST" if nearest else "CONSTANT",
-        fill_value=0.0 if nearest else float(fill),
-    )
+    if elastic:
+        values = _bend(values, transforms, _further_seed(seed, 0), elastic, fill)
+    else:
+        values = tf.raw_ops.ImageProjectiveTransformV3(
+            images=values,
+            transforms=transforms,
+            output_shape=tf.shape(values)[1:3],
+            interpolation="BILINEAR",
+            fill_mode="NEAREST" if nearest else "CONSTANT",
+            fill_value=0.0 if nearest else float(fill),
+        )
+    if strokes:
+        values = _change_strokes(values, _further_seed(seed, 1), strokes)
     if brightness or contrast:
         values = _relight(values, seeds[1], brightness, contrast)
     if erasing:
@@ -172,18 +196,59 @@ def _erase(values, seed, probability):
     return tf.where(inside, mean, values)
 
 
-def _check(rotation, scale, shear, translation, perspective, brightness, contrast, erasing, fill):
+def _further_seed(seed, number):
+    # beside those of the split, which stay what they are for every setting
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
+
+
+def _bend(values, transforms, seed, elastic, fill):
+    """The maps of `affine_transforms`, of pixels that were shifted before, in one interpolation."""
+    shape = tf.shape(values)
+    batch, height, width = shape[0], shape[1], shape[2]
+    sides = tf.cast(tf.stack([width, height]), tf.float32)
+    grid = tf.random.stateless_normal(tf.stack([batch, 4, 4, 2]), seed) * (elastic * sides)
+    shift = tf.image.resize(grid, shape[1:3], method="bicubic")
+    x = tf.range(width, dtype=tf.float32) + shift[..., 0]
+    y = tf.range(height, dtype=tf.float32)[:, None] + shift[..., 1]
+    a0, a1, a2, b0, b1, b2, c0, c1 = (row[:, None, None] for row in tf.unstack(transforms, 8, 1))
+    k = c0 * x + c1 * y + 1.0
+    x, y = (a0 * x + a1 * y + a2) / k, (b0 * x + b1 * y + b2) / k
+    if fill != "nearest":  # a frame of the value: what lies beyond it is in it
+        frame = tf.constant([[0, 0], [1, 1], [1, 1], [0, 0]])
+        values = tf.pad(values, frame, constant_values=float(fill))
+        x, y, height, width = x + 1.0, y + 1.0, height + 2, width + 2
+    return _interpolated(values, x, y, height, width)
+
+
+def _interpolated(values, x, y, height, width):
+    """The values at positions (batch, rows, columns), bilinearly; outside, those of the border."""
+    x = tf.clip_by_value(x, 0.0, tf.cast(width - 1, tf.float32))
+    y = tf.clip_by_value(y, 0.0, tf.cast(height - 1, tf.float32))
+    left, top = tf.floor(x), tf.floor(y)
+    to_right, to_bottom = (x - left)[..., None], (y - top)[..., None]
+    left, top = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
+    right, bottom = tf.minimum(left + 1, width - 1), tf.minimum(top + 1, height - 1)
+    pixels = tf.reshape(values, tf.stack([tf.shape(values)[0], -1, tf.shape(values)[3]]))
+
+    def at(rows, columns):
+        return tf.gather(pixels, rows * width + columns, batch_dims=1)
+
+    upper = at(top, left) * (1.0 - to_right) + at(top, right) * to_right
+    lower = at(bottom, left) * (1.0 - to_right) + at(bottom, right) * to_right
+    return upper * (1.0 - to_bottom) + lower * to_bottom
+
+
+def _change_strokes(values, seed, strokes):
+    share = tf.random.stateless_uniform(
+        tf.stack([tf.shape(values)[0], 1, 1, 1]), seed, -strokes, strokes
+    )
+    brighter = tf.nn.max_pool2d(values, 3, 1, "SAME")
+    darker = -tf.nn.max_pool2d(-values, 3, 1, "SAME")
+    return values + tf.abs(share) * (tf.where(share > 0, brighter, darker) - values)
+
+
+def _check(fill, **ranges):
     # beyond these bounds the map folds or leaves nothing of the image
-    ranges = {
-        "rotation": (rotation, 180.0),
-        "scale": (scale, 4.0),
-        "shear": (shear, 2.0),
-        "translation": (translation, 1.0),
-        "perspective": (perspective, 0.4),
-        "brightness": (brightness, 1.0),
-        "contrast": (contrast, 1.0),
-        "erasing": (erasing, 1.0),
-    }
     for name, (value, largest) in ranges.items():
         if not 0.0 <= value <= largest:
             raise ValueError(

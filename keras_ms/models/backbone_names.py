@@ -52,6 +52,7 @@ _LISTED = tuple(
     for row in (
         ("small", 64, 476_512, _MINUS_ONE_TO_ONE, "none"),
         ("small_wide", 64, 1_210_592, _MINUS_ONE_TO_ONE, "none"),
+        ("small_deep", 64, 2_781_152, _MINUS_ONE_TO_ONE, "none"),
         ("bn_inception", 224, 10_290_272, "BGR minus 104, 117, 128", "file"),
         ("inception_v3", 299, 21_802_784, _MINUS_ONE_TO_ONE, "download"),
         ("inception_resnet_v2", 299, 54_336_736, _MINUS_ONE_TO_ONE, "download"),

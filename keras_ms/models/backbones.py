@@ -49,6 +49,13 @@ def _small_wide(input_shape, weights):
     return small_network(input_shape, WIDE_WIDTHS)
 
 
+def _small_deep(input_shape, weights):
+    from keras_ms.models.small_network import DEEP_BLOCKS, WIDE_WIDTHS, small_network
+
+    _refuse_imagenet("small_deep", weights)
+    return small_network(input_shape, WIDE_WIDTHS, DEEP_BLOCKS)
+
+
 def _bn_inception(input_shape, weights):
     _refuse_imagenet("bn_inception", weights)
     return bn_inception(input_shape)
@@ -83,6 +90,7 @@ def _without_preprocessing(build):
 BACKBONES = {
     "small": Backbone(_small, None),
     "small_wide": Backbone(_small_wide, None),
+    "small_deep": Backbone(_small_deep, None),
     "bn_inception": Backbone(_bn_inception, NORMALISATIONS["bn_inception"]),
     "inception_v3": Backbone(_application(applications.InceptionV3), _MINUS_ONE_TO_ONE),
     "inception_resnet_v2": Backbone(
@@ -139,7 +147,7 @@ def build_backbone(
     """Build a network by name, from RGB images to a feature map.
 
     Args:
-        name: one of `BACKBONES`, e.g. "small", "small_wide", "bn_inception", "inception_v3",
+        name: one of `BACKBONES`, e.g. "small", "small_deep", "bn_inception", "inception_v3",
             "resnet50", "mobilenet_v2", "efficientnet_v2_b0".
         input_shape: (height, width, 3) in pixels.
         weights: None for random weights, "imagenet" for the weights that keras.applications

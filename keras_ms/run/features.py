@@ -98,7 +98,8 @@ def _described_view(settings: Settings, images: ImageList, view: int) -> dict[st
     return {
         "view": [
             size, view, settings.training.seed, augmentation(settings, images),
-            settings.images.crop_scale, settings.images.distortion,
+            settings.images.crop_scale, settings.images.distortion, settings.images.elastic,
+            settings.images.strokes,
         ],
         **_decoding(images),
     }  # fmt: skip

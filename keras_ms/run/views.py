@@ -64,12 +64,11 @@ def view_options(settings: Settings, images: ImageList) -> dict[str, Any]:
     return {
         "crop_scale": (settings.images.crop_scale, 1.0) if chosen == "crop" else None,
         "flip": chosen == "crop",
-        "distort": _distortion(settings.images.distortion) if chosen == "distort" else None,
+        "distort": _distortion(settings) if chosen == "distort" else None,
     }
 
 
-def _distortion(strength):
-    if strength == 1:
-        return distort
-    options = {name: strength * value for name, value in _DISTORTION.items()}
-    return functools.partial(distort, **options)
+def _distortion(settings):
+    images = settings.images
+    options = {name: images.distortion * value for name, value in _DISTORTION.items()}
+    return functools.partial(distort, **options, elastic=images.elastic, strokes=images.strokes)

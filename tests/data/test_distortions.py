@@ -152,8 +152,64 @@ def test_erasing_paints_a_rectangle_in_the_stated_share_of_images():
         assert changed[index, :, :, 0][inside].mean() > 0.9
 
 
+@pytest.mark.parametrize("fill", ["nearest", 0, 200])
+def test_bending_by_next_to_nothing_is_the_map_alone(fill):
+    images = photographs().astype(np.float32)
+    settings = dict(rotation=25.0, translation=0.3, perspective=0.1, fill=fill)
+    bent = distort(images, (5, 6), **settings, elastic=1e-7).numpy()
+    np.testing.assert_allclose(bent, distort(images, (5, 6), **settings), atol=0.1)
+
+
+def test_bending_shifts_by_the_stated_share_of_the_sides():
+    """The value of a ramp is a position: where it changes is how far it was shifted."""
+    x, y = np.meshgrid(np.arange(60.0), np.arange(40.0))
+    images = np.repeat(np.stack([x, y], axis=-1)[None], 400, axis=0).astype(np.float32)
+    shift = distort(images, (0, 1), **STILL, elastic=0.02).numpy() - images
+    middle = shift[:, 10:30, 15:45]
+    assert np.abs(middle.mean(axis=(0, 1, 2))).max() < 0.1
+    # between the points of the grid independent normal amounts are averaged
+    share = middle.std(axis=(0, 1, 2)) / (0.02 * np.array([60, 40]))
+    assert (share > 0.5).all() and (share < 1.05).all()
+    # smooth: neighbours move together
+    assert np.abs(np.diff(shift, axis=2)).mean() < 0.2 * np.abs(middle).mean()
+
+
+def test_strokes_become_thicker_or_thinner_within_their_share():
+    images = np.full((60, 16, 16, 1), 255, np.float32)
+    images[:, 7:9, 3:13] = 0
+    changed = distort(images, (0, 0), **STILL, strokes=0.5).numpy()
+    around = changed[:, 5:11, 2:14]
+    np.testing.assert_allclose(np.delete(changed, slice(5, 11), axis=1), 255, atol=1e-3)
+    # two rows of ink with a row on either side: thicker darkens the paper, thinner lightens the ink
+    paper, ink = 255 - around[:, 1, 5, 0], around[:, 2, 5, 0]
+    assert np.minimum(paper, ink).max() < 1e-3
+    for amount in (paper, ink):
+        assert 0.4 * 255 < amount.max() <= 0.5 * 255 + 1e-3
+    assert 15 < (paper > 1e-3).sum() < 45
+
+
+def test_bent_drawings_and_strokes_are_repeatable_in_a_dataset():
+    settings = dict(elastic=0.03, strokes=0.5, fill=255)
+    dataset = tf.data.Dataset.from_tensors(photographs()).map(
+        lambda images: distort(images, (3, 4), **settings)
+    )
+    (first,) = dataset.as_numpy_iterator()
+    again = distort(photographs(), (3, 4), **settings).numpy()
+    np.testing.assert_allclose(first.astype(int), again.astype(int), atol=1)
+    assert np.abs(first.astype(int) - distort(photographs(), (3, 5), **settings)).mean() > 5
+
+
 @pytest.mark.parametrize(
-    "setting", [{"rotation": -1}, {"scale": 5}, {"erasing": 1.5}, {"fill": "edge"}, {"fill": 300}]
+    "setting",
+    [
+        {"elastic": 0.3},
+        {"strokes": -0.1},
+        {"rotation": -1},
+        {"scale": 5},
+        {"erasing": 1.5},
+        {"fill": "edge"},
+        {"fill": 300},
+    ],
 )
 def test_settings_out_of_range_are_named(setting):
     (name,) = setting

@@ -20,7 +20,7 @@ from keras_ms.models.normalisation import NORMALISATIONS
 
 LISTED = {listed.name: listed for listed in keras_ms.list_backbones()}
 # those whose networks are built in a second or two
-SMALL = ("small", "small_wide", "mobilenet_v3_small")
+SMALL = ("small", "small_wide", "small_deep", "mobilenet_v3_small")
 # of BN-Inception no size of its ImageNet weights is odd enough: these it takes
 SIDES = {"bn_inception": 224}
 

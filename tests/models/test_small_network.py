@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_ms.models.backbones import build_backbone
-from keras_ms.models.small_network import WIDE_WIDTHS, WIDTHS, small_network
+from keras_ms.models.small_network import BLOCKS, DEEP_BLOCKS, WIDE_WIDTHS, WIDTHS, small_network
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,23 @@ def test_one_channel_and_free_sides():
     assert free(np.zeros((1, 30, 44, 3), np.float32), training=False).shape == (1, 4, 6, 128)
 
 
-@pytest.mark.parametrize("name, widths", [("small", WIDTHS), ("small_wide", WIDE_WIDTHS)])
-def test_parameter_count_as_documented(name, widths):
+@pytest.mark.parametrize(
+    "name, widths, blocks",
+    [
+        ("small", WIDTHS, BLOCKS),
+        ("small_wide", WIDE_WIDTHS, BLOCKS),
+        ("small_deep", WIDE_WIDTHS, DEEP_BLOCKS),
+    ],
+)
+def test_parameter_count_as_documented(name, widths, blocks):
     def convolution(inputs, outputs, side):
         return inputs * outputs * side * side + 4 * outputs
 
-    expected = convolution(3, widths[0], 3)
-    for inputs, outputs in zip(widths, widths[1:]):
+    expected = convolution(3, widths[0], 3) + blocks[0] * 2 * convolution(widths[0], widths[0], 3)
+    for inputs, outputs, number in zip(widths, widths[1:], blocks[1:]):
         expected += convolution(inputs, outputs, 3) + convolution(outputs, outputs, 3)
         expected += convolution(inputs, outputs, 1)
+        expected += (number - 1) * 2 * convolution(outputs, outputs, 3)
     network = build_backbone(name, input_shape=(35, 35, 3))
     assert network.count_params() == expected
     assert f"{round(expected, -3):,}" in small_network.__doc__

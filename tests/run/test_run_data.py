@@ -45,6 +45,8 @@ def test_distortion_has_a_strength(squares, tmp_path):
     assert none < 1e-3
     assert 1 < usual < 0.75 * strong
     assert usual == mean_change(squares, tmp_path)
+    for setting in ({"elastic": 0.05}, {"strokes": 0.8}):
+        assert mean_change(squares, tmp_path, distortion=0.0, **setting) > 0.5
 
 
 def test_a_strength_of_1_is_that_of_distort_itself():
@@ -58,6 +60,9 @@ def test_a_strength_of_1_is_that_of_distort_itself():
 def test_strength_is_refused_where_nothing_is_distorted():
     with pytest.raises(ValueError, match="distortion.*unset with augmentation=crop"):
         Settings.from_values(augmentation="crop", distortion=2.0)
+    for name in ("elastic", "strokes"):
+        with pytest.raises(ValueError, match=f"{name}.*unset with augmentation=crop"):
+            Settings.from_values(augmentation="crop", **{name: 0.1})
     with pytest.raises(ValueError, match="distortion.*at most 5"):
         Settings.from_values(distortion=6.0)
 

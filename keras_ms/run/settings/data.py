@@ -112,6 +112,23 @@ class ImageSettings:
         at_most=5,
         read_with={"augmentation": ("auto", "distort")},
     )
+    elastic: float = setting(
+        0.0,
+        "of distort: bends the drawing, the points of a 4 x 4 grid shifted by normal amounts of "
+        "this share of the side",
+        at_least=0,
+        # beyond, the drawing folds over itself
+        at_most=0.25,
+        read_with={"augmentation": ("auto", "distort")},
+    )
+    strokes: float = setting(
+        0.0,
+        "of distort: makes lines thicker or thinner, mixing in up to this share of the maximum or "
+        "minimum over 3 x 3 pixels",
+        at_least=0,
+        at_most=1,
+        read_with={"augmentation": ("auto", "distort")},
+    )
     crop_scale: float = setting(
         None,
         "smallest share of an image's area that a crop keeps; default: 0.3 when a pretrained "

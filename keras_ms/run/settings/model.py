@@ -22,7 +22,7 @@ class ModelSettings:
 
     backbone: str = setting(
         "small",
-        "small, small_wide, bn_inception, inception_v3, resnet50, mobilenet_v2, "
+        "small, small_wide, small_deep, bn_inception, inception_v3, resnet50, mobilenet_v2, "
         "efficientnet_lite0, efficientnet_v2_b0 … (keras-ms backbones lists them); a .keras file; "
         "or hub: and a preset of KerasHub: its name, an address (hf://…, kaggle://…) or a folder",
     )
