@@ -125,6 +125,7 @@ __all__ = [
     "WarmUp",
     "WeightedPairLoss",
     "WithAveragedWeights",
+    "average_views",
     "balanced_batches",
     "build_embedder",
     "checkpointed_blocks",

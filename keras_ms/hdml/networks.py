@@ -56,7 +56,7 @@ def features_and_embeddings_model(embedder: keras.Model) -> keras.Model:
             f"layers {', '.join(names)}, of which '{layer.name}' made the embeddings from "
             f"{', '.join(str(tensor.shape) for tensor in inputs) or 'nothing'}"
         )
-    return keras.Model(embedder.inputs, [inputs[0], embeddings, output])
+    return keras.Model(embedder.input, [inputs[0], embeddings, output])
 
 
 def _made_by(tensor):

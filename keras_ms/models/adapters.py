@@ -256,7 +256,7 @@ def _with_batch_norm(network, frozen, *, is_pretrained):
     if not has_any or inside or not (is_pretrained if frozen is None else frozen):
         return network
     if isinstance(network, keras.Sequential):
-        network = keras.Model(network.inputs, network.outputs[0], name=network.name)
+        network = keras.Model(network.input, network.output, name=network.name)
     return with_folded_batch_norm(with_frozen_batch_norm(network))
 
 

@@ -213,7 +213,7 @@ def without_normalization(model: keras.Model) -> keras.Model:
             f"'l2'. Received a model with the layers {', '.join(names)}"
         )
     pooled = model.get_layer("pool").output if "pool" in names else model.inputs[0]
-    return keras.Model(model.inputs, model.get_layer("embedding")(pooled), name=model.name)
+    return keras.Model(model.input, model.get_layer("embedding")(pooled), name=model.name)
 
 
 def _kernel_initializer(head_initializer: Any) -> Any:

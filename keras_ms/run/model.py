@@ -161,7 +161,7 @@ def save_deployed(models: RunModels, path: Path) -> keras.Model:
         ExportMismatchError: the file would load as another model.
     """
     embedder, strategy = models.embedder, models.strategy
-    deployed = keras.Model(embedder.inputs, embedder.outputs, name="embedder")
+    deployed = keras.Model(embedder.input, embedder.output, name="embedder")
     if not _divides_statistics(strategy):
         write_keras_file(deployed, path)
         return deployed

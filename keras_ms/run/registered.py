@@ -38,6 +38,7 @@ from keras_ms.losses.supervised_contrastive import (
 )
 from keras_ms.losses.triplet import TripletLoss as TripletLoss
 from keras_ms.losses.weighted_pairs import WeightedPairLoss as WeightedPairLoss
+from keras_ms.models.averaged_views import average_views as average_views
 from keras_ms.models.checkpointed_blocks import checkpointed_blocks as checkpointed_blocks
 from keras_ms.models.cross_batch_memory import CrossBatchMemory as CrossBatchMemory
 from keras_ms.models.embedding import build_embedder as build_embedder

@@ -328,3 +328,18 @@ def test_features_of_birds_agree_with_the_reference_features(shared_data, shared
     assert (features[0] * expected[2:]).sum(axis=1).max() < 0.95
     assert embedder.count_params() == 10_674_848 + 1280 * 512 + 512
     assert [tuple(weight.shape) for weight in embedder.trainable_weights] == [(1280, 512), (512,)]
+
+
+@pytest.mark.filterwarnings("error:The structure of")
+def test_what_is_saved_takes_a_batch_as_it_is(tmp_path):
+    """Not a list of one batch, of which Keras would warn."""
+    from types import SimpleNamespace
+
+    from keras_ms.run.model import save_deployed
+
+    embedder = build_embedder("small", image_size=16, embedding_size=4)
+    models = SimpleNamespace(embedder=embedder, strategy=None)
+    save_deployed(models, tmp_path / "embedder.keras")
+    images = np.zeros((2, 16, 16, 3), np.float32)
+    loaded = keras.saving.load_model(tmp_path / "embedder.keras")
+    np.testing.assert_array_equal(loaded(images), embedder(images))

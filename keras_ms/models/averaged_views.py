@@ -1,0 +1,193 @@
+"""Test-time views: an embedder that averages its embeddings of several views of an image."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_ms.arguments import Tensor
+
+
+def average_views(
+    embedder: keras.Model, *, rotation: float = 0.0, zoom: float = 0.0, mirror: bool = False
+) -> keras.Model:
+    """An embedder that embeds several views of each image and returns the mean.
+
+    Use it where a better embedding is worth the time of as many: two views with `mirror`, two more
+    for each of `rotation` and `zoom`, as many again for the mirrored ones of all. Take views that
+    leave an image what it is: mirrored birds and cars are birds and cars, mirrored letters are
+    others. Compare it with the embedder itself on validation classes.
+
+    The result is a Keras model like any other: save it, evaluate it, export it.
+
+    Args:
+        embedder: a Keras model that takes images (batch, height, width, channels) of fixed sides
+            and returns embeddings (batch, dimension).
+        rotation: degrees, 0 to 180. An image turned to the left and one turned to the right by so
+            much. Defaults to 0: none.
+        zoom: fraction, 0 to 1. An image enlarged by 1 + `zoom` and one reduced by as much, both
+            about the centre; pixels beyond the border repeat it. Defaults to 0: none.
+        mirror: whether each view is taken mirrored from left to right too. Defaults to False.
+
+    Returns:
+        keras.Model with the input of `embedder` that shares its layers. Its embeddings are the
+        normalised means where `embedder` ends with a L2 normalisation, else the means.
+
+    Raises:
+        ValueError: no view beside the image itself, a number out of range, or a model that takes or
+            returns something else.
+
+    Example:
+
+    >>> embedder = keras_ms.build_embedder("small", image_size=32, embedding_size=8)
+    >>> averaged = average_views(embedder, rotation=5, zoom=0.05)
+    >>> averaged(np.zeros((2, 32, 32, 3))).shape
+    TensorShape([2, 8])
+    """
+    shape = getattr(embedder, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise ValueError(
+            "Expected a model of one input, images (batch, height, width, channels) of fixed "
+            f"sides. Received: input shape {shape}. Build the embedder with `image_size`"
+        )
+    if len(embedder.outputs) != 1 or len(embedder.output_shape) != 2:
+        raise ValueError(
+            "Expected a model that returns embeddings, (batch, dimension). Received: output shape "
+            f"{embedder.output_shape}"
+        )
+    views = Views(rotation, zoom, mirror, name="views")
+    given = embedder.inputs[0]
+    image = keras.Input(batch_shape=given.shape, dtype=given.dtype, name=given.name)
+    mean = MeanOfViews(views.number, name="mean")(embedder(views(image)))
+    if isinstance(embedder.layers[-1], layers.UnitNormalization):
+        mean = layers.UnitNormalization(dtype="float32", name="l2")(mean)
+    return keras.Model(image, mean, name=embedder.name)
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class Views(layers.Layer):
+    """Views of each image, one after the other: as it is, turned, enlarged and reduced, mirrored.
+
+    Args:
+        rotation, zoom, mirror: as in `average_views`.
+        **kwargs: those of `keras.layers.Layer`; the layer computes in float32 whatever its input.
+
+    Shapes: (batch, height, width, channels) to (batch times `number`, height, width, channels).
+
+    Attributes:
+        number: views of an image.
+
+    Raises:
+        ValueError: as `average_views`.
+
+    Example:
+
+    >>> Views(mirror=True)(np.zeros((3, 8, 8, 1))).shape
+    TensorShape([6, 8, 8, 1])
+    """
+
+    def __init__(
+        self, rotation: float = 0.0, zoom: float = 0.0, mirror: bool = False, **kwargs: Any
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        for name, value, most in (("rotation", rotation, 180), ("zoom", zoom, 1)):
+            if not 0 <= value <= most:
+                raise ValueError(f"Expected `{name}` from 0 to {most}. Received: {value!r}")
+        if not (rotation or zoom or mirror):
+            raise ValueError("Expected a rotation, a zoom or mirror=True: nothing to average")
+        self.rotation, self.zoom, self.mirror = float(rotation), float(zoom), bool(mirror)
+        self.number = (1 + 2 * bool(rotation) + 2 * bool(zoom)) * (1 + self.mirror)
+        self._maps: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def build(self, input_shape: Any) -> None:
+        angle = math.radians(self.rotation)
+        matrices = [turned(sign * angle) for sign in (1, -1) if self.rotation]
+        matrices += [np.eye(2) * scale for scale in (1 / (1 + self.zoom), 1 + self.zoom)] * (
+            self.zoom > 0
+        )
+        self._maps = [corners(matrix, *input_shape[1:3]) for matrix in matrices]
+
+    def call(self, images: Tensor) -> Tensor:
+        height, width, channels = images.shape[1:]
+        images = ops.cast(images, self.compute_dtype)
+        pixels = ops.reshape(images, (-1, height * width, channels))
+        views = [images]
+        for places, shares in self._maps:
+            view = sum(
+                ops.take(pixels, place, axis=1) * ops.convert_to_tensor(share, pixels.dtype)
+                for place, share in zip(places, shares)
+            )
+            views.append(ops.reshape(view, (-1, height, width, channels)))
+        if self.mirror:
+            views += [ops.flip(view, axis=2) for view in views]
+        return ops.reshape(ops.stack(views, axis=1), (-1, height, width, channels))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        batch = input_shape[0]
+        return (None if batch is None else batch * self.number, *input_shape[1:])
+
+    def get_config(self) -> dict[str, Any]:
+        settings = {"rotation": self.rotation, "zoom": self.zoom, "mirror": self.mirror}
+        return {**super().get_config(), **settings}
+
+
+@keras.saving.register_keras_serializable(package="keras_ms")
+class MeanOfViews(layers.Layer):
+    """The mean of the embeddings of an image's views.
+
+    Args:
+        number: views of an image.
+        **kwargs: those of `keras.layers.Layer`; the layer computes in float32 whatever its input.
+
+    Shapes: (batch times `number`, dimension) to (batch, dimension).
+    """
+
+    def __init__(self, number: int, **kwargs: Any):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.number = int(number)
+
+    def call(self, embeddings: Tensor) -> Tensor:
+        of_views = ops.reshape(embeddings, (-1, self.number, embeddings.shape[-1]))
+        return ops.mean(of_views, axis=1)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        batch, dimension = input_shape
+        return (None if batch is None else batch // self.number, dimension)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "number": self.number}
+
+
+def turned(angle: float) -> np.ndarray:
+    """The 2 × 2 matrix of a turn."""
+    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def corners(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a view takes its pixels from: positions `matrix` (p - c) + c about the centre c.
+
+    Args:
+        matrix: (2, 2), of offsets (x, y).
+        height, width: of the image.
+
+    Returns:
+        (4, height * width) int32, the pixels around each position, row by row, and their shares
+        (4, height * width, 1), bilinear. Positions beyond the border are those of the border.
+    """
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    position = (np.stack([x.ravel(), y.ravel()], axis=1) - centre) @ matrix.T + centre
+    position = np.clip(position, 0, [width - 1, height - 1])
+    first = np.floor(position).astype(np.int32)
+    second = np.minimum(first + 1, [width - 1, height - 1])
+    (left, top), (right, bottom) = first.T, second.T
+    to_right, to_bottom = (position - first).T
+    places = [row * width + column for row in (top, bottom) for column in (left, right)]
+    shares = [
+        by_row * by_column
+        for by_row in (1 - to_bottom, to_bottom)
+        for by_column in (1 - to_right, to_right)
+    ]
+    return np.array(places, np.int32), np.array(shares)[..., None]
