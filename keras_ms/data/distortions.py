@@ -198,7 +198,7 @@ def _erase(values, seed, probability):
 
 def _further_seed(seed, number):
     # beside those of the split, which stay what they are for every setting
-    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
+    return tf.random.fold_in(tf.cast(seed, tf.int64), number)
 
 
 def _bend(values, transforms, seed, elastic, fill):
