@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
@@ -43,6 +43,16 @@ class _Options:
             "orientation says, recorded in the files too"
         ),
     ] = True
+    views: Annotated[
+        str,
+        option(
+            "average the embeddings over views of a picture: mirror, zoom (0.1, or such as "
+            "zoom=0.05), rotation (5 degrees, or such as rotation=3), or several with commas; the "
+            "files take as many times as long",
+            "VIEWS",
+            default="",
+        ),
+    ] = ""
     metadata: Annotated[str, option('such as \'{"recall_at_1": "0.61"}\'', "JSON", default="")] = ""
 
 
@@ -55,6 +65,7 @@ def run(words: Sequence[str]) -> None:
     options = parsed(_Options, "export", "Exports a saved .keras model.", words)
     metadata = _metadata(options.metadata)
     formats = ExportSettings(options.formats).formats
+    views = parsed_views(options.views)
     if options.resize_to is not None and options.resize_to < 1:
         raise ValueError(f"Expected --resize-to of at least 1. Received: {options.resize_to}")
     is_run = os.path.isfile(os.path.join(options.model, "settings.json"))
@@ -84,7 +95,38 @@ def run(words: Sequence[str]) -> None:
     else:
         preprocessing = _run_preprocessing(options.model) if is_run else None
     model = load_keras_file(file)
+    if views:
+        from keras_ms.models.averaged_views import average_views
+
+        model = average_views(model, **views)
+        metadata = {"test_time_views": options.views, **(metadata or {})}
     export_formats(model, options.to, formats, metadata=metadata, preprocessing=preprocessing)
+
+
+# of `average_views`, what a name alone stands for
+_VIEWS: dict[str, Any] = {"mirror": True, "zoom": 0.1, "rotation": 5.0}
+
+
+def parsed_views(text: str) -> dict[str, Any]:
+    """Arguments of `average_views` from words such as "mirror,zoom=0.05".
+
+    Raises:
+        ValueError: something else.
+    """
+    views = {}
+    for word in filter(None, map(str.strip, text.split(","))):
+        name, equals, amount = word.partition("=")
+        try:
+            known = _VIEWS[name]
+            views[name] = known if not equals else float(amount)
+            if known is True and equals:
+                raise ValueError
+        except (KeyError, ValueError):
+            raise ValueError(
+                "Expected --views as mirror, zoom, zoom=0.1, rotation, rotation=5 or several with "
+                f"commas between. Received: {text}"
+            ) from None
+    return views
 
 
 def _run_preprocessing(folder):

@@ -99,30 +99,38 @@ class Views(layers.Layer):
             raise ValueError("Expected a rotation, a zoom or mirror=True: nothing to average")
         self.rotation, self.zoom, self.mirror = float(rotation), float(zoom), bool(mirror)
         self.number = (1 + 2 * bool(rotation) + 2 * bool(zoom)) * (1 + self.mirror)
-        self._maps: list[tuple[np.ndarray, np.ndarray]] = []
+        self._turns: list[tuple[np.ndarray, np.ndarray]] = []
+        self._zooms: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = []
 
     def build(self, input_shape: Any) -> None:
+        sides = input_shape[1:3]
         angle = math.radians(self.rotation)
-        matrices = [turned(sign * angle) for sign in (1, -1) if self.rotation]
-        matrices += [np.eye(2) * scale for scale in (1 / (1 + self.zoom), 1 + self.zoom)] * (
-            self.zoom > 0
-        )
-        self._maps = [corners(matrix, *input_shape[1:3]) for matrix in matrices]
+        self._turns = [turn_places(sign * angle, *sides) for sign in (1, -1) if angle]
+        scales = (1 / (1 + self.zoom), 1 + self.zoom) if self.zoom else ()
+        self._zooms = [[zoom_places(scale, side) for side in sides] for scale in scales]
 
     def call(self, images: Tensor) -> Tensor:
-        height, width, channels = images.shape[1:]
         images = ops.cast(images, self.compute_dtype)
-        pixels = ops.reshape(images, (-1, height * width, channels))
-        views = [images]
-        for places, shares in self._maps:
-            view = sum(
-                ops.take(pixels, place, axis=1) * ops.convert_to_tensor(share, pixels.dtype)
-                for place, share in zip(places, shares)
-            )
-            views.append(ops.reshape(view, (-1, height, width, channels)))
+        views = [images, *(self._turned(images, *turn) for turn in self._turns)]
+        for zoom in self._zooms:
+            view = images
+            for axis, (first, second, share) in enumerate(zoom, start=1):
+                share = ops.reshape(ops.convert_to_tensor(share, view.dtype), _along(axis))
+                first, second = (ops.take(view, places, axis=axis) for places in (first, second))
+                view = first * (1 - share) + second * share
+            views.append(view)
         if self.mirror:
             views += [ops.flip(view, axis=2) for view in views]
-        return ops.reshape(ops.stack(views, axis=1), (-1, height, width, channels))
+        return ops.reshape(ops.stack(views, axis=1), (-1, *images.shape[1:]))
+
+    def _turned(self, images, places, shares):
+        height, width, channels = images.shape[1:]
+        pixels = ops.reshape(images, (-1, height * width, channels))
+        view = sum(
+            ops.take(pixels, place, axis=1) * ops.convert_to_tensor(share, pixels.dtype)
+            for place, share in zip(places, shares)
+        )
+        return ops.reshape(view, (-1, height, width, channels))
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         batch = input_shape[0]
@@ -160,30 +168,23 @@ class MeanOfViews(layers.Layer):
         return {**super().get_config(), "number": self.number}
 
 
-def turned(angle: float) -> np.ndarray:
-    """The 2 × 2 matrix of a turn."""
-    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-
-
-def corners(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a view takes its pixels from: positions `matrix` (p - c) + c about the centre c.
+def turn_places(angle: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where an image turned about its centre takes its pixels from.
 
     Args:
-        matrix: (2, 2), of offsets (x, y).
+        angle: radians.
         height, width: of the image.
 
     Returns:
-        (4, height * width) int32, the pixels around each position, row by row, and their shares
-        (4, height * width, 1), bilinear. Positions beyond the border are those of the border.
+        (4, height * width) int32, the pixels around each position, counted row by row, and their
+        shares (4, height * width, 1), bilinear. Positions beyond the border are those of it.
     """
-    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    position = (np.stack([x.ravel(), y.ravel()], axis=1) - centre) @ matrix.T + centre
-    position = np.clip(position, 0, [width - 1, height - 1])
-    first = np.floor(position).astype(np.int32)
-    second = np.minimum(first + 1, [width - 1, height - 1])
-    (left, top), (right, bottom) = first.T, second.T
-    to_right, to_bottom = (position - first).T
+    y, x = np.meshgrid(
+        np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+    cos, sin = math.cos(angle), math.sin(angle)
+    left, right, to_right = _neighbours((cos * x - sin * y).ravel(), width)
+    top, bottom, to_bottom = _neighbours((sin * x + cos * y).ravel(), height)
     places = [row * width + column for row in (top, bottom) for column in (left, right)]
     shares = [
         by_row * by_column
@@ -191,3 +192,20 @@ def corners(matrix: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np
         for by_column in (1 - to_right, to_right)
     ]
     return np.array(places, np.int32), np.array(shares)[..., None]
+
+
+def zoom_places(scale: float, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Along one side, where an image takes its pixels from whose offsets from the centre are
+    multiplied by `scale`: the pixel before and the one after each position, (side,) int32, and the
+    share of the latter."""
+    return _neighbours(scale * (np.arange(side) - (side - 1) / 2), side)
+
+
+def _neighbours(offset, side):
+    position = np.clip(offset + (side - 1) / 2, 0, side - 1)
+    first = np.floor(position).astype(np.int32)
+    return first, np.minimum(first + 1, side - 1).astype(np.int32), position - first
+
+
+def _along(axis):
+    return tuple(-1 if each == axis else 1 for each in range(4))

@@ -82,6 +82,7 @@ QUESTIONS = [
     (("keras-ms", "train", "--backbone", "none.keras"), 1, "Nothing is at none.keras"),
     (("keras-ms", "train", "--normalisation", "caffe"), 1, "with backbone=small"),
     (("keras-ms", "backbones"), 0, "convnext_tiny"),
+    (("keras-ms", "export", "gone.keras", "--to", "x", "--views", "miror"), 1, "mirror, zoom"),
     (("keras-ms", "embed", "--help"), 0, "--shard-size"),
     (("keras-ms", "embed", "gone.onnx", ".", "--to", "x"), 1, "Nothing is at gone.onnx"),
     (("keras-ms", "embed", ".", "gone", "--to", "x"), 1, "Nothing is at gone"),
