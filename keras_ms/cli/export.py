@@ -4,13 +4,14 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.cli.setting_options import with_commas
+from keras_ms.models.view_words import parsed_views
 from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.run.settings.training import ExportSettings
 
@@ -101,32 +102,6 @@ def run(words: Sequence[str]) -> None:
         model = average_views(model, **views)
         metadata = {"test_time_views": options.views, **(metadata or {})}
     export_formats(model, options.to, formats, metadata=metadata, preprocessing=preprocessing)
-
-
-# of `average_views`, what a name alone stands for
-_VIEWS: dict[str, Any] = {"mirror": True, "zoom": 0.1, "rotation": 5.0}
-
-
-def parsed_views(text: str) -> dict[str, Any]:
-    """Arguments of `average_views` from words such as "mirror,zoom=0.05".
-
-    Raises:
-        ValueError: something else.
-    """
-    views = {}
-    for word in filter(None, map(str.strip, text.split(","))):
-        name, equals, amount = word.partition("=")
-        try:
-            known = _VIEWS[name]
-            views[name] = known if not equals else float(amount)
-            if known is True and equals:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                "Expected --views as mirror, zoom, zoom=0.1, rotation, rotation=5 or several with "
-                f"commas between. Received: {text}"
-            ) from None
-    return views
 
 
 def _run_preprocessing(folder):

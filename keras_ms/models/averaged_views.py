@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_ms.arguments import Tensor
+from keras_ms.models.view_words import MOST
 
 
 def average_views(
@@ -92,9 +93,9 @@ class Views(layers.Layer):
         self, rotation: float = 0.0, zoom: float = 0.0, mirror: bool = False, **kwargs: Any
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value, most in (("rotation", rotation, 180), ("zoom", zoom, 1)):
-            if not 0 <= value <= most:
-                raise ValueError(f"Expected `{name}` from 0 to {most}. Received: {value!r}")
+        for name, value in (("rotation", rotation), ("zoom", zoom)):
+            if not 0 <= value <= MOST[name]:
+                raise ValueError(f"Expected `{name}` from 0 to {MOST[name]:g}. Received: {value!r}")
         if not (rotation or zoom or mirror):
             raise ValueError("Expected a rotation, a zoom or mirror=True: nothing to average")
         self.rotation, self.zoom, self.mirror = float(rotation), float(zoom), bool(mirror)

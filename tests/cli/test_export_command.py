@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import keras_ms
-from keras_ms.cli.export import parsed_views
 from keras_ms.cli.main import main
 from keras_ms.export.keras_file import write_keras_file
 from keras_ms.export.runner import load_runner
+from keras_ms.models.view_words import parsed_views
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,9 @@ def test_views_in_words(text, views):
     assert parsed_views(text) == views
 
 
-@pytest.mark.parametrize("text", ["mirrored", "mirror=1", "zoom=much", "zoom 0.1"])
+@pytest.mark.parametrize(
+    "text", ["mirrored", "mirror=1", "zoom=much", "zoom 0.1", "zoom=5", "zoom=0", "rotation=nan"]
+)
 def test_other_words_are_refused(text):
     with pytest.raises(ValueError, match=f"mirror, zoom.*Received: {text}"):
         parsed_views(text)

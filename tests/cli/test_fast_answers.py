@@ -83,6 +83,7 @@ QUESTIONS = [
     (("keras-ms", "train", "--normalisation", "caffe"), 1, "with backbone=small"),
     (("keras-ms", "backbones"), 0, "convnext_tiny"),
     (("keras-ms", "export", "gone.keras", "--to", "x", "--views", "miror"), 1, "mirror, zoom"),
+    (("keras-ms", "export", ".", "--to", "x", "--views", "zoom=5"), 1, "up to 1"),
     (("keras-ms", "embed", "--help"), 0, "--shard-size"),
     (("keras-ms", "embed", "gone.onnx", ".", "--to", "x"), 1, "Nothing is at gone.onnx"),
     (("keras-ms", "embed", ".", "gone", "--to", "x"), 1, "Nothing is at gone"),
