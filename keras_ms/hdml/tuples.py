@@ -1,8 +1,9 @@
 """The metric terms of HDML: which negatives are hardened, the loss on real and synthetic tuples.
 
-Each class here offers the same four things to `keras_ms.hdml.model.HDML`:
+Each class here offers the same five things to `keras_ms.hdml.model.HDML`:
 
 - `alpha`, the default of HDML's alpha, in units of its metric loss;
+- `normalize`, whether it compares unit vectors rather than embeddings as they are;
 - `triplets(labels, embeddings)`, the `Triplets` to harden;
 - `metric_loss(labels, embeddings)`, J_m, a scalar;
 - `synthetic_loss(labels, embeddings, synthetic, triplets, official)`, J_syn, a scalar, from the
@@ -48,6 +49,7 @@ class NPairTuples:
     """
 
     alpha = 90.0  # published
+    normalize = False
 
     def __init__(self, regularization: float = 0.002):
         if not (math.isfinite(regularization) and regularization >= 0):
@@ -122,6 +124,7 @@ class TripletTuples:
     """
 
     alpha = 7.0  # published
+    normalize = False
 
     def __init__(self, margin: float = 1.0):
         if not (math.isfinite(margin) and margin >= 0):
@@ -185,6 +188,7 @@ class PairTuples:
     """
 
     alpha = 0.5  # the Multi-Similarity loss is about 1 at first: lambda starts near 0.6
+    normalize = True
 
     def __init__(self, loss: PairLoss | None = None, negatives_per_anchor: int = 8):
         loss = MultiSimilarityLoss() if loss is None else loss

@@ -104,4 +104,5 @@ def start_squared_norm(settings: Settings, models: RunModels) -> float | None:
         models: of `build_models`.
     """
     is_trained_whole = settings.model.is_pretrained and not settings.model.freeze_backbone
-    return UNNORMALIZED_SQUARED_NORM if is_trained_whole and not models.loss.normalize else None
+    is_short = is_trained_whole and not models.trains_unit_vectors
+    return UNNORMALIZED_SQUARED_NORM if is_short else None

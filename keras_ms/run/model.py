@@ -48,6 +48,13 @@ class RunModels(NamedTuple):
     random_kernel: np.ndarray
     strategy: Any
 
+    @property
+    def trains_unit_vectors(self) -> bool:
+        """Whether what is trained by compares unit vectors, not embeddings as they are."""
+        trained: Any = self.trained
+        # HDML has the triplet loss on embeddings as they are, where the loss of that name has not
+        return (trained.metric_loss if isinstance(trained, HDML) else self.loss).normalize
+
     def scope(self) -> contextlib.AbstractContextManager:
         """Where variables are made: on every device, if there are several."""
         return _scope(self.strategy)

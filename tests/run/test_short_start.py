@@ -9,11 +9,17 @@ from keras_ms import NPairLoss
 from keras_ms.models.embedding import build_embedder
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_start import start_head, start_squared_norm
-from keras_ms.run.model import run_loss
+from keras_ms.run.model import RunModels, build_models, run_loss
 from keras_ms.run.settings import Settings
 
 
-@pytest.mark.parametrize("loss, expected", [("n_pair", 10.0), ("multi_similarity", None)])
+def models_of(**given):
+    return RunModels(**{**dict.fromkeys(RunModels._fields), **given})
+
+
+@pytest.mark.parametrize(
+    "loss, expected", [("n_pair", 10.0), ("multi_similarity", None), ("triplet", None)]
+)
 @pytest.mark.parametrize(
     "words, is_asked_for",
     [
@@ -28,8 +34,26 @@ def test_only_losses_of_any_length_of_a_pretrained_network_ask_for_a_norm(
     settings = Settings.from_values(
         dataset="folder", data_dir="photos", backbone="mobilenet_v2", loss=loss, **words
     )
-    models = SimpleNamespace(loss=run_loss(settings))
+    models = models_of(loss=run_loss(settings))
     assert start_squared_norm(settings, models) == (expected if is_asked_for else None)
+
+
+@pytest.mark.parametrize(
+    "loss, expected", [("n_pair", 10.0), ("multi_similarity", None), ("triplet", 10.0)]
+)
+def test_hdml_asks_for_it_by_its_own_loss_which_for_triplets_is_of_embeddings_as_they_are(
+    loss, expected
+):
+    settings = Settings.from_values(
+        dataset="folder", data_dir="photos", backbone="mobilenet_v2", weights="imagenet",
+        loss=loss, hdml="paper", **({"images_per_class": 2} if loss == "n_pair" else {}),
+    )  # fmt: skip
+    small = Settings.from_values(
+        dataset="glyphs", backbone="small", image_size=32, embedding_size=8,
+        loss=loss, hdml="paper", **({"images_per_class": 2} if loss == "n_pair" else {}),
+    )  # fmt: skip
+    models = build_models(small, np.arange(4), loss=run_loss(small))
+    assert start_squared_norm(settings, models) == expected
 
 
 @pytest.mark.parametrize("start", ["orthogonal", "pca"])
@@ -44,7 +68,7 @@ def test_a_run_begins_with_that_norm(start, tmp_path):
     )  # fmt: skip
     images = SimpleNamespace(subset=lambda split: SimpleNamespace(labels=labels))
     data = SimpleNamespace(images=images, features=SimpleNamespace(of_split=lambda split: features))
-    models = SimpleNamespace(embedder=embedder, random_kernel=kernel, loss=NPairLoss())
+    models = models_of(embedder=embedder, random_kernel=kernel, loss=NPairLoss())
     for _ in range(2):  # and again, as a run that is interrupted begins anew
         start_head(RunFolder(tmp_path), settings, models=models, data=data, log=print)
         now, bias = embedder.get_layer("embedding").get_weights()
