@@ -403,8 +403,9 @@ def record_figures(figures, arguments):
         for loss, times in of_size.items():
             one = one_loss(times)
             rows[loss][f"{shown[size]}, ms"] = one["under XLA, ms"]
-            peer = times.get(PEER)  # a text where it gave no time
-            ratio = f"peer: {peer}" if isinstance(peer, str) else one.get("times as fast, under XLA")
+            ratio, peer = one.get("times as fast, under XLA"), times.get(PEER)
+            if isinstance(peer, str):  # it gave no time
+                ratio = f"peer: {peer}"
             rows[loss][f"{shown[size]}, times as fast"] = ratio
     ratios = [column for column in rows[losses[0]] if "times as fast" in column]
     sizes = "every loss with its gradient, under XLA"
