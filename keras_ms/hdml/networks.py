@@ -78,7 +78,7 @@ def build_generator(dimension: int, channels: int, dtype: str = "float32") -> ke
     Returns:
         `keras.Model` from (rows, dimension) to (rows, channels).
     """
-    return keras.Sequential(
+    generator = keras.Sequential(
         [
             keras.Input((dimension,), dtype=dtype),
             layers.Dense(_GENERATOR_UNITS, activation="relu", dtype=dtype),
@@ -87,6 +87,8 @@ def build_generator(dimension: int, channels: int, dtype: str = "float32") -> ke
         ],
         name="generator",
     )
+    generator.supports_masking = True  # its layers do, and Keras warns where the model does not
+    return generator
 
 
 def build_classifier(channels: int, num_classes: int, dtype: str = "float32") -> keras.Model:

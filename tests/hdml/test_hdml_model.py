@@ -15,6 +15,9 @@ from keras_ms.hdml.model import HDML, LOGGED
 from keras_ms.hdml.picture import draw_hardness
 from keras_ms.hdml.tuples import TripletTuples
 
+# Keras warns where a mask ends at a model that says nothing of masks
+pytestmark = pytest.mark.filterwarnings("error:Layer 'generator'")
+
 
 def test_any_class_ids():
     features, labels = data(2)
