@@ -11,7 +11,8 @@ the others are trained on. Those alone are made what a crawl brings, anew for ea
 - foreign photos: 15 % of all are of the other folder, each under a random class;
 - duplicates: 10 % of the photos are there twice.
 
-The whole network learns, with Adam, as many steps for each method:
+The whole network learns, with Adam, as many steps for each method, the layer of scores at ten times
+the rate:
 - everything: all at once;
 - everything, three times: the schedule of a curriculum, with all photos in each stage;
 - curriculum: three stages, weights 1, 0.5 and 0.5, subsets by the features of ImageNet;
@@ -42,7 +43,7 @@ from keras_ms.data.images import evaluation_batches
 from keras_ms.evaluation.embed import batches_without_labels, embed_batches
 from keras_ms.files import whole_file
 from keras_ms.models.embedding import build_embedder, split_embedder
-from keras_ms.optimizers import StageSchedule
+from keras_ms.optimizers import GroupedAdam, StageSchedule
 
 METHODS = (
     "everything",
@@ -52,7 +53,8 @@ METHODS = (
     "clean labels only",
 )
 SEEDS = (0, 1, 2)
-LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (3e-5, 1e-4, 3e-4)
+HEAD_FACTOR = 10  # of the layer of scores, which begins at 0; the network begins with what it knows
 STAGES, BATCH_SIZE = 3, 64
 TESTED, CHOSEN_BY = 0.25, 0.15
 LEAST_KEPT, CONFUSED, FOREIGN, TWICE = 0.4, 0.2, 0.15, 0.1
@@ -125,9 +127,14 @@ class Experiment:
         stages = STAGES if method == "everything, three times" else int(subset.max()) + 1
         steps = self._given.steps // stages
         falling = keras.optimizers.schedules.CosineDecay(rate, steps)
+        scores = {id(v) for v in classifier.get_layer("scores").trainable_variables}
+        factors = [
+            float(HEAD_FACTOR if id(v) in scores else 1) for v in classifier.trainable_variables
+        ]
         classifier.compile(
-            keras.optimizers.Adam(
-                StageSchedule(falling, steps, stages)  # pyright: ignore[reportArgumentType]
+            GroupedAdam(
+                StageSchedule(falling, steps, stages),  # pyright: ignore[reportArgumentType]
+                factors,
             ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
@@ -167,7 +174,10 @@ class Experiment:
             given.backbone, weights=given.weights or None, image_size=given.image_size, seed=seed
         )
         features_model, _ = split_embedder(embedder)
-        scores = keras.layers.Dense(len(self.parts["test"].class_names), name="scores")
+        # larger scores than a trained layer's are what a network first unlearns, and much with them
+        scores = keras.layers.Dense(
+            len(self.parts["test"].class_names), kernel_initializer="zeros", name="scores"
+        )
         return features_model, keras.Model(
             features_model.input, scores(features_model.output), name="classifier"
         )

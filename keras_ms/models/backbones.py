@@ -16,7 +16,11 @@ from keras_ms.models.backbone_names import refusal_of_unknown, unknown_backbone
 from keras_ms.models.bn_inception import bn_inception
 from keras_ms.models.efficientnet_lite import efficientnet_lite, set_tensors
 from keras_ms.models.folded_layers import with_folded_batch_norm
-from keras_ms.models.frozen_layers import with_frozen_batch_norm, without_dropout
+from keras_ms.models.frozen_layers import (
+    has_folded_statistics,
+    with_frozen_batch_norm,
+    without_dropout,
+)
 from keras_ms.models.normalisation import NORMALISATIONS, Normalisation, normalised
 from keras_ms.models.weights_files import load_network_weights
 from keras_ms.models.weights_packages import package_tensors
@@ -169,7 +173,8 @@ def build_backbone(
 
     Raises:
         ValueError: for an unknown name or output layer (with the nearest ones), an input size that
-            the network cannot take, or a weights file that does not fit it.
+            the network cannot take, a weights file that does not fit it, or one with folded batch
+            normalisation where its statistics are to be those of the batches.
         ImportError: `weights="package"` without the package.
         OSError: when the ImageNet weights cannot be downloaded.
 
@@ -196,6 +201,14 @@ def build_backbone(
 
     if frozen_batch_norm is None:
         frozen_batch_norm = weights is not None
+    if not frozen_batch_norm and weights is not None and has_folded_statistics(network):
+        raise ValueError(
+            f"In the weights {weights} batch normalisation is folded into the convolutions: its "
+            "running means are 0 and its variances 1 everywhere, which are not those of any "
+            "images. By the statistics of batches the features would be lost with the first step. "
+            "Leave frozen_batch_norm out, or take weights that are not folded. Received: "
+            f"frozen_batch_norm={frozen_batch_norm}"
+        )
     if frozen_batch_norm:
         # what is frozen is linear: folding it saves passes over whole feature maps
         network = with_folded_batch_norm(with_frozen_batch_norm(network))

@@ -3,7 +3,8 @@
 from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from keras_ms.arguments import Tensor
 from keras_ms.models.blocks import backbone_blocks, walk_layers
@@ -97,6 +98,28 @@ def with_frozen_batch_norm(network: keras.Model) -> keras.Model:
         >>> network = with_frozen_batch_norm(keras.applications.MobileNetV2(weights=None))
     """
     return _copy(network, _frozen_statistics)
+
+
+def has_folded_statistics(network: keras.Model) -> bool:
+    """Whether batch normalisation does nothing but scale and shift: means 0, variances 1 − ε.
+
+    So it is in files for inference, whose convolutions hold the normalisation. False for a network
+    as it is built, with variances of 1, and for one without batch normalisation.
+
+    Example:
+        >>> has_folded_statistics(keras.applications.MobileNetV2(weights=None))
+        False
+    """
+    found = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
+
+    def is_folded(layer):
+        mean, variance = (
+            ops.convert_to_numpy(part) for part in (layer.moving_mean, layer.moving_variance)
+        )
+        # far less than ε off, which tells it from the variance that a network is built with
+        return not mean.any() and (np.abs(variance + layer.epsilon - 1) < layer.epsilon / 10).all()
+
+    return bool(found) and all(is_folded(layer) for layer in found)
 
 
 def without_dropout(network: keras.Model) -> keras.Model:

@@ -1,5 +1,7 @@
 """Backbones: names, input normalisation, cuts, weights files, frozen batch statistics."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -271,6 +273,25 @@ def test_without_dropout_drops_nothing():
     copy = without_dropout(network)
     copy.trainable = False
     np.testing.assert_array_equal(copy(values, training=True), expected)
+
+
+@pytest.mark.parametrize("variance, is_folded", [(0.999, True), (1.0, False), (0.3, False)])
+def test_weights_with_folded_batch_normalisation_are_not_trained_by_statistics_of_batches(
+    variance, is_folded, tmp_path, monkeypatch
+):
+    recipe = backbones.Backbone(lambda input_shape, weights: little_network(), None)
+    monkeypatch.setitem(BACKBONES, "little", recipe)
+    network, weights = little_network(), tmp_path / "little.weights.h5"
+    norm = network.get_layer("norm")
+    norm.moving_variance.assign(np.full(6, variance))
+    network.save_weights(weights)
+    options = {"input_shape": (8, 8, 3), "weights": weights}
+    build_backbone("little", **options)
+    with pytest.raises(ValueError, match="folded") if is_folded else contextlib.nullcontext():
+        build_backbone("little", frozen_batch_norm=False, **options)
+    norm.moving_mean.assign(np.ones(6))  # statistics of something
+    network.save_weights(weights)
+    build_backbone("little", frozen_batch_norm=False, **options)
 
 
 def test_statistics_are_frozen_where_weights_are_given_unless_told_otherwise(tmp_path, monkeypatch):
