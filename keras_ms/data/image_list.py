@@ -158,7 +158,12 @@ class ImageList:
             f"  {name}: {classes} classes, {images} images"
             for name, (classes, images) in self.counts().items()
         ]
-        if self.has_gallery():
+        if not self.has_gallery():
+            for number, name in enumerate(self.counts(), 1):
+                of_class = np.unique(self.labels[self.split == name], return_counts=True)[1]
+                if name != "train" and (alone := np.count_nonzero(of_class == 1)):
+                    lines[number] += f" ({alone} alone in their class, so nothing to find for them)"
+        else:
             queries, gallery = self.queries_and_gallery()
             for number, name in enumerate(self.counts(), 1):
                 inside = self.split == name

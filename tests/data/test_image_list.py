@@ -95,6 +95,18 @@ def test_queries_and_gallery():
     assert not held.subset("validation").has_gallery() and held.subset("test").has_gallery()
 
 
+def test_images_with_nothing_to_find_are_told_of():
+    images = ImageList(
+        range(8),
+        [0, 0, 1, 2, 2, 3, 4, 5],
+        range(6),
+        ["train"] * 3 + ["test"] * 3 + ["validation"] * 2,
+    )
+    train, validation, test = str(images).splitlines()[1:]
+    assert train.endswith("2 classes, 3 images")  # one image can be trained on
+    assert "(2 alone in their class" in validation and "(1 alone in their class" in test
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
