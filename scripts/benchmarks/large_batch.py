@@ -19,7 +19,8 @@ import subprocess
 import sys
 
 import numpy as np
-from loss_step import failure, hard_batch, keras_step, limit_memory, peer_step, seconds
+from loss_peers import failure, limit_memory, peer_step, seconds
+from loss_step import hard_batch, keras_step
 from record import add_record_option, record
 
 TINY = 300
