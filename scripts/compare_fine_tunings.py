@@ -26,13 +26,14 @@ from keras_ms.data.images import evaluation_batches
 from keras_ms.run.model import RunModels, compile_model, run_loss
 from keras_ms.run.settings import Settings
 
+_TENTH = {"backbone_learning_rate": 1e-5}  # of the head's rate, the default of unnamed networks
 WAYS = {
-    "defaults": {},
+    "a tenth": _TENTH,
     "one rate": {"backbone_learning_rate": 1e-4},
-    "warm-up": {"warmup_steps": 0.1},  # of the steps
-    "weight decay": {"weight_decay": 0.05},
-    "clipping": {"clip_norm": 1.0},
-    "average": {"ema": 0.95},
+    "warm-up": {**_TENTH, "warmup_steps": 0.1},  # of the steps
+    "weight decay": {**_TENTH, "weight_decay": 0.05},
+    "clipping": {**_TENTH, "clip_norm": 1.0},
+    "average": {**_TENTH, "ema": 0.95},
     "layer decay": {"layer_decay": 0.75},
 }
 

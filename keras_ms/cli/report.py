@@ -11,7 +11,7 @@ from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import check_is_there, option, parsed
 
 _DESCRIPTION = (
-    "Embeds the test images of a run once more and writes one HTML page that needs no network: "
+    "Writes one HTML page of a run's test images that needs no network: "
     "metrics with intervals, training curves, similarities, a map of the embedding, best and worst "
     "queries, confused classes."
 )
