@@ -33,7 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from comparison import Results, mean_and_spread
+from comparison import Results, file_digest, mean_and_spread
 
 from keras_ms.curriculum.batches import curriculum_batches
 from keras_ms.curriculum.label_noise import class_similarity, corrupt_labels, mix_in_outliers
@@ -111,6 +111,7 @@ class Experiment:
         """A line of the results: errors, shares, on validation and test photos, by stage."""
         given = self._given
         what = {"data": Path(given.data_dir).name, "backbone": given.backbone}
+        what |= {"foreign": Path(given.foreign).name, "weights": file_digest(given.weights)}
         what |= {"image_size": given.image_size, "steps": given.steps}
         what |= {"method": method, "rate": rate, "seed": seed}
         return self._results.find_or_run(what, lambda: self._run(method, rate, seed))
@@ -163,8 +164,9 @@ class Experiment:
         )
         if method == "everything":
             self._keep_subset(features_model, images, rate, seed)
-        shares = [float(wrong[subset == k].mean()) for k in range(int(subset.max()) + 1)]
-        return {**found, "wrong": shares, "images": np.bincount(subset).tolist()}
+        trained, wrong = subset[rows], wrong[rows]
+        shares = [float(wrong[trained == k].mean()) for k in range(int(trained.max()) + 1)]
+        return {**found, "wrong": shares, "images": np.bincount(trained).tolist()}
 
     def _network(self, seed):
         """(images to pooled features, images to scores of the classes): they share layers."""
@@ -210,7 +212,7 @@ class Experiment:
         return Path(self._given.to) / f"subsets-{rate:g}-{seed}.npy"
 
 
-_KEY = ("data", "backbone", "image_size", "steps", "method", "rate", "seed")
+_KEY = ("data", "foreign", "backbone", "weights", "image_size", "steps", "method", "rate", "seed")
 
 
 def tables(experiment: Experiment) -> list[str]:

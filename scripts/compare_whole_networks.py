@@ -34,7 +34,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from comparison import Results, mean_and_spread, short
+from comparison import Results, file_digest, mean_and_spread, short
 
 SEEDS = (0, 1, 2)
 SIZES = (64, 128, 256)  # of the embedding, beside the 512 of all others
@@ -100,7 +100,7 @@ PARTS = {"whole": {}, "without mining": {"loss.epsilon": None}}
 def main() -> None:
     given = parsed()
     comparison = Comparison(given)
-    names = [name.strip() for name in given.only.split(";") if name.strip()] or list(TRIALS)
+    names = _names(given.only) or list(TRIALS)
     text = "\n".join(tables(comparison, names, losses_only=given.losses_only))
     print(text)
     (given.to / "tables.md").write_text(text + "\n", encoding="utf-8")
@@ -114,7 +114,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset", default="folder", help="how --data-dir is read")
     parser.add_argument("--output-layer", default="")
     parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument(
         "--precision", default="float32", help="mixed_bfloat16: quicker where the processor has it"
     )
@@ -127,7 +127,18 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help="names of losses, separated by semicolons")
     parser.add_argument("--losses-only", action="store_true", help="no parts and no other sizes")
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    if given.epochs < 1 or given.steps < given.epochs or given.steps % given.epochs:
+        parser.error(
+            f"--steps: expected a multiple of --epochs {given.epochs}. Received: {given.steps}"
+        )
+    if unknown := [name for name in _names(given.only) if name not in TRIALS]:
+        parser.error(f"--only: expected some of {'; '.join(TRIALS)}. Received: {unknown}")
+    return given
+
+
+def _names(text):
+    return [name.strip() for name in text.split(";") if name.strip()]
 
 
 class Comparison:
@@ -149,6 +160,8 @@ class Comparison:
             "output_layer": given.output_layer,
             "image_size": given.image_size,
             "steps": given.steps,
+            "epochs": given.epochs,
+            "weights": file_digest(given.weights),
         }
         if given.precision != "float32":
             self._network["precision"] = given.precision
@@ -189,7 +202,8 @@ class Comparison:
         asked = json.dumps(words, sort_keys=True)
         command = [sys.executable, "-m", "keras_ms.cli", "train"]
         mark = folder / "asked.json"
-        if mark.is_file() and mark.read_text() == asked and (folder / "run").is_dir():
+        is_begun = (folder / "run" / "settings.json").is_file()
+        if is_begun and mark.is_file() and mark.read_text() == asked:
             command += ["--resume", str(folder / "run")]
         else:
             # the features of the start are the same for all of a seed, and stay
@@ -205,16 +219,18 @@ class Comparison:
         kept = choice["candidates"][choice["chosen"]]
         with open(folder / "run" / "history.csv", encoding="utf-8") as file:
             history = [[int(row["step"]), float(row[MEASURED])] for row in csv.DictReader(file)]
-        shutil.rmtree(folder / "run")
-        return {
+        last = summary["test_recall"]["last"]  # None of weights that diverged
+        line = {
             "validation": summary["validation_recall"]["chosen"]["1"],
             "test": summary["test_recall"]["chosen"]["1"],
-            "last": summary["test_recall"]["last"]["1"],
+            "last": last and last["1"],
             "start": summary["test_recall"]["step_0"]["1"],
             "features": summary["test_recall"].get("pooled_features", {}).get("1"),
             "kept": {name: kept[name] for name in ("steps", "alpha")},
             "history": [(step, round(recall, 4)) for step, recall in history],
         }
+        shutil.rmtree(folder / "run")
+        return line
 
 
 def tables(comparison: Comparison, names: list[str], *, losses_only: bool) -> list[str]:
@@ -251,7 +267,8 @@ def tables(comparison: Comparison, names: list[str], *, losses_only: bool) -> li
 
 
 def in_percent(runs, place):
-    return mean_and_spread([100 * run[place] for run in runs])
+    values = [run[place] for run in runs]
+    return "diverged" if None in values else mean_and_spread([100 * value for value in values])
 
 
 def percent(value):

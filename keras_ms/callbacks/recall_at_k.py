@@ -231,6 +231,14 @@ class RecallAtK(keras.callbacks.Callback):
         """Training steps done: batches of all fits, never fewer than the optimizer's."""
         return max(self._steps.done, optimizer_steps(self.model))
 
+    def count_from(self, step: int) -> None:
+        """Takes how many steps were trained before, where no `fit` follows that would tell it.
+
+        Args:
+            step: batches of all fits so far.
+        """
+        self._steps.done = max(self._steps.done, step)
+
     def measure(self) -> Recalls:
         """Embeds the dataset with the current weights and records the recalls.
 

@@ -34,7 +34,8 @@ def average_views(
 
     Returns:
         keras.Model with the input of `embedder` that shares its layers. Its embeddings are the
-        normalised means where `embedder` ends with a L2 normalisation, else the means.
+        normalised means where `embedder` ends with a L2 normalisation (`UnitNormalization` or
+        `keras.ops.normalize`, in nested models too), else the means.
 
     Raises:
         ValueError: no view beside the image itself, a number out of range, or a model that takes or
@@ -58,13 +59,26 @@ def average_views(
             "Expected a model that returns embeddings, (batch, dimension). Received: output shape "
             f"{embedder.output_shape}"
         )
-    views = Views(rotation, zoom, mirror, name="views")
+    # names that the embedder, a layer of the result, cannot have
+    names = {part: f"{embedder.name}_{part}" for part in ("views", "mean", "l2")}
+    views = Views(rotation, zoom, mirror, name=names["views"])
     given = embedder.inputs[0]
     image = keras.Input(batch_shape=given.shape, dtype=given.dtype, name=given.name)
-    mean = MeanOfViews(views.number, name="mean")(embedder(views(image)))
-    if isinstance(embedder.layers[-1], layers.UnitNormalization):
-        mean = layers.UnitNormalization(dtype="float32", name="l2")(mean)
+    mean = MeanOfViews(views.number, name=names["mean"])(embedder(views(image)))
+    if _is_normalised(embedder):
+        mean = layers.UnitNormalization(dtype="float32", name=names["l2"])(mean)
     return keras.Model(image, mean, name=embedder.name)
+
+
+def _is_normalised(model):
+    """Whether the last operation of a functional model is a L2 normalisation of each row."""
+    made_by = getattr(model.outputs[0], "_keras_history", [None])[0]
+    if isinstance(made_by, keras.Model):
+        return len(made_by.outputs) == 1 and _is_normalised(made_by)
+    # what keras.ops.normalize makes has no public class
+    if type(made_by).__name__ == "Normalize":
+        return getattr(made_by, "axis", None) in (-1, 1) and getattr(made_by, "order", None) == 2
+    return isinstance(made_by, layers.UnitNormalization)
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -111,6 +125,7 @@ class Views(layers.Layer):
         self._zooms = [[zoom_places(scale, side) for side in sides] for scale in scales]
 
     def call(self, images: Tensor) -> Tensor:
+        is_integer = "int" in keras.backend.standardize_dtype(images.dtype)
         images = ops.cast(images, self.compute_dtype)
         views = [images, *(self._turned(images, *turn) for turn in self._turns)]
         for zoom in self._zooms:
@@ -122,7 +137,10 @@ class Views(layers.Layer):
             views.append(view)
         if self.mirror:
             views += [ops.flip(view, axis=2) for view in views]
-        return ops.reshape(ops.stack(views, axis=1), (-1, *images.shape[1:]))
+        stacked = ops.stack(views, axis=1)
+        if is_integer:  # the embedder is given integers again, and a cast cuts off
+            stacked = ops.round(stacked)
+        return ops.reshape(stacked, (-1, *images.shape[1:]))
 
     def _turned(self, images, places, shares):
         height, width, channels = images.shape[1:]

@@ -4,6 +4,7 @@ A random projection of pretrained features loses neighbours before the first ste
 from the training images lose little or nothing, and training then starts from what they know.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -71,9 +72,10 @@ def initialize_head(
         >>> features = np.random.default_rng(0).normal(size=(50, 128))
         >>> initialize_head(embedder, features)
     """
-    if squared_norm is not None and not squared_norm > 0:
+    if squared_norm is not None and not 0 < squared_norm < math.inf:
         raise ValueError(
-            f"Expected `squared_norm` above 0, or None. Received: squared_norm={squared_norm!r}"
+            "Expected a finite `squared_norm` above 0, or None. Received: squared_norm="
+            f"{squared_norm!r}"
         )
     if not hasattr(images, "shape"):
         features_model, _ = split_embedder(embedder)

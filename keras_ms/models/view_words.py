@@ -17,9 +17,11 @@ def parsed_views(text: str) -> dict[str, Any]:
     views = {}
     for word in filter(None, map(str.strip, text.split(","))):
         name, equals, amount = word.partition("=")
-        if name not in _ALONE or (equals and name not in MOST):
+        if name not in _ALONE or name in views or (equals and name not in MOST):
             raise _refusal(text)
         views[name] = _amount(amount, MOST[name], text) if equals else _ALONE[name]
+    if text and not views:
+        raise _refusal(text)
     return views
 
 
@@ -35,7 +37,7 @@ def _amount(word, most, text):
 
 def _refusal(text):
     return ValueError(
-        "Expected --views as mirror, zoom, rotation or several with commas, with amounts such "
-        f"as zoom=0.1 (up to {MOST['zoom']:g}) and rotation=5 (degrees, up to "
+        "Expected --views as mirror, zoom, rotation or several of them with commas, with amounts "
+        f"such as zoom=0.1 (up to {MOST['zoom']:g}) and rotation=5 (degrees, up to "
         f"{MOST['rotation']:g}). Received: {text}"
     )

@@ -106,8 +106,11 @@ def fit_model(
         if settings.hdml.mode == "off" and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
     epochs = settings.training.steps // settings.training.steps_per_epoch
+    steps_done = epoch * settings.training.steps_per_epoch
+    # an optimizer counts fewer where float16 left steps out, and after the last epoch no fit tells
+    recall_callback.count_from(steps_done)
     if epoch < epochs:
-        steps_done, verbose = epoch * settings.training.steps_per_epoch, shown_progress()
+        verbose = shown_progress()
         log(f"Training: steps {steps_done} to {settings.training.steps}")
         lines = TrainingLines(settings.training.steps, steps_done, beside_bar=verbose == 1, log=log)
         measuring = [recall_callback, *([best_keeper] if best_keeper else [])]

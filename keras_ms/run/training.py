@@ -35,6 +35,7 @@ from keras_ms.run.session import interruption_names_run, opened_run, precision
 from keras_ms.run.settings import Settings
 from keras_ms.run.tracking import check_tracking
 from keras_ms.run.validation_choice import choose_by_validation
+from keras_ms.run.views import check_augmentation
 from keras_ms.terminal.progress import print_line
 from keras_ms.terminal.streams import lasting_output
 
@@ -91,6 +92,8 @@ def train(
 
         images = load_run_images(settings, log)
         settings = with_image_defaults(settings, images)
+        if not resume:
+            check_augmentation(settings, images)
         labels = images.subset("train").labels
         models = build_models(settings, labels, loss=loss, strategy=strategy)
         data = run_data(settings, images, features_model=models.features_model, log=log)

@@ -10,6 +10,8 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import default_resize_to, evaluation_batches
 from keras_ms.data.sets.catalogue import chosen_data_set
 from keras_ms.run.settings import Settings
+from keras_ms.run.settings.declaration import flag
+from keras_ms.run.settings.groups import SETTINGS
 
 # of `distort`, what the setting `distortion` multiplies, at a strength of 1
 _DISTORTION = {"rotation": 10.0, "scale": 0.15, "shear": 0.15, "translation": 0.08}
@@ -56,6 +58,24 @@ def augmentation(settings: Settings, images: ImageList) -> str:
     if images.images is None:
         return "crop"
     return "none" if images.name == "glyphs" else "distort"
+
+
+def check_augmentation(settings: Settings, images: ImageList) -> None:
+    """Raises ValueError for a setting of distortions where these images are not distorted.
+
+    With `augmentation` "auto" only the images say whether they are.
+    """
+    chosen = augmentation(settings, images)
+    if chosen == "distort":
+        return
+    values = settings.values()
+    for name in ("distortion", "elastic", "strokes"):
+        if values[name] != SETTINGS[name].default:
+            raise ValueError(
+                f"{name}={values[name]} is of distortions, and {images.name} is not distorted "
+                f"(augmentation {settings.images.augmentation}: {chosen}). Give --augmentation "
+                f"distort, which neither crops nor mirrors, or leave out {flag(name)}"
+            )
 
 
 def view_options(settings: Settings, images: ImageList) -> dict[str, Any]:

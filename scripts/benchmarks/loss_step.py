@@ -259,7 +259,15 @@ def main():
     rows = list(OURS) if arguments.losses == "all" else arguments.losses.split(";")
     if unknown := sorted(set(rows) - set(OURS)):
         parser.error(f"unknown losses {unknown}; expected some of {list(OURS)}")
+    if arguments.record and len(rows) > 1 and rows != list(OURS):
+        parser.error("--record writes the table of one loss or of all: --losses NAME or all")
     sizes = arguments.sizes.split(",")
+    try:
+        shapes = {size: tuple(map(int, size.split("x"))) for size in sizes}
+        if any(len(shape) != 2 or min(shape) < 1 for shape in shapes.values()):
+            raise ValueError
+    except ValueError:
+        parser.error(f"--sizes: expected such as {SIZES}. Received: {arguments.sizes}")
     pythons = {PEER: arguments.peer_python, SIMILARITY: arguments.similarity_python}
     if arguments.no_peer:
         pythons = {}
@@ -279,7 +287,7 @@ def main():
         figures = {}
         try:
             for size in sizes:
-                batch = hard_batch(*map(int, size.split("x")))
+                batch = hard_batch(*shapes[size])
                 np.savez(Path(folder) / f"{size}.npz", embeddings=batch[0], labels=batch[1])
                 figures[size] = report(size, rows, arguments, peers, batch)
         finally:

@@ -26,7 +26,20 @@ def test_views_in_words(text, views):
 
 
 @pytest.mark.parametrize(
-    "text", ["mirrored", "mirror=1", "zoom=much", "zoom 0.1", "zoom=5", "zoom=0", "rotation=nan"]
+    "text",
+    [
+        "mirrored",
+        "mirror=1",
+        "zoom=much",
+        "zoom 0.1",
+        "zoom=5",
+        "zoom=0",
+        "rotation=nan",
+        ",",
+        " ",
+        "zoom=0.1,zoom=0.2",
+        "mirror,mirror",
+    ],
 )
 def test_other_words_are_refused(text):
     with pytest.raises(ValueError, match=f"mirror, zoom.*Received: {text}"):

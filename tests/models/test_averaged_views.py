@@ -77,6 +77,51 @@ def test_the_embedding_is_the_normalised_mean_of_those_of_the_views():
     np.testing.assert_allclose(averaged(images[:, :, ::-1]), found, atol=1e-6)
 
 
+@pytest.mark.parametrize("end", ["a nested head", "ops.normalize", "a layer"])
+def test_every_end_that_makes_unit_vectors_is_seen(end):
+    image = keras.Input((16, 16, 3))
+    if end == "a nested head":
+        features, head = keras_ms.split_embedder(small_embedder())
+        embedder = keras.Model(features.input, head(features.output))
+    else:
+        rows = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(image))
+        unit = keras.ops.normalize(rows) if end == "ops.normalize" else None
+        embedder = keras.Model(
+            image, keras.layers.UnitNormalization()(rows) if unit is None else unit
+        )
+    found = average_views(embedder, mirror=True, zoom=0.3)(pictures(4, 16, 16)).numpy()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_a_normalisation_of_something_else_is_none():
+    image = keras.Input((16, 16, 3))
+    rows = keras.ops.normalize(keras.layers.Flatten()(image), order=1)
+    averaged = average_views(keras.Model(image, rows), zoom=0.3)
+    found = averaged(pictures(2, 16, 16)).numpy()
+    np.testing.assert_allclose(np.abs(found).sum(axis=1), 1, atol=1e-5)
+
+
+def test_views_of_an_embedder_of_integers_are_rounded():
+    def embedder(dtype):
+        image = keras.Input((16, 16, 3), dtype=dtype)
+        pixels = keras.ops.cast(image, "float32")
+        return keras.Model(image, keras.layers.Flatten()(pixels))
+
+    images = pictures(4, 16, 16).astype("uint8")
+    exact, rounded = (
+        average_views(embedder(dtype), zoom=0.3)(images).numpy() for dtype in ("float32", "uint8")
+    )
+    assert np.abs(rounded - exact).max() <= 0.5
+    assert abs((rounded - exact).mean()) < 0.05  # cut off, it would be 0.3
+
+
+@pytest.mark.parametrize("name", ["views", "mean", "l2"])
+def test_an_embedder_may_have_any_name(name):
+    embedder = small_embedder()
+    embedder = keras.Model(embedder.input, embedder.output, name=name)
+    assert average_views(embedder, mirror=True)(pictures(2, 16, 16)).shape == (2, 5)
+
+
 @pytest.mark.filterwarnings("error:The structure of")
 def test_dot_products_keep_their_length():
     embedder = keras_ms.without_normalization(small_embedder())

@@ -1,6 +1,7 @@
 """What a run trains on, as its settings say."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from keras_ms.data.distortions import distort
 from keras_ms.data.image_list import ImageList
 from keras_ms.run.data import run_data
 from keras_ms.run.settings import Settings
-from keras_ms.run.views import _DISTORTION
+from keras_ms.run.views import _DISTORTION, check_augmentation
 
 
 @pytest.fixture
@@ -55,6 +56,17 @@ def test_a_strength_of_1_is_that_of_distort_itself():
     assert _DISTORTION == {name: names[name].default for name in _DISTORTION}
     images = tf.random.stateless_uniform((3, 24, 24, 1), (0, 1), maxval=255.0)
     np.testing.assert_array_equal(distort(images, (0, 1), **_DISTORTION), distort(images, (0, 1)))
+
+
+@pytest.mark.parametrize("setting", [{"distortion": 2.0}, {"elastic": 0.1}, {"strokes": 0.5}])
+def test_distortions_are_refused_where_auto_distorts_nothing(squares, setting):
+    settings = Settings.from_values(data_dir="drawings", **setting)
+    check_augmentation(settings, squares)  # in memory, as Omniglot: distorted
+    check_augmentation(Settings.from_values(data_dir="drawings"), replace(squares, images=None))
+    with pytest.raises(ValueError, match="squares is not distorted.*--augmentation distort"):
+        check_augmentation(settings, replace(squares, images=None, name="squares"))
+    with pytest.raises(ValueError, match="glyphs is not distorted"):
+        check_augmentation(settings, replace(squares, name="glyphs"))
 
 
 def test_strength_is_refused_where_nothing_is_distorted():

@@ -1,6 +1,7 @@
 """What a run chooses, end to end: by folds with a frozen backbone, else by held-out classes."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -233,6 +234,19 @@ def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
     model.load_weights(finetuned.run.chosen_weights_file)
     for value, expected in zip(model.get_weights(), finetuned.embedder.get_weights()):
         np.testing.assert_array_equal(value, expected)
+
+
+def test_a_run_that_ended_before_its_choice_goes_by_its_steps_not_by_those_of_an_optimizer(
+    finetuned, tmp_path, monkeypatch
+):
+    run = RunFolder(shutil.copytree(finetuned.run.path, tmp_path / "runs" / "run"))
+    for file in (run.choice_file, run.chosen_weights_file, run.summary_file):
+        file.unlink()
+    # as where float16 left steps out
+    for module in ("recall_at_k", "training_steps"):
+        monkeypatch.setattr(f"keras_ms.callbacks.{module}.optimizer_steps", lambda model: 1)
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert Finished(tmp_path).summary["choice"] == finetuned.summary["choice"]
 
 
 @pytest.mark.slow
