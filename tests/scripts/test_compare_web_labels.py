@@ -1,5 +1,7 @@
 """The comparison on labels of a crawl: what its noise is, and a run from photos to a table."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,16 +62,20 @@ def test_a_crawl_confuses_mixes_and_repeats_and_says_which_labels_are_wrong(scri
 @pytest.mark.slow
 @pytest.mark.release
 def test_from_photos_to_a_table(script, folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "SEEDS", (0,))
     monkeypatch.setattr(script, "LEARNING_RATES", (1e-3,))
     words = ["--data-dir", folders[0], "--foreign", folders[1], "--to", tmp_path / "results"]
+    words += ["--seeds", 1]
     given = script.parsed([*map(str, words), *WORDS])
     experiment = script.Experiment(given)
-    lines = script.tables(experiment)
+    lines = script.tables(experiment, given)
     assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {name}" for name in script.METHODS]
     # a curriculum is measured after each stage, all at once in the end
     everything, _, curriculum, *_ = (line.split(" | ") for line in lines[4:])
     assert everything[1:3] == ["–", "–"] and "–" not in curriculum
     trained = (tmp_path / "results" / "results.jsonl").read_text()
-    assert script.tables(experiment) == lines
+    assert script.tables(experiment, given) == lines
+    clean = next(
+        line for line in map(json.loads, trained.splitlines()) if "clean" in line["method"]
+    )
+    assert clean["wrong"] == [0.0] and 0 <= clean["wrong_learned"] <= 1
     assert (tmp_path / "results" / "results.jsonl").read_text() == trained
