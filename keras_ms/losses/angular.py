@@ -11,7 +11,7 @@ from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
-from keras_ms.pairs.reductions import column_numbers
+from keras_ms.pairs.reductions import column_numbers, num_pairs
 
 
 def angular(pairs: Pairs, squared_tangent: float = 1.0) -> Tensor:
@@ -34,7 +34,7 @@ def angular(pairs: Pairs, squared_tangent: float = 1.0) -> Tensor:
         terms = _pull(pairs, partner, squared_tangent) * sum_of_triplets
         return (total + ops.where(column < size, ops.log1p(terms), ops.zeros_like(terms)),)
 
-    start = ops.zeros_like(pairs.similarity[:, :1])
+    start = ops.zeros_like(num_pairs(pairs.positive, pairs.similarity.dtype))
     _, (total,) = _visit_triplet_sums(visit, pairs, squared_tangent, start)
     number = ops.sum(ops.cast(pairs.positive, total.dtype), axis=-1)
     return total[:, 0] / ops.maximum(number, ops.ones_like(number))

@@ -15,6 +15,7 @@ from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.large_batches import BLOCK, goes_in_blocks, tiling
 from keras_ms.pairs.mining import mine_all
 from keras_ms.pairs.pairwise import Pairwise
+from keras_ms.pairs.reductions import reduced_of_none
 from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
@@ -187,7 +188,7 @@ class PairLoss(keras.losses.Loss):
         # Loss.__call__ casts y_true to the loss dtype, in which large ids collide.
         keys = self.label_keys(y_true, y_pred)
         y_pred = cast_for_loss(y_pred, self.dtype)
-        value = super().__call__(keys, y_pred, sample_weight)
+        value = reduced_of_none(super().__call__(keys, y_pred, sample_weight), self.reduction)
         value = replicas.as_on_one_device(
             value, self.reduction, ops.cast(are_valid(keys), self.dtype), sample_weight
         )
@@ -220,6 +221,8 @@ class PairLoss(keras.losses.Loss):
         """
         check_embeddings(embeddings)
         embeddings = cast_for_loss(embeddings, self.dtype)
+        if embeddings.shape[0] == 0 and replicas.num_replicas() == 1:
+            return ops.sum(embeddings, axis=-1)  # of no anchor; several replicas have the others'
         valid = are_valid(keys)
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
         rows = ops.where(ops.expand_dims(valid, 1), embeddings, ops.zeros_like(embeddings))

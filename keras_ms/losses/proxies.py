@@ -12,7 +12,7 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.pairs import replicas
 from keras_ms.pairs.class_ids import check_range, checked_class_ids
-from keras_ms.pairs.reductions import log_one_plus_sum_exp
+from keras_ms.pairs.reductions import log_one_plus_sum_exp, reduced_of_none
 from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
 # Labels reach a loss as float32, whose integers are exact up to here.
@@ -204,7 +204,7 @@ class ProxyLoss(keras.losses.Loss):
                 f"Received: shape={tuple(y_pred.shape)}"
             )
         labels = check_range(checked_class_ids(y_true, y_pred), y_pred.shape[1])
-        value = super().__call__(labels, y_pred, sample_weight)
+        value = reduced_of_none(super().__call__(labels, y_pred, sample_weight), self.reduction)
         mask = getattr(y_pred, "_keras_mask", None)
         item_weights = ops.ones_like(y_pred[:, 0]) if mask is None else mask
         item_weights = ops.cast(item_weights, self.dtype)
@@ -212,7 +212,10 @@ class ProxyLoss(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.reshape(y_true, (-1, 1))
-        if not self._whole_batch or replicas.num_replicas() == 1:
+        is_alone = replicas.num_replicas() == 1
+        if is_alone and y_pred.shape[0] == 0:
+            return ops.sum(y_pred, axis=-1)
+        if not self._whole_batch or is_alone:
             return self._losses(labels, y_pred)
         batch = replicas.gather(y_pred, labels)
         # gathering forgets the number of classes

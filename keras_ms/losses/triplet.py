@@ -250,12 +250,13 @@ def sides_of(pairs: Pairs) -> Sides:
     similarity = pairs.similarity
     far = ops.full_like(similarity, BEYOND_ANY_SIMILARITY)
     negatives = ops.where(pairs.negative, similarity, -far)
+    num_positives = num_pairs(pairs.positive, similarity.dtype)
     return Sides(
         ops.where(pairs.positive, similarity, far),
         negatives,
         ops.max(negatives, axis=-1, keepdims=True),
         ops.min(ops.where(pairs.negative, similarity, far), axis=-1, keepdims=True),
-        ops.maximum(num_pairs(pairs.positive, similarity.dtype), ops.ones_like(similarity[:, :1])),
+        ops.maximum(num_positives, ops.ones_like(num_positives)),
     )
 
 

@@ -20,6 +20,12 @@ BEYOND_ANY_SIMILARITY = 1e30
 LOG_OF_ZERO = -1e9
 
 
+def reduced_of_none(value: Tensor, reduction: str | None) -> Tensor:
+    """The value of a loss; 0 for a batch of no item, whose values Keras leaves as they are."""
+    is_left = value.shape == (0,) and reduction not in (None, "none")
+    return ops.sum(value) if is_left else value
+
+
 def num_pairs(mask: Tensor, dtype: str, axis: int = -1) -> Tensor:
     """How many entries of each row hold, (anchors, 1) of this dtype; of each column with axis 0."""
     return ops.sum(ops.cast(mask, dtype), axis=axis, keepdims=True)

@@ -46,7 +46,8 @@ def normalised_rows(embeddings: Tensor) -> Tensor:
     """
     # Dividing by the largest entry first keeps the sum of squares from overflowing or vanishing.
     # The direction does not depend on this scale, so no gradient has to flow through it.
-    largest = ops.stop_gradient(ops.max(ops.abs(embeddings), axis=-1, keepdims=True))
+    # initial: Keras refuses a maximum of no rows
+    largest = ops.stop_gradient(ops.max(ops.abs(embeddings), axis=-1, keepdims=True, initial=0))
     scaled = embeddings / ops.where(largest == 0, ops.ones_like(largest), largest)
     squared_norm = ops.sum(scaled * scaled, axis=-1, keepdims=True)
     # inner where: rsqrt(0) never enters, so neither does its infinite derivative
@@ -84,7 +85,8 @@ def _float16_cast_for_loss(embeddings, dtype):
         # TensorFlow and JAX call grad(upstream), torch grad(embeddings, upstream=...)
         def grad(*args, upstream=None):
             upstream = args[0] if upstream is None else upstream
-            largest = ops.stop_gradient(ops.max(ops.abs(upstream), axis=-1, keepdims=True))
+            largest = ops.max(ops.abs(upstream), axis=-1, keepdims=True, initial=0)
+            largest = ops.stop_gradient(largest)
             fits = _FLOAT16_MAX / ops.maximum(largest, _FLOAT16_MAX)
             upstream = upstream * ops.where(is_short, fits, ops.ones_like(fits))
             return ops.cast(upstream, "float16")

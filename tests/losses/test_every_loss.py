@@ -101,6 +101,7 @@ def test_weights_lie_on_pairs_and_point_the_right_way(name):
 
 
 DEGENERATE = {
+    "no image": (np.zeros(0, int), np.zeros((0, 4))),
     "one class": ([3] * 6, np.random.default_rng(0).normal(size=(6, 4))),
     "all singletons": (range(6), np.random.default_rng(0).normal(size=(6, 4))),
     "one image": ([0], np.ones((1, 4))),
@@ -124,8 +125,19 @@ def test_degenerate_batches_are_finite(name):
                 # no positive pair; some losses push negatives apart by themselves
                 pushes = ("contrastive", "binomial_deviance", "multi_similarity unmined", "margin")
                 assert name in pushes or value == 0, case
-            if case == "one image":
+            if case in ("one image", "no image"):
                 assert value == 0 and not gradient.any()
+
+
+@every_loss
+def test_a_batch_of_no_image_is_0_where_its_size_is_open(name):
+    loss = build(name, jit_compile=False)
+    shapes = [tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None, 4))]
+    step = tf.function(loss, input_signature=shapes)
+    assert float(step(tf.zeros((0,), tf.int64), tf.zeros((0, 4)))) == 0
+    assert build(name, reduction="none")(np.zeros(0, int), np.zeros((0, 4), "float32")).shape == (
+        0,
+    )
 
 
 @every_loss

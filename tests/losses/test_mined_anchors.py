@@ -39,6 +39,12 @@ def test_share_over_batches(epsilon):
     assert float(metric.result()) == 0
 
 
+def test_a_batch_of_no_image_counts_nothing():
+    metric = MinedAnchors()
+    metric.update_state(np.zeros(0, int), np.zeros((0, 3), "float32"))
+    assert float(metric.result()) == 0
+
+
 def test_masked_items_are_not_counted():
     metric = MinedAnchors()
     embeddings = keras.ops.convert_to_tensor(np.ones((5, 3), np.float32))

@@ -155,6 +155,13 @@ def test_large_exponents_and_collapsed_embeddings_stay_finite(kind):
         assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
 
 
+@pytest.mark.parametrize("kind", LITERAL)
+def test_a_batch_of_no_image_is_0(kind):
+    layer = Proxies(5)
+    value = LOSSES[kind]()(np.zeros(0, int), layer(np.zeros((0, 4), "float32")))
+    assert value.shape == () and float(value) == 0
+
+
 def test_one_class_has_nothing_to_push():
     value = ProxyAnchorLoss()([0, 0], [[0.5], [0.7]])
     assert float(value) == pytest.approx(math.log1p(math.exp(-12.8) + math.exp(-19.2)), rel=1e-5)
