@@ -36,7 +36,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from comparison import Results, file_digest, mean_and_spread
+from comparison import Results, file_digest, mean_and_spread, names_of
 
 from keras_ms.curriculum.batches import curriculum_batches
 from keras_ms.curriculum.label_noise import class_similarity, corrupt_labels, mix_in_outliers
@@ -240,7 +240,7 @@ def tables(experiment: Experiment, given: argparse.Namespace) -> list[str]:
         "| right labels given back, % | wrong ones, % |",
         "|---|---|---|---|---|---|---|",
     ]
-    for method in _names(given.only) or METHODS:
+    for method in given.only:
         runs = [experiment.error(method, rate, seed) for seed in range(given.seeds)]
         stages = zip(*(run["test"] for run in runs))
         cells = [mean_and_spread([100 * error for error in stage]) for stage in stages]
@@ -260,10 +260,6 @@ def _chosen_rate(experiment):
     return LEARNING_RATES[int(np.argmin(errors))]
 
 
-def _names(text):
-    return [name.strip() for name in text.split(";") if name.strip()]
-
-
 def parsed(words=None):
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--data-dir", required=True, help="folder with a folder for each class")
@@ -279,8 +275,7 @@ def parsed(words=None):
     given = parser.parse_args(words)
     if given.steps < STAGES or given.steps % STAGES:
         parser.error(f"--steps: expected a multiple of {STAGES}. Received: {given.steps}")
-    if unknown := [name for name in _names(given.only) if name not in METHODS]:
-        parser.error(f"--only: expected some of {'; '.join(METHODS)}. Received: {unknown}")
+    given.only = names_of(parser, "--only", given.only, METHODS)
     if given.rate < 0 or given.seeds < 1:
         parser.error("--rate: expected 0 or more; --seeds: 1 or more")
     return given

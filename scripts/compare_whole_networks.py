@@ -34,7 +34,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from comparison import Results, file_digest, mean_and_spread, short
+from comparison import Results, file_digest, mean_and_spread, names_of, short
 
 SEEDS = (0, 1, 2)
 SIZES = (64, 128, 256)  # of the embedding, beside the 512 of all others
@@ -100,8 +100,7 @@ PARTS = {"whole": {}, "without mining": {"loss.epsilon": None}}
 def main() -> None:
     given = parsed()
     comparison = Comparison(given)
-    names = _names(given.only) or list(TRIALS)
-    text = "\n".join(tables(comparison, names, losses_only=given.losses_only))
+    text = "\n".join(tables(comparison, given.only, losses_only=given.losses_only))
     print(text)
     (given.to / "tables.md").write_text(text + "\n", encoding="utf-8")
 
@@ -132,13 +131,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             f"--steps: expected a multiple of --epochs {given.epochs}. Received: {given.steps}"
         )
-    if unknown := [name for name in _names(given.only) if name not in TRIALS]:
-        parser.error(f"--only: expected some of {'; '.join(TRIALS)}. Received: {unknown}")
+    given.only = names_of(parser, "--only", given.only, TRIALS)
     return given
-
-
-def _names(text):
-    return [name.strip() for name in text.split(";") if name.strip()]
 
 
 class Comparison:

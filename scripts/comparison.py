@@ -39,6 +39,14 @@ def file_digest(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
+def names_of(parser, option, text, known):
+    """Names separated by semicolons, all where there is none; a usage error for one unknown."""
+    names = [name.strip() for name in text.split(";") if name.strip()]
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"{option}: expected some of {'; '.join(known)}. Received: {unknown}")
+    return names or list(known)
+
+
 def zero_shot_halves(features, labels):
     """(training set, test set), each (features, labels): first and second half of the classes."""
     half = (labels.max() + 1) // 2

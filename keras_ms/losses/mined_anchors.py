@@ -85,7 +85,7 @@ class MinedAnchors(keras.metrics.Metric):
         mask = getattr(y_pred, "_keras_mask", None)
         embeddings = ops.convert_to_tensor(y_pred)
         check_embeddings(embeddings)
-        if embeddings.shape[0] == 0 and replicas.num_replicas() == 1:
+        if replicas.is_empty_batch(embeddings):
             return
         keys = label_keys(y_true, embeddings=embeddings, mask=mask)
         unit_rows = normalised_rows(ops.cast(embeddings, "float32"))

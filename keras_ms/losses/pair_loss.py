@@ -221,8 +221,8 @@ class PairLoss(keras.losses.Loss):
         """
         check_embeddings(embeddings)
         embeddings = cast_for_loss(embeddings, self.dtype)
-        if embeddings.shape[0] == 0 and replicas.num_replicas() == 1:
-            return ops.sum(embeddings, axis=-1)  # of no anchor; several replicas have the others'
+        if replicas.is_empty_batch(embeddings):
+            return ops.sum(embeddings, axis=-1)
         valid = are_valid(keys)
         # padding may hold anything: as zeros, it cannot reach the gradient of the others
         rows = ops.where(ops.expand_dims(valid, 1), embeddings, ops.zeros_like(embeddings))

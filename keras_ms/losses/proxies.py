@@ -212,10 +212,9 @@ class ProxyLoss(keras.losses.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.reshape(y_true, (-1, 1))
-        is_alone = replicas.num_replicas() == 1
-        if is_alone and y_pred.shape[0] == 0:
+        if replicas.is_empty_batch(y_pred):
             return ops.sum(y_pred, axis=-1)
-        if not self._whole_batch or is_alone:
+        if not self._whole_batch or replicas.num_replicas() == 1:
             return self._losses(labels, y_pred)
         batch = replicas.gather(y_pred, labels)
         # gathering forgets the number of classes

@@ -182,6 +182,11 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def is_empty_batch(items: Tensor) -> bool:
+    """Whether it is known that the batch has no item; a replica without any has those of others."""
+    return items.shape[0] == 0 and num_replicas() == 1
+
+
 def gather(embeddings: Tensor, keys: Tensor) -> GlobalBatch:
     """The batch of all replicas, whose parts may differ in size.
 
