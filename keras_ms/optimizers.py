@@ -1,5 +1,6 @@
 """Adam with groups of parameters, its average of the weights, and schedules of its rate."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,14 +65,17 @@ class GroupedAdam(keras.optimizers.Adam):
                 "Expected coupled_l2, in the gradient, or weight_decay, beside it. Received both: "
                 f"coupled_l2={coupled_l2}, weight_decay={weight_decay}"
             )
-        if weight_decay is not None and weight_decay < 0:
-            raise ValueError(f"Expected weight_decay of at least 0. Received: {weight_decay}")
+        for what, value in (("weight_decay", weight_decay), ("coupled_l2", coupled_l2)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"Expected {what} of at least 0. Received: {value}")
         super().__init__(
             learning_rate=learning_rate, name=name, weight_decay=weight_decay, **kwargs
         )
-        self.learning_rate_factors = learning_rate_factors
+        # what can be saved with a model, as an array cannot
+        factors, flags = learning_rate_factors, decayed
+        self.learning_rate_factors = None if factors is None else [float(f) for f in factors]
         self.coupled_l2 = coupled_l2
-        self.decayed = decayed
+        self.decayed = None if flags is None else [bool(flag) for flag in flags]
 
     def build(self, variables: Sequence[Any]) -> None:
         factors, flags = self.learning_rate_factors, self.decayed

@@ -119,6 +119,9 @@ def test_decay_and_flags_that_do_not_fit_are_refused():
         GroupedAdam(coupled_l2=0.1, weight_decay=0.2)
     with pytest.raises(ValueError, match="at least 0. Received: -1"):
         GroupedAdam(weight_decay=-1)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"coupled_l2 of at least 0. Received: {wrong}"):
+            GroupedAdam(coupled_l2=wrong)
     with pytest.raises(ValueError, match="2 flags and 1 variables"):
         GroupedAdam(weight_decay=0.1, decayed=[True, False]).build([keras.Variable([1.0])])
 
@@ -131,6 +134,20 @@ def test_everything_comes_back_from_the_config():
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.get_config() == optimizer.get_config()
     assert again.decayed == [True] and again.weight_decay == 0.05
+
+
+def test_factors_and_flags_in_arrays_are_saved_with_a_model(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    factors, flags = np.array([0.5, 1.0], "float32"), np.array([True, False])
+    optimizer = GroupedAdam(0.1, factors, weight_decay=0.1, decayed=flags)
+    model.compile(optimizer, "mse")
+    data = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    model.fit(*data, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.optimizer.learning_rate_factors == [0.5, 1.0]
+    assert again.optimizer.decayed == [True, False]
+    again.fit(*data, verbose=0)
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "step"])

@@ -163,6 +163,9 @@ def main():
     results = {
         "gradients": {name: compare_gradients(strategy, made(kind)) for name, kind in losses()}
     }
+    # its gradient with respect to the embeddings is a sparse one
+    one_pair = keras_ms.NPairLoss(one_pair_per_class=True)
+    results["gradients"]["NPairLoss, a pair a class"] = compare_gradients(strategy, one_pair)
     loss = keras_ms.MultiSimilarityLoss
 
     def sgd():

@@ -225,18 +225,20 @@ class HierarchicalTripletLoss(PairLoss):
         return valid_where(keys, self._is_known(keys))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        if not hasattr(y_pred, "shape"):  # nested lists, as of every pair loss
+            y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         value = super().__call__(y_true, y_pred, sample_weight)
         # on torch, Keras also builds a model by calling its loss with made-up labels
         if keras.backend.backend() == "tensorflow" and is_concrete(value):
-            self._refuse_unknown(y_true, y_pred)
+            self.check_known(y_true, y_pred)
         return value
 
-    def _refuse_unknown(self, y_true, y_pred):
+    def check_known(self, labels: Any, embeddings: Tensor) -> None:
         if self.tree is None:
             raise ValueError(_NO_TREE)
-        unknown = ~ops.convert_to_numpy(self._is_known(self.label_keys(y_true, y_pred)))
+        unknown = ~ops.convert_to_numpy(self._is_known(self.label_keys(labels, embeddings)))
         if unknown.any():
-            labels = np.unique(ops.convert_to_numpy(y_true).reshape(-1)[unknown])
+            labels = np.unique(ops.convert_to_numpy(labels).reshape(-1)[unknown])
             raise ValueError(
                 f"{len(labels)} classes of the batch are not in the class tree of "
                 f"{len(self.tree.class_ids)}; the first is {labels[0]}. Build the tree from images "

@@ -10,6 +10,7 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.losses.pair_loss import check_embeddings
 from keras_ms.pairs import replicas
+from keras_ms.pairs.keras_mask import mask_of
 from keras_ms.pairs.labels import are_valid, label_keys
 from keras_ms.pairs.large_batches import BLOCK, BLOCKS_FROM
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
@@ -82,7 +83,7 @@ class MinedAnchors(keras.metrics.Metric):
         self.anchors = self.add_weight(shape=(), initializer="zeros", name="anchors")
 
     def update_state(self, y_true: Any, y_pred: Tensor, sample_weight: Any = None) -> None:
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         embeddings = ops.convert_to_tensor(y_pred)
         check_embeddings(embeddings)
         if replicas.is_empty_batch(embeddings):

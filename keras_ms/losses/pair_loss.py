@@ -201,6 +201,12 @@ class PairLoss(keras.losses.Loss):
         check_embeddings(y_pred)
         return label_keys(y_true, self.dtype, embeddings=y_pred)
 
+    def check_known(self, labels: Any, embeddings: Tensor) -> None:
+        """Raises ValueError for labels of which the loss knows nothing; most know all.
+
+        Args: as of `label_keys`, with values.
+        """
+
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """One value per anchor; `y_true` holds the keys."""
         return self.per_anchor(y_true, y_pred)

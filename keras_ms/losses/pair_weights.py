@@ -58,7 +58,8 @@ def pair_weights(
 
     Raises:
         ValueError: another kind of loss, labels or embeddings of the wrong kind, embeddings that
-            hold NaN or infinity, or a composite of losses on different similarities.
+            hold NaN or infinity, classes that are not in the tree of a hierarchical triplet loss,
+            or a composite of losses on different similarities.
 
     Reference: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
     Learning, CVPR 2019, Section 3.
@@ -88,6 +89,7 @@ def pair_weights(
             "Expected embeddings of shape (batch, dimension), one for each label. Received: shape "
             f"{tuple(embeddings.shape)} and {keys.shape[0]} labels"
         )
+    loss.check_known(labels, embeddings)
     if not np.isfinite(ops.convert_to_numpy(embeddings)).all():
         raise ValueError("Expected finite embeddings. Received some with NaN or infinity")
     rows = normalised_rows(embeddings) if loss.normalize else embeddings

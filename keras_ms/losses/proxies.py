@@ -12,6 +12,7 @@ from keras import ops
 from keras_ms.arguments import Tensor
 from keras_ms.pairs import replicas
 from keras_ms.pairs.class_ids import check_range, checked_class_ids
+from keras_ms.pairs.keras_mask import mask_of
 from keras_ms.pairs.reductions import log_one_plus_sum_exp, reduced_of_none
 from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
 
@@ -205,7 +206,7 @@ class ProxyLoss(keras.losses.Loss):
             )
         labels = check_range(checked_class_ids(y_true, y_pred), y_pred.shape[1])
         value = reduced_of_none(super().__call__(labels, y_pred, sample_weight), self.reduction)
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         item_weights = ops.ones_like(y_pred[:, 0]) if mask is None else mask
         item_weights = ops.cast(item_weights, self.dtype)
         return replicas.as_on_one_device(value, self.reduction, item_weights, sample_weight)

@@ -1,5 +1,6 @@
 """Any weighting of pairs as a loss: the General Pair Weighting framework itself."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,7 +62,8 @@ class WeightedPairLoss(PairLoss):
         name, **options: `block_size`, `jit_compile`, `reduction` and `dtype` as in `PairLoss`.
 
     Raises:
-        ValueError: something else than functions; in `get_config`, functions that Keras does not
+        ValueError: something else than functions, or the weighting of a whole batch, such as
+            `angular_weights`; in `get_config`, functions that Keras does not
             know; for the rest as `PairLoss`.
 
     Both may be a `functools.partial` with keywords, for their settings. To be saved with a model
@@ -93,6 +95,13 @@ class WeightedPairLoss(PairLoss):
         for argument, function in (("weighting", weighting), ("miner", miner)):
             if not callable(function):
                 raise ValueError(f"Expected `{argument}` to be a function. Received: {function!r}")
+        if _is_of_whole_batch(weighting):
+            raise ValueError(
+                "Expected a `weighting` that takes pairs alone: the loss of each anchor is then "
+                f"its own. {getattr(weighting, '__name__', weighting)} is of a whole batch and "
+                "takes what each anchor is multiplied by too. Take the loss that it belongs to, "
+                "or PairLoss with whole_batch=True"
+            )
         self.weighting = weighting
         self.miner = miner
         self.uses_dimension = uses_dimension
@@ -119,6 +128,15 @@ class WeightedPairLoss(PairLoss):
     def from_config(cls, config: dict[str, Any]) -> "WeightedPairLoss":
         functions = {name: _function(config[name]) for name in ("weighting", "miner")}
         return cls(**{**config, **functions})
+
+
+def _is_of_whole_batch(weighting):
+    """Whether a weighting needs an `upstream`, which nobody gives it here."""
+    try:
+        parameters = inspect.signature(weighting).parameters
+    except (TypeError, ValueError):  # of some callables Python knows no signature
+        return False
+    return "upstream" in parameters and parameters["upstream"].default is inspect.Parameter.empty
 
 
 def _takes_dimension(weighting):

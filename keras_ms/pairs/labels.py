@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_ms.arguments import Tensor
 from keras_ms.pairs.class_ids import checked_class_ids
+from keras_ms.pairs.keras_mask import mask_of
 
 _BITS_PER_PART = 16
 _PARTS = 4
@@ -46,7 +47,7 @@ def label_keys(
     """
     parts = _label_parts(checked_class_ids(y_true, embeddings), dtype)
     if mask is None:
-        mask = getattr(embeddings, "_keras_mask", None)
+        mask = mask_of(embeddings)
     valid = ops.ones_like(parts[:, :1]) if mask is None else ops.reshape(mask, (-1, 1))
     return ops.concatenate([parts, ops.cast(valid, parts.dtype)], axis=1)
 

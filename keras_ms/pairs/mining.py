@@ -208,6 +208,10 @@ def mine_one_pair_per_class(pairs: Pairs) -> Pairs:
         Pairs. Of a class with one item its item is left out; with a single class of two items or
         more the anchor has a positive and no negative.
 
+    Raises:
+        ValueError: anchors and candidates that are not the same items: of a part of a batch, of a
+            memory, of several replicas.
+
     Example:
 
     >>> labels = np.array([0, 0, 0, 1, 1])
@@ -219,6 +223,13 @@ def mine_one_pair_per_class(pairs: Pairs) -> Pairs:
     >>> np.argwhere(np.array(mined.negative)).tolist()
     [[0, 4], [3, 1]]
     """
+    anchors, candidates = pairs.positive.shape
+    if None not in (anchors, candidates) and anchors != candidates:
+        raise ValueError(
+            "Expected pairs of a batch with itself. Received: "
+            f"{anchors} anchors and {candidates} candidates. Take `block_size=None`, one device "
+            "and no memory, or NPairLoss(one_pair_per_class=True)"
+        )
     index = ops.arange(ops.shape(pairs.positive)[0], dtype="int32")
     before = ops.expand_dims(index, 0) < ops.expand_dims(index, 1)
     earlier = ops.sum(ops.cast(ops.logical_and(pairs.positive, before), "int32"), axis=-1)

@@ -199,11 +199,16 @@ def gather(embeddings: Tensor, keys: Tensor) -> GlobalBatch:
     """
     import tensorflow as tf
 
+    @tf.custom_gradient
+    def with_dense_gradient(rows):
+        # that of `ops.take` is sparse, which the gradient of gathering does not take
+        return tf.identity(rows), tf.convert_to_tensor
+
     context = tf.distribute.get_replica_context()
     sizes = context.all_gather(ops.shape(keys)[:1] + tf.zeros([1], tf.int32), axis=0)
     before = tf.range(tf.size(sizes)) < context.replica_id_in_sync_group
     return GlobalBatch(
-        context.all_gather(embeddings, axis=0),
+        with_dense_gradient(context.all_gather(embeddings, axis=0)),
         context.all_gather(keys, axis=0),
         tf.reduce_sum(tf.where(before, sizes, 0)),
     )

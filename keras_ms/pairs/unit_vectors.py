@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_ms.arguments import Tensor
+from keras_ms.pairs.keras_mask import mask_of, with_mask
 
 # The largest number of float16, and the length below which a row is short, see `cast_for_loss`.
 _FLOAT16_MAX, _SHORT = 65504.0, 1 / 64
@@ -24,14 +25,12 @@ def cast_for_loss(embeddings: Tensor, dtype: str) -> Tensor:
     Returns:
         Same shape, with the Keras mask of the embeddings if they have one.
     """
-    mask = getattr(embeddings, "_keras_mask", None)
+    mask = mask_of(embeddings)
     if keras.backend.standardize_dtype(embeddings.dtype) == "float16":
         rows = _float16_cast_for_loss(embeddings, dtype)
     else:
         rows = ops.cast(embeddings, dtype)
-    if mask is not None and rows is not embeddings:
-        rows._keras_mask = mask
-    return rows
+    return rows if rows is embeddings else with_mask(rows, mask)
 
 
 def normalised_rows(embeddings: Tensor) -> Tensor:

@@ -281,11 +281,23 @@ def test_cross_batch_memory_takes_the_margins_too():
 
 @pytest.mark.slow
 @pytest.mark.release
+def test_lists_are_taken_as_by_every_loss():
+    embeddings, labels = training_set(8)
+    loss = HierarchicalTripletLoss(ClassTree.build(embeddings, labels))
+    value = loss(labels.tolist(), embeddings.tolist())
+    assert float(value) == pytest.approx(float(loss(labels, embeddings)), abs=1e-6)
+
+
 def test_unknown_classes_are_noticed():
     embeddings, labels = training_set(8)
     loss = HierarchicalTripletLoss(ClassTree.build(embeddings[4:], labels[4:]))
     with pytest.raises(ValueError, match=f"1 classes .* the first is {labels[0]}"):
         loss(labels, embeddings)
+    # what a picture of the batch would show is no weight of a tree
+    with pytest.raises(ValueError, match=f"1 classes .* the first is {labels[0]}"):
+        pair_weights(loss, embeddings, labels)
+    with pytest.raises(ValueError, match="class tree"):
+        pair_weights(HierarchicalTripletLoss(), embeddings, labels)
     keys = loss.label_keys(labels, embeddings)
     rows = tf.function(loss.per_anchor)(keys, embeddings)
     # the others as if the unknown class were not there: it has no margin

@@ -9,9 +9,11 @@ import pytest
 from gradients import value_and_gradient
 
 import keras_ms
-from keras_ms.pairs.mining import mine_hard, mine_multi_similarity
+from keras_ms.pairs.mining import mine_hard, mine_multi_similarity, mine_one_pair_per_class
 from keras_ms.weighting import (
+    angular_weights,
     contrastive_weights,
+    histogram_weights,
     margin_weights,
     multi_similarity_weights,
     triplet_all_weights,
@@ -93,6 +95,20 @@ def test_functions_that_keras_does_not_know_are_refused():
         loss.get_config()
     with pytest.raises(ValueError, match="`miner` to be a function. Received: 'hard'"):
         keras_ms.WeightedPairLoss(contrastive_weights, "hard")
+
+
+@pytest.mark.parametrize("weighting", [angular_weights, partial(histogram_weights, num_steps=9)])
+def test_weightings_of_a_whole_batch_are_refused(weighting):
+    with pytest.raises(ValueError, match="takes pairs alone.*_weights.*whole batch"):
+        keras_ms.WeightedPairLoss(weighting)
+    keras_ms.WeightedPairLoss(lambda pairs, upstream=1.0: pairs.similarity)
+
+
+def test_a_pair_a_class_is_of_a_batch_with_itself():
+    inputs, labels = batch(size=8)
+    loss = keras_ms.WeightedPairLoss(contrastive_weights, mine_one_pair_per_class, block_size=4)
+    with pytest.raises(ValueError, match="4 anchors and 8 candidates.*block_size=None"):
+        loss(labels, inputs)
 
 
 def test_pair_weights_are_the_oracles():
