@@ -139,7 +139,7 @@ def _check(options):
     if not options.to:
         raise ValueError("Expected a folder in --to. Received: ''")
     check_is_there(options.model, "a .keras file, a SavedModel folder or an .onnx file")
-    if "://" not in options.data and not (options.data and glob.glob(options.data)):
+    if "://" not in options.data and not (options.data and glob.glob(options.data, recursive=True)):
         check_is_there(options.data, "pictures: a folder, a .csv or .parquet file, or .tar files")
     is_table = Path(options.data).suffix.lower() in (".csv", ".parquet")
     if options.column is not None and not is_table:

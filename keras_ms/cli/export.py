@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from tyro.conf import Positional
@@ -38,12 +38,13 @@ class _Options:
         ),
     ] = None
     apply_exif_orientation: Annotated[
-        bool,
+        bool | None,
         option(
-            "with --resize-to: whether the model was trained on photos turned as their EXIF "
-            "orientation says, recorded in the files too"
+            "whether the model was trained on photos turned as their EXIF orientation says, "
+            "recorded in the files too; default: that of the run, else yes with --resize-to",
+            default="",
         ),
-    ] = True
+    ] = None
     views: Annotated[
         str,
         option(
@@ -89,12 +90,11 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.export.formats import export_formats
     from keras_ms.models.keras_file import load_keras_file
 
-    if options.resize_to is not None:
-        preprocessing = Preprocessing(
-            resize_to=options.resize_to, exif_orientation=options.apply_exif_orientation
-        )
-    else:
-        preprocessing = _run_preprocessing(options.model) if is_run else None
+    preprocessing = _run_preprocessing(options.model) if is_run else None
+    given = {"resize_to": options.resize_to, "exif_orientation": options.apply_exif_orientation}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given:
+        preprocessing = replace(preprocessing or Preprocessing(), **given)
     model = load_keras_file(file)
     if views:
         from keras_ms.models.averaged_views import average_views

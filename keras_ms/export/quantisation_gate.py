@@ -12,6 +12,9 @@ from keras_ms.export.int8_layers import runner_of
 from keras_ms.export.preprocessing import Preprocessing
 
 _CALIBRATION_IMAGES, _GATE_IMAGES = 128, 2000
+# that share the images at least, where there are as many: among images of one class every
+# neighbour is right
+_GATE_CLASSES = 20
 # of the classes; recall takes more images than ranges of values do
 _CALIBRATION_SHARE = 0.25
 _BATCH = 16
@@ -90,24 +93,27 @@ def gate_images(images: ImageList, rule: Preprocessing) -> GateImages:
     classes = np.unique(images.labels)
     first = classes[: max(1, round(_CALIBRATION_SHARE * len(classes)))]
     calibrates = np.isin(images.labels, first)
-    counts = {label: int((images.labels == label).sum()) for label in classes}
-    paired = [label for label in classes if counts[label] >= 2 and label not in first]
+    counts = dict(zip(*(a.tolist() for a in np.unique(images.labels, return_counts=True))))
+    paired = [label for label in classes[len(first) :] if counts[label] >= 2]
     if len(paired) < 2:
         raise ValueError(
             "Expected images of at least three classes, two images of each: a quarter of the "
             f"classes calibrates and the others measure. Received: {images.name} with "
             f"{len(classes)} classes of {sorted(counts.values())[:5]}… images"
         )
-    # whole classes, so that every query keeps its partners
-    chosen, left = [], _GATE_IMAGES
+    # whole classes, as far as they go, so that every query keeps its partners
+    most, chosen, num_measured = _GATE_IMAGES // min(len(paired), _GATE_CLASSES), [], 0
     for label in random.permutation(paired):
-        if chosen and counts[label] > left:
+        rows = np.flatnonzero(images.labels == label)
+        if len(rows) > most:
+            rows = random.permutation(rows)[:most]
+        if num_measured + len(rows) > _GATE_IMAGES:
             break
-        chosen.append(label)
-        left -= counts[label]
+        chosen.append(rows)
+        num_measured += len(rows)
     calibration = np.flatnonzero(calibrates)
     calibration = np.sort(random.permutation(calibration)[:_CALIBRATION_IMAGES])
-    measured = np.flatnonzero(np.isin(images.labels, chosen))
+    measured = np.sort(np.concatenate(chosen))
     words = (
         f"calibrated on {len(calibration)} images of {len(first)} classes, measured on "
         f"{len(measured)} images of {len(chosen)} other classes"
@@ -122,11 +128,8 @@ def gate_images(images: ImageList, rule: Preprocessing) -> GateImages:
 
 def _views(images, indices, rule):
     part = replace(
-        images,
-        paths=images.paths[indices],
-        labels=images.labels[indices],
+        images.take(indices),
         split=np.full(len(indices), "test"),
-        images=None if images.images is None else images.images[indices],
         is_query=None,
         is_gallery=None,
         apply_exif_orientation=bool(rule.exif_orientation),

@@ -52,15 +52,20 @@ def approximate_neighbours(
         table: of an index, with approximate search.
         queries: (queries, dimension) of norm 1.
         k: neighbours of each.
-        probes: parts that are looked at.
+        probes: parts that are looked at; more, where these hold fewer than k.
     """
     # some of what is found may be further than what is missed
     count = min(k, len(table))
     paths = np.full((len(queries), count), "", object)
     similarities = np.full((len(queries), count), -1.0)
     for number, query in enumerate(queries):
-        nearest = NearestRows(query[None], k)
-        nearest.look_at(*table.nearest(query, k, probes))
+        nearest, looked_at = NearestRows(query[None], k), probes
+        found = table.nearest(query, k, looked_at)
+        # few rows lie in the nearest parts: further ones have the rest
+        while len(found[0]) < count and looked_at < len(table):
+            looked_at *= 4
+            found = table.nearest(query, k, looked_at)
+        nearest.look_at(*found)
         names, values = nearest.found()
         paths[number, : names.shape[1]] = names[0]
         similarities[number, : names.shape[1]] = values[0]

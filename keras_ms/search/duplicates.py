@@ -14,6 +14,8 @@ Scan = Callable[[], Iterator[tuple[Any, np.ndarray]]]
 
 # Pairs near the threshold that are computed again at a time.
 _DOUBTFUL = 2**18
+# Rows of a part that are compared at a time with 8,192 others: all may be the same picture.
+_BAND = 128
 
 
 class DuplicateGroup(NamedTuple):
@@ -82,20 +84,24 @@ def duplicate_groups(
         for other, (_, others) in enumerate(scan()):
             if other < number:
                 continue
-            pairs = _pairs(rows, others, threshold, same=number == other)
-            groups.link(pairs[0] + starts[number], pairs[1] + starts[other], pairs[2])
+            for first in range(0, len(rows), _BAND):
+                # of the same rows each pair once, and none of a row with itself
+                skipped = first if number == other else 0
+                band = rows[first : first + _BAND]
+                a, b, similarity = _pairs(band, others[skipped:], threshold)
+                a, b = a + starts[number] + first, b + starts[other] + skipped
+                later = b > a
+                groups.link(a[later], b[later], similarity[later])
             done += 1
             if progress is not None:
                 progress(done, total)
     return groups.named(scan)
 
 
-def _pairs(rows, others, threshold, same):
+def _pairs(rows, others, threshold):
     """Rows, columns and similarities of the pairs that reach the threshold."""
     bound = cosine_bound(rows.shape[1])
     product = rows @ others.T
-    if same:
-        product[np.tril_indices(len(rows))] = -2
     found = np.flatnonzero(product.ravel() >= np.float32(threshold - 2 * bound))
     a, b = np.divmod(found, product.shape[1])
     parts = []

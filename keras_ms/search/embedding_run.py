@@ -73,7 +73,8 @@ def embed_pictures(
 
     Shard i holds the pictures from i times `shard_size` on, and is there whole or not at all. A
     picture that cannot be read is no row of a shard: broken.csv, written at the end, has its path
-    and the reason. The embeddings are those of `keras_ms.export.embedder.embed_images`.
+    and the reason. Shards of which files were missing are made again once these are there. The
+    embeddings are those of `keras_ms.export.embedder.embed_images`.
 
     Args:
         model: a .keras file, a SavedModel folder or an .onnx file.
@@ -154,7 +155,8 @@ def embed_pictures(
     if len(broken) == count:
         raise ValueError(
             f"None of the {count:,} pictures could be embedded. {BROKEN_FILE} in {folder.place} "
-            f"has the reason of each; of {broken[0][0]}: {broken[0][1]}"
+            f"has the reason of each; of {broken[0][0]}: {broken[0][1]}. Given again, this tries "
+            "those once more that were missing"
         )
     return EmbeddedPictures(
         folder.place,

@@ -194,8 +194,9 @@ class Index:
             k: neighbours of each; of an index with fewer pictures all are found. Defaults to 10.
             model: what embedded the queries.
             approximate: whether some neighbours may be missed, for speed. Defaults to False.
-            probes: of approximate search, parts that are looked at. Defaults to None: 20 of the
-                parts that `make_approximate` has made, as many as the root of the pictures' number.
+            probes: of approximate search, parts that are looked at; more, where these hold fewer
+                than `k`. Defaults to None: 20 of the parts that `make_approximate` has made, as
+                many as the root of the pictures' number.
 
         Returns:
             `Neighbours`.
@@ -204,14 +205,14 @@ class Index:
             ValueError: queries of another model or dimension; `approximate` without
                 `make_approximate`.
         """
-        k = whole_number("k", k)
+        k = self._possible(k)
         queries = self._checked(embeddings, model)
         if not approximate:
             if probes is not None:
                 raise ValueError(f"`probes` are of approximate search. Received: probes={probes}")
             return Neighbours(*nearest_rows(self._rows.parts(), queries, k))
         self._check_approximate()
-        probes = whole_number("probes", probes or PROBES)
+        probes = PROBES if probes is None else whole_number("probes", probes)
         return approximate_neighbours(self._table, queries, k, probes)
 
     def make_approximate(self) -> None:
@@ -247,10 +248,10 @@ class Index:
         Raises:
             ValueError: no approximate search, see `make_approximate`.
         """
-        k, num_queries = whole_number("k", k), whole_number("num_queries", num_queries)
+        k, num_queries = self._possible(k), whole_number("num_queries", num_queries)
         self._check_approximate()
         queries = self._drawn(num_queries, seed)
-        probes = whole_number("probes", probes or PROBES)
+        probes = PROBES if probes is None else whole_number("probes", probes)
         return approximate_quality(
             queries,
             k,
@@ -285,6 +286,10 @@ class Index:
         A search of another process that has begun may fail.
         """
         self._table.compact()
+
+    def _possible(self, k):
+        """k, as far as there are pictures: room is made for all neighbours of all queries."""
+        return min(whole_number("k", k), max(1, len(self)))
 
     def _drawn(self, count, seed):
         chosen = np.random.default_rng(seed).permutation(len(self))[:count]

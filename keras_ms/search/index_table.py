@@ -75,8 +75,10 @@ class IndexTable:
             if folder.is_file():
                 raise ValueError(f"Expected a folder for the index. Received a file: {place}")
             others = [p.name for p in folder.glob("*")] if folder.is_dir() else []
-            others = sorted(set(others) - {_LOCK, f"{_NAME}.lance"})
-            if others:
+            # those of the system, such as .DS_Store, are in no one's way
+            others = sorted(name for name in others if name != f"{_NAME}.lance")
+            others = [name for name in others if not name.startswith(".")]
+            if others and not is_there(place):
                 raise ValueError(
                     f"Expected a new or empty folder for the index. {place} holds {others[0]!r}"
                     + (f" and {len(others) - 1} more" if others[1:] else "")
@@ -205,7 +207,13 @@ def is_there(place: str) -> bool:
     if not is_url(place):
         folder = Path(file_path(place))
         return any((folder / f"{_NAME}.lance" / "_versions").glob("*.manifest"))
-    return _NAME in _database(place).table_names()
+    database = _database(place)
+    try:
+        # of the names of all tables LanceDB gives a part at a time
+        database.open_table(_NAME)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _database(place):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_ms.search.embedding_job import EmbeddingJob
+from keras_ms.search.picture_list import was_missing
 from keras_ms.search.places import OutputFolder
 from keras_ms.search.shards import Shard, is_shard_name, read_shard, shard_name
 
@@ -30,7 +31,7 @@ def shards_there(
         say: called with a line about what is removed or made again. Defaults to nothing.
 
     Returns:
-        dict of `Shard` by number.
+        dict of `Shard` by number, without those of which pictures were missing that are there now.
 
     Raises:
         ValueError: without `replace`, embeddings of another job; the message says what differs.
@@ -59,9 +60,23 @@ def shards_there(
                 shard = read_shard(file, key, number, len(job.numbers(number)))
             if shard is None:
                 say(f"{shard_name(number)} is damaged, or of another job, and is made again")
+            elif _has_come(shard, job):
+                say(f"{shard_name(number)} is made again: pictures that were missing are there")
             else:
                 shards[number] = shard
     return shards
+
+
+def _has_come(shard: Shard, job: EmbeddingJob) -> bool:
+    """Whether a picture that was missing can be read now; the disk may not have been there."""
+    for number, _, reason in shard.broken:
+        if was_missing(reason):
+            try:
+                job.pictures.read(number)
+            except ValueError:
+                continue
+            return True
+    return False
 
 
 def write_broken(folder: OutputFolder, broken: Iterable[tuple[str, str]]) -> None:

@@ -31,8 +31,10 @@ class KeptRows:
             Paths, an array of Arrow, and float32 (count, dimension).
         """
         version = self._table.version
-        if self._kept and self._kept[0] == version:
-            yield from self._kept[1]
+        # once: another thread may set it meanwhile
+        before = self._kept
+        if before and before[0] == version:
+            yield from before[1]
             return
         self._kept = None
         kept = [] if len(self._table) * self._table.dimension * 4 <= _KEPT_BYTES else None

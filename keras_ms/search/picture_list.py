@@ -30,6 +30,8 @@ _NO_SUCH = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
+_NO_FILE = "there is no such file"
+_MISSING = frozenset({_NO_FILE, *map(os.strerror, _NO_SUCH)})
 # listings that wait for a network at the same time
 _TARS_AT_ONCE = 8
 
@@ -108,6 +110,15 @@ def list_pictures(data: str, *, column: str | None = None) -> PictureList:
             + ", ".join(SUFFIXES)
         )
     return _listed_members(tars)
+
+
+def was_missing(reason: str) -> bool:
+    """Whether it was for want of the file that a picture was not read, and not for its content.
+
+    Args:
+        reason: what `PictureList.read` has raised.
+    """
+    return reason in _MISSING
 
 
 def _found_in_folder(data, system, place):
@@ -208,7 +219,7 @@ class _FileReader:
             try:
                 return read_whole(path)
             except (FileNotFoundError, IsADirectoryError):
-                raise ValueError("there is no such file") from None
+                raise ValueError(_NO_FILE) from None
         try:
             return Path(file_path(path)).read_bytes()
         except OSError as error:
@@ -280,10 +291,11 @@ def _members(name):
     try:
         with system.open(place, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
+                # of "./a.jpg" too: fsspec opens it by this name only
                 inside = member.name.removeprefix("./")
                 if member.isfile() and _is_picture(inside) and "/." not in f"/{inside}":
                     start = -1 if member.issparse() else member.offset_data
-                    members.append((inside, start, member.size))
+                    members.append((member.name, start, member.size))
     except tarfile.TarError as error:
         raise ValueError(
             f"{shown_name(name)} is damaged or no plain .tar, after {len(members):,} pictures: "

@@ -87,6 +87,11 @@ class OutputFolder:
 
     def names(self) -> list[str]:
         """Names of the files in it, sorted; none where there is no folder."""
+        if is_on_disk(self._system):
+            # links to files count as files, which those of fsspec are not
+            folder = self._path if os.path.isdir(self._path) else None
+            entries = list(os.scandir(folder)) if folder else []
+            return sorted(entry.name for entry in entries if entry.is_file())
         try:
             # what another process has written meanwhile counts
             self._system.invalidate_cache(self._path)

@@ -1,6 +1,7 @@
 """keras-ms embed: what it prints and refuses, and how it ends."""
 
 import signal
+import tarfile
 from typing import get_args
 
 import keras
@@ -37,6 +38,17 @@ def place(tmp_path_factory):
 def embedded(place, *words, to="rows"):
     words = (place / "model.keras", place / "photos", "--to", place / to, *words)
     return main(["embed", *map(str, words)])
+
+
+def test_a_pattern_of_tars_at_any_depth(place, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for number, folder in enumerate(("a", "a/b")):
+        with tarfile.open(tmp_path / folder / f"{number}.tar", "w") as archive:
+            archive.add(place / "photos" / f"{number}.png", f"{number}.png")
+    words = [place / "model.keras", f"{tmp_path}/**/*.tar", "--image-size", 8]
+    assert main(["embed", *map(str, words), "--to", str(tmp_path / "rows")]) == 0
+    table = parquet.read_table(sorted((tmp_path / "rows").glob("part-*.parquet")))
+    assert len(table) == 2
 
 
 def test_it_says_what_it_found_wrote_and_left_out(place, capsys):

@@ -1,15 +1,20 @@
 """keras-ms export: files whose embeddings are averaged over views of a picture."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import keras_ms
 from keras_ms.cli.main import main
+from keras_ms.export.embedder import load_embedder
 from keras_ms.export.keras_file import write_keras_file
 from keras_ms.export.runner import load_runner
 from keras_ms.models.view_words import parsed_views
+from keras_ms.run.folder import RunFolder
+from keras_ms.run.settings import Settings
+from keras_ms.run.views import shorter_side
 
 
 @pytest.mark.parametrize(
@@ -59,3 +64,36 @@ def test_exported_files_average_their_views(tmp_path):
     assert np.abs(views.run(images) - plain.run(images)).max() > 1e-3
     assert views.facts["model_fingerprint"] != plain.facts["model_fingerprint"]
     assert "mirror,zoom" in json.dumps(dict(views.facts))
+
+
+def recorded(*words, to):
+    main(["export", *map(str, words), "--formats", "saved_model", "--to", str(to)])
+    return load_embedder(to / "saved_model").preprocessing
+
+
+def test_what_is_known_of_photos_is_recorded(tmp_path):
+    embedder = keras_ms.build_embedder("small", image_size=16, embedding_size=5)
+    file = tmp_path / "embedder.keras"
+    write_keras_file(embedder, file)
+    stored = recorded(file, "--no-apply-exif-orientation", to=tmp_path / "a")
+    assert stored.exif_orientation is False and stored.resize_to is None
+    assert recorded(file, "--resize-to", 18, to=tmp_path / "b").exif_orientation is True
+    # of a run: what its settings say, but for what is given
+    run = RunFolder(tmp_path / "run")
+    settings = Settings.from_values(
+        dataset="omniglot", data_dir=str(tmp_path), image_size=16, framed_drawings=True,
+    )  # fmt: skip
+    with run.claim():
+        run.create(settings)
+    write_keras_file(embedder, run.model_file)
+    whole = recorded(run.path, to=tmp_path / "c")
+    # drawings are seen whole
+    assert whole.resize_to == 16 and "ink" in whole.before_resizing
+    other = recorded(run.path, "--resize-to", 20, to=tmp_path / "d")
+    assert other == replace(whole, resize_to=20)
+
+
+def test_the_drawn_set_of_a_run_without_a_folder_is_seen_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for dataset in ("auto", "glyphs"):
+        assert shorter_side(Settings.from_values(dataset=dataset, image_size=64)) == 64

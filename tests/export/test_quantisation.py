@@ -11,12 +11,14 @@ from small_exports import facts_of, files_under, onnx, onnxruntime
 
 import keras_ms
 from keras_ms.cli.main import main
+from keras_ms.data.image_list import ImageList
 from keras_ms.export import (
     Preprocessing,
     QuantisationRefused,
     export_onnx,
     int8_layers,
     quantisation,
+    quantisation_gate,
     quantize_onnx,
     read_preprocessing,
 )
@@ -219,6 +221,23 @@ def test_no_class_calibrates_and_measures(photos):
     gate = gate_images(images, RULE)
     assert len(gate.calibration) == 12 and len(gate.measured) == 36
     assert set(gate.labels) == set(range(3, 12)) and gate.measured.shape[1:] == (16, 16, 3)
+
+
+@pytest.mark.parametrize("classes", [6, 40])
+def test_large_classes_share_the_measured_images(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantisation_gate, "_GATE_IMAGES", 40)
+    monkeypatch.setattr(quantisation_gate, "_GATE_CLASSES", 10)
+    random, images = np.random.default_rng(0), 25
+    pixels = random.integers(0, 256, (classes * images, 16, 16, 3), dtype=np.uint8)
+    labels = np.repeat(np.arange(classes), images)
+    names = [str(number) for number in range(classes)]
+    splits, paths = ["test"] * len(labels), [str(row) for row in range(len(labels))]
+    drawn = ImageList(paths, labels, names, splits, pixels)
+    gate = gate_images(drawn, RULE)
+    found, counts = np.unique(gate.labels, return_counts=True)
+    # of one class alone every neighbour would be right
+    assert len(gate.measured) == 40 and len(found) == min(10, classes - round(classes / 4))
+    assert counts.max() == counts.min()
 
 
 def test_what_cannot_be_quantised_is_refused(floats, photos, tmp_path):

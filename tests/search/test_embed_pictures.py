@@ -252,6 +252,41 @@ def test_where_every_picture_is_broken_the_end_is_an_error(place, tmp_path):
     assert rows_of(tmp_path / "rows")[0] == []
 
 
+def test_pictures_that_were_missing_are_tried_again(place, tmp_path, capsys):
+    # as on a disk that was not mounted
+    names = [f"{n}.png" for n in range(7)]
+    data = tmp_path / "list.csv"
+    data.write_text("path\n" + "\n".join(names))
+    (tmp_path / "6.png").write_text("no picture")
+    with pytest.raises(ValueError, match="Given again, this tries those once more"):
+        embedded(place, tmp_path / "rows", data=data)
+    before = shards(tmp_path / "rows")
+    with pytest.raises(ValueError, match="None of the 7"):
+        embedded(place, tmp_path / "rows", data=data)
+    assert shards(tmp_path / "rows") == before
+    for name in names[:4]:
+        Image.new("RGB", (20, 20), (40, 50, 60)).save(tmp_path / name)
+    done = embedded(place, tmp_path / "rows", data=data, verbose=True)
+    assert done.num_embeddings == 4 and done.num_made == 5
+    assert (
+        "part-000000.parquet is made again: pictures that were missing" in capsys.readouterr().out
+    )
+    after = shards(tmp_path / "rows")
+    assert after["part-000001.parquet"] == before["part-000001.parquet"]
+    # what is damaged and what is missing still, is no reason
+    assert embedded(place, tmp_path / "rows", data=data).num_made == 0
+
+
+def test_a_folder_of_links_to_shards_is_read(place, tmp_path):
+    (tmp_path / "links").mkdir()
+    for path in (place / "rows").iterdir():
+        (tmp_path / "links" / path.name).symlink_to(path)
+    assert (
+        OutputFolder(str(tmp_path / "links")).names() == OutputFolder(str(place / "rows")).names()
+    )
+    assert embedded(place, tmp_path / "links").num_made == 0
+
+
 def test_a_picture_without_an_embedding_is_broken_and_a_model_without_any_refused(
     place, tmp_path, monkeypatch
 ):

@@ -152,6 +152,18 @@ def test_members_of_tars_in_their_order(folder, memory):
         assert contents(list_pictures(data)) == expected
 
 
+def test_members_are_called_as_their_tar_calls_them(folder):
+    # as `tar cf all.tar .` writes it
+    tar = folder.parent / "all.tar"
+    with tarfile.open(tar, "w") as archive:
+        archive.add(folder, ".")
+    pictures = list_pictures(str(tar))
+    assert f"tar://./A/9.png::{tar}" in pictures.paths
+    for number, path in enumerate(pictures.paths):
+        with fsspec.open(path) as file:
+            assert file.read() == pictures.read(number)
+
+
 def test_the_digest_tells_lists_apart(folder):
     tar = folder / "all.tar"
     names = ["A/9.png", "A/10.png", "b.png"]

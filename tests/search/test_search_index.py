@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("lancedb", reason='needs pip install -e ".[search]"')
+lancedb = pytest.importorskip("lancedb", reason='needs pip install -e ".[search]"')
 
-from keras_ms.search import Index, IndexedModel
-from keras_ms.search.duplicates import duplicate_groups
-from keras_ms.search.exact_search import NearestRows, nearest_rows
+from keras_ms.search import Index, IndexedModel  # noqa: E402
+from keras_ms.search.duplicates import duplicate_groups  # noqa: E402
+from keras_ms.search.exact_search import NearestRows, nearest_rows  # noqa: E402
 
 BIRDS = IndexedModel("birds.onnx", "0" * 32)
 CARS = IndexedModel("cars.onnx", "1" * 32)
@@ -205,8 +207,9 @@ def test_damaged_files_are_an_error_that_names_the_index(index, tmp_path):
         Index(index.place)
 
 
-@pytest.mark.parametrize("size", [1, 7, 100])
-def test_duplicates_are_those_of_all_pairs(size):
+@pytest.mark.parametrize("size, band", [(1, 128), (7, 3), (100, 128), (100, 16)])
+def test_duplicates_are_those_of_all_pairs(size, band, monkeypatch):
+    monkeypatch.setattr("keras_ms.search.duplicates._BAND", band)
     rows = unit_rows(60, seed=4)
     rows[10], rows[20:23], rows[50] = rows[3], rows[4], rows[3] + 0.02 * rows[5]
     paths = names(60)
@@ -251,6 +254,54 @@ def test_approximate_search_finds_what_lies_near(tmp_path):
     quality = index.evaluate_approximate(10, probes=24, num_queries=30)
     assert quality.recall == 1 and quality.num_queries == 30
     assert not set(names(300)[:5]) & set(found.paths.ravel())
+    # the nearest parts hold fewer than are asked for: further ones have the rest
+    many = index.search(centres, 400, model=BIRDS, approximate=True, probes=1)
+    assert many.paths.shape == (20, 400) and (many.paths != "").all()
+    assert all(len(set(row)) == 400 for row in many.paths)
+    with pytest.raises(ValueError, match="`probes`.*Received: 0"):
+        index.search(centres, model=BIRDS, approximate=True, probes=0)
+    with pytest.raises(ValueError, match="`probes`.*Received: 0"):
+        index.evaluate_approximate(probes=0)
+
+
+def test_a_folder_full_of_the_same_picture_is_one_group():
+    rows = np.repeat(unit_rows(2), [1500, 500], axis=0)
+    paths = names(2000)
+    tracemalloc.start()
+    groups = duplicate_groups(lambda: iter([(paths, rows)]), 0.99)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [len(group.paths) for group in groups] == [1500, 500]
+    # not with the 1.1 million pairs, of which each would take 24 bytes at least three times
+    assert peak < 60e6
+
+
+def test_more_neighbours_than_pictures_take_no_room(index):
+    tracemalloc.start()
+    found = index.search(unit_rows(20), 10**7, model=BIRDS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.paths.shape == (20, 60) and peak < 50e6
+
+
+def test_an_index_at_a_url_is_found_beside_other_tables(tmp_path):
+    place = f"file://{tmp_path}/tables"
+    database = lancedb.connect(place)
+    for number in range(12):
+        database.create_table(f"a{number}", data=[{"x": number}])
+    with pytest.raises(FileNotFoundError, match="None is at"):
+        Index(place)
+    Index.create(place, model=BIRDS, dimension=16).add(["a.jpg"], unit_rows(1), model=BIRDS)
+    assert len(Index(place)) == 1 and len(Index.create(place, model=BIRDS, dimension=16)) == 1
+
+
+def test_stray_files_beside_an_index_are_in_no_ones_way(index, tmp_path):
+    (Path(index.place) / ".DS_Store").write_text("")
+    (Path(index.place) / "notes.txt").write_text("")
+    assert len(Index.create(index.place, model=BIRDS, dimension=16)) == 60
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".DS_Store").write_text("")
+    assert len(Index.create(tmp_path / "new", model=BIRDS, dimension=16)) == 0
 
 
 @pytest.mark.slow
