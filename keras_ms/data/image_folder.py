@@ -4,13 +4,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_ms.arguments import whole_number
+from keras_ms.data.checked_images import faults_in_words, image_faults
 from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
 from keras_ms.data.folder_layout import folder_layout
 from keras_ms.data.folder_listing import (
@@ -21,14 +21,12 @@ from keras_ms.data.folder_listing import (
     may_be_images,
     tally_line,
 )
-from keras_ms.data.image_file import SUFFIXES, image_fault
+from keras_ms.data.image_file import SUFFIXES
 from keras_ms.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 _LEAVE_OUT_SMALL = "leave them out with skip_small_classes"
-# files that are handed to the threads at a time: a task for each of 100,000 takes 100 MB
-_BLOCK = 2048
 
 
 def read_image_folder(
@@ -67,7 +65,8 @@ def read_image_folder(
     _check_disjoint(classes, place)
     classes = _with_test_classes(classes, test_classes, place)
     if check_images:
-        damaged = _damaged(classes, progress)
+        files = (file for one in classes for file in one.files)
+        damaged = image_faults(files, sum(len(one.files) for one in classes), progress)
         classes = _readable(
             classes, damaged, skip_unreadable, skip_small_classes, place, passed_over
         )
@@ -186,34 +185,13 @@ def _trainable(classes, skip_small_classes, place, passed_over):
     return classes
 
 
-def _damaged(classes, progress):
-    """Why an image cannot be read, by the paths of those."""
-    total = sum(len(one.files) for one in classes)
-    damaged = {}
-    done = 0
-    # Pillow decodes outside the interpreter lock
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for block in _blocks(classes):
-            for path, fault in zip(block, pool.map(image_fault, block)):
-                done += 1
-                if fault:
-                    damaged[path] = fault
-                if progress is not None:
-                    progress(done, total)
-    return damaged
-
-
 def _readable(classes, damaged, skip_unreadable, skip_small_classes, place, passed_over):
     """The classes without damaged images, which raise unless they are to be skipped."""
     if not damaged:
         return classes
     total = sum(len(one.files) for one in classes)
     left = [one._replace(files=[f for f in one.files if f not in damaged]) for one in classes]
-    separator = "\n  "
-    named = [f"{shown_name(path)} ({fault})" for path, fault in damaged.items()]
-    message = (
-        f"{len(damaged)} of {total} images cannot be read:{separator}{some_names(named, separator)}"
-    )
+    message = faults_in_words(damaged, total)
     if not skip_unreadable:
         # told now, not when the command is given again
         empty = [] if skip_small_classes else [one.name for one in left if not one.files]
@@ -225,14 +203,3 @@ def _readable(classes, damaged, skip_unreadable, skip_small_classes, place, pass
     logger.warning("%s\nLeft out.", message)
     passed_over[UNREADABLE] += len(damaged)
     return left
-
-
-def _blocks(classes):
-    block = []
-    for one in classes:
-        for file in one.files:
-            block.append(file)
-            if len(block) == _BLOCK:
-                yield block
-                block = []
-    yield block

@@ -11,6 +11,7 @@ import numpy as np
 from keras_ms.arguments import class_ids
 from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
+from keras_ms.data.held_out_classes import classes_to_hold_out
 from keras_ms.data.image_folder import read_image_folder
 from keras_ms.terminal.progress import Progress
 
@@ -230,14 +231,22 @@ class ImageList:
         """The images of one split, in order; class ids and `class_names` stay as they are."""
         if split_name not in SPLITS:
             raise ValueError(f"Expected a split of {SPLITS}. Received: {split_name!r}")
-        chosen = np.flatnonzero(self.split == split_name)
-        if not len(chosen):
+        is_chosen = self.split == split_name
+        if not is_chosen.any():
             raise ValueError(
                 f"{self.name} has no {split_name!r} images. It has: {', '.join(self.counts())}"
             )
+        return self.take(np.flatnonzero(is_chosen))
+
+    def take(self, rows: np.ndarray) -> "ImageList":
+        """Some of the images; class ids and `class_names` stay as they are.
+
+        Args:
+            rows: their numbers, (M,) integers, in the order they will have.
+        """
         columns = {name: getattr(self, name) for name in ("paths", "labels", "split", "images")}
         columns |= {name: getattr(self, name) for name in _MASKS}
-        kept = {name: column[chosen] for name, column in columns.items() if column is not None}
+        kept = {name: column[rows] for name, column in columns.items() if column is not None}
         return replace(self, **kept)
 
     def hold_out_validation(
@@ -256,38 +265,22 @@ class ImageList:
                 of other groups, held-out classes of the training groups would be far easier.
 
         Raises:
-            ValueError: `fraction` out of range, fewer than 4 training classes or 2 groups, or a
-                list that has validation classes already.
+            ValueError: `fraction` out of range, fewer than 4 training classes, groups that cannot
+                be divided so, or a list that has validation classes already.
         """
         if not 0 <= fraction < 1:
             raise ValueError(f"Expected `fraction` in [0, 1). Received: {fraction}")
         if fraction == 0:
             return self
         if (self.split == "validation").any():
-            raise ValueError(f"{self.name} has validation classes already: use a fraction of 0")
+            raise ValueError(
+                f"{self.name} has validation classes already: use a fraction of 0 "
+                "(--validation-fraction 0)"
+            )
         classes = np.unique(self.labels[self.split == "train"])
-        if len(classes) < 4:
-            raise ValueError(
-                "Expected at least 4 training classes to hold some out (2 to train on, 2 to "
-                f"validate on). Received: {len(classes)}. Use a validation fraction of 0"
-            )
-        if whole_groups:
-            moved = self._classes_of_some_groups(classes, fraction, seed)
-        else:
-            count = min(max(2, round(fraction * len(classes))), len(classes) - 2)
-            moved = np.random.default_rng(seed).choice(classes, count, replace=False)
+        names = [self.class_names[label] for label in classes]
+        moved = classes_to_hold_out(classes, names, fraction, seed, whole_groups=whole_groups)
         return replace(self, split=np.where(np.isin(self.labels, moved), "validation", self.split))
-
-    def _classes_of_some_groups(self, classes, fraction, seed):
-        group_of = np.array([self.class_names[label].rpartition("/")[0] for label in classes])
-        groups = np.unique(group_of)
-        if len(groups) < 2:
-            raise ValueError(
-                "Expected class names of at least 2 groups, such as Greek/alpha and Latin/a. "
-                f"Received: {some_names([self.class_names[label] for label in classes])}"
-            )
-        count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
-        return classes[np.isin(group_of, np.random.default_rng(seed).choice(groups, count, False))]
 
     @classmethod
     def from_folder(

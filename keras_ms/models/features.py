@@ -55,11 +55,10 @@ def pooled_features(
     """
     name = f"{images.name}-{_digest(features_model, images, view)}.npy"
     file = Path(folder) / file_path(name)
-    if file.is_file():
-        features = np.load(file, allow_pickle=False)
-        if len(features) == len(images):
-            log(f"Features of {len(images):,} images: read from {file}")
-            return features
+    features = _kept(file, len(images))
+    if features is not None:
+        log(f"Features of {len(images):,} images: read from {file}")
+        return features
     log(f"Computing the features of {len(images):,} images once")
     features = embed_batches(
         features_model, batches(), total=len(images), what="features", verbose=verbose, log=log
@@ -67,6 +66,15 @@ def pooled_features(
     with whole_file(file) as temporary:
         np.save(temporary, features)
     return features
+
+
+def _kept(file, count):
+    """What the file holds; None without it, or where it is damaged: then it is made again."""
+    try:
+        features = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return features if features.ndim == 2 and len(features) == count else None
 
 
 def _digest(model, images, view):

@@ -9,7 +9,8 @@ from keras_ms.report.blocks import section
 from keras_ms.report.contents import Report
 from keras_ms.report.gallery import Gallery
 from keras_ms.report.markup import Markup, tag
-from keras_ms.report.pictures import SHEET_SIDE, sheets
+from keras_ms.report.pictures import SHEET_SIDE, sheets, small_pictures
+from keras_ms.terminal.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ _SIZES = (80, 64, 48, 32)
 _MOST_SHEET_BYTES = 10_500_000
 
 
-def map_section(report: Report, gallery: Gallery) -> Markup:
-    """`Markup` of the map; it is drawn by map.js."""
-    size, uris = _fitting_sheets(report)
+def map_section(report: Report, gallery: Gallery, progress: Progress | None = None) -> Markup:
+    """`Markup` of the map; it is drawn by map.js. `progress` is told of its pictures."""
+    size, uris = _fitting_sheets(report, progress)
     count, total = len(report.map_images), len(report.images)
     images = f"all {total:,}" if count == total else f"{count:,} of the {total:,}"
     return section(
@@ -67,9 +68,10 @@ def map_section(report: Report, gallery: Gallery) -> Markup:
     )
 
 
-def _fitting_sheets(report):
+def _fitting_sheets(report, progress):
+    pictures = small_pictures(report.images, report.map_images, size=_SIZES[0], progress=progress)
     for size in _SIZES:
-        uris = sheets(report.images, report.map_images, size=size)
+        uris = sheets(pictures, size=size)
         taken = sum(map(len, uris))
         if taken <= _MOST_SHEET_BYTES:
             break

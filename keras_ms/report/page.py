@@ -11,6 +11,7 @@ from keras_ms.report.gallery import Gallery
 from keras_ms.report.map_section import map_section
 from keras_ms.report.markup import tag
 from keras_ms.report.training_section import training_section
+from keras_ms.terminal.progress import Progress
 
 _FRAMES = (
     "A solid green frame and ✓ mark the same class, a dashed red one and ✗ another. The number is "
@@ -18,12 +19,13 @@ _FRAMES = (
 )
 
 
-def write_report(report: Report, path: str | Path) -> int:
+def write_report(report: Report, path: str | Path, *, progress: Progress | None = None) -> int:
     """Writes a report as one HTML file that needs no other and no network.
 
     Args:
         report: `Report`, of `collect_report`.
         path: the HTML file; it appears whole or not at all.
+        progress: told pictures of the map that are made and all of them. Defaults to None.
 
     Returns:
         Size of the file in bytes.
@@ -37,11 +39,11 @@ def write_report(report: Report, path: str | Path) -> int:
     >>> report = collect_report(embeddings, images)  # doctest: +SKIP
     >>> write_report(report, "birds.html")  # doctest: +SKIP
     """
-    return write_page(report_page(report), path)
+    return write_page(report_page(report, progress), path)
 
 
-def report_page(report: Report) -> str:
-    """The HTML text of a report."""
+def report_page(report: Report, progress: Progress | None = None) -> str:
+    """The HTML text of a report; `progress` as of `write_report`."""
     gallery = Gallery(report)
     parts = {
         "summary": ("Summary", sections.summary(report)),
@@ -49,7 +51,7 @@ def report_page(report: Report) -> str:
         "choice": ("Choice", choice_section(report.choice)),
         "retrieval": ("Retrieval", sections.retrieval(report)),
         "similarities": ("Similarities", sections.similarities(report)),
-        "map": ("Map", map_section(report, gallery)),
+        "map": ("Map", map_section(report, gallery, progress)),
         "worst": (
             "Worst queries",
             _queries(

@@ -2,19 +2,24 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from keras_ms.data.file_names import shown_name
+from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.image_file import read_pixels
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.picture_views import centre_viewer, viewed_ahead
+from keras_ms.terminal.progress import Progress
 
 # multiples of 16, a JPEG's block of colour: neighbours on a sheet do not bleed into each other
 SHEET_SIDE = 16
 _QUALITY = 78
+# pictures for each thread that are read before they are asked for
+_AHEAD = 4
 
 
 def picture(images: ImageList, index: int, *, size: int) -> Image.Image:
@@ -78,26 +83,70 @@ def png_uri(path: str | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def sheets(images: ImageList, chosen: Sequence[int] | np.ndarray, *, size: int) -> list[str]:
-    """Pictures of the chosen images, side by side on sheets of 16 × 16, row by row.
+def small_pictures(
+    images: ImageList,
+    chosen: Sequence[int] | np.ndarray,
+    *,
+    size: int,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The centre squares of many images, each read once, by threads, and decoded near its size.
 
     Args:
         images: `ImageList`.
-        chosen: rows; the n-th stands on sheet n // 256 at place n % 256.
-        size: pixels of one picture, a multiple of 16.
+        chosen: rows.
+        size: pixels of one picture.
+        progress: told pictures done and all of them. Defaults to None.
+
+    Returns:
+        uint8 (len(chosen), size, size, 3).
+
+    Raises:
+        FileNotFoundError, ValueError: as `picture`.
+    """
+    pictures = np.zeros((len(chosen), size, size, 3), np.uint8)
+    view = centre_viewer(size, size, apply_exif_orientation=images.apply_exif_orientation)
+
+    def seen(row):
+        if images.images is not None:
+            return np.asarray(picture(images, row, size=size))
+        try:
+            return view(Path(file_path(str(images.paths[row]))).read_bytes())
+        except OSError as error:
+            raise ValueError(str(error)) from error
+
+    threads = os.cpu_count() or 1
+    ahead = viewed_ahead(chosen, seen, threads=threads, ahead=_AHEAD * threads)
+    for place, (row, one) in enumerate(ahead):
+        if isinstance(one, str):
+            # it raises the error that names the image
+            one = np.asarray(picture(images, row, size=size))
+        pictures[place] = one
+        if progress is not None:
+            progress(place + 1, len(chosen))
+    return pictures
+
+
+def sheets(pictures: np.ndarray, *, size: int) -> list[str]:
+    """Pictures side by side on sheets of 16 × 16, row by row.
+
+    Args:
+        pictures: of `small_pictures`, of `size` or more; the n-th stands on sheet n // 256 at
+            place n % 256.
+        size: pixels of one picture on a sheet, a multiple of 16.
 
     Returns:
         List of data URIs.
     """
     on_one = SHEET_SIDE**2
     uris = []
-    for start in range(0, len(chosen), on_one):
-        part = chosen[start : start + on_one]
+    for start in range(0, len(pictures), on_one):
+        part = pictures[start : start + on_one]
         rows = -(-len(part) // SHEET_SIDE)
         sheet = np.zeros((rows * size, SHEET_SIDE * size, 3), np.uint8)
-        for place, index in enumerate(part):
+        for place, one in enumerate(part):
             row, column = divmod(place, SHEET_SIDE)
-            square = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
-            sheet[square] = np.asarray(picture(images, index, size=size))
+            inside = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
+            sheet[inside] = np.asarray(square(one, size)) if len(one) != size else one
         uris.append(data_uri(Image.fromarray(sheet)))
     return uris

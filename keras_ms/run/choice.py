@@ -125,9 +125,10 @@ def read_choice(run: RunFolder, *, steps: int, ks: Sequence[int]) -> WeightsChoi
 def best_of(candidates: Sequence[MeasuredWeights]) -> MeasuredWeights:
     """The candidate of the highest Recall@1.
 
-    Of equals the one that stays nearest to the start: the smallest alpha, then the smallest rate.
+    Of equals the one that stays nearest to the start: the smallest alpha, then the smallest rate,
+    then the first in their order, which begins with the start that is usually best.
     """
-    return min(candidates, key=lambda c: (-c.value, c.alpha, c.learning_rate, c.start))
+    return min(candidates, key=lambda c: (-c.value, c.alpha, c.learning_rate))
 
 
 def choice_table(choice: WeightsChoice) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ms.data.image_folder import image_fault
+from keras_ms.data.image_file import image_fault
 from keras_ms.models.backbone_names import backbone_label
 from keras_ms.report.choice_section import Choice, MeasuredCandidate
 from keras_ms.report.markup import percent

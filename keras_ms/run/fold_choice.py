@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_ms.data.image_list import ImageList
+from keras_ms.data.sets.catalogue import chosen_data_set
 from keras_ms.models.head_start import STARTS
 from keras_ms.pairs.replicas import on_one_device
 from keras_ms.run.choice import WeightsChoice, choice_table, read_choice
@@ -43,11 +44,11 @@ def choose_by_folds(
         DamagedFile: the files of an earlier session.
     """
     images = data.images.subset("train")
-    folds = class_folds(images.labels, settings.training.seed, _groups(settings, images))
+    folds = class_folds(images.labels, settings.training.seed, groups_held_out(settings, images))
     if not folds:
         log(
-            "Fewer than 4 training classes of 2 images, or 2 groups of them: none can be held "
-            "out to choose by, so "
+            "Fewer than 4 training classes of 2 images, or groups of them that leave fewer than 2 "
+            "to a fold: none can be held out to choose by, so "
             + (
                 "the head stays at its start"
                 if stays_at_start(settings)
@@ -170,10 +171,13 @@ def _from_json(recalls):
     ]
 
 
-def _groups(settings: Settings, images: ImageList) -> np.ndarray | None:
+def groups_held_out(settings: Settings, images: ImageList) -> np.ndarray | None:
     """The group of each image's class, where whole groups are held out; else None."""
     whole = settings.data.validation_groups
-    # characters of one alphabet are told apart more easily than those of a new one
-    if not (images.name == "omniglot" if whole is None else whole):
+    if whole is None:
+        # characters of one alphabet are told apart more easily than those of a new one
+        data_set = chosen_data_set(settings.data.dataset, settings.data.data_dir or None)
+        whole = data_set.has_groups
+    if not whole:
         return None
     return np.array([images.class_names[label].rpartition("/")[0] for label in images.labels])

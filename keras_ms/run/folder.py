@@ -288,7 +288,9 @@ class RunFolder:
         """Writes the rows of all epochs so far, one dict each, as history.csv."""
         with whole_file(self.history_file) as temporary:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, fieldnames=list(history[0]))
+                # callbacks of the user may add some numbers now and then
+                names = dict.fromkeys(name for row in history for name in row)
+                writer = csv.DictWriter(file, fieldnames=list(names))
                 writer.writeheader()
                 writer.writerows(history)
 

@@ -39,18 +39,19 @@ def class_folds(
 
     Returns:
         List of bool arrays (N,): the images held out in each fold; empty for less than 4 classes of
-        2 images, which cannot train and test both.
+        2 images, which cannot train and test both, and for groups that leave a fold one class to
+        do either with.
     """
     classes, counts = np.unique(labels, return_counts=True)
     # a class of one image has nothing to find
     searched = np.isin(labels, classes[counts >= 2])
     units = labels if groups is None else np.asarray(groups)
     divided = np.random.default_rng(seed).permutation(np.unique(units[searched]))
-    # a class has nothing to be told from alone; a group of classes has its own
-    if len(divided) < (4 if groups is None else 2):
-        return []
     parts = np.array_split(divided, NUM_FOLDS if len(divided) >= 9 else 2)
-    return [searched & np.isin(units, part) for part in parts]
+    folds = [searched & np.isin(units, part) for part in parts]
+    # a class has nothing to be told from alone
+    least = min(len(np.unique(labels[rows])) for fold in folds for rows in (fold, ~fold & searched))
+    return folds if least >= 2 else []
 
 
 class HeadFolds:

@@ -1,13 +1,14 @@
 """The images of a run: a data set, with the classes held out that choose the run's weights."""
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from keras_ms.data.file_names import some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.load_images import load_images
@@ -19,6 +20,7 @@ from keras_ms.data.sets.catalogue import (
 )
 from keras_ms.data.sets.rotated_classes import rotated_classes
 from keras_ms.data.text_files import read_lines
+from keras_ms.run.origin import data_summary, is_of
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.defaults import validation_fraction
 
@@ -70,11 +72,45 @@ def load_run_images(
     elif not is_validation.any():
         groups = data_set.has_groups if whole_groups is None else whole_groups
         images = _with_validation(images, fraction, made_for["seed"], groups)
+    elif needed is None and settings.data.validation_fraction is not None:
+        log(f"{images.name} has validation classes of its own: no further ones are held out")
     if is_turned:
         images = rotated_classes(images)
+    if needed is None:
+        images = _without_single(images, settings.data.skip_small_classes, log)
     _check_splits(images, {"train", "test", *images.counts()} if needed is None else needed)
+    if needed is None:
+        _check_chosen_by(images)
     log(str(images))
     return images
+
+
+def check_resumed_images(
+    images: ImageList, trained: Mapping[str, Any] | None, log: Callable[[str], Any]
+) -> None:
+    """Of a run that goes on: whether its classes are still divided as they were.
+
+    Args:
+        images: the `ImageList` of this session.
+        trained: `data_summary` of the session before; None, where it is not known.
+        log: function that takes a line of text for the user: told of images that came or went.
+
+    Raises:
+        ValueError: classes came, went or changed their split.
+    """
+    found = data_summary(images)
+    if trained is None or is_of(found, trained):
+        return
+    before, now = trained.get("counts", {}), found["counts"]
+    classes = [{split: n for split, (n, _) in counts.items()} for counts in (before, now)]
+    if classes[0] != classes[1] or not is_of({**found, "counts": before}, trained):
+        raise ValueError(
+            f"Expected the classes that the run began with, (classes, images): {before}. Received: "
+            f"{'as many, others or divided otherwise' if classes[0] == classes[1] else now}. It "
+            "would be tested on classes that it was trained on: bring the data back, or begin a "
+            "new run"
+        )
+    log(f"Images came or went since the run began, (classes, images): {before}, now {now}")
 
 
 def _with_validation(images, fraction, seed, whole_groups):
@@ -83,6 +119,17 @@ def _with_validation(images, fraction, seed, whole_groups):
     if not share:
         return images
     return images.hold_out_validation(share, seed=seed, whole_groups=whole_groups)
+
+
+def _check_chosen_by(images):
+    """Raises for one validation class, by which the first weights would be the best."""
+    classes = np.unique(images.labels[images.split == "validation"])
+    if len(classes) == 1:
+        raise ValueError(
+            "Expected at least 2 validation classes: among images of one class Recall@K is always "
+            f"100 %, and chooses nothing. {images.name} has one, {images.class_names[classes[0]]}. "
+            "Add classes to its validation split, or make it a training class"
+        )
 
 
 def _check_splits(images, needed):
@@ -95,6 +142,29 @@ def _check_splits(images, needed):
                 f"Expected a {split} class with at least 2 images, a query and its match. All "
                 f"{split} classes of {images.name} have one. Add images"
             )
+
+
+def _without_single(images, skip, log):
+    """Without training classes of one image, which raise unless they are to be skipped.
+
+    Loaders may know nothing of them: validation classes that are trained on after all, and lines
+    of a CSV file.
+    """
+    classes, sizes = np.unique(images.labels[images.split == "train"], return_counts=True)
+    single = classes[sizes < 2]
+    if not len(single):
+        return images
+    message = (
+        f"{len(single)} of {len(classes)} training classes of {images.name} have 1 image (at least "
+        f"2 make a positive pair): {some_names([images.class_names[label] for label in single])}"
+    )
+    if not skip:
+        raise ValueError(
+            f"{message}. Add images, or take these classes out of the data (of a folder, leave "
+            "them out with --skip-small-classes)"
+        )
+    log(f"{message}: left out")
+    return images.take(np.flatnonzero(~np.isin(images.labels, single)))
 
 
 def _class_names(path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -33,15 +34,35 @@ def data_summary(images: ImageList) -> dict[str, Any]:
         images: `ImageList` with all splits.
 
     Returns:
-        "counts", [classes, images] by split, and "test_classes", a digest of the sorted names of
-        the test classes: a test on classes that were trained on would mean nothing.
+        "counts", [classes, images] by split, and "test_classes" and "other_classes", digests of
+        the sorted names of the test classes and of those of the other splits: a test on classes
+        that were trained on would mean nothing.
     """
-    test = np.unique(images.labels[images.split == "test"])
-    names = json.dumps(sorted(images.class_names[label] for label in test))
+    others = [split for split in images.counts() if split != "test"]
     return {
         "counts": {split: list(count) for split, count in images.counts().items()},
-        "test_classes": hashlib.sha256(names.encode()).hexdigest(),
+        "test_classes": _digest(_names(images, "test")),
+        "other_classes": _digest({split: _names(images, split) for split in others}),
     }
+
+
+def is_of(found: Mapping[str, Any], trained: Mapping[str, Any]) -> bool:
+    """Whether images are those of a run: what both summaries say of them is the same.
+
+    Args:
+        found: `data_summary` of the images.
+        trained: that of the run; one of an earlier version says less.
+    """
+    return all(found[name] == value for name, value in trained.items() if name in found)
+
+
+def _names(images, split):
+    ids = np.unique(images.labels[images.split == split])
+    return sorted(images.class_names[label] for label in ids)
+
+
+def _digest(names):
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:

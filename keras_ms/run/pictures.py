@@ -50,9 +50,9 @@ def write_pictures(
             tree = ClassTree.load(run.class_tree_file)
         tree.draw(run.tree_picture_file, {id_: class_names[id_] for id_ in tree.class_ids.tolist()})
     if settings.hdml.mode != "off":
-        draw_hardness(
-            {name: [row[name] for row in history] for name in history[0]}, run.hardness_file
-        )
+        # callbacks of the user may add some numbers now and then
+        shared = [name for name in history[0] if all(name in row for row in history)]
+        draw_hardness({name: [row[name] for row in history] for name in shared}, run.hardness_file)
 
 
 def _baseline_lines(recalls, classes):

@@ -32,12 +32,13 @@ from keras_ms.run.folder import RunFolder
 from keras_ms.run.images import load_run_images
 from keras_ms.run.kept_embeddings import FOLDER, kept_embeddings
 from keras_ms.run.model import build_models, run_loss
-from keras_ms.run.origin import data_summary
+from keras_ms.run.origin import data_summary, is_of
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.run.views import shorter_side
 from keras_ms.terminal.command_words import UnfinishedRun
-from keras_ms.terminal.progress import print_line
+from keras_ms.terminal.keras_progress import work_progress
+from keras_ms.terminal.progress import print_line, progress_lines
 
 
 def run_report(
@@ -124,7 +125,7 @@ def run_report(
         log=log,
         **_map_options(num_map_images),
     )
-    return write_report(report, path)
+    return write_report(report, path, progress=work_progress("small pictures", verbose, log))
 
 
 def embeddings_report(
@@ -170,7 +171,7 @@ def embeddings_report(
         log=log,
         **_map_options(num_map_images),
     )
-    return write_report(report, path)
+    return write_report(report, path, progress=progress_lines("small pictures", log))
 
 
 def _data_of(file, data: dict[str, Any] | None, dataset, data_dir) -> tuple[Settings, str]:
@@ -293,11 +294,11 @@ def _check_same(images, run):
             trained = {**found, "counts": summary.get("data", found["counts"])}
     with run.errors_name_file(run.data_file):
         _ = trained["counts"], trained["test_classes"]
-    if found != trained:
+    if not is_of(found, trained):
         same = found["counts"] == trained["counts"]
         raise ValueError(
             f"Expected the images of the run, (classes, images) in each split: {trained['counts']}"
-            f". Received: {'as many, of other test classes' if same else found['counts']}. Recall "
+            f". Received: {'as many, of other classes' if same else found['counts']}. Recall "
             "on classes that were trained on would mean nothing: give the data of the run "
             "(--data-dir, --test-classes)"
         )

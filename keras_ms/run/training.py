@@ -18,7 +18,7 @@ from keras_ms.run.exports import check_exports, export_folder, exported_recall, 
 from keras_ms.run.fitting import fit_model
 from keras_ms.run.fold_choice import choose_by_folds, with_fold_choice
 from keras_ms.run.head_start import start_head, stays_at_start
-from keras_ms.run.images import load_run_images
+from keras_ms.run.images import check_resumed_images, load_run_images
 from keras_ms.run.kept_embeddings import keep_test_embeddings
 from keras_ms.run.model import (
     build_models,
@@ -100,6 +100,7 @@ def train(
         check_schedule(settings, stages=data.stages)
         log(f"{settings.model.backbone}: {parameters_in_words(models.embedder)}")
         if resume:
+            check_resumed_images(images, run.read_json(run.data_file), log)
             run.write_missing_files(images)
         else:
             run.create(settings, images)

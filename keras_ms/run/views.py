@@ -27,7 +27,7 @@ def shorter_side(settings: Settings, images: ImageList | None = None) -> int:
     given, size = settings.images.resize_to, settings.images.image_size
     if given or images is not None:
         return given or default_resize_to(images, size)
-    data_set = chosen_data_set(settings.data.dataset, settings.data.data_dir)
+    data_set = chosen_data_set(settings.data.dataset, settings.data.data_dir or None)
     # what is made for a size is seen whole
     return size if "image_size" in data_set.takes else default_resize_to(None, size)
 

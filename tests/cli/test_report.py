@@ -164,7 +164,7 @@ def test_other_test_classes_of_equal_counts_are_refused(run, tmp_path, capsys):
         (copy / name).unlink()
     for folder in (run, copy):
         message = _refusal(capsys, folder, "--data-dir", renamed)
-        assert "as many, of other test classes" in message
+        assert "as many, of other classes" in message
     target = tmp_path / "page.html"
     # a run of an earlier version knows its counts alone
     (copy / "data.json").unlink()

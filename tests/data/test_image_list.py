@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ms.data.image_folder import image_fault
+from keras_ms.data.image_file import image_fault
 from keras_ms.data.image_list import ImageList
 
 
@@ -345,3 +345,24 @@ def test_whole_groups_are_held_out():
     plain = ImageList(paths=list("abcd"), labels=range(4), class_names="abcd", split=["train"] * 4)
     with pytest.raises(ValueError, match="at least 2 groups.*a, b"):
         plain.hold_out_validation(0.3, whole_groups=True)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sizes", [(1, 5, 5), (1, 1, 4), (1, 1, 1, 3)])
+def test_groups_are_held_out_so_that_two_classes_are_on_either_side(sizes, seed):
+    names = [f"{group}/{one}" for group, count in enumerate(sizes) for one in range(count)]
+    number = len(names)
+    images = ImageList(names, range(number), names, ["train"] * number)
+    held = images.hold_out_validation(0.3, seed=seed, whole_groups=True)
+    counts = held.counts()
+    assert min(counts["train"][0], counts["validation"][0]) >= 2
+    groups = {split: {n.split("/")[0] for n in held.subset(split).paths} for split in counts}
+    assert not groups["train"] & groups["validation"]
+
+
+def test_groups_that_cannot_be_divided_are_refused():
+    names = ["a/1", *(f"b/{number}" for number in range(5))]
+    images = ImageList(names, range(6), names, ["train"] * 6)
+    for seed in range(4):
+        with pytest.raises(ValueError, match="2 groups of 6 classes, a, b.*no-validation-groups"):
+            images.hold_out_validation(0.3, seed=seed, whole_groups=True)

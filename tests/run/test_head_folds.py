@@ -270,6 +270,9 @@ def test_groups_are_held_out_as_a_whole():
     for held in folds:
         assert not set(groups[held]) & set(groups[~held])
     assert class_folds(LABELS, seed=0, groups=np.full(len(LABELS), "Greek")) == []
+    # a fold of one class would find it whatever it has learned
+    alone = np.where(LABELS == LABELS.max(), "Thai", "Greek")
+    assert class_folds(LABELS, seed=0, groups=alone) == []
 
 
 # --- real features -------------------------------------------------------------------------------

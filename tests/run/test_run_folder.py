@@ -129,3 +129,19 @@ def test_a_name_with_a_zero_byte_is_refused_in_its_file(tmp_path):
     (tmp_path / "a.json").write_text('{"run_name": "a\\u0000b"}')
     with pytest.raises(ValueError, match="run_name. Expected no zero byte.*a.json"):
         Settings.read(tmp_path / "a.json")
+
+
+def test_a_number_that_a_callback_adds_now_and_then_is_in_the_history(tmp_path):
+    run = RunFolder(tmp_path)
+    rows = [
+        {"step": 2, "loss": 0.5},
+        {"step": 4, "loss": 0.25, "drift": 3.0},
+        {"step": 6, "loss": 0},
+    ]
+    run.write_history(rows)
+    lines = run.history_file.read_text().splitlines()
+    assert lines == ["step,loss,drift", "2,0.5,", "4,0.25,3.0", "6,0,"]
+    read = run.read_history()
+    assert [row["loss"] for row in read] == [0.5, 0.25, 0] and read[1]["drift"] == 3
+    run.write_history([*read, {"step": 8, "loss": 0.125, "drift": 1.0}])
+    assert run.history_file.read_text().splitlines()[-1].endswith("1.0")

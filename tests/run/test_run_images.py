@@ -10,7 +10,9 @@ from small_omniglot import drawing, write_archives
 
 from keras_ms.data.sets.omniglot import load_omniglot
 from keras_ms.evaluation.retrieval import recall_at_k
-from keras_ms.run.images import command_words, load_run_images
+from keras_ms.run.fold_choice import groups_held_out
+from keras_ms.run.images import check_resumed_images, command_words, load_run_images
+from keras_ms.run.origin import data_summary
 from keras_ms.run.settings import Settings
 
 small_is_tiny = small_runs.small_is_tiny
@@ -65,6 +67,75 @@ def test_only_the_needed_splits_have_to_be_there(tmp_path):
         load_run_images(settings, lambda line: None)
     with pytest.raises(ValueError, match="validation class with at least 2 images"):
         load_run_images(settings, lambda line: None, needed=("validation",))
+
+
+def class_folders(place, names, per_class=2):
+    for number, name in enumerate(names):
+        for image in range(per_class):
+            write_image(place / name / f"{image}.png", 10 * number + image)
+
+
+def test_one_validation_class_chooses_nothing_and_is_refused(tmp_path):
+    class_folders(tmp_path, [f"train/{c}" for c in "abcd"] + ["validation/e", "test/f", "test/g"])
+    with pytest.raises(ValueError, match="at least 2 validation classes.*has one, e"):
+        load(tmp_path)
+    # what is only measured may be of one class
+    settings = Settings.from_values(data_dir=str(tmp_path))
+    assert len(load_run_images(settings, print, needed=("validation",)).subset("validation")) == 2
+
+
+def test_validation_classes_of_their_own_are_said_to_be_all(tmp_path):
+    names = [*(f"train/{c}" for c in "abcd"), "validation/e", "validation/f", "test/g", "test/h"]
+    class_folders(tmp_path, names)
+    told = []
+    settings = Settings.from_values(data_dir=str(tmp_path), validation_fraction=0.5)
+    images = load_run_images(settings, told.append)
+    assert images.counts()["validation"] == (2, 4)
+    assert any("validation classes of its own" in line for line in told)
+
+
+def test_training_classes_of_one_image_are_named_or_left_out(tmp_path):
+    # trained on only where folds hold out all classes once: the loader cannot know
+    class_folders(tmp_path, [f"train/{c}" for c in "abcd"] + ["validation/f", "test/g", "test/h"])
+    write_image(tmp_path / "validation" / "lone" / "0.png", 99)
+    options = {"freeze_backbone": True, "tune": "folds"}
+    settings = Settings.from_values(data_dir=str(tmp_path), **options)
+    with pytest.raises(ValueError, match="1 of 6 training classes.*1 image.*lone.*skip-small"):
+        load_run_images(settings, lambda line: None)
+    images = load_run_images(settings.with_values(skip_small_classes=True), lambda line: None)
+    assert images.counts() == {"train": (5, 10), "test": (2, 4)}
+    path = write_csv(tmp_path / "list", ["a,train,1,1"] * 2 + ["b,train,1,1"] + ["c,test,1,1"] * 2)
+    with pytest.raises(ValueError, match="1 of 2 training classes of .*1 image.*: b"):
+        load(path)
+
+
+def test_a_resumed_run_wants_its_classes_as_they_were(tmp_path):
+    class_folders(tmp_path, "abcdefgh")
+    images = load(tmp_path)
+    trained, told = data_summary(images), []
+    check_resumed_images(images, trained, told.append)
+    check_resumed_images(images, None, told.append)
+    # one of an earlier version says less
+    check_resumed_images(images, {n: trained[n] for n in ("counts", "test_classes")}, told.append)
+    assert not told
+    write_image(tmp_path / "a" / "new.png", 250)
+    check_resumed_images(load(tmp_path), trained, told.append)
+    assert len(told) == 1 and "Images came or went" in told[0]
+    # two classes of which one is trained on and the other is not change places
+    (tmp_path / "d").rename(tmp_path / "h2")
+    with pytest.raises(ValueError, match="began with.*as many, others or divided otherwise"):
+        check_resumed_images(load(tmp_path), trained, told.append)
+    class_folders(tmp_path, ["i", "j"])
+    with pytest.raises(ValueError, match="began with.*10"):
+        check_resumed_images(load(tmp_path), trained, told.append)
+
+
+def test_a_folder_called_omniglot_has_no_alphabets(tmp_path):
+    class_folders(tmp_path / "omniglot", [f"class {c}" for c in "abcdefgh"])
+    images = load(tmp_path / "omniglot")
+    assert images.name == "omniglot"
+    settings = Settings.from_values(data_dir=str(tmp_path / "omniglot"))
+    assert groups_held_out(settings, images) is None
 
 
 @pytest.fixture(scope="module")

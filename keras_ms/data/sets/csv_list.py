@@ -1,5 +1,6 @@
 """Any set of images, listed in a CSV file: path, label, split[, is_query, is_gallery]."""
 
+import logging
 import os
 import unicodedata
 from collections import Counter
@@ -7,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ms.data.checked_images import faults_in_words, image_faults
 from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.image_list import ImageList
-from keras_ms.data.sets.declaration import EXIF_ORIENTATION, DataSet
+from keras_ms.data.sets.declaration import EXIF_ORIENTATION, DataSet, Option, ProgressWords
 from keras_ms.data.text_files import check_text, read_csv
+from keras_ms.terminal.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _NEEDED = ("path", "label", "split")
 _MASKS = ("is_query", "is_gallery")
@@ -19,7 +24,14 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 _WHAT = "a CSV file"
 
 
-def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
+def load_csv(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    skip_unreadable: bool = False,
+    check_images: bool = True,
+    progress: Progress | None = None,
+) -> ImageList:
     r"""Reads a CSV file with the columns path, label, split and, if wanted, is_query, is_gallery.
 
     The first line names the columns, in any order; others are passed over. Commas, semicolons or
@@ -33,12 +45,16 @@ def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
       is searched with and what is searched among. Without a column each image counts as 1.
       Training images are always both, for the classes held out of them for validation.
 
-    Images are not opened, but each file must be there.
+    Each file must be there, and an image that can be read.
 
     Args:
         path: the CSV file, UTF-8 (or UTF-16 with its mark). Paths may hold other bytes, where the
             names of the files do.
         name: what reports call the set. Defaults to `None`: the file's name.
+        skip_unreadable: leave out damaged images (their number is logged) rather than raise.
+            Defaults to False.
+        check_images: read every image to find damaged ones. Defaults to True.
+        progress: told images checked and all of them. Defaults to None.
 
     Returns:
         `ImageList`.
@@ -46,7 +62,8 @@ def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
     Raises:
         FileNotFoundError: the CSV file or images it lists are missing; each is named.
         ValueError: columns are missing, a line has more values than there are columns or one that
-            is not allowed, bytes that are no UTF-8, or an image is listed twice; it is named.
+            is not allowed, bytes that are no UTF-8, an image is listed twice, or cannot be read; it
+            is named.
 
     Example:
 
@@ -78,6 +95,8 @@ def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
             f"Expected each image once in {shown_name(path)}. There more than once: "
             f"{some_names(again)}"
         )
+    if check_images:
+        rows, files = _readable(rows, files, skip_unreadable, progress)
     labels = [row["label"] for row in rows]
     names = sorted(set(labels), key=_by_number if all(map(str.isdecimal, labels)) else None)
     ids = {name: number for number, name in enumerate(names)}
@@ -95,6 +114,21 @@ def load_csv(path: str | Path, *, name: str | None = None) -> ImageList:
         name=name or path.stem,
         **masks,
     )
+
+
+def _readable(rows, files, skip_unreadable, progress):
+    """The rows and files of images that can be read; others raise unless they are to be skipped."""
+    faults = image_faults(files, len(files), progress)
+    if not faults:
+        return rows, files
+    message = faults_in_words(faults, len(files))
+    left = [number for number, file in enumerate(files) if file not in faults]
+    if not skip_unreadable or not left:
+        raise ValueError(
+            f"{message}\nRepair them or remove their lines, or leave them out with skip_unreadable"
+        )
+    logger.warning("%s\nLeft out.", message)
+    return [rows[number] for number in left], [files[number] for number in left]
 
 
 def _by_number(name):
@@ -168,5 +202,6 @@ DATA_SET = DataSet(
     name="csv",
     load=load_csv,
     endings=(".csv", ".tsv", ".txt"),
-    options=(EXIF_ORIENTATION,),
+    options=(Option("skip_unreadable", False, "image folders and CSV files"), EXIF_ORIENTATION),
+    progress=ProgressWords("Checked {:,} images", "checking"),
 )

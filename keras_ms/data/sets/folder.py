@@ -12,7 +12,7 @@ DATA_SET = DataSet(
         Option("test_classes", None, _IMAGE_FOLDERS),
         Option("test_fraction", 0.5, _IMAGE_FOLDERS),
         Option("class_depth", None, _IMAGE_FOLDERS),
-        Option("skip_unreadable", False, _IMAGE_FOLDERS),
+        Option("skip_unreadable", False, "image folders and CSV files"),
         Option("skip_small_classes", False, _IMAGE_FOLDERS),
         EXIF_ORIENTATION,
     ),

@@ -165,7 +165,12 @@ class TrainingSettings:
         "devices of the processor, to try it out",
         at_least=1,
     )
-    seed: int = setting(0, "of initial weights, batches, augmentation and drawn glyphs", at_least=0)
+    seed: int = setting(
+        0,
+        "of initial weights, batches, augmentation and drawn glyphs",
+        at_least=0,
+        at_most=2**32 - 1,  # NumPy and Keras take no larger ones
+    )
     runs_folder: str = setting("runs", "a folder for every run is made in here")
     run_name: str = setting("", "name of the run's folder; empty: data set, backbone, date, time")
 

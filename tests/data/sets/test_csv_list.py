@@ -1,9 +1,15 @@
+import logging
 import os
+from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_ms.data.sets.csv_list import load_csv
+from keras_ms.data.sets import csv_list
+
+# what the lines say is tested with files that are empty
+load_csv = partial(csv_list.load_csv, check_images=False)
 
 LINES = [
     "path,label,split,is_query,is_gallery",
@@ -161,3 +167,21 @@ def test_missing_files(tmp_path):
     path.write_bytes(np.random.default_rng(0).bytes(1000))
     with pytest.raises(ValueError, match="CSV file in UTF-8"):
         load_csv(path)
+
+
+def test_damaged_images_are_named_or_skipped(tmp_path, caplog):
+    path = write(tmp_path, LINES)
+    for number, line in enumerate(LINES[1:]):
+        Image.new("RGB", (8, 8), (9 * number, 0, 0)).save(tmp_path / line.split(",")[0])
+    told = []
+    assert len(csv_list.load_csv(path, progress=lambda *done: told.append(done))) == 6
+    assert told[-1] == (6, 6)
+    (tmp_path / "a/2.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="(?s)1 of 6 images cannot be read.*a/2.jpg.*skip_unread"):
+        csv_list.load_csv(path)
+    with caplog.at_level(logging.WARNING):
+        images = csv_list.load_csv(path, skip_unreadable=True)
+    assert "a/2.jpg" in caplog.text and len(images) == 5
+    # the columns of the others are still theirs
+    assert images.is_query.tolist() == [True, True, True, True, False]
+    assert len(csv_list.load_csv(path, check_images=False)) == 6
