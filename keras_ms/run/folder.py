@@ -270,6 +270,19 @@ class RunFolder:
         """
         return read_json(path, *self._contents(path))
 
+    def read_data_summary(self) -> dict[str, Any] | None:
+        """`data_summary` of the images that the run began with; None without data.json.
+
+        Raises:
+            DamagedFile: as `read_json`.
+        """
+        summary = self.read_json(self.data_file)
+        if summary is not None:
+            with self.errors_name_file(self.data_file):
+                _ = [(classes, count) for classes, count in summary["counts"].values()]
+                _ = summary["test_classes"]
+        return summary
+
     def errors_name_file(self, path: Path) -> AbstractContextManager[None]:
         """A context that turns errors about a file's content into a `DamagedFile` about it."""
         return errors_name_file(path, *self._contents(path))

@@ -101,7 +101,7 @@ def check_resumed_images(
     found = data_summary(images)
     if trained is None or is_of(found, trained):
         return
-    before, now = trained.get("counts", {}), found["counts"]
+    before, now = trained["counts"], found["counts"]
     classes = [{split: n for split, (n, _) in counts.items()} for counts in (before, now)]
     if classes[0] != classes[1] or not is_of({**found, "counts": before}, trained):
         raise ValueError(

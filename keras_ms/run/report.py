@@ -286,14 +286,12 @@ def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
 
 def _check_same(images, run):
     found = data_summary(images)
-    trained = run.read_json(run.data_file)
+    trained = run.read_data_summary()
     if trained is None:
         # of a run of an earlier version the counts alone, once it is finished
         summary = run.read_json(run.summary_file) or {}
         with run.errors_name_file(run.summary_file):
             trained = {**found, "counts": summary.get("data", found["counts"])}
-    with run.errors_name_file(run.data_file):
-        _ = trained["counts"], trained["test_classes"]
     if not is_of(found, trained):
         same = found["counts"] == trained["counts"]
         raise ValueError(

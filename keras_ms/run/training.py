@@ -100,7 +100,7 @@ def train(
         check_schedule(settings, stages=data.stages)
         log(f"{settings.model.backbone}: {parameters_in_words(models.embedder)}")
         if resume:
-            check_resumed_images(images, run.read_json(run.data_file), log)
+            check_resumed_images(images, run.read_data_summary(), log)
             run.write_missing_files(images)
         else:
             run.create(settings, images)

@@ -189,6 +189,27 @@ def test_an_interrupted_run_resumes_in_every_mode(folder, tmp_path, capsys, monk
 
 
 @pytest.mark.slow
+def test_a_run_goes_on_with_its_own_classes_only(folder, tmp_path, capsys, monkeypatch):
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+
+    def interrupt(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SaveRun, "on_train_batch_end", interrupt)
+        assert main(train_words(photos, tmp_path, *_FEW, "--export", "")) == 130
+    for name in ("0 new", "1 new"):
+        shutil.copytree(next(path for path in photos.iterdir() if path.is_dir()), photos / name)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "runs" / "run")]) == 1
+    assert "Expected the classes that the run began with" in capsys.readouterr().err
+    for name in ("0 new", "1 new"):
+        shutil.rmtree(photos / name)
+    assert main(["train", "--resume", str(tmp_path / "runs" / "run")]) == 0
+
+
+@pytest.mark.slow
 def test_interrupted_while_exporting_the_run_resumes_with_the_export(
     folder, tmp_path, monkeypatch, capsys
 ):
