@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 try:
@@ -42,7 +42,8 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         # the suffix is kept: writers choose their format by it
         yield temporary / path.name
         written = temporary / path.name
-        with open(written, "rb") as file:
+        # Windows syncs no file that is open for reading alone
+        with open(written, "r+b" if fcntl is None else "rb") as file:
             os.fsync(file.fileno())
         os.replace(written, path)
 
@@ -166,11 +167,7 @@ def _temporary_folder(parent, prefix, cannot):
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
         temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
-        # it gets the name that others look for once it is locked
-        unnamed = temporary / f"{_LOCK}.new"
-        lock = open(unnamed, "w")
-        _try_lock(lock)
-        os.rename(unnamed, temporary / _LOCK)
+        lock = nullcontext() if fcntl is None else _new_lock(temporary)
     except OSError as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -184,6 +181,15 @@ def _temporary_folder(parent, prefix, cannot):
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _new_lock(temporary):
+    # it gets the name that others look for once it is locked
+    unnamed = temporary / f"{_LOCK}.new"
+    lock = open(unnamed, "w")
+    _try_lock(lock)
+    os.rename(unnamed, temporary / _LOCK)
+    return lock
 
 
 def _try_lock(file):

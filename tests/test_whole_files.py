@@ -183,3 +183,20 @@ def test_a_folder_that_cannot_be_written_is_named_alone(tmp_path):
     with pytest.raises(OSError, match="Cannot write into the folder") as raised:
         check_writable(tmp_path / "file" / "model")
     assert "check" not in str(raised.value)
+
+
+def test_without_locks_files_are_written_all_the_same(tmp_path, monkeypatch):
+    # as on Windows, which neither renames nor removes a file that is open
+    monkeypatch.setattr("keras_ms.files.fcntl", None)
+    opened = []
+
+    def no_lock(*arguments):
+        opened.append(arguments)
+
+    monkeypatch.setattr("keras_ms.files._new_lock", no_lock)
+    with whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    with whole_folder(tmp_path / "b") as temporary:
+        (temporary / "c").write_text("too")
+    check_writable(tmp_path)
+    assert not opened and sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b"]

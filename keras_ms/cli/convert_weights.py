@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.files import check_writable
 
 _DESCRIPTION = (
     "Converts bn_inception-52deb4733.pth, the public PyTorch weights, for --backbone bn_inception "
@@ -32,6 +34,7 @@ def run(words: Sequence[str]) -> None:
     check_is_there(options.source, "a .pth or .safetensors file")
     if not options.to.endswith(".weights.h5"):
         raise ValueError(f"The file to write must end in .weights.h5. Received: {options.to}")
+    check_writable(Path(options.to).parent)
     import_keras()
     from keras_ms.models.convert_weights import convert_weights
 

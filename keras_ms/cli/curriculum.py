@@ -16,7 +16,7 @@ from keras_ms.cli.image_options import (
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.curriculum.density import DENSITIES
 from keras_ms.curriculum.subsets import METHODS, check_curriculum_options, curriculum_subsets
 from keras_ms.run.damaged_files import errors_name_file
@@ -120,6 +120,7 @@ def run(words: Sequence[str]) -> None:
     options = parsed(_Options, "curriculum", _DESCRIPTION, words)
     page, dividing = _checked_page(options), _dividing(options)
     check_before_reading(options)
+    check_is_there(options.model, "a model's file, or an .npz file of features")
     import_keras()
     from keras_ms.curriculum.table import write_curriculum
     from keras_ms.report.curriculum_page import subset_name, write_curriculum_page

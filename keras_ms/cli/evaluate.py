@@ -18,7 +18,7 @@ from keras_ms.cli.image_options import (
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.cli.setting_options import with_commas
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import SETTINGS
@@ -116,12 +116,17 @@ def run(words: Sequence[str]) -> None:
 
     ks, metrics = _checked_options(options)
     check_before_reading(options)
+    is_saved = Path(options.model).suffix == ".npz"
+    if is_saved:
+        _check_saved(options)
+    check_is_there(options.model, "a model's file, or an .npz file of embeddings")
     import_keras()
     from keras_ms.evaluation import evaluate_embeddings
     from keras_ms.evaluation.all_metrics import checked_metrics
+    from keras_ms.evaluation.saved_embeddings import read_embeddings
 
     checked_metrics(metrics)  # whether their library is installed
-    embedded = _saved(options) if Path(options.model).suffix == ".npz" else _embedded(options)
+    embedded = read_embeddings(options.model) if is_saved else _embedded(options)
     evaluation = evaluate_embeddings(
         embedded["embeddings"],
         embedded["labels"],
@@ -158,6 +163,7 @@ def _checked_options(options):
     """The values of K and the metrics; what would fail after minutes of work fails now."""
     from keras_ms.files import check_writable
 
+    settings = config_settings(options)
     for name, suffixes in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
         path = getattr(options, name)
         if not path:
@@ -171,7 +177,7 @@ def _checked_options(options):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"Expected {flag(name)} of at least {least}. Received: {value}")
-    ks = options.ks or config_settings(options).evaluation.ks
+    ks = options.ks or settings.evaluation.ks
     if min(ks) < 1:
         raise ValueError(
             "Expected --ks as whole numbers of at least 1, such as 1,2,4,8. Received: "
@@ -186,9 +192,8 @@ def _checked_options(options):
     return ks, metrics
 
 
-def _saved(options):
-    from keras_ms.evaluation.saved_embeddings import read_embeddings
-
+def _check_saved(options):
+    """Raises for options about images, of which saved embeddings need none."""
     others = (options.data, options.config, options.batch_size, options.save_embeddings)
     # the seed is that of the bootstrap too
     if set(options.images) - {"seed"} or any(others) or options.split != "test":
@@ -196,7 +201,6 @@ def _saved(options):
             f"{options.model} holds embeddings already: leave out the data set and everything "
             "else about images, --split, --batch-size and --save-embeddings"
         )
-    return read_embeddings(options.model)
 
 
 def _embedded(options):

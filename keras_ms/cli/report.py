@@ -82,8 +82,8 @@ def run(words: Sequence[str]) -> None:
 
     if bool(options.run) == bool(options.embeddings):
         raise ValueError("Give either the folder of a run or --embeddings FILE")
-    run_folder = _run(options)
-    path = Path(options.to or (run_folder.path if run_folder else Path()) / "report.html")
+    _check_run(options)
+    path = Path(options.to or Path(options.run or "") / "report.html")
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file name such as report.html. Received: {path}")
     if options.map_images is not None and options.map_images < 1:
@@ -93,6 +93,9 @@ def run(words: Sequence[str]) -> None:
         check_is_there(options.embeddings, "an .npz file of embeddings and labels")
     import_keras()
     from keras_ms.report.embedding_map import check_map_library
+    from keras_ms.run.folder import RunFolder
+
+    run_folder = RunFolder(options.run) if options.run else None
 
     check_map_library()
 
@@ -119,19 +122,14 @@ def run(words: Sequence[str]) -> None:
     print(f"Wrote {path} ({size / 1e6:.1f} MB)")
 
 
-def _run(options):
-    """The `RunFolder`, or None with --embeddings."""
+def _check_run(options):
     if not options.run:
         if options.test_classes:
             raise ValueError("--test-classes goes with the folder of a run")
-        return None
+        return
     if options.dataset:
         raise ValueError("--dataset goes with --embeddings: a run knows its data set")
     if not (Path(options.run) / "settings.json").is_file():
         raise FileNotFoundError(
             f"Expected the folder of a run, with settings.json in it. Received: {options.run}"
         )
-    import_keras()
-    from keras_ms.run.folder import RunFolder
-
-    return RunFolder(options.run)

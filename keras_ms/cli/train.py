@@ -8,7 +8,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from keras_ms.cli.earlier_words import words_of_now
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import option, parsed
+from keras_ms.cli.parse import check_is_there, option, parsed
 from keras_ms.cli.setting_options import named_options, setting_options
 from keras_ms.models.backbone_sources import check_backbone_source
 from keras_ms.models.weights_packages import installed_weights_file
@@ -73,7 +73,14 @@ def run(words: Sequence[str]) -> None:
     # defaults follow what is trained, so they are taken once all that is given is known
     settings = Settings.read(config, given) if config else Settings.from_values(**given)
 
-    if not resume:
+    if resume:
+        if resume != "latest":
+            check_is_there(resume, "the folder of a run to resume")
+    else:
+        if settings.data.data_dir:
+            check_is_there(settings.data.data_dir, "the folder or CSV file of the images")
+        if settings.model.weights not in ("", "imagenet", "package"):
+            check_is_there(settings.model.weights, "a .weights.h5 file, imagenet or package")
         check_backbone_source(settings.model.backbone)
         if settings.model.weights == "package":
             installed_weights_file(settings.model.backbone)

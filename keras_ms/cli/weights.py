@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.files import check_writable, whole_file
 from keras_ms.run.losses import named_loss, pair_loss_names
 
 
@@ -44,13 +46,13 @@ def run(words: Sequence[str]) -> None:
             f"Unknown loss. Expected one of {', '.join(pair_loss_names())}. Received: "
             f"{', '.join(unknown)}"
         )
+    check_writable(Path(options.to).parent)
     if options.embeddings:
         check_is_there(options.embeddings, "an .npz file of embeddings and labels")
     import_keras()
     import numpy as np
 
     from keras_ms.evaluation.saved_embeddings import read_embeddings
-    from keras_ms.files import whole_file
     from keras_ms.report.weight_picture import example_batch, weight_table, write_weight_picture
 
     losses = {name.replace("_", " "): named_loss(name) for name in names}

@@ -16,6 +16,8 @@ OPERATIONS = ("Conv", "MatMul", "Gemm")
 _BOUNDS = ("Clip", "Relu")
 # images by which layers are compared: more change little and take longer
 _COMPARED_IMAGES = 8
+# that has a scale for each channel of a tensor
+_LEAST_OPSET = 13
 
 
 def with_named_nodes(network: Any) -> Any:
@@ -78,6 +80,22 @@ class _Reader:
     def get_next(self) -> dict[str, np.ndarray] | None:
         image = next(self.images, None)
         return None if image is None else {"image": image[None]}
+
+
+def check_int8(network: Any, name: str) -> None:
+    """Raises ValueError for a network of an opset that has no scale for each channel.
+
+    Args:
+        network: onnx.ModelProto.
+        name: of its file.
+    """
+    opset = next(one.version for one in network.opset_import if one.domain in ("", "ai.onnx"))
+    if opset < _LEAST_OPSET:
+        raise ValueError(
+            f"Expected a file of opset {_LEAST_OPSET} or later for int8 numbers, a scale for each "
+            f"channel. Received: {name} of opset {opset}. Export it anew with a later `opset`, or "
+            "take float16"
+        )
 
 
 def quantised(network: Any, ranges: Any, in_float: Collection[str] = ()) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from keras_ms.data.image_list import ImageList
 from keras_ms.export.int8_layers import (
     calibrated,
+    check_int8,
     layers_of,
     most_harmful,
     quantised,
@@ -26,7 +27,7 @@ from keras_ms.export.quantisation_gate import (
     gate_images,
     run_float,
 )
-from keras_ms.files import whole_file
+from keras_ms.files import check_writable, whole_file
 from keras_ms.terminal.progress import print_line, progress_lines
 
 KINDS = ("float16", "int8")
@@ -103,7 +104,8 @@ def quantize_onnx(
     Raises:
         FileNotFoundError: nothing at `path`.
         ImportError: a package of the extra `onnx` is missing.
-        ValueError: another file, too few images, or a wrong argument.
+        ValueError: another file, one of an opset below 13 for int8, too few images, or a wrong
+            argument.
         QuantisationRefused: every trial lost more than `max_loss`; no file is written.
 
     Example:
@@ -119,6 +121,9 @@ def quantize_onnx(
     check_max_loss(max_loss)
     to = quantised_path(path, kind) if to is None else Path(to)
     source = _read(path)
+    if kind == "int8":
+        check_int8(source.network, path.name)
+    check_writable(to.parent)
     gate = gate_images(images, source.rule)
     log(f"{path.name}: {gate.words}")
     exact = run_float(source.network, gate, source.dtype)

@@ -128,6 +128,8 @@ def _run(exchange, log):
         "KERAS_BACKEND": "tensorflow",
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "PYTHONIOENCODING": "utf-8",
+        # files of the current folder are none of its modules, from Python 3.11 on
+        "PYTHONSAFEPATH": "1",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
         # a GPU belongs to the process that trained
         "CUDA_VISIBLE_DEVICES": "-1",

@@ -11,7 +11,7 @@ from keras_ms.export import Preprocessing
 from keras_ms.export.embedder import embed_images, load_embedder
 from keras_ms.export.formats import PHOTO_ONNX, export_formats
 from keras_ms.export.keras_file import load_keras_file
-from keras_ms.export.onnx_packages import import_onnx_package
+from keras_ms.export.onnx_packages import check_onnx_packages
 from keras_ms.export.tensorflow_process import export_in_a_process
 from keras_ms.files import check_writable
 from keras_ms.pairs.replicas import data_shard, on_one_device
@@ -34,9 +34,7 @@ def check_exports(settings: Settings) -> None:
     """
     if settings.export.formats:
         check_writable(settings.export.export_folder)
-    if {"onnx", PHOTO_ONNX} & set(settings.export.formats):
-        for package in ("onnx", "onnxruntime", "tf2onnx"):
-            import_onnx_package(package)
+    check_onnx_packages(settings.export.formats)
 
 
 def export_folder(run: RunFolder, settings: Settings) -> Path:

@@ -293,7 +293,7 @@ def test_a_damaged_image_of_a_list_is_named(data, models, tmp_path, capsys):
     table = tmp_path / "list.csv"
     table.write_text("path,label,split\n" + "".join(f"{f.name},a,test\n" for f in files))
     code, error = run([models / "model.keras", table], capsys)
-    assert code == 1 and "Cannot read the image" in error and "2.jpg" in error
+    assert code == 1 and "1 of 4 images cannot be read" in error and "2.jpg" in error
 
 
 @pytest.mark.parametrize("name", ["model.keras", "saved_model", "model.onnx"])

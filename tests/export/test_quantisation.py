@@ -240,6 +240,12 @@ def test_large_classes_share_the_measured_images(classes, tmp_path, monkeypatch)
     assert counts.max() == counts.min()
 
 
+def test_int8_numbers_need_a_scale_for_each_channel(photos, tmp_path):
+    export_onnx(convolutional(), tmp_path / "old.onnx", preprocessing=RULE, opset=12)
+    with pytest.raises(ValueError, match="opset 13 or later.*old.onnx of opset 12"):
+        quantize_onnx(tmp_path / "old.onnx", listed(photos), kind="int8")
+
+
 def test_what_cannot_be_quantised_is_refused(floats, photos, tmp_path):
     images = listed(photos)
     export_onnx(convolutional(), tmp_path / "no rule.onnx")
