@@ -41,7 +41,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from comparison import Results, digest, mean_and_spread
+from comparison import Results, digest, mean_and_spread, names_of
 from curriculum_experiment import (
     METHODS,
     MOST_STAGES,
@@ -195,14 +195,16 @@ def main():
             f"--steps: expected a multiple of {MOST_STAGES * STEPS_AT_ONCE}, {MOST_STAGES} stages "
             f"of whole executions of {STEPS_AT_ONCE} steps. Received: {arguments.steps}"
         )
+    tasks = names_of(parser, "--tasks", arguments.tasks, LEARNING_RATES, ",")
+    noises = names_of(parser, "--noises", arguments.noises, NOISES, ",")
     for name in ("weights", "outliers"):
         if not Path(getattr(arguments, name)).is_file():
             parser.error(f"--{name}: there is no file {getattr(arguments, name)}")
     with np.load(arguments.outliers, allow_pickle=False) as arrays:
         outliers = arrays["features"].astype("float32")
     comparison = Comparison(*grocery_features(arguments), outliers, arguments)
-    noises, lines = arguments.noises.split(","), []
-    for task in arguments.tasks.split(","):
+    lines = []
+    for task in tasks:
         if not arguments.only_divisions:
             lines += [*results(comparison, task, noises), ""]
             print("\n".join(lines), flush=True)

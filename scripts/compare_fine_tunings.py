@@ -9,17 +9,16 @@ with the same whitened head, and meet the same batches. A fifth of the training 
 no test class is read. The table has Recall@1 of the held-out classes, of the start, of the last
 weights and of those halfway between.
 
-Every finished training is a line of the file `--to`, and is not repeated.
+Every finished training is a line of results.jsonl in the folder `--to`, and is not repeated.
 """
 
 import argparse
-import json
 import os
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from comparison import Results, digest, file_digest
 
 import keras_ms
 from keras_ms.data.images import evaluation_batches
@@ -48,21 +47,26 @@ def main():
     }
     features = keras_ms.split_embedder(upper)[0].predict(splits["train"][0], verbose=0)
     keras_ms.initialize_head(upper, features, splits["train"][1], start="whitened")
-    start, done = upper.get_weights(), results(given.to)
+    start, done, runs = upper.get_weights(), Results(given.to, key_of), {}
+    what = {
+        "data": digest(*splits["train"], *splits["validation"]),  # and what is held, and its size
+        **{name: getattr(given, name) for name in ("backbone", "image_size", "steps")},
+        "weights": file_digest(given.weights),
+    }
     for seed in range(given.seeds):
         for name, values in WAYS.items():
-            if (name, seed) in done:
-                continue
-            upper.set_weights(start)
-            line = {
-                "way": name,
-                "seed": seed,
-                **trained(settings_of(given, values, seed), upper, splits),
-            }
-            print(line, flush=True)
-            with open(given.to, "a") as file:
-                file.write(json.dumps(line) + "\n")
-    print("\n".join(table(results(given.to))))
+
+            def run(values=values, seed=seed):
+                upper.set_weights(start)
+                return trained(settings_of(given, values, seed), upper, splits)
+
+            runs[name, seed] = done.find_or_run({**what, "way": name, "seed": seed}, run)
+    print("\n".join(table(runs)))
+
+
+def key_of(run):
+    names = ("data", "backbone", "image_size", "steps", "weights", "way", "seed")
+    return [run[name] for name in names]
 
 
 def parsed():
@@ -76,7 +80,7 @@ def parsed():
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--to", type=Path, default=Path("fine_tunings.jsonl"))
+    parser.add_argument("--to", default="runs/compare_fine_tunings", help="folder of the results")
     return parser.parse_args()
 
 
@@ -136,14 +140,6 @@ def trained(settings, upper, splits):
     )
     by_alpha = {one.alpha: float(one.recalls[1]) for one in between.candidates}
     return {"start": by_alpha[0.0], "halfway": by_alpha[0.5], "last": by_alpha[1.0]}
-
-
-def results(path):
-    """What is in the file, by way and seed."""
-    if not path.is_file():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {(line["way"], line["seed"]): line for line in lines}
 
 
 def table(done):

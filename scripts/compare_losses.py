@@ -32,6 +32,7 @@ from comparison import (
     digest,
     linear_head,
     mean_and_spread,
+    names_of,
     read_features,
     recalls,
     short,
@@ -57,6 +58,15 @@ OTHER_SIZES = (64, 128, 256, 1024)  # of the embedding, with the setting chosen 
 SIZED_LOSSES = ("multi_similarity", "contrastive", "triplet, semi-hard", "binomial_deviance")
 VALIDATION_DRAWS = (0, 1)
 MEMORY_SIZE = 1024
+# other ones make other runs; lines of an older script say nothing of them
+_CONSTANTS = [
+    EMBEDDING_SIZE,
+    CLASSES_PER_BATCH,
+    IMAGES_PER_CLASS,
+    STEPS,
+    LEARNING_RATE,
+    MEMORY_SIZE,
+]
 
 # Four settings of each, the default or the published value among them.
 TRIALS = {
@@ -183,7 +193,10 @@ class Comparison:
         self.train_set, self.test_set = zero_shot_halves(features, labels)
         self.features = digest(features, labels)
         names = ("stage", "name", "setting", "seed", "memory_size", "embedding_size", "features")
-        self.results = Results(folder, lambda run: [run.get(name) or 0 for name in names])
+        self.results = Results(
+            folder,
+            lambda run: [*(run.get(name) or 0 for name in names), run.get("constants", _CONSTANTS)],
+        )
 
     def trial(self, name, setting, draw):
         """Recall on validation classes, trained on the others."""
@@ -211,7 +224,7 @@ class Comparison:
         return TRIALS[name][int(np.argmax(means))], max(means)
 
     def _run(self, what, train_set: tuple[Any, Any], evaluation_set, **options):
-        what = {**what, "features": self.features}
+        what = {**what, "features": self.features, "constants": _CONSTANTS}
 
         def run():
             chosen = what["name"], what["setting"], what["seed"]
@@ -291,7 +304,7 @@ def main():
     arguments = parser.parse_args()
     features, labels = read_features(parser, arguments.features)
     comparison = Comparison(features, labels, arguments.to)
-    names = [name.strip() for name in arguments.only.split(";") if name.strip()] or list(TRIALS)
+    names = names_of(parser, "--only", arguments.only, TRIALS)
     text = tables(comparison, names)
     print(text)
     (Path(arguments.to) / "tables.md").write_text(text + "\n")

@@ -34,7 +34,7 @@ import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from comparison import Results, file_digest, mean_and_spread, names_of, short
+from comparison import Results, alone_in, file_digest, mean_and_spread, names_of, short
 
 SEEDS = (0, 1, 2)
 SIZES = (64, 128, 256)  # of the embedding, beside the 512 of all others
@@ -192,7 +192,10 @@ class Comparison:
         }
 
     def _run(self, setting, seed):
-        folder, words = self._given.trainings, self.words(setting, seed)
+        with alone_in(self._given.trainings):
+            return self._trained(self._given.trainings, self.words(setting, seed))
+
+    def _trained(self, folder, words):
         asked = json.dumps(words, sort_keys=True)
         command = [sys.executable, "-m", "keras_ms.cli", "train"]
         mark = folder / "asked.json"
@@ -245,18 +248,19 @@ def tables(comparison: Comparison, names: list[str], *, losses_only: bool) -> li
     if losses_only:
         return lines
     chosen = comparison.chosen("multi_similarity")
-    lines += ["", "| Multi-Similarity | held-out classes | test classes |", "|---|---|---|"]
+    lines += ["", "| Multi-Similarity | held-out classes | test classes | last weights |"]
+    lines += ["|---|---|---|---|"]
     for name, change in PARTS.items():
         runs = [comparison.trained({**chosen, **change}, seed) for seed in SEEDS]
-        lines.append(f"| {name} | {in_percent(runs, 'validation')} | {in_percent(runs, 'test')} |")
+        cells = (in_percent(runs, place) for place in ("validation", "test", "last"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     sizes = (*SIZES, EMBEDDING_SIZE)
     lines += ["", "| embedding size | " + " | ".join(map(str, sizes)) + " |"]
     lines += ["|---" * (len(sizes) + 1) + "|"]
-    cells = []
-    for size in sizes:
-        runs = [comparison.trained(chosen, seed, size) for seed in SEEDS]
-        cells.append(in_percent(runs, "test"))
-    lines.append("| test classes | " + " | ".join(cells) + " |")
+    runs = [[comparison.trained(chosen, seed, size) for seed in SEEDS] for size in sizes]
+    for words, place in (("test classes", "test"), ("last weights", "last")):
+        cells = (in_percent(of_size, place) for of_size in runs)
+        lines.append(f"| {words} | {' | '.join(cells)} |")
     return lines
 
 

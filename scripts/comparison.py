@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -11,6 +12,11 @@ import numpy as np
 import keras_ms
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.files import whole_file
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 BATCH_SIZE = 1024  # features embedded at a time
 
@@ -39,12 +45,32 @@ def file_digest(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
-def names_of(parser, option, text, known):
-    """Names separated by semicolons, all where there is none; a usage error for one unknown."""
-    names = [name.strip() for name in text.split(";") if name.strip()]
+def names_of(parser, option, text, known, separator=";"):
+    """The names in a text, all where there is none; a usage error for one that is unknown."""
+    names = [name.strip() for name in text.split(separator) if name.strip()]
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"{option}: expected some of {'; '.join(known)}. Received: {unknown}")
+        expected = f"{separator} ".join(known)
+        parser.error(f"{option}: expected some of {expected}. Received: {unknown}")
     return names or list(known)
+
+
+@contextmanager
+def alone_in(folder):
+    """Makes a folder that no other process works in meanwhile.
+
+    Raises:
+        BlockingIOError: one does.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / ".lock", "w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"Another comparison trains in {folder}: name another folder"
+                ) from None
+        yield
 
 
 def zero_shot_halves(features, labels):

@@ -21,6 +21,7 @@ import keras_ms
 from keras_ms.data.images import evaluation_batches
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.images import load_run_images
+from keras_ms.run.views import plain_batches
 
 # the pixels by which a run's baseline searches
 _PIXELS = 42
@@ -43,7 +44,7 @@ def main() -> None:
     embedder: Any = keras.saving.load_model(Path(given.run) / "embedder.keras")
     small: Any = evaluation_batches(images, _PIXELS, resize_to=_PIXELS, cache=False)
     pixels = np.concatenate([batch.numpy().reshape(len(batch), -1) for batch, _ in small])
-    batches: Any = evaluation_batches(images, settings.images.image_size)
+    batches: Any = plain_batches(settings, images)  # as the run evaluated them
     embeddings = embedder.predict(batches.map(lambda image, _: image), verbose=0)
     found = {
         # each about its own mean: else the white of the paper makes all images look alike

@@ -113,3 +113,22 @@ def test_text():
     assert comparison.mean_and_spread([90.0]) == "90.0"
     setting = {"mining": "all", "margin": 0.1, "tree": None}
     assert comparison.short(setting, without=("mining",)) == "margin=0.1"
+
+
+def test_two_comparisons_do_not_work_in_one_folder(tmp_path):
+    with comparison.alone_in(tmp_path / "runs"):
+        with pytest.raises(BlockingIOError, match="Another comparison trains in .*runs"):
+            with comparison.alone_in(tmp_path / "runs"):
+                pass
+    with comparison.alone_in(tmp_path / "runs"):
+        pass
+
+
+def test_names_are_looked_up(capsys):
+    parser, known = argparse.ArgumentParser(), {"triplet, hard": 1, "margin": 2}
+    assert comparison.names_of(parser, "--only", " margin ;", known) == ["margin"]
+    assert comparison.names_of(parser, "--only", "", known) == list(known)
+    assert comparison.names_of(parser, "--tasks", "b, a", ["a", "b"], ",") == ["b", "a"]
+    with pytest.raises(SystemExit):
+        comparison.names_of(parser, "--only", "margn", known)
+    assert "expected some of triplet, hard; margin. Received: ['margn']" in capsys.readouterr().err

@@ -71,6 +71,8 @@ def _run(monkeypatch, *words):
     monkeypatch.setattr(
         "keras_ms.run.training.train", lambda settings, resume: calls.append((settings, resume))
     )
+    # data and weights of the recipes are not here
+    monkeypatch.setattr("keras_ms.cli.train.check_is_there", lambda path, expected: None)
     monkeypatch.setattr(sys, "argv", list(words))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(FOLDER / words[0]), run_name="__main__")
