@@ -111,6 +111,11 @@ def check_writable(folder: str | os.PathLike) -> None:
         pass
 
 
+def check_can_be_written(folder: str | os.PathLike) -> None:
+    """As `check_writable`, for a folder that is made later: nothing is made now."""
+    check_writable(next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists()))
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error, of whatever writer, says that the disk or a quota is used up."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -7,7 +7,13 @@ import sys
 
 import pytest
 
-from keras_ms.files import check_writable, full_disk_error, whole_file, whole_folder
+from keras_ms.files import (
+    check_can_be_written,
+    check_writable,
+    full_disk_error,
+    whole_file,
+    whole_folder,
+)
 
 
 def test_a_file_takes_its_name_at_the_end(tmp_path):
@@ -200,3 +206,13 @@ def test_without_locks_files_are_written_all_the_same(tmp_path, monkeypatch):
         (temporary / "c").write_text("too")
     check_writable(tmp_path)
     assert not opened and sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b"]
+
+
+def test_what_could_not_be_written_is_told_and_nothing_is_made(tmp_path):
+    check_can_be_written(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Choose a folder that exists or can be created"):
+        check_can_be_written(tmp_path / "file" / "b")
+    with pytest.raises(OSError, match="Choose a folder"):
+        check_can_be_written("/proc/nope")

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import check_is_there, option, parsed
-from keras_ms.files import check_writable
+from keras_ms.files import check_can_be_written
 
 _DESCRIPTION = (
     "Converts bn_inception-52deb4733.pth, the public PyTorch weights, for --backbone bn_inception "
@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
     check_is_there(options.source, "a .pth or .safetensors file")
     if not options.to.endswith(".weights.h5"):
         raise ValueError(f"The file to write must end in .weights.h5. Received: {options.to}")
-    check_writable(Path(options.to).parent)
+    check_can_be_written(Path(options.to).parent)
     import_keras()
     from keras_ms.models.convert_weights import convert_weights
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import check_is_there, option, parsed
-from keras_ms.files import check_writable
+from keras_ms.files import check_can_be_written
 
 _DESCRIPTION = (
     "Writes an exported embedder.onnx with float16 and with int8 numbers. A quarter of the classes "
@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> None:
     if Path(options.model).suffix != ".onnx":
         raise ValueError(f"Expected an .onnx file. Received: {options.model}")
     check_is_there(options.images, "a folder of photos, one folder a class")
-    check_writable(options.to or Path(options.model).parent)
+    check_can_be_written(options.to or Path(options.model).parent)
     import_keras()
     from keras_ms.data.image_list import ImageList
     from keras_ms.export.quantisation import (

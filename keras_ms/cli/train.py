@@ -77,14 +77,14 @@ def run(words: Sequence[str]) -> None:
         if resume != "latest":
             check_is_there(resume, "the folder of a run to resume")
     else:
-        if settings.data.data_dir:
-            check_is_there(settings.data.data_dir, "the folder or CSV file of the images")
-        if settings.model.weights not in ("", "imagenet", "package"):
-            check_is_there(settings.model.weights, "a .weights.h5 file, imagenet or package")
         check_backbone_source(settings.model.backbone)
         if settings.model.weights == "package":
             installed_weights_file(settings.model.backbone)
         check_tracking(settings)
+        if settings.model.weights not in ("", "imagenet", "package"):
+            check_is_there(settings.model.weights, "a .weights.h5 file, imagenet or package")
+        if settings.data.data_dir:
+            check_is_there(settings.data.data_dir, "the folder or CSV file of the images")
 
     keep_freed_memory()
     import_keras()

@@ -27,7 +27,7 @@ from keras_ms.export.quantisation_gate import (
     gate_images,
     run_float,
 )
-from keras_ms.files import check_writable, whole_file
+from keras_ms.files import check_can_be_written, whole_file
 from keras_ms.terminal.progress import print_line, progress_lines
 
 KINDS = ("float16", "int8")
@@ -123,7 +123,7 @@ def quantize_onnx(
     source = _read(path)
     if kind == "int8":
         check_int8(source.network, path.name)
-    check_writable(to.parent)
+    check_can_be_written(to.parent)
     gate = gate_images(images, source.rule)
     log(f"{path.name}: {gate.words}")
     exact = run_float(source.network, gate, source.dtype)

@@ -67,7 +67,8 @@ def test_settings_follow_what_the_file_is_made_for(file):
 def test_what_does_not_fit_is_refused_before_data_are_read(
     options, message, file, tmp_path, capsys
 ):
-    words = [*train_words("/nowhere", tmp_path), "--backbone", str(file), *options]
+    (tmp_path / "nowhere").mkdir()
+    words = [*train_words(tmp_path / "nowhere", tmp_path), "--backbone", str(file), *options]
     assert main(words) == 1
     said = capsys.readouterr().err
     assert any(part in said for part in (message, *message.split(".*"))), said
@@ -79,7 +80,8 @@ def test_statistics_that_cannot_be_frozen_want_no_interpolation(tmp_path, capsys
     network = Subclassed()
     network(IMAGES)
     network.save(path)
-    words = [*train_words("/nowhere", tmp_path), "--backbone", str(path)]
+    (tmp_path / "nowhere").mkdir()
+    words = [*train_words(tmp_path / "nowhere", tmp_path), "--backbone", str(path)]
     assert main(words) == 1
     assert "(1, the first is 'batch_normalization" in capsys.readouterr().err
     assert main([*words, "--no-interpolate"]) == 1

@@ -106,7 +106,9 @@ def test_signals_end_a_command_with_a_word(monkeypatch, capsys, name):
             time.sleep(5)
         assert raised.value.number == number
         assert signal.getsignal(number) == signal.SIG_DFL
-        monkeypatch.setattr("keras_ms.cli.report._run", lambda _: os.kill(os.getpid(), number))
+        monkeypatch.setattr(
+            "keras_ms.cli.report._check_run", lambda _: os.kill(os.getpid(), number)
+        )
         assert main(["report", "a"]) == 128 + number
         assert capsys.readouterr().err == "Interrupted\n"
     finally:
