@@ -225,8 +225,6 @@ class HierarchicalTripletLoss(PairLoss):
         return valid_where(keys, self._is_known(keys))
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        if not hasattr(y_pred, "shape"):  # nested lists, as of every pair loss
-            y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         value = super().__call__(y_true, y_pred, sample_weight)
         # on torch, Keras also builds a model by calling its loss with made-up labels
         if keras.backend.backend() == "tensorflow" and is_concrete(value):
@@ -236,7 +234,8 @@ class HierarchicalTripletLoss(PairLoss):
     def check_known(self, labels: Any, embeddings: Tensor) -> None:
         if self.tree is None:
             raise ValueError(_NO_TREE)
-        unknown = ~ops.convert_to_numpy(self._is_known(self.label_keys(labels, embeddings)))
+        keys = self.label_keys(labels, ops.convert_to_tensor(embeddings))
+        unknown = ~ops.convert_to_numpy(self._is_known(keys))
         if unknown.any():
             labels = np.unique(ops.convert_to_numpy(labels).reshape(-1)[unknown])
             raise ValueError(

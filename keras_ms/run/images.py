@@ -20,7 +20,7 @@ from keras_ms.data.sets.catalogue import (
 )
 from keras_ms.data.sets.rotated_classes import rotated_classes
 from keras_ms.data.text_files import read_lines
-from keras_ms.run.origin import data_summary, is_of
+from keras_ms.run.origin import are_same_images, data_summary
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.defaults import validation_fraction
 
@@ -99,11 +99,11 @@ def check_resumed_images(
         ValueError: classes came, went or changed their split.
     """
     found = data_summary(images)
-    if trained is None or is_of(found, trained):
+    if trained is None or are_same_images(found, trained):
         return
     before, now = trained["counts"], found["counts"]
     classes = [{split: n for split, (n, _) in counts.items()} for counts in (before, now)]
-    if classes[0] != classes[1] or not is_of({**found, "counts": before}, trained):
+    if classes[0] != classes[1] or not are_same_images({**found, "counts": before}, trained):
         raise ValueError(
             f"Expected the classes that the run began with, (classes, images): {before}. Received: "
             f"{'as many, others or divided otherwise' if classes[0] == classes[1] else now}. It "

@@ -46,7 +46,7 @@ def data_summary(images: ImageList) -> dict[str, Any]:
     }
 
 
-def is_of(found: Mapping[str, Any], trained: Mapping[str, Any]) -> bool:
+def are_same_images(found: Mapping[str, Any], trained: Mapping[str, Any]) -> bool:
     """Whether images are those of a run: what both summaries say of them is the same.
 
     Args:

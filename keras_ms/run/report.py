@@ -32,7 +32,7 @@ from keras_ms.run.folder import RunFolder
 from keras_ms.run.images import load_run_images
 from keras_ms.run.kept_embeddings import FOLDER, kept_embeddings
 from keras_ms.run.model import build_models, run_loss
-from keras_ms.run.origin import data_summary, is_of
+from keras_ms.run.origin import are_same_images, data_summary
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.run.views import shorter_side
@@ -292,7 +292,7 @@ def _check_same(images, run):
         summary = run.read_json(run.summary_file) or {}
         with run.errors_name_file(run.summary_file):
             trained = {**found, "counts": summary.get("data", found["counts"])}
-    if not is_of(found, trained):
+    if not are_same_images(found, trained):
         same = found["counts"] == trained["counts"]
         raise ValueError(
             f"Expected the images of the run, (classes, images) in each split: {trained['counts']}"
