@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
 from keras_ms.files import check_can_be_written
 
 _DESCRIPTION = (
@@ -32,8 +32,7 @@ def run(words: Sequence[str]) -> None:
     """
     options = parsed(_Options, "convert-weights", _DESCRIPTION, words)
     check_is_there(options.source, "a .pth or .safetensors file")
-    if not options.to.endswith(".weights.h5"):
-        raise ValueError(f"The file to write must end in .weights.h5. Received: {options.to}")
+    check_ending("--to", options.to, (".weights.h5",))
     check_can_be_written(Path(options.to).parent)
     import_keras()
     from keras_ms.models.convert_weights import convert_weights

@@ -16,7 +16,7 @@ from keras_ms.cli.image_options import (
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
 from keras_ms.curriculum.density import DENSITIES
 from keras_ms.curriculum.subsets import METHODS, check_curriculum_options, curriculum_subsets
 from keras_ms.run.damaged_files import errors_name_file
@@ -174,9 +174,8 @@ def _checked_page(options):
     page = Path(options.page or Path(options.to).with_suffix(".html"))
     if options.page and options.page_classes == 0:
         raise ValueError("--page-classes 0 writes no page: leave out --page")
-    for name, path, suffix in (("to", Path(options.to), ".csv"), ("page", page, ".html")):
-        if path.suffix != suffix:
-            raise ValueError(f"Expected {flag(name)} to end in {suffix}. Received: {path}")
+    for name, path, ending in (("to", Path(options.to), ".csv"), ("page", page, ".html")):
+        check_ending(flag(name), path, (ending,))
         check_writable(path.parent)
     for name, least in (("page_classes", 0), ("max_dimension", 0), ("batch_size", 1)):
         value = getattr(options, name)

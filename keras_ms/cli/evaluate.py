@@ -18,7 +18,7 @@ from keras_ms.cli.image_options import (
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
 from keras_ms.cli.setting_options import with_commas
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import SETTINGS
@@ -164,14 +164,11 @@ def _checked_options(options):
     from keras_ms.files import check_writable
 
     settings = config_settings(options)
-    for name, suffixes in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
+    for name, endings in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
         path = getattr(options, name)
         if not path:
             continue
-        if Path(path).suffix not in suffixes:
-            raise ValueError(
-                f"Expected {flag(name)} to end in {' or '.join(suffixes)}. Received: {path}"
-            )
+        check_ending(flag(name), path, endings)
         check_writable(Path(path).parent)
     for name, least in (("bootstrap", 0), ("batch_size", 1)):
         value = getattr(options, name)

@@ -70,3 +70,15 @@ def check_is_there(path: str, expected: str) -> None:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"Expected {expected}. Nothing is at {path or repr(path)}")
+
+
+def check_ending(name: str, path: str | Path, endings: Sequence[str]) -> None:
+    """Raises ValueError where the file of an option ends in what the command cannot write or read.
+
+    Args:
+        name: of the option, as it is typed.
+        path: of the file.
+        endings: those that are expected, such as ".csv".
+    """
+    if not str(path).endswith(tuple(endings)):
+        raise ValueError(f"Expected {name} to end in {' or '.join(endings)}. Received: {path}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
 from keras_ms.files import check_can_be_written
 
 _DESCRIPTION = (
@@ -50,8 +50,7 @@ def run(words: Sequence[str]) -> None:
     if not 0 <= options.max_loss <= 100:
         raise ValueError(f"Expected --max-loss in points, 0 to 100. Received: {options.max_loss}")
     check_is_there(options.model, "an .onnx file")
-    if Path(options.model).suffix != ".onnx":
-        raise ValueError(f"Expected an .onnx file. Received: {options.model}")
+    check_ending("the model", options.model, (".onnx",))
     check_is_there(options.images, "a folder of photos, one folder a class")
     check_can_be_written(options.to or Path(options.model).parent)
     import_keras()

@@ -14,10 +14,9 @@ from keras_ms.cli.index import (
     tell_broken,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import PictureSize, check_is_there, option, parsed
+from keras_ms.cli.parse import PictureSize, check_ending, check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
 
-_SUFFIXES = (".html", ".csv", ".json")
 _OF_QUERY = ("model", "approximate", "image_size", "resize_to")
 _DESCRIPTION = (
     "Finds the pictures of an index that are nearest to each query, by the cosine of their "
@@ -129,10 +128,7 @@ def _check(options):
     if options.to:
         if options.evaluate:
             raise ValueError("--evaluate prints its figures: leave out --to")
-        if Path(options.to).suffix not in _SUFFIXES:
-            raise ValueError(
-                f"Expected --to to end in {', '.join(_SUFFIXES)}. Received: {options.to}"
-            )
+        check_ending("--to", options.to, (".html", ".csv", ".json"))
         check_writable(Path(options.to).parent)
     if "://" not in options.index:
         check_is_there(options.index, "the folder of an index")
