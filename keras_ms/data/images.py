@@ -21,8 +21,9 @@ def flip_and_resize(image: tf.Tensor, uniform: tf.Tensor, image_size: int, flip:
     """float32 (image_size, image_size, 3) from a crop, mirrored in half of the cases if `flip`."""
     if flip:
         image = tf.cond(uniform[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-    # without antialias, which halves the speed of the whole pipeline: training does well without
-    return tf.image.resize(image, (image_size, image_size))
+    # without antialias, which halves the speed of the whole pipeline: training does well without;
+    # TensorFlow's resize is a quarter slower from uint8, to the same numbers
+    return tf.image.resize(tf.cast(image, tf.float32), (image_size, image_size))
 
 
 def batch_views(
