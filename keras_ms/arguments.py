@@ -26,7 +26,9 @@ def unmasked(values: Any, what: str = "labels") -> Any:
     return values
 
 
-def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+def whole_number(
+    name: str, value: Any, *, least: int = 1, most: int | None = None, reason: str = ""
+) -> int:
     """A count as int: 200.0 is one; 200.5, NaN, True and "200" are none.
 
     Args:
@@ -34,6 +36,7 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = No
         value: what was given.
         least: the smallest that is allowed. Defaults to 1.
         most: the largest that is allowed. Defaults to None: any.
+        reason: why, for the error. Defaults to none.
 
     Returns:
         int.
@@ -50,10 +53,13 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = No
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         number = None
-    is_whole = number == value and not isinstance(value, bool)
+    is_whole = number == value and not isinstance(value, (bool, np.bool_))
     if number is None or not is_whole or number < least or (most is not None and number > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"Expected `{name}` {bounds}, a whole number. Received: {value!r}")
+        because = f": {reason}" if reason else ""
+        raise ValueError(
+            f"Expected `{name}` {bounds}, a whole number{because}. Received: {value!r}"
+        )
     return number
 
 

@@ -21,7 +21,9 @@ try:
 except ImportError:  # Windows has no such locks: there, what a killed process leaves stays
     fcntl = None
 
-_LOCK = ".writing"
+# in a temporary folder: its lock, what is being written and what stood there before, the latter two
+# folders with one entry of the destination's name, so that no name can be taken for another
+_LOCK, _NEW, _BEFORE = ".writing", "new", "before"
 
 
 @contextmanager
@@ -39,12 +41,11 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file name to write to. Received a folder: {path}")
     with _temporary_folder_beside(path) as temporary, _explained_full_disk(path):
-        # the suffix is kept: writers choose their format by it
-        yield temporary / path.name
-        written = temporary / path.name
-        # Windows syncs no file that is open for reading alone
-        with open(written, "r+b" if fcntl is None else "rb") as file:
-            os.fsync(file.fileno())
+        # the name is kept: writers choose their format by its suffix
+        written = temporary / _NEW / path.name
+        written.parent.mkdir()
+        yield written
+        _sync(written)
         os.replace(written, path)
 
 
@@ -73,12 +74,16 @@ def whole_folder(path: str | os.PathLike, *, replace: bool = True) -> Iterator[P
         )
     with _temporary_folder_beside(path) as temporary, _explained_full_disk(path):
         try:
-            new = temporary / path.name
-            new.mkdir()
+            new = temporary / _NEW / path.name
+            new.mkdir(parents=True)
             yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    _sync(file)
             if path.exists() and replace:
                 # a folder cannot be renamed over a full one: the old one steps aside first
-                os.replace(path, temporary / "old")
+                (temporary / _BEFORE).mkdir()
+                os.replace(path, temporary / _BEFORE / path.name)
             try:
                 if path.exists() and not replace:
                     path.rmdir()  # fails on a full one
@@ -87,7 +92,7 @@ def whole_folder(path: str | os.PathLike, *, replace: bool = True) -> Iterator[P
                 if replace or not path.is_dir():
                     raise
         except BaseException:
-            _put_back(temporary, path)
+            _put_back(temporary)
             raise
 
 
@@ -217,14 +222,20 @@ def _remove_abandoned(parent):
             # without its lock, a folder is another program's, or of a process that makes it now
             with open(temporary / _LOCK, "r+") as lock:
                 if _try_lock(lock):
-                    for new in temporary.iterdir():
-                        if new.name not in (_LOCK, "old"):
-                            _put_back(temporary, parent / new.name)
+                    _put_back(temporary)
                     shutil.rmtree(temporary, ignore_errors=True)
         except OSError:
             continue
 
 
-def _put_back(temporary, path):
-    if (temporary / "old").exists() and not path.exists():
-        os.replace(temporary / "old", path)
+def _put_back(temporary):
+    """What stepped aside gets its place again, unless another took it meanwhile."""
+    for before in (temporary / _BEFORE).glob("*"):
+        if not (temporary.parent / before.name).exists():
+            os.replace(before, temporary.parent / before.name)
+
+
+def _sync(file):
+    # Windows syncs no file that is open for reading alone
+    with open(file, "r+b" if fcntl is None else "rb") as opened:
+        os.fsync(opened.fileno())

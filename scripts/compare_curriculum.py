@@ -211,7 +211,7 @@ def main():
         lines += [*divisions(comparison, task, noises), ""]
     print("\n".join(lines))
     name = "divisions.md" if arguments.only_divisions else "tables.md"
-    (Path(arguments.to) / name).write_text("\n".join(lines))
+    (Path(arguments.to) / name).write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

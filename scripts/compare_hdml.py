@@ -245,7 +245,7 @@ def main():
     comparison = Comparison(features, labels, arguments.to, arguments.steps, arguments.mode, digest)
     text = table(comparison, names, arguments.trials_only)
     print(text)
-    (comparison.folder / "table.md").write_text(text + "\n")
+    (comparison.folder / "table.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def main():
     for part in parts:
         text = "\n".join(PARTS[part](comparison))
         print(f"\n{part}\n\n{text}\n", flush=True)
-        (Path(arguments.to) / f"{part}.md").write_text(text + "\n")
+        (Path(arguments.to) / f"{part}.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ def main():
     comparison = Comparison(features, labels, arguments.to, arguments.steps, arguments.draws)
     text = tables(comparison, arguments.trials_only)
     print(text)
-    (Path(arguments.to) / "tables.md").write_text(text + "\n")
+    (Path(arguments.to) / "tables.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -307,7 +307,7 @@ def main():
     names = names_of(parser, "--only", arguments.only, TRIALS)
     text = tables(comparison, names)
     print(text)
-    (Path(arguments.to) / "tables.md").write_text(text + "\n")
+    (Path(arguments.to) / "tables.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

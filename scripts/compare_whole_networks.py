@@ -200,18 +200,18 @@ class Comparison:
         command = [sys.executable, "-m", "keras_ms.cli", "train"]
         mark = folder / "asked.json"
         is_begun = (folder / "run" / "settings.json").is_file()
-        if is_begun and mark.is_file() and mark.read_text() == asked:
+        if is_begun and mark.is_file() and mark.read_text(encoding="utf-8") == asked:
             command += ["--resume", str(folder / "run")]
         else:
             # the features of the start are the same for all of a seed, and stay
             shutil.rmtree(folder / "run", ignore_errors=True)
             folder.mkdir(parents=True, exist_ok=True)
-            mark.write_text(asked)
+            mark.write_text(asked, encoding="utf-8")
             for name, value in words.items():
                 command += [f"--{name.replace('_', '-')}", str(value)]
         with open(folder / "log.txt", "a") as log:
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-        summary = json.loads((folder / "run" / "summary.json").read_text())
+        summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
         choice = summary["choice"]
         kept = choice["candidates"][choice["chosen"]]
         with open(folder / "run" / "history.csv", encoding="utf-8") as file:

@@ -122,12 +122,12 @@ class Results:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self._key = lambda run: json.dumps(key(run), sort_keys=True)
         self._unprinted = unprinted
-        text = self.file.read_text() if self.file.is_file() else ""
+        text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
         lines = text.splitlines()
         if text and text[-1] != "\n":  # an interruption cut the last line short, or an editor
             lines = lines[:-1] + [line for line in lines[-1:] if _is_json(line)]
             with whole_file(self.file) as temporary:
-                Path(temporary).write_text("".join(f"{line}\n" for line in lines))
+                Path(temporary).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self._done = {self._key(run): run for run in map(json.loads, lines)}
 
     def find_or_run(self, what, function):

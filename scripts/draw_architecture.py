@@ -15,7 +15,7 @@ PICTURE = PROJECT / "docs" / "pictures" / "architecture.svg"
 
 # Ground first: imports go down only, and what stands on one floor is imported by none beside it.
 FLOORS = [
-    ["arguments", "compat"],
+    ["arguments", "cores", "compat"],
     ["optimizers", "files", "terminal"],
     ["pairs"],
     ["losses", "data", "evaluation", "mining"],
@@ -36,7 +36,10 @@ _SHIFT = 36
 def modules() -> list[tuple[tuple[str, ...], str]]:
     """Each module of the package but its top: its name's parts and its source."""
     paths = sorted(PACKAGE.rglob("*.py"))
-    named = [(path.relative_to(PACKAGE).with_suffix("").parts, path.read_text()) for path in paths]
+    named = [
+        (path.relative_to(PACKAGE).with_suffix("").parts, path.read_text(encoding="utf-8"))
+        for path in paths
+    ]
     return [(module, source) for module, source in named if module != ("__init__",)]
 
 
@@ -126,5 +129,5 @@ def picture() -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture())
+    PICTURE.write_text(picture(), encoding="utf-8")
     print(PICTURE.relative_to(PROJECT))

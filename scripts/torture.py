@@ -59,6 +59,10 @@ def main():
     print(f"\n{HEADER}")
     for part, tries, survived, seconds in rows:
         print(f"{PARTS[part]:<48}{tries:>8,}{survived:>10,}{seconds:>7.0f} s")
+    tries = [row[1] for row in rows]
+    if not (any(tries) if options.only else all(tries)):
+        print("Nothing was tried: no case of a part, or none whose name holds the words of --only")
+        return 2
     return 0 if all(row[1] == row[2] for row in rows) else 1
 
 
@@ -72,7 +76,9 @@ def apart(part, options):
         faults = done.stdout.partition(HEADER)[0].strip()
         if faults or not file.is_file():
             print(faults, "" if file.is_file() else done.stderr[-2000:], flush=True)
-        return json.loads(file.read_text()) if file.is_file() else [[part, 1, 0, 0.0]]
+        return (
+            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else [[part, 1, 0, 0.0]]
+        )
 
 
 def tried(part, options):
@@ -91,7 +97,7 @@ def tried(part, options):
                 print(f"\n{part}, {name}: {fault[:2000]}", flush=True)
         row = part, tries, survived, time.monotonic() - started
     if options.rows:
-        options.rows.write_text(json.dumps([row]))
+        options.rows.write_text(json.dumps([row]), encoding="utf-8")
     return row
 
 

@@ -1,9 +1,11 @@
 """Files and folders appear whole or not at all."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -144,13 +146,44 @@ def test_folders_of_others_stay(tmp_path):
 def test_a_folder_that_was_moved_aside_comes_back(tmp_path):
     """As a process leaves it that is killed between the two renames of a replacement."""
     part = tmp_path / ".model.x.part"
-    for folder in ("old", "model"):
-        (part / folder).mkdir(parents=True)
-        (part / folder / folder).touch()
+    for folder in ("before", "new"):
+        (part / folder / "model").mkdir(parents=True)
+        (part / folder / "model" / folder).touch()
     (part / ".writing").touch()
     check_writable(tmp_path)
-    assert [file.name for file in (tmp_path / "model").iterdir()] == ["old"]
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["before"]
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+@pytest.mark.parametrize("name", ["before", "new", ".writing"])
+def test_names_of_the_temporary_folder_are_names_too(name, tmp_path):
+    for content in ("first", "second"):
+        with whole_folder(tmp_path / name) as temporary:
+            (temporary / content).touch()
+        with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / name):
+            raise KeyboardInterrupt
+        assert [file.name for file in (tmp_path / name).iterdir()] == [content]
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "other" / name):
+        raise RuntimeError
+    assert not list((tmp_path / "other").iterdir())
+    with whole_file(tmp_path / "file" / name) as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "file" / name).read_text() == "whole"
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: calls.append("sync"))
+    monkeypatch.setattr(
+        os, "replace", lambda *paths: (calls.append(Path(paths[1]).name), replace(*paths))
+    )
+    with whole_file(tmp_path / "file") as temporary:
+        temporary.touch()
+    with whole_folder(tmp_path / "folder") as temporary:
+        (temporary / "inner").mkdir()
+        for name in ("a", "inner/b"):
+            (temporary / name).touch()
+    assert calls == ["sync", "file", "sync", "sync", "folder"]
 
 
 @pytest.mark.parametrize(

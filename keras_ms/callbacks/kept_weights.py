@@ -81,10 +81,12 @@ def weights_of_file(model: keras.Model, path: str | Path) -> Iterator[None]:
     live = [*model.variables, *(optimizer.variables if optimizer else ())]
     # copies: some backends hand out a view of the variable's own memory
     now = [np.array(ops.convert_to_numpy(variable)) for variable in live]
-    load_kept(model, path)
-    yield
-    for variable, value in zip(live, now):
-        variable.assign(value)
+    try:
+        load_kept(model, path)
+        yield
+    finally:
+        for variable, value in zip(live, now):
+            variable.assign(value)
 
 
 def labels_digest(labels: np.ndarray) -> str:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ms.arguments import whole_number
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
@@ -122,10 +123,8 @@ class RecallAtK(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
-        if every_steps is not None and every_steps < 1:
-            raise ValueError(
-                f"Expected `every_steps` of at least 1, or None. Received: {every_steps}"
-            )
+        if every_steps is not None:
+            every_steps = whole_number("every_steps", every_steps)
         self.dataset = dataset
         self.ks = tuple(checked_ks(ks))
         if isinstance(at_start, Mapping) and not set(self.ks) <= set(at_start):

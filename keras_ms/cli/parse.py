@@ -80,5 +80,6 @@ def check_ending(name: str, path: str | Path, endings: Sequence[str]) -> None:
         path: of the file.
         endings: those that are expected, such as ".csv".
     """
-    if not str(path).endswith(tuple(endings)):
+    name_of_file = Path(path).name
+    if not name_of_file.endswith(tuple(endings)) or name_of_file in endings:
         raise ValueError(f"Expected {name} to end in {' or '.join(endings)}. Received: {path}")

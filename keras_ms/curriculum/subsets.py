@@ -1,7 +1,6 @@
 """Curriculum of noisy labels: each class divided by density, from clean to highly noisy images."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_ms.arguments import class_ids, whole_number
+from keras_ms.cores import num_cores
 from keras_ms.curriculum.density import check_density_options, class_density, split_values
 from keras_ms.terminal.progress import Progress
 
@@ -143,8 +143,8 @@ def curriculum_subsets(
         divided.density[rows], divided.delta[rows] = one.density, one.delta
         divided.centre[rows[one.centre]] = True
 
-    number = min(int(workers or 0) or min(os.cpu_count() or 1, _MOST_WORKERS), len(classes))
-    with _blas_threads(max(1, (os.cpu_count() or 1) // number)), ThreadPoolExecutor(number) as pool:
+    number = min(int(workers or 0) or min(num_cores(), _MOST_WORKERS), len(classes))
+    with _blas_threads(max(1, num_cores() // number)), ThreadPoolExecutor(number) as pool:
         # the largest first: no long one is left over for the end
         tasks = [pool.submit(divide, rows) for rows in sorted(members, key=len, reverse=True)]
         try:

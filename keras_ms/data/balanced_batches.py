@@ -117,12 +117,13 @@ def balanced_batches(
     labels = checked_labels(
         source_labels(source), classes_per_batch, images_per_class, seed, start_step
     )
+    classes_per_batch, images_per_class = int(classes_per_batch), int(images_per_class)
 
     def numbered_batches():
         stream = balanced_indices(
             labels, classes_per_batch, images_per_class, seed=seed, start_step=start_step
         )
-        return enumerate(stream, start_step)
+        return enumerate(stream, int(start_step))
 
     dataset = loaded_batches(
         source,

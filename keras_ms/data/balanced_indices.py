@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import class_ids, whole_number
 
 # keep the kinds of random numbers of one seed apart
 CLASSES, IMAGES, VIEWS, FILLING = range(4)
@@ -154,11 +154,9 @@ def checked_labels(
         ("classes_per_batch", classes_per_batch, "negatives need a second class"),
         ("images_per_class", images_per_class, "positives need a second image"),
     ):
-        if value != int(value) or value < 2:
-            raise ValueError(f"Expected `{name}` of at least 2: {reason}. Received: {value}")
+        whole_number(name, value, least=2, reason=reason)
     for name, value in (("seed", seed), ("start_step", start_step)):
-        if value != int(value) or not 0 <= value < 2**63:
-            raise ValueError(f"Expected `{name}` from 0 to 2**63 - 1. Received: {value}")
+        whole_number(name, value, least=0, most=2**63 - 1)
     classes, sizes = np.unique(labels, return_counts=True)
     if len(classes) < classes_per_batch:
         raise ValueError(

@@ -1,10 +1,10 @@
 """Which image files cannot be read, found before anything else is done with them."""
 
 import itertools
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from keras_ms.cores import num_cores
 from keras_ms.data.file_names import shown_name, some_names
 from keras_ms.data.image_file import image_fault
 from keras_ms.terminal.progress import Progress
@@ -25,7 +25,7 @@ def image_faults(
     """
     faults, done, left = {}, 0, iter(paths)
     # Pillow decodes outside the interpreter lock
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         while block := list(itertools.islice(left, _BLOCK)):
             for path, fault in zip(block, pool.map(image_fault, block)):
                 done += 1

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_ms.arguments import whole_number
 from keras_ms.data.file_names import all_file_bytes
 from keras_ms.data.image_file import num_pixels
 from keras_ms.data.image_list import ImageList
@@ -171,12 +172,12 @@ def evaluation_batches(
     >>> dataset = evaluation_batches(birds.subset("test"), 224)  # doctest: +SKIP
     """
     image_size = side_for(image_list, image_size)
-    resize_to = default_resize_to(image_list, image_size) if resize_to is None else resize_to
-    if resize_to < image_size or batch_size < 1:
-        raise ValueError(
-            f"Expected `resize_to` of at least image_size={image_size} and `batch_size` of at "
-            f"least 1. Received: resize_to={resize_to}, batch_size={batch_size}"
-        )
+    if resize_to is None:
+        resize_to = default_resize_to(image_list, image_size)
+    resize_to = whole_number(
+        "resize_to", resize_to, least=image_size, reason=f"image_size is {image_size}"
+    )
+    batch_size = whole_number("batch_size", batch_size)
     channels = 3 if image_list.images is None else image_list.images.shape[-1]
     keep = to_cache(cache, len(image_list) * image_size**2 * channels)
     pictures = image_list.images
@@ -257,9 +258,7 @@ def side_for(image_list: ImageList | None, image_size: int | None) -> int:
     if image_size is None:
         pictures = None if image_list is None else image_list.images
         return 224 if pictures is None else pictures.shape[1]
-    if image_size < 1 or image_size != int(image_size):
-        raise ValueError(f"Expected `image_size` in whole pixels, at least 1. Got: {image_size}")
-    return int(image_size)
+    return whole_number("image_size", image_size)
 
 
 def to_cache(cache: bool | str, num_bytes: int) -> bool:

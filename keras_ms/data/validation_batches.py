@@ -68,6 +68,7 @@ def validation_batches(
         )
     labels = source_labels(source)
     stream = balanced_indices(labels, classes_per_batch, images_per_class, seed=seed)
+    classes_per_batch, images_per_class = int(classes_per_batch), int(images_per_class)
     num_batches = -(-len(np.unique(labels)) // classes_per_batch)
     indices = np.concatenate([next(stream) for _ in range(num_batches)])
     batch_size = classes_per_batch * images_per_class

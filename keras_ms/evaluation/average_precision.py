@@ -11,13 +11,12 @@ the few whose order to a positive float32 leaves in doubt are computed again.
 """
 
 import math
-import operator
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.evaluation.device_counts import full_float32_products
 from keras_ms.evaluation.exact_similarity import (
     NO_PAIR,
@@ -92,8 +91,8 @@ def precision_at_r(
         >>> scores.r_precision
         array([ 1.,  1., nan])
     """
-    if block_size is not None and operator.index(block_size) < 1:
-        raise ValueError(f"Expected a `block_size` of at least 1. Received: {block_size}")
+    if block_size is not None:
+        block_size = whole_number("block_size", block_size)
     queries, gallery = retrieval_sets(
         embeddings, labels, gallery_embeddings, gallery_labels, query_positions
     )

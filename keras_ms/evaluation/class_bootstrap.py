@@ -1,10 +1,8 @@
 """How far a figure would move with other test classes: the bootstrap over classes."""
 
-import operator
-
 import numpy as np
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.terminal.progress import Progress
 
 # The ends of a 95 % interval then rest on 25 resamples each, and move by about a tenth of the
@@ -52,11 +50,9 @@ def class_bootstrap(
             "Expected finite `scores` of shape (num_queries,) or (num_queries, num_metrics) and as "
             f"many `labels`. Received shapes: {scores.shape}, {labels.shape}"
         )
-    if operator.index(num_resamples) < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            "Expected `num_resamples` of at least 1 and `confidence` between 0 and 1. "
-            f"Received: {num_resamples}, {confidence}"
-        )
+    num_resamples = whole_number("num_resamples", num_resamples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"Expected `confidence` between 0 and 1. Received: {confidence}")
     classes, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_ms.cores import num_cores
 from keras_ms.evaluation.exact_similarity import (
     NO_PAIR,
     Thresholds,
@@ -69,8 +70,7 @@ def sorted_ranks(
 def _num_threads():
     """Those that NumPy's products may take: the processor's cores, or what the user has set."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return int(told) if told.isdigit() and int(told) > 0 else cores or 1
+    return int(told) if told.isdigit() and int(told) > 0 else num_cores()
 
 
 class _TileCounter:

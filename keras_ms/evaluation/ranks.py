@@ -6,12 +6,10 @@ counts for its rows and for its columns: half of the products are never computed
 one tile is held at a time.
 """
 
-import operator
-
 import keras
 import numpy as np
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.evaluation import device_ranks, processor_ranks
 from keras_ms.evaluation.inputs import retrieval_sets
 from keras_ms.terminal.progress import Progress
@@ -57,8 +55,7 @@ def best_positive_ranks(
         >>> best_positive_ranks([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], [7, 7, 8])
         array([1, 1, 0])
     """
-    if operator.index(block_size) < 1:
-        raise ValueError(f"Expected a `block_size` of at least 1. Received: {block_size}")
+    block_size = whole_number("block_size", block_size)
     queries, gallery = retrieval_sets(
         embeddings, labels, gallery_embeddings, gallery_labels, query_positions
     )

@@ -34,7 +34,7 @@ def write_embeddings(
     """Writes the embeddings of an image list, for `read_embeddings`.
 
     Args:
-        path: the .npz file; it appears whole or not at all.
+        path: the file, of whatever name, .npz by custom; it appears whole or not at all.
         embeddings: (N, dimension).
         images: the `ImageList` of the N images.
         data: dict that JSON can hold: how these images are found again.
@@ -47,8 +47,9 @@ def write_embeddings(
         if facts is not None:
             # as text: an object would need pickle, which runs code when it is read
             arrays[name] = json.dumps(facts)
-    with whole_file(path) as temporary:
-        np.savez(temporary, **{k: v for k, v in arrays.items() if v is not None})
+    # into an open file: given a name, savez adds .npz to it
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{k: v for k, v in arrays.items() if v is not None})
 
 
 def read_embeddings(path: str | os.PathLike, *, fallback_name: str | None = None) -> dict[str, Any]:

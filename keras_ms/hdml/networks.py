@@ -1,14 +1,13 @@
 """What HDML trains beside the embedder, what it remembers between steps, what it is told."""
 
 import math
-from numbers import Integral
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.pairs.class_ids import checked_class_ids
 
 MODES = ("paper", "official")
@@ -190,10 +189,7 @@ def check_settings(
             raise ValueError(f"Expected `{name}` >= 0. Received: {name}={value}")
     if not 0 <= lambda_g <= 1:
         raise ValueError(f"Expected `lambda_g` within [0, 1]. Received: lambda_g={lambda_g}")
-    if not isinstance(average_steps, Integral) or average_steps < 1:
-        raise ValueError(
-            f"Expected `average_steps` to be an integer >= 1. Received: {average_steps!r}"
-        )
+    whole_number("average_steps", average_steps)
 
 
 def images_and_labels(data: Any) -> tuple[Any, Tensor]:

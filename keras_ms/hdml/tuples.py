@@ -11,13 +11,12 @@ Each class here offers the same five things to `keras_ms.hdml.model.HDML`:
 """
 
 import math
-from numbers import Integral
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.hdml.formulas import (
     Triplets,
     masked_mean,
@@ -204,13 +203,8 @@ class PairTuples:
                 f"negatives have none of, such as keras_ms.TripletLoss(). Received: {loss!r}"
             )
         _check_mean(loss)
-        if not isinstance(negatives_per_anchor, Integral) or negatives_per_anchor < 1:
-            raise ValueError(
-                "Expected `negatives_per_anchor` to be an integer >= 1. Received: "
-                f"{negatives_per_anchor!r}"
-            )
         self.loss = loss
-        self.negatives_per_anchor = int(negatives_per_anchor)
+        self.negatives_per_anchor = whole_number("negatives_per_anchor", negatives_per_anchor)
 
     def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         positive, negative = pair_masks(label_keys(labels))

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, has_pair, is_pair
 
@@ -160,12 +160,7 @@ class HistogramLoss(PairLoss):
     """
 
     def __init__(self, num_steps: int = 101, *, name: str = "histogram", **options: Any):
-        if int(num_steps) != num_steps or num_steps < 2:
-            raise ValueError(
-                "Expected `num_steps`, the number of histogram nodes, to be a whole number of at "
-                f"least 2. Received: num_steps={num_steps}"
-            )
-        self.num_steps = int(num_steps)
+        self.num_steps = whole_number("num_steps", num_steps, least=2)
         super().__init__(
             pair_loss=partial(histogram, num_steps=self.num_steps),
             weighting=partial(histogram_weights, num_steps=self.num_steps),

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.pairs import replicas
 from keras_ms.pairs.class_ids import check_range, checked_class_ids
 from keras_ms.pairs.keras_mask import mask_of
@@ -123,15 +122,10 @@ class Proxies(keras.layers.Layer):
         dtype: str = "float32",
         **options: Any,
     ):
-        if not isinstance(num_classes, Integral) or not 1 <= num_classes <= _MOST_CLASSES:
-            raise ValueError(
-                f"Expected `num_classes` to be an integer from 1 to {_MOST_CLASSES}. Received: "
-                f"num_classes={num_classes!r}"
-            )
         # the cast of embeddings is the layer's own, for its gradient
         super().__init__(name=name, dtype=dtype, autocast=False, **options)
         _check_precision(self.dtype_policy)
-        self.num_classes = int(num_classes)
+        self.num_classes = whole_number("num_classes", num_classes, most=_MOST_CLASSES)
         self.initializer = keras.initializers.get(initializer)
 
     def build(self, input_shape: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_ms.arguments import whole_number
 from keras_ms.models.adapters import adapted_backbone
 from keras_ms.models.normalisation import Normalisation
 from keras_ms.models.pooling import checked_pooling, pooled
@@ -112,10 +113,7 @@ def build_embedder(
     """
     size = None if image_size is None else _height_and_width(image_size)
     if embedding_size is not None:
-        if not isinstance(embedding_size, Integral) or embedding_size < 1:
-            raise ValueError(
-                f"embedding_size must be an integer of at least 1. Received: {embedding_size!r}"
-            )
+        embedding_size = whole_number("embedding_size", embedding_size)
     with _seeded(seed):
         adapted = adapted_backbone(
             backbone,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def add_images_to(digest: Any, images: ImageList) -> None:
         digest.update(np.ascontiguousarray(images.images).data)
     else:
         for path in images.paths:
-            stat = Path(path).stat()
+            stat = os.stat(file_path(path))
             digest.update(file_bytes(str(path)))
             digest.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
 

@@ -3,6 +3,7 @@
 import os
 from typing import Literal, NamedTuple
 
+from keras_ms.cores import num_cores
 from keras_ms.pairs.pairwise import Pairwise
 
 # A (batch, batch) float32 matrix of 8192 items takes 256 MiB, and a few of them exist at a time; a
@@ -65,6 +66,4 @@ def num_threads() -> int:
     if told <= 0:
         from_environment = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
         told = int(from_environment) if from_environment.isdigit() else 0
-    if told <= 0 and hasattr(os, "sched_getaffinity"):
-        told = len(os.sched_getaffinity(0))
-    return told if told > 0 else os.cpu_count() or 1
+    return told if told > 0 else num_cores()

@@ -125,6 +125,12 @@ def _largest(similarity, count):
     """Columns of the `count` largest of each row, largest first; of equal ones the first."""
     if count < similarity.shape[1]:
         columns = np.sort(np.argpartition(-similarity, count - 1, axis=1)[:, :count], axis=1)
+        # of those that equal the last one it took any: the first are wanted
+        least = np.take_along_axis(similarity, columns, axis=1).min(axis=1, keepdims=True)
+        for row in np.flatnonzero((similarity >= least).sum(axis=1) > count):
+            above = np.flatnonzero(similarity[row] > least[row])
+            equal = np.flatnonzero(similarity[row] == least[row])
+            columns[row] = np.sort(np.concatenate([above, equal[: count - len(above)]]))
     else:
         columns = np.broadcast_to(np.arange(count), similarity.shape)
     order = np.argsort(-np.take_along_axis(similarity, columns, axis=1), axis=1, kind="stable")

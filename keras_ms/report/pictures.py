@@ -2,13 +2,13 @@
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from keras_ms.cores import num_cores
 from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.image_file import read_pixels
 from keras_ms.data.image_list import ImageList
@@ -115,7 +115,7 @@ def small_pictures(
         except OSError as error:
             raise ValueError(str(error)) from error
 
-    threads = os.cpu_count() or 1
+    threads = num_cores()
     ahead = viewed_ahead(chosen, seen, threads=threads, ahead=_AHEAD * threads)
     for place, (row, one) in enumerate(ahead):
         if isinstance(one, str):

@@ -1,9 +1,10 @@
 """One HTML page about a search: each query with the pictures that are nearest to it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from keras_ms.data.file_names import shown_name
+from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.image_file import read_pixels
 from keras_ms.report.blocks import fact_list
 from keras_ms.report.document import document, write_page
@@ -109,7 +110,7 @@ class _Pictures:
         return words + "."
 
     def _made(self, path):
-        if not Path(path).is_file():
+        if not os.path.isfile(file_path(path)):
             self._missing += 1
             return None
         if len(self._rules) >= self._most:
@@ -126,7 +127,7 @@ class _Pictures:
 
 def _result(name, found, pictures):
     asked = []
-    if Path(name).is_file():
+    if os.path.isfile(file_path(name)):
         asked.append(_shot(name, "query", pictures, tag("strong", "query"), "asked"))
     shots = [
         _shot(path, f"similarity {similarity:.3f}", pictures, tag("strong", f"{similarity:.3f}"))

@@ -180,7 +180,7 @@ class RunFolder:
                 and cls(settings.parent)._is_free()
             ]
             if not unfinished:
-                raise FileNotFoundError(f"No unfinished run in {runs_folder!r} to resume")
+                raise FileNotFoundError(f"No unfinished run in {str(runs_folder)!r} to resume")
             return unfinished[-1]
         run = cls(path)
         if not run.settings_file.is_file():

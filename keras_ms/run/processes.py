@@ -25,6 +25,7 @@ _NUMBER = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 _INDEX = "KERAS_DISTRIBUTION_PROCESS_ID"
 # of a process that failed, for the others; JAX's own is five minutes
 _SECONDS_TO_END = 30
+_PART = 1 << 26  # bytes sent at a time
 
 
 @contextlib.contextmanager
@@ -122,9 +123,14 @@ def _place() -> tuple[int, int]:
 
 def _broadcast(content: bytes) -> bytes:
     """The bytes of the first process, on each."""
-    from jax.experimental import multihost_utils
+    from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    size = multihost_utils.broadcast_one_to_all(np.array(len(content), np.int32))
-    own = np.zeros(int(size), np.uint8)
-    own[: len(content)] = np.frombuffer(content, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(own)).tobytes()
+    # in parts, whose number and rest are within JAX's 32 bits, however large a run is
+    sizes = np.array(divmod(len(content), _PART), np.int32)
+    parts, rest = map(int, broadcast_one_to_all(sizes))
+    received = []
+    for number, size in enumerate([_PART] * parts + [rest] * (rest > 0)):
+        part = np.frombuffer(content[number * _PART : number * _PART + size], np.uint8)
+        own = part if len(part) else np.zeros(size, np.uint8)
+        received.append(np.asarray(broadcast_one_to_all(own)).tobytes())
+    return b"".join(received)

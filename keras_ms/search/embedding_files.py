@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,15 +125,19 @@ def _is_parquet(name):
     return os.path.splitext(name)[1] == ".parquet"
 
 
+@contextmanager
 def _opened(folder, name):
     parquet = import_search_package("pyarrow.parquet")
-    try:
-        return parquet.ParquetFile(folder.open(name))
-    except (ValueError, OSError) as error:  # those of pyarrow are kinds of these
-        raise ValueError(
-            f"{shown_name(name)} in {folder.place} is damaged or no Parquet file: {error}. Make it "
-            "again: remove it and run keras-ms embed once more"
-        ) from error
+    # pyarrow closes no file that was opened by others
+    with folder.open(name) as file:
+        try:
+            opened = parquet.ParquetFile(file)
+        except (ValueError, OSError) as error:  # those of pyarrow are kinds of these
+            raise ValueError(
+                f"{shown_name(name)} in {folder.place} is damaged or no Parquet file: {error}. "
+                "Make it again: remove it and run keras-ms embed once more"
+            ) from error
+        yield opened
 
 
 def _facts_and_count(folder, name) -> tuple[dict[str, Any], int]:

@@ -38,7 +38,7 @@ def shards_there(
     """
     folder.remove_unfinished()
     names, facts = folder.names(), job.facts()
-    there = [name for name in names if is_shard_name(name)]
+    there = {name for name in names if is_shard_name(name)}
     before = _facts_before(folder, names)
     differences = _differences(before, facts) if there or before is not None else []
     if differences and not replace:
@@ -47,9 +47,10 @@ def shards_there(
         )
     if differences:
         say(f"Removing {len(there):,} shards of other embeddings ({'; '.join(differences)})")
-        for name in there + [name for name in names if name == BROKEN_FILE]:
-            folder.remove(name)
-        there = []
+        for name in names:
+            if name in there or name == BROKEN_FILE:
+                folder.remove(name)
+        there = set()
     if before is None or differences:
         # before any shard: it says of what job they are
         folder.write(FACTS_FILE, (json.dumps(facts, indent=2) + "\n").encode())

@@ -1,12 +1,12 @@
 """One shard of embeddings, from its pictures to its file: the work, on one machine or many."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from keras_ms.cores import num_cores
 from keras_ms.data.file_names import shown_name
 from keras_ms.data.image_file import pixels_of
 from keras_ms.data.picture_views import centre_views_ahead, viewed_ahead
@@ -99,7 +99,7 @@ class ShardMaker:
                 progress(done, len(numbers))
 
     def _views(self, numbers) -> Iterator[tuple[int, np.ndarray | str]]:
-        job, cores = self.job, _num_cores()
+        job, cores = self.job, num_cores()
         readers = _REMOTE_THREADS if job.pictures.is_remote else cores
         ahead = max(_BATCHES_AHEAD * job.batch_size, readers)
         exif: Any = {"apply_exif_orientation": job.apply_exif_orientation}
@@ -136,10 +136,3 @@ class ShardMaker:
                 f"Expected embeddings that {self.job.dtype} holds, up to "
                 f"{np.finfo(self.job.dtype).max:g}. Received {largest:g}: take float32"
             )
-
-
-def _num_cores():
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,6 +4,8 @@ import ctypes
 import os
 import platform
 
+from keras_ms.cores import num_cores
+
 # numbers of GNU's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGE = 2**30
@@ -32,7 +34,7 @@ def keep_freed_memory() -> bool:
     if is_set or "GLIBC_TUNABLES" in os.environ or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    if (os.cpu_count() or 1) <= _FEW_PROCESSORS:
+    if num_cores() <= _FEW_PROCESSORS:
         mallopt(_ARENA_MAX, 1)
     mallopt(_TRIM_THRESHOLD, _LARGE)
     return bool(mallopt(_MMAP_THRESHOLD, _LARGE) or mallopt(_MMAP_THRESHOLD, _LARGE_BEFORE))

@@ -109,7 +109,9 @@ def compare_pixels(folder, count, image_size=160):
         "width": image_size,
         "dtype": "float32",
     }
-    code = re.search(r"<!-- view -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = re.search(
+        r"<!-- view -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
     if code is None:
         raise ValueError(f"Expected the code of a view in {PAGE}, after <!-- view -->")
     page = {}

@@ -80,7 +80,7 @@ def in_node(folder, images, arguments):
     if version is None or not shutil.which("node"):
         return None
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
-    (folder / "run.js").write_text(NODE_PROGRAM)
+    (folder / "run.js").write_text(NODE_PROGRAM, encoding="utf-8")
     command = ["node", "run.js", *map(str, (REPEATS, images.shape[1], *BATCH_SIZES))]
     modules = str(Path(arguments.node_modules).resolve())
     environment = {**os.environ, "NODE_PATH": modules}
@@ -103,7 +103,7 @@ def in_web(folder, images, arguments):
     runtime = Path(arguments.node_modules, "onnxruntime-web", "dist")
     for name in ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
         shutil.copy(runtime / name, folder)
-    (folder / "index.html").write_text("<script src='/ort.wasm.min.js'></script>")
+    (folder / "index.html").write_text("<script src='/ort.wasm.min.js'></script>", encoding="utf-8")
     handler = functools.partial(SilentHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -136,4 +136,4 @@ def package_version(arguments, name):
     package = Path(arguments.node_modules or "", name, "package.json")
     if not arguments.node_modules or not package.exists():
         return None
-    return json.loads(package.read_text())["version"]
+    return json.loads(package.read_text(encoding="utf-8"))["version"]

@@ -156,7 +156,7 @@ def processor_kind(flags: str | None = None, environment: Mapping[str, str] = os
 
 def _flags():
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")

@@ -170,7 +170,7 @@ class Faiss:
         self.path.mkdir(exist_ok=True)
         if (self.path / "index").exists():
             self.index = faiss.read_index(str(self.path / "index"))
-            self.keys = json.loads((self.path / "keys").read_text())
+            self.keys = json.loads((self.path / "keys").read_text(encoding="utf-8"))
         else:
             self.index = faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
             self.keys = []
@@ -195,7 +195,7 @@ class Faiss:
 
     def _save(self):
         self.faiss.write_index(self.index, str(self.path / "index"))
-        (self.path / "keys").write_text(json.dumps(self.keys))
+        (self.path / "keys").write_text(json.dumps(self.keys), encoding="utf-8")
 
     def search(self, query, filtered=False):
         chosen = None
@@ -226,7 +226,7 @@ class Usearch:
         self.index, self.keys = Index(ndim=dimension, metric="ip", dtype="f32"), []
         if (self.path / "index").exists():
             self.index.load(str(self.path / "index"))
-            self.keys = json.loads((self.path / "keys").read_text())
+            self.keys = json.loads((self.path / "keys").read_text(encoding="utf-8"))
         self.number = {key: n for n, key in enumerate(self.keys)}
 
     def add(self, keys, vectors):
@@ -248,7 +248,7 @@ class Usearch:
 
     def _save(self):
         self.index.save(str(self.path / "index"))
-        (self.path / "keys").write_text(json.dumps(self.keys))
+        (self.path / "keys").write_text(json.dumps(self.keys), encoding="utf-8")
 
     def search(self, query, filtered=False):
         if filtered:

@@ -73,7 +73,7 @@ def run(family: str | None, recipes: Mapping[str, Recipe], default: str | None =
         sys.exit(main(["train", *options]))
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.json"
-        config.write_text(json.dumps(dict(recipe.settings)))
+        config.write_text(json.dumps(dict(recipe.settings)), encoding="utf-8")
         sys.exit(main(["train", "--config", str(config), *options]))
 
 

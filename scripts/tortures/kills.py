@@ -82,7 +82,9 @@ def _left(name, out):
         return {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
     with np.load(out / "rows.npz") as rows:
         arrays = {key: rows[key].tobytes() for key in rows.files if key not in ("paths", "data")}
-    return arrays | {"values": json.loads((out / "found.json").read_text())["values"]}
+    return arrays | {
+        "values": json.loads((out / "found.json").read_text(encoding="utf-8"))["values"]
+    }
 
 
 def _case(name, pictures, whole, out, after, expected):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_ms.callbacks import KeepBestWeights, RecallAtK
+from keras_ms.callbacks.kept_weights import weights_of_file
 from keras_ms.evaluation.retrieval import recall_at_k
 
 RNG = np.random.default_rng(0)
@@ -219,4 +220,20 @@ def test_a_continued_run_has_its_best_weights_in_memory_too(way, tmp_path):
         fit(model, *callbacks, initial_epoch=epoch, epochs=epoch + 1)
     weights = recall.best_weights if way is by_arguments else best.weights
     for value, expected in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_a_model_has_its_own_weights_again_whatever_happens(tmp_path):
+    model, other = embedder(seed=1), embedder(seed=2)
+    own = model.get_weights()
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(RuntimeError), weights_of_file(model, tmp_path / "other.weights.h5"):
+        np.testing.assert_array_equal(model.get_weights()[0], other.get_weights()[0])
+        raise RuntimeError
+    np.testing.assert_array_equal(model.get_weights()[0], own[0])
+    wide = keras.Sequential([keras.Input((12,)), keras.layers.Dense(7)])
+    wide.save_weights(tmp_path / "wide.weights.h5")
+    with pytest.raises(ValueError), weights_of_file(model, tmp_path / "wide.weights.h5"):
+        pass
+    for value, expected in zip(model.get_weights(), own, strict=True):
         np.testing.assert_array_equal(value, expected)

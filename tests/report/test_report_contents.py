@@ -10,7 +10,7 @@ from report_pages import Page, checked_links, drawn_set
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.evaluation import METRICS, evaluate_embeddings, recall_at_k
-from keras_ms.report import collect_report, contents, embedding_map, map_section
+from keras_ms.report import collect_report, contents, embedding_map, map_section, pair_sweep
 from keras_ms.report.charts import _ticks, line_chart
 from keras_ms.report.embedding_map import map_embeddings
 from keras_ms.report.page import report_page
@@ -254,3 +254,14 @@ def test_ticks_are_round_and_few(low, high):
     assert 3 <= len(ticks) <= 7
     assert low - 1e-9 <= min(ticks) and max(ticks) <= high + 1e-9
     assert all(len(f"{tick:.6g}".replace("0", "").replace("-", "")) <= 4 for tick in ticks)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_of_equal_neighbours_the_first_are_taken(count):
+    rng = np.random.default_rng(0)
+    for width in (6, 3000):
+        similarity = rng.integers(0, 3, (20, width)).astype("float32") / 2
+        similarity[0] = 0  # all are equal
+        similarity[1] = -np.inf
+        expected = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+        np.testing.assert_array_equal(pair_sweep._largest(similarity, count), expected)

@@ -1,6 +1,10 @@
 """The page of a search: pictures once each, up to a limit, names that are shown and do no harm."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -50,3 +54,24 @@ def test_names_are_text(tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page and "\\xe9" in page
     page = written(tmp_path, [])
     assert "Nothing was found" in page and "1.000 is the most" not in page
+
+
+def test_names_that_are_not_ascii_are_found_in_every_locale(tmp_path):
+    """Under LC_ALL=C the text of an index is not what the system calls the file by."""
+    path = tmp_path / "é 鸟.png"
+    Image.new("RGB", (20, 20)).save(path)
+    code = """
+import json, sys
+from keras_ms.report.search_page import write_search_page
+name, page = json.load(sys.stdin)
+write_search_page([(name, [(name, 1.0)])], page, what="a query")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([str(path), str(tmp_path / "page.html")]),
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 1 and "not in the page" not in page

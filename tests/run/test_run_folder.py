@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +14,7 @@ from keras_ms.run.settings import Settings
 
 def test_of_those_that_begin_together_one_has_the_folder(tmp_path):
     for number in range(50):
-        barrier, results = threading.Barrier(4), []
+        barrier, results = threading.Barrier(4, timeout=60), []
 
         def begin(seed, number=number, barrier=barrier, results=results):
             run = RunFolder(tmp_path / f"runs {number}" / "run")
@@ -28,11 +29,8 @@ def test_of_those_that_begin_together_one_has_the_folder(tmp_path):
                 results.append(None)
                 barrier.wait()
 
-        threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(begin, range(4)))
         winners = [seed for seed in results if seed is not None]
         assert len(results) == 4 and len(winners) == 1
         run = RunFolder(tmp_path / f"runs {number}" / "run")

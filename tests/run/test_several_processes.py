@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 from other_backends import command, environment_of, skip_without
 from small_runs import (
@@ -20,6 +21,7 @@ from small_runs import (
     write_gradients,
 )
 
+from keras_ms.run import processes
 from keras_ms.run.processes import joined_processes
 
 
@@ -121,3 +123,28 @@ def test_what_cannot_be_joined_is_refused(monkeypatch, backend, changed, words):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     with pytest.raises(ValueError, match=words), joined_processes():
         pass
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 11, 35])
+def test_what_is_sent_arrives_in_parts(size, monkeypatch):
+    """Lengths beyond 32 bits are never sent: a run may be larger than 2 GiB."""
+    utils = pytest.importorskip("jax.experimental.multihost_utils", reason="needs JAX")
+    content, sent = bytes(range(size)), []
+
+    def from_the_first(value):
+        sent.append(np.array(value))
+        return value
+
+    monkeypatch.setattr(processes, "_PART", 10)
+    monkeypatch.setattr(utils, "broadcast_one_to_all", from_the_first)
+    assert processes._broadcast(content) == content
+    to_come = iter(sent)
+
+    def from_another(value):
+        arrived = next(to_come)
+        assert (value.shape, value.dtype) == (arrived.shape, arrived.dtype)
+        return arrived
+
+    monkeypatch.setattr(utils, "broadcast_one_to_all", from_another)
+    assert processes._broadcast(b"") == content and next(to_come, None) is None
+    assert max(value.size for value in sent) <= 10

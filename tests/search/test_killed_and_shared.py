@@ -47,7 +47,7 @@ def test_killed_five_times_it_leaves_the_same_bytes(place, tmp_path):
     words = [place / "model.keras", place / "photos", "--to", folder, "--shard-size", "2"]
     command = [sys.executable, "-m", "keras_ms.cli", "embed", *map(str, words)]
     for kill in range(5):
-        wanted = 25 * (kill + 1)
+        wanted = 20 * (kill + 1)  # the last kill comes with fifty shards to go
         with open(tmp_path / "output.txt", "w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         while len(list(folder.glob("part-*.parquet"))) < wanted and process.poll() is None:
