@@ -285,8 +285,8 @@ def test_only_embedders_split():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"embedding_size": 0}, "embedding_size must be an integer of at least 1. Received: 0"),
-        ({"embedding_size": 1.5}, "embedding_size must be .* Received: 1.5"),
+        ({"embedding_size": 0}, "`embedding_size` of at least 1, a whole number. Received: 0"),
+        ({"embedding_size": 1.5}, "`embedding_size`.*Received: 1.5"),
         ({"pooling": "mean"}, "Invalid value for `pooling`.*'avg', 'max', 'avg.max'.*'mean'"),
         ({"image_size": 0}, "image_size must be .* Received: 0"),
         ({"image_size": (32,)}, "image_size must be .*height, width"),
