@@ -86,8 +86,8 @@ _ON_FIRST_USE = {
     "write_curriculum": "keras_ms.curriculum.table",
     "write_report": "keras_ms.report",
 }
-# packages that are imported as they are first named: `keras_ms.search.Index`
-_PACKAGES_ON_FIRST_USE = {"evaluation", "export", "report", "search"}
+# modules that are imported as they are first named: `keras_ms.search.Index`
+_MODULES_ON_FIRST_USE = {"evaluation", "export", "mining", "report", "search", "weighting"}
 
 __all__ = [
     "AngularLoss",
@@ -166,10 +166,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__ and name not in _PACKAGES_ON_FIRST_USE:
+    if name not in __all__ and name not in _MODULES_ON_FIRST_USE:
         raise AttributeError(f"module 'keras_ms' has no attribute {name!r}")
     try:
-        if name in _PACKAGES_ON_FIRST_USE:
+        if name in _MODULES_ON_FIRST_USE:
             return importlib.import_module(f"keras_ms.{name}")
         module = importlib.import_module(_ON_FIRST_USE.get(name, "keras_ms.run.registered"))
     except ModuleNotFoundError as error:
@@ -184,4 +184,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__) | _PACKAGES_ON_FIRST_USE)
+    return sorted(set(globals()) | set(__all__) | _MODULES_ON_FIRST_USE)

@@ -243,8 +243,10 @@ def tables(comparison: Comparison, names: list[str], *, losses_only: bool) -> li
         mean = np.mean([run["test"] for run in runs])
         rows.append((mean, f"| {name} | {words} | {' | '.join(cells)} |"))
     lines += [line for _, line in sorted(rows, reverse=True)]
-    first = comparison.trained(comparison.chosen(names[0]), SEEDS[0])
-    lines += ["", f"Pooled features {percent(first['features'])}, start {percent(first['start'])}."]
+    # before a step the losses are the same: the start is that of the seed
+    first = [comparison.trained(comparison.chosen(names[0]), seed) for seed in SEEDS]
+    start = np.mean([run["start"] for run in first])
+    lines += ["", f"Pooled features {percent(first[0]['features'])}, start {percent(start)}."]
     if losses_only:
         return lines
     chosen = comparison.chosen("multi_similarity")

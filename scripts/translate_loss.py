@@ -52,9 +52,11 @@ def translated(text: str) -> str:
     if losses is None:
         raise ValueError(f"Expected tfa.losses.… or tfsim.losses.…. Received: {text}")
     if name not in losses:
+        near = NEAR.get((library, name))
         raise ValueError(
-            f"{name} has no counterpart with the same formula. Known: {', '.join(sorted(losses))}. "
-            "docs/moving.md says what is near"
+            f"{name} has no counterpart with the same formula. "
+            + (f"Near is {near}" if near else f"Known: {', '.join(sorted(losses))}")
+            + ". docs/moving.md has the whole table"
         )
     loss = losses[name]
     unknown = sorted(set(values) - set(loss.arguments) - {"name"})
@@ -167,6 +169,15 @@ LIBRARIES = {
             _cosine(_hardest_triplets),
         ),
     },
+}
+# what is near a loss with another formula, and how it differs
+NEAR = {
+    ("tfa", "NpairsLoss"): "keras_ms.NPairLoss(regularization=0, one_pair_per_class=True), for two "
+    "images a class: it takes embeddings, where NpairsLoss takes similarities",
+    ("tfa", "ContrastiveLoss"): "keras_ms.ContrastiveLoss(): of negatives a hinge on the "
+    "similarity, where theirs is a squared hinge on distances of pairs",
+    ("tfsim", "CircleLoss"): "keras_ms.CircleLoss() with the same gamma and margin: the logarithm "
+    "of the product of both sums, where theirs adds the logarithms",
 }
 
 if __name__ == "__main__":

@@ -64,6 +64,10 @@ SMALLER = {
         ("epochs=20", "epochs=1"),
     ],
     "docs/losses.md": [("steps_per_epoch=100", "steps_per_epoch=1")],
+    "docs/questions.md": [
+        ("runs/mine/embedder.keras", "embedder.keras"),
+        ("steps_per_epoch=100", "steps_per_epoch=1"),
+    ],
     "docs/report.md": [('from_folder("birds")', 'from_folder("photos")')],
     "docs/runtimes.md": [
         ('"saved_models/birds/saved_model"', '"saved_model"'),

@@ -40,6 +40,16 @@ def test_every_public_name_is_in_the_reference_once():
     assert set(listed) == public_names()
 
 
+def test_import_keras_ms_is_enough_for_every_name_of_the_reference():
+    code = (
+        "import sys, keras_ms; from operator import attrgetter; "
+        "[attrgetter(name.removeprefix('keras_ms.'))(keras_ms) for name in sys.argv[1:]]"
+    )
+    words = [sys.executable, "-c", code, *re.findall(r"^   (keras_ms\.[\w.]+)$", REFERENCE, re.M)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_page_is_reached_from_the_first():
     text = (PROJECT / "docs" / "index.md").read_text(encoding="utf-8")
     *_, text = text.partition("```{toctree}")

@@ -65,7 +65,8 @@ class HDML(EmbedderTraining):
         lambda_g: weight of the labels in the generator loss, within [0, 1]. Defaults to 0.5, as
             published.
         average_steps: steps after which J_avg and J_gen, means over these steps, are renewed.
-            Defaults to 64, the official code's; the steps of an epoch give the paper's.
+            Defaults to 64, the official code's; the steps of an epoch give the paper's, and are
+            what `keras-ms train --hdml paper` takes unless it is given.
         name: name of the model. Defaults to "hdml".
 
     `compile` takes three optimizers and no loss. `fit` logs, as means over the images: `loss`

@@ -51,6 +51,7 @@ def binomial_deviance_weights(
     Reference: that of `keras_ms.BinomialDevianceLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         alpha, beta, threshold: as in `BinomialDevianceLoss`.
 
     Returns:

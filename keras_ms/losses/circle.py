@@ -49,6 +49,7 @@ def circle_weights(margin: float = 0.25, gamma: float = 256.0) -> RowForm:
     Reference: that of `keras_ms.CircleLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         margin, gamma: as in `CircleLoss`.
 
     Returns:

@@ -43,6 +43,7 @@ def contrastive_weights(threshold: float = 0.5) -> RowForm:
     Reference: that of `keras_ms.ContrastiveLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         threshold: as in `ContrastiveLoss`.
 
     Returns:

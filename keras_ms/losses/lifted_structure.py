@@ -47,6 +47,7 @@ def lifted_structure_weights(threshold: float = 1.0) -> RowForm:
     Reference: that of `keras_ms.LiftedStructureLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         threshold: as in `LiftedStructureLoss`.
 
     Returns:

@@ -83,6 +83,7 @@ def margin_weights(
     Reference: that of `keras_ms.MarginLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         margin, boundary, cutoff: as in `MarginLoss`.
         dimension: size of the embeddings. Defaults to 128, the paper's.
 

@@ -62,6 +62,7 @@ def multi_similarity_weights(
     Reference: that of `keras_ms.MultiSimilarityLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         alpha, beta, threshold: as in `MultiSimilarityLoss`.
 
     Returns:

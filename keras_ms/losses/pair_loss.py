@@ -77,8 +77,8 @@ class PairLoss(keras.losses.Loss):
             all at once, or `"auto"`: all at once below 8192 items, 256 at a time from there on,
             where the batch size is static (a dynamic one is taken all at once). On a processor,
             a compiled loss whose parts are known (`keras_ms.pairs.row_wise.RowParts`: all but
-            triplet losses) goes in tiles from 1024 items for each thread on, which takes
-            fewer products. Defaults to `"auto"`.
+            triplet losses, hierarchical ones too, and `WeightedPairLoss`) goes in tiles from 1024
+            items for each thread on, which takes fewer products. Defaults to `"auto"`.
         jit_compile: whether the pairwise part is compiled with XLA where the model is not.
             `True`, `False` or `"auto"`: True on the TensorFlow backend (the only one whose
             models run uncompiled), outside tf.distribute, for batches whose size is static and

@@ -17,15 +17,16 @@ from keras_ms.pairs.unit_vectors import normalised_rows
 class PairWeights(NamedTuple):
     """Every pair of a batch as a loss sees it; NumPy arrays.
 
-    weights: (batch, batch) float, dL/dS_ij with L the loss of the batch as its `reduction` says:
-        > 0 pushes the pair apart, < 0 pulls it together. A pair appears twice, once for each of
-        its items as anchor (row). Of N-pair, the diagonal holds the L2 term.
-    similarity: (batch, batch) float, what the weights are derivatives by: cosine similarities, dot
-        products for a loss that does not normalise.
-    positive: (batch, batch) bool, the mined positive pairs.
-    negative: (batch, batch) bool, the mined negative pairs.
-    num_positives: (batch,) int, mined positives of each anchor.
-    num_negatives: (batch,) int, mined negatives of each anchor.
+    Attributes:
+        weights: (batch, batch) float, dL/dS_ij with L the loss of the batch as its `reduction`
+            says. Above 0 pushes the pair apart, below 0 pulls it together. A pair appears twice,
+            once for each of its items as anchor (row). Of N-pair, the diagonal holds the L2 term.
+        similarity: (batch, batch) float, what the weights are derivatives by: cosine similarities,
+            dot products for a loss that does not normalise.
+        positive: (batch, batch) bool, the mined positive pairs.
+        negative: (batch, batch) bool, the mined negative pairs.
+        num_positives: (batch,) int, mined positives of each anchor.
+        num_negatives: (batch,) int, mined negatives of each anchor.
     """
 
     weights: np.ndarray

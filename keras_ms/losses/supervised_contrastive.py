@@ -54,6 +54,7 @@ def supervised_contrastive_weights(temperature: float = 0.1) -> RowForm:
     Reference: that of `keras_ms.SupervisedContrastiveLoss`.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         temperature: as in `SupervisedContrastiveLoss`.
 
     Returns:

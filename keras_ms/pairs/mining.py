@@ -17,6 +17,9 @@ def mine_all() -> RowForm:
     Relations: the miner of losses that weigh all pairs, and the default of
     `keras_ms.WeightedPairLoss`. All others leave pairs out.
 
+    Args:
+        pairs: Pairs.
+
     Returns:
         The Pairs that it is called with.
 
@@ -53,6 +56,7 @@ def mine_multi_similarity(epsilon: float = 0.1) -> RowForm:
     out that is near the border.
 
     Args:
+        pairs: Pairs, the one argument without a keyword.
         epsilon: margin in units of cosine similarity, >= 0. Defaults to 0.1.
 
     Returns:

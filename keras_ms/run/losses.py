@@ -16,10 +16,12 @@ _SOURCES = (*catalogue.LOSS_SOURCES, "htl/loss")
 _MADE_BY_A_RUN = ("tree",)
 # what a run says of HDML by other settings
 _SET_BESIDE_HDML = ("metric_loss", "mode", "name")
-# of the two optimizers that HDML has beside the embedder's
+# of the two optimizers that HDML has beside the embedder's; HDML itself has these defaults
 _HDML_RATES = tuple(
-    catalogue.LossOption(f"{name}_learning_rate", None, f"Adam's, of HDML's {name}.", (float,))
-    for name in ("generator", "classifier")
+    catalogue.LossOption(
+        f"{name}_learning_rate", None, f"Adam's, of HDML's {name}. Defaults to {rate}.", (float,)
+    )
+    for name, rate in (("generator", "1e-2"), ("classifier", "1e-3"))
 )
 
 

@@ -90,8 +90,12 @@ class Index:
             dimension: numbers of an embedding.
             model_path: where the model's file lies, to find it again. Defaults to None: not kept.
 
+        Returns:
+            The `Index`.
+
         Raises:
-            ValueError: an index of another model or dimension is there, or something else.
+            ValueError: an index of another model or dimension is there, or something else; a model
+                without a fingerprint.
         """
         dimension = whole_number("dimension", dimension)
         if not model.fingerprint:
@@ -162,7 +166,17 @@ class Index:
         return Added(*self._table.replace(names, rows))
 
     def remove(self, paths: Iterable[Any]) -> int:
-        """Removes pictures; returns how many of them there were."""
+        """Removes pictures; those that are not there are passed over.
+
+        Args:
+            paths: as they were added.
+
+        Returns:
+            How many of them there were.
+
+        Raises:
+            ValueError: one text instead of several.
+        """
         names = _texts(paths)
         return self._table.remove(sorted(set(names))) if names else 0
 
@@ -199,10 +213,10 @@ class Index:
                 many as the root of the pictures' number.
 
         Returns:
-            `Neighbours`.
+            `Neighbours`: paths and similarities, both (queries, k), the nearest first.
 
         Raises:
-            ValueError: queries of another model or dimension; `approximate` without
+            ValueError: queries of another model or dimension; a k below 1; `approximate` without
                 `make_approximate`.
         """
         k = self._possible(k)
@@ -273,6 +287,9 @@ class Index:
 
         Returns:
             list of `DuplicateGroup`, the largest first.
+
+        Raises:
+            ValueError: a threshold out of range.
         """
         threshold = float(threshold)
         if not 0 < threshold <= 1:

@@ -56,7 +56,7 @@ BN_INCEPTION: dict[str, Any] = {
 def bn_inception_cost(training_images: int, hours: int) -> str:
     return (
         f"{training_images:,} training images, about {hours} hours on two processor cores without "
-        "evaluations (113 ms of processor time an image, docs/benchmarks.md)"
+        "evaluations (115 ms of processor time an image, docs/benchmarks.md)"
     )
 
 

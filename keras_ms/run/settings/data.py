@@ -44,8 +44,8 @@ class DataSettings:
         # the best weights have to be chosen on classes that are neither trained on nor reported
         None,
         "share of the training classes held out to choose the best weights; 0 for none; default: "
-        "0.1 from scratch; with pretrained weights 0.2, but 10 classes where a third has them; "
-        "none where --tune holds every class out once",
+        "0.1 from scratch; with pretrained weights 0.2, but at least 10 classes and at most a "
+        "third; none where --tune holds every class out once",
         at_least=0,
         below=1,
     )

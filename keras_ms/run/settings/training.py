@@ -63,8 +63,8 @@ class TrainingSettings:
     )
     backbone_learning_rate: float | None = setting(
         None,
-        "learning rate of the backbone; default: --learning-rate, or a tenth of it for a "
-        "pretrained one without a name in `keras-ms backbones`, --layer-decay and --lora-rank",
+        "learning rate of the backbone; default: --learning-rate; of a pretrained one without a "
+        "name in `keras-ms backbones` a tenth of it, unless --layer-decay or --lora-rank is given",
         at_least=0,
         read_with=_TRAINED_BACKBONE,
     )
