@@ -15,6 +15,8 @@ Adam, cosine, 16 x 5. The parts, each with a table:
   by a fifth or a tenth of the training classes; and how their figures go with the test classes.
 - sizes: dimensions of the embedding, at the learning rate and alpha that the folds chose.
 - others: other learning rates, steps and batches, by the folds alone; no test class is looked at.
+- few: untrained heads of few training classes and images, of the plan's size and
+  of every dimension, beside the features: on other training classes, and on test classes.
 
 Every finished training is a line of results.jsonl in the folder, and is not repeated: an
 interrupted comparison goes on where it was.
@@ -31,7 +33,8 @@ import numpy as np
 from comparison import mean_and_spread
 from head_start_experiment import RANDOM_STARTS, SHARES, Comparison, FeatureSet, Plan
 
-from keras_ms.models.head_start import STARTS
+from keras_ms.evaluation.retrieval import recall_at_k
+from keras_ms.models.head_start import STARTS, head_axes
 from keras_ms.run.choice import best_of
 from keras_ms.run.head_folds import ALPHAS, RATES
 
@@ -187,12 +190,62 @@ def others(comparison):
         yield f"| {feature_set.name} | {' | '.join(cells)} |"
 
 
+FEW = ((2, 10), (3, 10), (6, 5), (10, 5), (10, 10), (20, 10), (20, 20), (30, 30), (60, 30))
+DRAWS, HELD_OUT = 5, 20
+
+
+def few(comparison):
+    size = comparison.plan.size
+    heads = [f"{start} {dimensions}" for dimensions in (size, "all") for start in STARTS]
+    columns = [
+        f"{where}: {name}" for where in ("held out", "test") for name in ("features", *heads)
+    ]
+    yield "| set | classes | images of each | " + " | ".join(columns) + " |"
+    yield "|---|---|---" + "|---" * len(columns) + "|"
+    for feature_set in comparison.sets:
+        features, labels = feature_set.train
+        for num_classes, images_each in FEW:
+            if num_classes + HELD_OUT > len(np.unique(labels)):
+                continue
+            rows = [
+                _few_heads(feature_set, num_classes, images_each, size, draw)
+                for draw in range(DRAWS)
+            ]
+            cells = [percent(value) for value in np.mean(rows, axis=0)]
+            yield (f"| {feature_set.name} | {num_classes} | {images_each} | {' | '.join(cells)} |")
+
+
+def _few_heads(feature_set, num_classes, images_each, size, draw):
+    """Recall@1 of the features and of the heads of one draw, on held-out and on test classes."""
+    features, labels = feature_set.train
+    random = np.random.default_rng(draw)
+    classes = random.permutation(np.unique(labels))
+    held_out, drawn = classes[:HELD_OUT], classes[HELD_OUT:][:num_classes]
+    rows = np.concatenate(
+        [random.permutation(np.flatnonzero(labels == label))[:images_each] for label in drawn]
+    )
+    is_test, tested = feature_set.is_test, np.unique(feature_set.labels[feature_set.is_test])
+    some = np.isin(feature_set.labels, random.permutation(tested)[:HELD_OUT]) & is_test
+    found = []
+    for queries, ids in (
+        (features[np.isin(labels, held_out)], labels[np.isin(labels, held_out)]),
+        (feature_set.features[some], feature_set.labels[some]),
+    ):
+        found.append(recall_at_k(queries, ids, (1,))[1])
+        for dimensions in (size, features.shape[1]):
+            for start in STARTS:
+                kernel, bias = head_axes(features[rows], labels[rows], dimensions, start)
+                found.append(recall_at_k(queries @ kernel + bias, ids, (1,))[1])
+    return found
+
+
 PARTS = {
     "acceptance": acceptance,
     "starts": starts,
     "protocols": protocols,
     "sizes": sizes,
     "others": others,
+    "few": few,
 }
 
 

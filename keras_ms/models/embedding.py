@@ -4,7 +4,7 @@ import contextlib
 import os
 import random
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import layers
@@ -15,12 +15,13 @@ from keras_ms.models.normalisation import Normalisation
 from keras_ms.models.pooling import checked_pooling, pooled
 
 _MOST_DIMENSIONS = 512  # of the default
+_MOST_FEATURES = 2048  # that all become dimensions: 8 KB a row
 
 
 def build_embedder(
     backbone: str | os.PathLike | keras.Model = "small",
     *,
-    embedding_size: int | None = None,
+    embedding_size: int | Literal["features"] | None = None,
     image_size: int | tuple[int, int] | None = None,
     weights: str | os.PathLike | None = None,
     output_layer: str | None = None,
@@ -47,9 +48,11 @@ def build_embedder(
             vector (N, C). Of networks of images and texts, such as CLIP and SigLIP, the part for
             images is taken. A model's variables become the embedder's. Defaults to "small", which
             trains from scratch.
-        embedding_size: dimension of the embedding. Defaults to None: 512, that of the published
-            results, up to which Recall@K grows, or as many as there are pooled features if these
-            are fewer.
+        embedding_size: dimension of the embedding; "features": as many as there are pooled
+            features, where these are 2,048 at most, else 512. Take that where the head begins at
+            axes of fewer images than features (`initialize_head`): what to leave out cannot be
+            seen from them. Defaults to None: 512, that of the published results, up to which
+            Recall@K grows, or as many as there are pooled features if these are fewer.
         image_size: pixels of a side, or (height, width). Defaults to None: what a network or its
             preset is made for, and 224, which every backbone takes, for those with names and those
             that take any size.
@@ -112,7 +115,7 @@ def build_embedder(
         (2, 64)
     """
     size = None if image_size is None else _height_and_width(image_size)
-    if embedding_size is not None:
+    if embedding_size not in (None, "features"):
         embedding_size = whole_number("embedding_size", embedding_size)
     with _seeded(seed):
         adapted = adapted_backbone(
@@ -130,9 +133,7 @@ def build_embedder(
         images = keras.Input((*adapted.image_size, 3), name="image")
         features = pooled(network(images), pooling, num_prefix_tokens=prefix)
         linear = layers.Dense(
-            min(_MOST_DIMENSIONS, features.shape[-1])
-            if embedding_size is None
-            else int(embedding_size),
+            _dimensions(embedding_size, features.shape[-1]),
             kernel_initializer=_kernel_initializer(head_initializer),
             bias_initializer="zeros",
             dtype="float32",
@@ -143,6 +144,14 @@ def build_embedder(
         if freeze_backbone:  # what comes before the head is computed once: all of it has to stay
             embedder.get_layer("pool").trainable = False
         return embedder
+
+
+def _dimensions(embedding_size, num_features):
+    if embedding_size == "features" and num_features <= _MOST_FEATURES:
+        return num_features
+    if embedding_size in (None, "features"):
+        return min(_MOST_DIMENSIONS, num_features)
+    return int(embedding_size)
 
 
 def split_embedder(embedder: keras.Model) -> tuple[keras.Model, keras.Model]:

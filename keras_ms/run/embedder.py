@@ -44,18 +44,29 @@ def check_backbone(settings: Settings) -> None:
         )
 
 
-def embedder_of(settings: Settings) -> keras.Model:
+def embedder_of(settings: Settings, num_images: int) -> keras.Model:
     """The embedder that the settings of a run describe, before training.
 
     Args:
         settings: `Settings`.
+        num_images: those that it is trained on. A head on a frozen backbone with fewer of them than
+            it has features keeps every dimension of these, unless its size is set.
 
     Returns:
         keras.Model, from images to unit-norm embeddings.
     """
+    size = settings.model.embedding_size
+    embedder = _built(settings, size)
+    channels, dimensions = embedder.get_layer("embedding").kernel.shape
+    # of few images, what could be left out of the features cannot be seen (docs/transfer.md)
+    is_open = size is None and settings.model.freeze_backbone and dimensions < channels
+    return _built(settings, "features") if is_open and num_images < channels else embedder
+
+
+def _built(settings, size):
     return build_embedder(
         settings.model.backbone,
-        embedding_size=settings.model.embedding_size,
+        embedding_size=size,
         image_size=settings.images.image_size,
         weights=settings.model.weights or None,
         output_layer=settings.model.output_layer or None,

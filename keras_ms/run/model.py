@@ -101,7 +101,7 @@ def build_models(
             blocks of a backbone that has none.
     """
     with _scope(strategy):
-        embedder = embedder_of(settings)
+        embedder = embedder_of(settings, len(labels))
         _set_trained_part(settings, embedder)
         if _divides_statistics(strategy) and not settings.model.freeze_backbone:
             _synchronize_batch_norm(embedder, True)

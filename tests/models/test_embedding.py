@@ -279,6 +279,16 @@ def test_only_embedders_split():
         split_embedder(_tiny((8, 8, 3), None))
 
 
+@pytest.mark.parametrize("most, expected", [(2048, 24), (23, 16)])
+def test_every_feature_is_a_dimension_up_to_a_number_of_them(most, expected, monkeypatch):
+    monkeypatch.setattr("keras_ms.models.embedding._MOST_DIMENSIONS", 16)
+    monkeypatch.setattr("keras_ms.models.embedding._MOST_FEATURES", most)
+    images = keras.Input((SIZE, SIZE, 3))
+    wide = keras.Model(images, keras.layers.Conv2D(24, 1)(images))
+    embedders = [build_embedder(wide, embedding_size=size) for size in ("features", None, 40)]
+    assert [embedder.output_shape[1] for embedder in embedders] == [expected, 16, 40]
+
+
 # Errors
 
 
@@ -287,6 +297,7 @@ def test_only_embedders_split():
     [
         ({"embedding_size": 0}, "`embedding_size` of at least 1, a whole number. Received: 0"),
         ({"embedding_size": 1.5}, "`embedding_size`.*Received: 1.5"),
+        ({"embedding_size": "all"}, "`embedding_size`.*Received: 'all'"),
         ({"pooling": "mean"}, "Invalid value for `pooling`.*'avg', 'max', 'avg.max'.*'mean'"),
         ({"image_size": 0}, "image_size must be .* Received: 0"),
         ({"image_size": (32,)}, "image_size must be .*height, width"),

@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 def residual(monkeypatch):
     """Runs train a stem and three residual blocks, as small as they can be."""
 
-    def embedder(settings):
+    def embedder(settings, num_images):
         keras.utils.set_random_seed(0)
         pixels = keras.Input((32, 32, 3), name="image")
         maps = layers.Conv2D(6, 8, strides=8)(layers.Rescaling(1 / 255)(pixels))
@@ -54,7 +54,7 @@ def residual(monkeypatch):
 def transformer(monkeypatch):
     monkeypatch.setattr(
         "keras_ms.run.model.embedder_of",
-        lambda settings: transformer_embedder(depth=2, side=32, embedding_size=16),
+        lambda settings, num_images: transformer_embedder(depth=2, side=32, embedding_size=16),
     )
 
 

@@ -10,7 +10,9 @@ from keras_ms import MultiSimilarityLoss, NPairLoss
 from keras_ms.data.balanced_batches import balanced_batches
 from keras_ms.evaluation.retrieval import recall_at_k
 from keras_ms.models.head_start import head_axes
+from keras_ms.run.embedder import embedder_of
 from keras_ms.run.head_folds import ALPHAS, HeadFolds, class_folds
+from keras_ms.run.settings import Settings
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(12), 4)
@@ -307,3 +309,14 @@ def test_what_is_chosen_beats_the_features_on_classes_that_nobody_saw(shared_dat
     started = recall_at_k(features[~train] @ kernel + bias, labels[~train], (1,))[1]
     assert frozen == pytest.approx(0.511, abs=0.002)
     assert started > frozen + 0.05
+
+
+def test_of_few_images_every_feature_is_kept():
+    def size(num_images, **values):
+        values = {"backbone": "mobilenet_v2", "image_size": 32, "freeze_backbone": True} | values
+        return embedder_of(Settings.from_values(**values), num_images).output_shape[1]
+
+    assert [size(1279), size(1280)] == [1280, 512]
+    assert size(10, embedding_size=64) == 64
+    assert size(10, freeze_backbone=False) == 128  # from scratch
+    assert size(10, backbone="small") == 128

@@ -176,6 +176,19 @@ def test_sizes_starts_and_others_have_a_row_for_each_training(script, tmp_path, 
     assert {division for division, *_ in runs} == {"folds"}
 
 
+def test_few_images_are_drawn_from_the_training_classes(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "FEW", ((3, 2), (30, 2)))
+    monkeypatch.setattr(script, "HELD_OUT", 4)
+    monkeypatch.setattr(script, "DRAWS", 2)
+    comparison, _ = _comparison(script, tmp_path)
+    header, _, row = script.few(comparison)  # thirty classes are more than there are
+    assert header.count("|") == row.count("|") and row.startswith("| tiny | 3 | 2 |")
+    recalls = [float(cell) for cell in row.split("|")[4:-1]]
+    assert len(recalls) == 10 and min(recalls) > 25
+    # all dimensions along principal axes: the features, but for their mean
+    assert recalls[3] == pytest.approx(recalls[0], abs=20)
+
+
 def test_the_divisions_hold_out_whole_classes(experiment):
     labels = np.repeat(np.arange(12), 4)
     assert [held.sum() for held in experiment.divisions("a fifth", labels, 0)] == [8]

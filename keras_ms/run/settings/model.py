@@ -54,7 +54,8 @@ class ModelSettings:
     embedding_size: int | None = setting(
         None,
         "dimensions of the embedding; default: 128 from scratch, else 512, or as many as there are "
-        "pooled features if these are fewer",
+        "pooled features if these are fewer, or if on a frozen backbone there are fewer training "
+        "images than features (up to 2,048)",
         at_least=1,
     )
     freeze_backbone: bool = setting(
