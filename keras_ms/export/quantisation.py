@@ -1,6 +1,7 @@
 """Smaller ONNX files, float16 and int8, kept only if photos find each other as well as before."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from numbers import Real
@@ -128,21 +129,24 @@ def quantize_onnx(
     log(f"{path.name}: {gate.words}")
     exact = run_float(source.network, gate, source.dtype)
     trials = _float16 if kind == "float16" else _int8
-    told, found = [], None
+    told, found = [], None  # (loss, what was tried and what it gave)
     for network, in_float in trials(source.network, gate, exact, log):
         figures = figures_of(network, gate, exact)
-        left = f", {len(in_float)} layers in float" if in_float else ""
-        told.append(f"{kind}{left}: {figures}")
-        log(told[-1])
+        layers = "1 layer" if len(in_float) == 1 else f"{len(in_float)} layers"
+        left = f", {layers} in float" if in_float else ""
+        told.append((figures.loss, f"{kind}{left}: {figures}"))
+        log(told[-1][1])
         if figures.loss <= max_loss:
             found = network, in_float, figures
             break
     if found is None:
-        lines = "\n".join(told)
+        least, best = min(told)
+        enough = math.ceil(10 * least) / 10
         raise QuantisationRefused(
             f"No {kind} file of {path.name} was written: Recall@1 falls by more than {max_loss:g} "
-            f"points ({gate.words}).\n{lines}\nGive images that are like those it will see, or, "
-            "if this is good enough, a larger max_loss (--max-loss)"
+            f"points ({gate.words}). The best of {len(told)} was {best}. Give images that are like "
+            f"those it will see, or, if this is good enough, max_loss={enough:g} (--max-loss "
+            f"{enough:g})"
         )
     network, in_float, figures = found
     facts = {

@@ -40,8 +40,8 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def breakable(name: object) -> Markup:
-    """A name that may be broken after its underscores, dots and hyphens, as file names need."""
-    return Markup(re.sub(r"([_.-])", r"\1<wbr>", escape(str(name))))
+    """A name that may be broken after its folders, underscores, dots and hyphens."""
+    return Markup(re.sub(r"([/_.-])", r"\1<wbr>", escape(str(name))))
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -55,9 +55,8 @@ def augmentation(settings: Settings, images: ImageList) -> str:
     """How training varies the images: "none", "crop" or "distort"."""
     if settings.images.augmentation != "auto":
         return settings.images.augmentation
-    if images.images is None:
-        return "crop"
-    return "none" if images.name == "glyphs" else "distort"
+    # pictures in memory are drawn characters
+    return "crop" if images.images is None else "distort"
 
 
 def check_augmentation(settings: Settings, images: ImageList) -> None:

@@ -1,6 +1,7 @@
 """Smaller ONNX files and the gate that they pass."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -152,9 +153,12 @@ def test_a_bad_calibration_is_refused(spoilt, floats, tmp_path):
         )  # fmt: skip
     message = str(refusal.value)
     assert "falls by more than 6 points" in message and "measured on 36 images" in message
-    # the figures of every trial: all layers, then one of five in float
-    assert message.count("float queries in its gallery") == len(lines) - 1 == 2
-    assert "int8, 1 layers in float: Recall@1" in message
+    # every trial was told: all layers, then one of five in float; the error says which was best
+    trials = [line for line in lines if "float queries in its gallery" in line]
+    assert len(trials) == len(lines) - 1 == 2 and "int8, 1 layer in float: Recall@1" in trials[1]
+    assert "The best of 2 was " in message and sum(line in message for line in trials) == 1
+    enough = float(re.search(r"max_loss=([\d.]+) ", message)[1])
+    assert enough > 6 and f"(--max-loss {enough:g})" in message
     assert files_under(tmp_path) == files_under_photos(tmp_path)
 
 

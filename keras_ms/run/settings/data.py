@@ -98,8 +98,7 @@ class ImageSettings:
     augmentation: str = setting(
         "auto",
         "crop (random crop and flip, for photos), distort (rotate, scale, shear, shift, for "
-        "characters), none; auto: crop for folders, distort for omniglot, none for glyphs, which "
-        "are drawn distorted",
+        "characters), none; auto: crop for folders, distort for omniglot and glyphs",
         choices=("auto", "crop", "distort", "none"),
     )
     distortion: float = setting(
