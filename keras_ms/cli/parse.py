@@ -24,7 +24,11 @@ def option(explanation: str, metavar: str | None = None, *, default: str | None 
 # of a command that may be given embeddings in place of pictures
 PictureSize = Annotated[
     int | None,
-    option("of pictures: as in keras-ms embed", "PIXELS", default="what the model's file says"),
+    option(
+        "of pictures: as in keras-ms embed",
+        "PIXELS",
+        default="that of the index, else what the model's file says",
+    ),
 ]
 
 

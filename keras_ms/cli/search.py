@@ -1,5 +1,6 @@
 """keras-ms search: the nearest pictures of an index, for pictures or embeddings."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from keras_ms.cli.index import (
+from keras_ms.cli.indexed_pictures import (
+    check_not_embedded,
     checked_model,
+    embedded_for,
     number_of_pictures,
-    remembered_model,
     tell_broken,
+    view_note,
 )
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import PictureSize, check_ending, check_is_there, option, parsed
@@ -83,6 +86,9 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.search import Index
 
     index = Index(options.index)
+    if options.approximate or options.evaluate:
+        # before the queries are embedded
+        index.check_approximate()
     if options.evaluate:
         print(_evaluated(index, options.top))
         return
@@ -141,15 +147,10 @@ def _check(options):
 def _found(index, options):
     """[(query, [(path, similarity), …]), …]."""
     from keras_ms.search.embedding_files import holds_embeddings, read_embedding_files
-    from keras_ms.search.pictures_now import embedded_now, is_one_picture
+    from keras_ms.search.pictures_now import is_one_picture
 
-    given = {"image_size": options.image_size, "resize_to": options.resize_to}
     if holds_embeddings(options.query):
-        for name, value in given.items():
-            if value:
-                raise ValueError(
-                    f"{flag(name)} is of pictures: {options.query} is embedded already"
-                )
+        check_not_embedded(options, options.query)
         files = read_embedding_files(options.query)
         model = files.model
         if options.model:
@@ -159,10 +160,12 @@ def _found(index, options):
                 f"{options.query} does not say which model its embeddings are of: give --model, "
                 "the one that embedded them"
             )
+        note = view_note(index, files, options.query)
+        if note:
+            print(note, file=sys.stderr)  # beside the results, which others may read
         return _nearest(index, files, model, options)
-    model = options.model or remembered_model(index)
     is_one = is_one_picture(options.query)
-    with embedded_now(model, options.query, **given, verbose=not is_one) as now:
+    with embedded_for(index, options, options.query, verbose=not is_one) as (now, _):
         results = _nearest(index, now.files, now.files.model, options)
         tell_broken(now.broken)
         return results
