@@ -18,7 +18,7 @@ from keras_ms.cli.image_options import (
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
 from keras_ms.cli.setting_options import with_commas
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import SETTINGS
@@ -161,15 +161,11 @@ def run(words: Sequence[str]) -> None:
 
 def _checked_options(options):
     """The values of K and the metrics; what would fail after minutes of work fails now."""
-    from keras_ms.files import check_writable
-
     settings = config_settings(options)
     for name, endings in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
         path = getattr(options, name)
-        if not path:
-            continue
-        check_ending(flag(name), path, endings)
-        check_writable(Path(path).parent)
+        if path:
+            check_output_file(flag(name), path, endings, (options.config,))
     for name, least in (("bootstrap", 0), ("batch_size", 1)):
         value = getattr(options, name)
         if value is not None and value < least:

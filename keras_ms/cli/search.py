@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
@@ -17,7 +16,7 @@ from keras_ms.cli.indexed_pictures import (
     view_note,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import PictureSize, check_ending, check_is_there, option, parsed
+from keras_ms.cli.parse import PictureSize, check_is_there, check_output_file, option, parsed
 from keras_ms.run.settings.declaration import flag
 
 _OF_QUERY = ("model", "approximate", "image_size", "resize_to")
@@ -107,8 +106,6 @@ def run(words: Sequence[str]) -> None:
 
 
 def _check(options):
-    from keras_ms.files import check_writable
-
     jobs = {
         "QUERY": options.query,
         "--duplicates": options.duplicates is not None,
@@ -134,8 +131,7 @@ def _check(options):
     if options.to:
         if options.evaluate:
             raise ValueError("--evaluate prints its figures: leave out --to")
-        check_ending("--to", options.to, (".html", ".csv", ".json"))
-        check_writable(Path(options.to).parent)
+        check_output_file("--to", options.to, (".html", ".csv", ".json"), (options.query,))
     if "://" not in options.index:
         check_is_there(options.index, "the folder of an index")
     if options.query and "://" not in options.query:

@@ -232,7 +232,7 @@ def test_a_damaged_image_and_features_that_cannot_be_kept(tmp_path, capsys):
 
 def test_clear_errors(run, tmp_path, capsys):
     assert "Expected the folder of a run" in _refusal(capsys, tmp_path / "none")
-    assert "file name such as report.html" in _refusal(capsys, run, "--to", tmp_path)
+    assert "to be a file that ends in .html" in _refusal(capsys, run, "--to", tmp_path)
     assert "--map-images of at least 1" in _refusal(capsys, run, "--map-images", 0)
     assert "gone" in _refusal(capsys, run, "--data-dir", tmp_path / "gone")
     other = tmp_path / "data"
