@@ -13,13 +13,13 @@ from keras_ms.cli.indexed_pictures import (
     check_not_embedded,
     checked_model,
     embedded_for,
-    number_of_pictures,
     tell_broken,
     view_note,
 )
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import PictureSize, check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
+from keras_ms.terminal.counted import counted
 
 # rows of one commit: 67 MB of 512 numbers
 _ROWS_AT_ONCE = 32_768
@@ -93,8 +93,7 @@ def run(words: Sequence[str]) -> None:
         # files move: the one that was given last is there
         index.remember_model(os.path.abspath(options.model))
     if options.remove:
-        count = index.remove(options.remove)
-        print(f"Removed {count:,} of {len(options.remove):,} paths")
+        print(_removed(index, options.remove))
     if options.approximate:
         index.make_approximate()
         print("Prepared approximate search")
@@ -113,7 +112,7 @@ def described(index: Any) -> str:
     how = "exact or approximate" if index.is_approximate else "exact"
     seen = "" if index.view is None else f", seen at {index.view.words()}"
     return (
-        f"{index.place}: {number_of_pictures(len(index))}, {index.dimension} numbers each, of "
+        f"{index.place}: {counted(len(index), 'picture')}, {index.dimension} numbers each, of "
         f"{model.name} (fingerprint {model.fingerprint}){seen}; {how} search"
     )
 
@@ -138,6 +137,14 @@ def _check(options):
             )
     if options.model:
         check_is_there(options.model, "a .keras file, a SavedModel folder or an .onnx file")
+
+
+def _removed(index, paths):
+    from keras_ms.search.picture_list import picture_name
+
+    # as typed too: Index.add takes any text, and a picture may then be there twice
+    count = index.remove({*paths, *map(picture_name, paths)})
+    return f"Removed {min(count, len(paths)):,} of {len(paths):,} paths"
 
 
 def _opened(options):
@@ -193,7 +200,7 @@ def _add_files(options, index, files, model, model_path):
             new, replaced, held = new + added.new, replaced + added.replaced, 0
             paths, parts = [], []
             tell(done, files.count)
-    print(f"Added {number_of_pictures(new)}" + f", replaced {replaced:,}" * bool(replaced))
+    print(f"Added {counted(new, 'picture')}" + f", replaced {replaced:,}" * bool(replaced))
     return index
 
 

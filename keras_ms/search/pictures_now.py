@@ -12,6 +12,7 @@ from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.export.embedder import Embedder
 from keras_ms.search.embedding_files import EmbeddingFiles, read_embedding_files
 from keras_ms.search.embedding_run import embed_pictures
+from keras_ms.search.picture_list import picture_name
 from keras_ms.search.places import is_url
 
 
@@ -83,9 +84,9 @@ def embedded_now(
             raise ValueError(f"{shown_name(pictures)} cannot be embedded: {reason}") from error
         files = read_embedding_files(to)
         if data != pictures:
-            # as it was typed
-            read = files
-            files = read._replace(batches=lambda: _renamed(read, shown_name(pictures)))
+            # as it would be called in a folder of the path that was typed
+            read, name = files, shown_name(picture_name(pictures))
+            files = read._replace(batches=lambda: _renamed(read, name))
         yield PicturesNow(files, done.broken)
 
 

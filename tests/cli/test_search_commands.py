@@ -98,6 +98,21 @@ def test_one_picture_is_added_by_its_own_name(filled, capsys):
     assert "1.0000  new.png" in capsys.readouterr().out
 
 
+def test_a_picture_is_called_the_same_in_every_way_it_is_given(there, capsys):
+    (there / "list.csv").write_text("path\n./photos/0.png\nphotos//1.png\n")
+    for data in ("photos", "./photos", "./photos//", "./list.csv", "./photos/0.png"):
+        assert main(["index", "an.index", data, "--model", "./birds.keras"]) == 0
+    paths = sorted(path for part, _ in Index("an.index").batches() for path in part)
+    assert paths == [f"photos/{number}.png" for number in range(8)]
+    # absolute paths are others
+    assert main(["index", "an.index", str(there / "photos" / "0.png")]) == 0
+    assert len(Index("an.index")) == 9
+    capsys.readouterr()
+    assert main(["index", "an.index", "--remove", "./photos/0.png", "photos/./1.png"]) == 0
+    assert "Removed 2 of 2 paths" in capsys.readouterr().out
+    assert len(Index("an.index")) == 7
+
+
 def test_results_are_written_as_a_page_a_table_or_json(filled, capsys):
     for name in ("found.html", "found.csv", "found.json"):
         assert main(["search", "an.index", "photos", "--top", "3", "--to", name]) == 0
