@@ -13,6 +13,7 @@ from keras_ms.cli.image_options import (
     check_before_reading,
     image_options,
     image_settings,
+    load_option_images,
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
@@ -186,12 +187,11 @@ def _embedded(options):
     """(features, images, True) of a model and a data set."""
     from keras_ms.curriculum.table import table_names
     from keras_ms.export.embedder import embed_images, load_embedder
-    from keras_ms.run.images import load_run_images
 
     embedder, split = load_embedder(options.model), options.split or "train"
     given = with_image_size(options.images, options, embedder.image_size, embedder.preprocessing)
     settings = _settings(options, {}, given)
-    images = load_run_images(settings, needed=(split,)).subset(split)
+    images = load_option_images(options, settings, split).subset(split)
     table_names(images)  # what the table cannot hold
     features = embed_images(
         embedder,
