@@ -6,19 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_ms.run.settings.declaration import flag
+from keras_ms.terminal.counted import counted
 
 SIZES = ("image_size", "resize_to")
-
-
-def number_of_pictures(count: int) -> str:
-    """A number of pictures in words.
-
-    Example:
-
-    >>> number_of_pictures(1), number_of_pictures(8144)
-    ('1 picture', '8,144 pictures')
-    """
-    return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
 @contextmanager
@@ -41,18 +31,17 @@ def embedded_for(index: Any, options: Any, pictures: str, *, verbose: bool = Tru
     from keras_ms.search.pictures_now import embedded_now
 
     view: dict[str, Any] = {name: getattr(options, name) for name in SIZES}
-    own = None if index is None else index.view
+    own, place = (None, "") if index is None else (index.view, index.place)
     for name, value in view.items():
         if own is not None and value not in (None, getattr(own, name)):
             raise ValueError(
-                f"Expected {flag(name)} {getattr(own, name)}, as the pictures in {index.place} "
+                f"Expected {flag(name)} {getattr(own, name)}, as the pictures in {place} "
                 f"were seen. Received: {value}. Leave it out, or make another index"
             )
     path = options.model or _remembered_model(index)
-    expected, of_what = (None, "") if index is None else (index.model, index.place)
-    embedder = checked_model(path, expected, of_what)
+    embedder = checked_model(path, None if index is None else index.model, place)
     if own is not None:
-        _check_can_see(embedder, own, index.place)
+        _check_can_see(embedder, own, place)
         view = own._asdict()
     with embedded_now(path, pictures, **view, embedder=embedder, verbose=verbose) as now:
         yield now, path
@@ -89,7 +78,7 @@ def tell_broken(broken: Sequence[tuple[str, str]]) -> None:
     """Prints how many pictures could not be embedded, and the first of them."""
     if broken:
         path, reason = broken[0]
-        count = number_of_pictures(len(broken))
+        count = counted(len(broken), "picture")
         print(f"{count} could not be embedded, the first is {path}: {reason}")
 
 

@@ -11,14 +11,15 @@ from keras_ms.cli.indexed_pictures import (
     check_not_embedded,
     checked_model,
     embedded_for,
-    number_of_pictures,
     tell_broken,
     view_note,
 )
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import PictureSize, check_is_there, check_output_file, option, parsed
 from keras_ms.run.settings.declaration import flag
+from keras_ms.terminal.counted import counted
 
+_TOP = 10
 _OF_QUERY = ("model", "approximate", "image_size", "resize_to")
 _DESCRIPTION = (
     "Finds the pictures of an index that are nearest to each query, by the cosine of their "
@@ -42,7 +43,9 @@ class _Options:
         str,
         option("embeds the query, or has embedded it", "MODEL", default="that of the index"),
     ] = ""
-    top: Annotated[int, option("nearest pictures of each query", "N")] = 10
+    top: Annotated[int | None, option("nearest pictures of each query", "N", default=str(_TOP))] = (
+        None
+    )
     to: Annotated[
         str,
         option(
@@ -89,14 +92,14 @@ def run(words: Sequence[str]) -> None:
         # before the queries are embedded
         index.check_approximate()
     if options.evaluate:
-        print(_evaluated(index, options.top))
+        print(_evaluated(index, options.top or _TOP))
         return
     if options.duplicates is not None:
         results, what = _duplicates(index, options.duplicates)
     else:
         results = _found(index, options)
-        queries = "1 query" if len(results) == 1 else f"{len(results):,} queries"
-        what = f"{queries} in {number_of_pictures(len(index))}"
+        queries = counted(len(results), "query", "queries")
+        what = f"{queries} in {counted(len(index), 'picture')}"
     if options.to:
         size = write_results(results, options.to, index, what, max_pictures=options.pictures)
         print(f"{what}\nWrote {options.to} ({size / 1e6:.1f} MB)")
@@ -127,6 +130,10 @@ def _check(options):
     if options.duplicates is not None and not 0 < options.duplicates <= 1:
         raise ValueError(
             f"Expected --duplicates above 0 and up to 1. Received: {options.duplicates}"
+        )
+    if options.duplicates is not None and options.top:
+        raise ValueError(
+            "--top is of queries: groups hold all pictures that are alike. Leave it out"
         )
     if options.to:
         if options.evaluate:
@@ -172,7 +179,9 @@ def _nearest(index, files, model, options):
     for names, embeddings in files.batches():
         if not names:
             continue
-        found = index.search(embeddings, options.top, model=model, approximate=options.approximate)
+        found = index.search(
+            embeddings, options.top or _TOP, model=model, approximate=options.approximate
+        )
         results += [
             (name, list(zip(paths.tolist(), similarities.tolist())))
             for name, paths, similarities in zip(names, *found, strict=True)
@@ -192,7 +201,8 @@ def _duplicates(index, threshold):
     ]
     count = sum(len(group.paths) for group in groups)
     return results, (
-        f"{count:,} of {len(index):,} pictures in {len(groups):,} groups of similarity "
+        f"{count:,} of {counted(len(index), 'picture')} in {counted(len(groups), 'group')} of "
+        "similarity "
         f"{threshold:g} or more"
     )
 

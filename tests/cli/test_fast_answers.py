@@ -101,6 +101,7 @@ QUESTIONS = [
     (("keras-ms", "search", "gone", "q.npy"), 1, "Nothing is at gone"),
     (("keras-ms", "search", ".", ".", "--to", "page.pdf"), 1, "in .html or .csv or .json"),
     (("keras-ms", "search", ".", "--duplicates", "2"), 1, "up to 1"),
+    (("keras-ms", "search", ".", "--duplicates", "1", "--top", "3"), 1, "--top is of queries"),
     (("keras-ms", "curriculum", ".", "--class-depth", "0"), 1, "class_depth"),
     (("keras-ms", "curriculum", "--help"), 0, "--subsets"),
     (("keras-ms", "curriculum", "m.keras", "--subsets", "0"), 1, "subsets"),
