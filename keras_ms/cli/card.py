@@ -10,7 +10,8 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
+from keras_ms.run.settings.declaration import flag
 
 _DESCRIPTION = (
     "Writes the model card of a finished run: figures on unseen classes, data, training, files, "
@@ -62,10 +63,7 @@ def run(words: Sequence[str]) -> None:
         SystemExit: wrong words, or help.
     """
     options = parsed(_Options, "card", _DESCRIPTION, words)
-    from keras_ms.files import check_writable
-
     path, hub_datasets = _checked_path(options), _hub_datasets(options.hub_datasets)
-    check_writable(path.parent)
     import_keras()
     from keras_ms.report.model_card import import_card_package
     from keras_ms.run.card import write_run_card
@@ -83,11 +81,14 @@ def run(words: Sequence[str]) -> None:
     print(f"Wrote {path}")
     if not options.figures:
         model, config = (Path(options.run) / name for name in ("embedder.keras", "settings.json"))
+        again = ["keras-ms", "card", options.run]
+        for name in ("to", "exported", "licence", "hub_datasets"):
+            again += [flag(name), getattr(options, name)] if getattr(options, name) else []
         print(
             "Its figures have no intervals. With them: remove it, then\n"
             f"  {shlex.join(['keras-ms', 'evaluate', str(model), '--config', str(config)])} "
             "--to figures.json\n"
-            f"  {shlex.join(['keras-ms', 'card', options.run])} --figures figures.json"
+            f"  {shlex.join(again)} --figures figures.json"
         )
 
 
@@ -98,8 +99,7 @@ def _checked_path(options):
             f"Expected the folder of a run, with settings.json in it. Received: {options.run}"
         )
     path = Path(options.to or Path(options.run) / "README.md")
-    if path.suffix != ".md":
-        raise ValueError(f"Expected --to to end in .md. Received: {path}")
+    check_output_file("--to", path, (".md",))
     if path.exists():
         raise FileExistsError(
             f"{path} is there, and may hold words of yours: remove it, or choose another --to"

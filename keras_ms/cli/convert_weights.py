@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
-from keras_ms.files import check_can_be_written
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
 
 _DESCRIPTION = (
     "Converts bn_inception-52deb4733.pth, the public PyTorch weights, for --backbone bn_inception "
@@ -32,8 +30,7 @@ def run(words: Sequence[str]) -> None:
     """
     options = parsed(_Options, "convert-weights", _DESCRIPTION, words)
     check_is_there(options.source, "a .pth or .safetensors file")
-    check_ending("--to", options.to, (".weights.h5",))
-    check_can_be_written(Path(options.to).parent)
+    check_output_file("--to", options.to, (".weights.h5",))
     import_keras()
     from keras_ms.models.convert_weights import convert_weights
 

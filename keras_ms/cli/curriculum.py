@@ -13,10 +13,11 @@ from keras_ms.cli.image_options import (
     check_before_reading,
     image_options,
     image_settings,
+    load_option_images,
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
 from keras_ms.curriculum.density import DENSITIES
 from keras_ms.curriculum.subsets import METHODS, check_curriculum_options, curriculum_subsets
 from keras_ms.run.damaged_files import errors_name_file
@@ -169,14 +170,12 @@ def _progress(done, total):
 
 def _checked_page(options):
     """Where the page goes; what would fail after minutes of work fails now."""
-    from keras_ms.files import check_writable
-
     page = Path(options.page or Path(options.to).with_suffix(".html"))
     if options.page and options.page_classes == 0:
         raise ValueError("--page-classes 0 writes no page: leave out --page")
+    inputs = [options.images.get(name) for name in ("data_dir", "test_classes")]
     for name, path, ending in (("to", Path(options.to), ".csv"), ("page", page, ".html")):
-        check_ending(flag(name), path, (ending,))
-        check_writable(path.parent)
+        check_output_file(flag(name), path, (ending,), inputs)
     for name, least in (("page_classes", 0), ("max_dimension", 0), ("batch_size", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -188,12 +187,11 @@ def _embedded(options):
     """(features, images, True) of a model and a data set."""
     from keras_ms.curriculum.table import table_names
     from keras_ms.export.embedder import embed_images, load_embedder
-    from keras_ms.run.images import load_run_images
 
     embedder, split = load_embedder(options.model), options.split or "train"
     given = with_image_size(options.images, options, embedder.image_size, embedder.preprocessing)
     settings = _settings(options, {}, given)
-    images = load_run_images(settings, needed=(split,)).subset(split)
+    images = load_option_images(options, settings, split).subset(split)
     table_names(images)  # what the table cannot hold
     features = embed_images(
         embedder,

@@ -15,13 +15,15 @@ from keras_ms.cli.image_options import (
     config_settings,
     image_options,
     image_settings,
+    load_option_images,
     with_image_size,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
 from keras_ms.cli.setting_options import with_commas
 from keras_ms.run.settings.declaration import flag
 from keras_ms.run.settings.groups import SETTINGS
+from keras_ms.terminal.counted import counted
 
 # those of keras_ms.evaluation, which would import Keras
 METRICS = ("recall", "r_precision", "map_at_r", "nmi", "ami", "f1")
@@ -161,15 +163,11 @@ def run(words: Sequence[str]) -> None:
 
 def _checked_options(options):
     """The values of K and the metrics; what would fail after minutes of work fails now."""
-    from keras_ms.files import check_writable
-
     settings = config_settings(options)
     for name, endings in (("save_embeddings", (".npz",)), ("to", (".json", ".md"))):
         path = getattr(options, name)
-        if not path:
-            continue
-        check_ending(flag(name), path, endings)
-        check_writable(Path(path).parent)
+        if path:
+            check_output_file(flag(name), path, endings, (options.config,))
     for name, least in (("bootstrap", 0), ("batch_size", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
@@ -204,7 +202,6 @@ def _embedded(options):
     from keras_ms.evaluation.saved_embeddings import write_embeddings
     from keras_ms.export.embedder import embed_images, load_embedder, view_sizes
     from keras_ms.run.backend import keep_tensorflow_off_gpus
-    from keras_ms.run.images import load_run_images
     from keras_ms.run.origin import data_summary
 
     keep_tensorflow_off_gpus()
@@ -219,7 +216,7 @@ def _embedded(options):
                 + ", as its file records. Leave --apply-exif-orientation out"
             )
         settings = settings.with_values(apply_exif_orientation=rule.exif_orientation)
-    every = load_run_images(settings, needed=(split,))
+    every = load_option_images(options, settings, split)
     images = every.subset(split)
     size, resize_to = view_sizes(
         embedder,
@@ -228,13 +225,13 @@ def _embedded(options):
         resize_to=settings.images.resize_to or None,  # 0 stands for the default
     )
     print(
-        f"Measured: the {len(images):,} {split} images of {images.name}, at {size} x {size} pixels"
-        + (f" (the centre, shorter side {resize_to})" if resize_to != size else "")
+        f"Measured: the {counted(len(images), f'{split} image')} of {images.name}, at {size} x "
+        f"{size} pixels" + (f" (the centre, shorter side {resize_to})" if resize_to != size else "")
     )
     if len(images) < len(every):
         print(
-            f"Not measured: its other {len(every) - len(images):,} images (choose with --split; "
-            "--test-fraction 1 takes all of a plain folder)"
+            f"Not measured: its {counted(len(every) - len(images), 'other image')} (choose with "
+            "--split; --test-fraction 1 takes all of a plain folder)"
         )
     if rule and rule.before_resizing:
         print(f"{embedder.name} was evaluated on images prepared first: {rule.before_resizing}")

@@ -9,9 +9,8 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_is_there, check_output_folder, option, parsed
 from keras_ms.cli.setting_options import with_commas
-from keras_ms.files import check_can_be_written
 from keras_ms.models.view_words import parsed_views
 from keras_ms.run.settings.groups import SETTINGS
 from keras_ms.run.settings.training import ExportSettings
@@ -67,6 +66,8 @@ def run(words: Sequence[str]) -> None:
     """
     options = parsed(_Options, "export", "Exports a saved .keras model.", words)
     metadata = _metadata(options.metadata)
+    if not options.formats:
+        raise ValueError("--formats is empty: give saved_model, onnx or photo_onnx")
     formats = ExportSettings(options.formats).formats
     views = parsed_views(options.views)
     if options.resize_to is not None and options.resize_to < 1:
@@ -85,7 +86,7 @@ def run(words: Sequence[str]) -> None:
     file = os.path.join(options.model, "embedder.keras") if is_run else options.model
     check_is_there(file, "a .keras file, or the folder of a run that has ended")
     # what would fail at the end fails now
-    check_can_be_written(options.to)
+    check_output_folder("--to", options.to)
     # whatever backend trained the model: the files are TensorFlow's
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import_keras()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from keras_ms.cli.setting_options import setting_options
 from keras_ms.run.settings import Settings
 from keras_ms.run.settings.groups import GROUPS, SETTINGS, by_group
+from keras_ms.run.start_folder import with_places_from_start
 
 if TYPE_CHECKING:
+    from keras_ms.data.image_list import ImageList
     from keras_ms.export import Preprocessing
 
 # the others belong to a training
@@ -77,7 +80,10 @@ def check_before_reading(options: ImageOptions) -> None:
 
 def config_settings(options: ImageOptions) -> Settings:
     """`Settings` of --config, or the defaults."""
-    return Settings.read(options.config) if options.config else Settings()
+    if not options.config:
+        return Settings()
+    # of a run it lies in the run's folder
+    return with_places_from_start(Settings.read(options.config), Path(options.config).parent)
 
 
 def image_settings(options: ImageOptions, given: Mapping[str, Any]) -> Settings:
@@ -85,6 +91,19 @@ def image_settings(options: ImageOptions, given: Mapping[str, Any]) -> Settings:
     settings = config_settings(options)
     tune = "off" if given.get("validation_fraction") else settings.training.tune
     return settings.with_values(**given, tune=tune, interpolate=False)
+
+
+def load_option_images(options: ImageOptions, settings: Settings, split: str) -> ImageList:
+    """The images that a command is about; of a run that --config names they may have moved.
+
+    Raises:
+        ValueError, FileNotFoundError: no such images.
+    """
+    from keras_ms.run.images import load_images_of_a_run, load_run_images
+
+    is_of_run = options.config and settings.data.data_dir == config_settings(options).data.data_dir
+    load = load_images_of_a_run if is_of_run else load_run_images
+    return load(settings, needed=(split,))
 
 
 def with_image_size(

@@ -8,9 +8,18 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
+from keras_ms.cli.indexed_pictures import (
+    SIZES,
+    check_not_embedded,
+    checked_model,
+    embedded_for,
+    tell_broken,
+    view_note,
+)
 from keras_ms.cli.keras_import import import_keras
 from keras_ms.cli.parse import PictureSize, check_is_there, option, parsed
 from keras_ms.run.settings.declaration import flag
+from keras_ms.terminal.counted import counted
 
 # rows of one commit: 67 MB of 512 numbers
 _ROWS_AT_ONCE = 32_768
@@ -37,8 +46,8 @@ class _Options:
     model: Annotated[
         str,
         option(
-            "embeds the pictures: a .keras file, a SavedModel folder or an .onnx file. A new "
-            "index remembers where it lies",
+            "embeds the pictures: a .keras file, a SavedModel folder or an .onnx file. The index "
+            "remembers where it lies, also where nothing is added",
             "MODEL",
             default="that of the index",
         ),
@@ -69,17 +78,22 @@ def run(words: Sequence[str]) -> None:
     options = parsed(_Options, "index", _DESCRIPTION, words)
     _check(options)
     import_keras()
-    from keras_ms.search.index_table import is_there
+    from keras_ms.search.index_table import check_place, is_there
 
     index = _opened(options) if is_there(options.index) else None
     if index is None and not options.data:
         raise FileNotFoundError(f"No index is at {options.index}. Give what is to be in it: DATA")
     if options.data:
+        check_place(options.index)
         index = _add(options, index)
     assert index is not None  # it was there, or something was added
+    if options.model:
+        if not options.data:
+            checked_model(options.model, index.model, index.place)
+        # files move: the one that was given last is there
+        index.remember_model(os.path.abspath(options.model))
     if options.remove:
-        count = index.remove(options.remove)
-        print(f"Removed {count:,} of {len(options.remove):,} paths")
+        print(_removed(index, options.remove))
     if options.approximate:
         index.make_approximate()
         print("Prepared approximate search")
@@ -96,32 +110,22 @@ def described(index: Any) -> str:
     """
     model = index.model
     how = "exact or approximate" if index.is_approximate else "exact"
+    seen = "" if index.view is None else f", seen at {index.view.words()}"
     return (
-        f"{index.place}: {number_of_pictures(len(index))}, {index.dimension} numbers each, of "
-        f"{model.name} (fingerprint {model.fingerprint}); {how} search"
+        f"{index.place}: {counted(len(index), 'picture')}, {index.dimension} numbers each, of "
+        f"{model.name} (fingerprint {model.fingerprint}){seen}; {how} search"
     )
-
-
-def number_of_pictures(count: int) -> str:
-    """A number of pictures in words.
-
-    Example:
-
-    >>> number_of_pictures(1), number_of_pictures(8144)
-    ('1 picture', '8,144 pictures')
-    """
-    return "1 picture" if count == 1 else f"{count:,} pictures"
 
 
 def _check(options):
     if not options.index:
         raise ValueError("Expected the folder of an index. Received: ''")
-    for name in ("image_size", "resize_to"):
+    for name in SIZES:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"Expected {flag(name)} of at least 1. Received: {value}")
     if not options.data:
-        for name in ("model", "image_size", "resize_to"):
+        for name in SIZES:
             if getattr(options, name):
                 raise ValueError(f"{flag(name)} goes with DATA, what is added: leave it out")
     elif "://" not in options.data:
@@ -135,6 +139,14 @@ def _check(options):
         check_is_there(options.model, "a .keras file, a SavedModel folder or an .onnx file")
 
 
+def _removed(index, paths):
+    from keras_ms.search.picture_list import picture_name
+
+    # as typed too: Index.add takes any text, and a picture may then be there twice
+    count = index.remove({*paths, *map(picture_name, paths)})
+    return f"Removed {min(count, len(paths)):,} of {len(paths):,} paths"
+
+
 def _opened(options):
     from keras_ms.search import Index
 
@@ -143,54 +155,15 @@ def _opened(options):
 
 def _add(options, index):
     from keras_ms.search.embedding_files import holds_embeddings, read_embedding_files
-    from keras_ms.search.pictures_now import embedded_now
 
     if holds_embeddings(options.data):
-        for name in ("image_size", "resize_to"):
-            if getattr(options, name):
-                raise ValueError(f"{flag(name)} is of pictures: {options.data} is embedded already")
+        check_not_embedded(options, options.data)
         files = read_embedding_files(options.data)
         return _add_files(options, index, files, _model_of(options, files), options.model)
-    model = options.model or remembered_model(index)
-    sizes = {"image_size": options.image_size, "resize_to": options.resize_to}
-    if index is not None:
-        # before the pictures are embedded
-        checked_model(model, index.model, index.place)
-    with embedded_now(model, options.data, **sizes) as now:
+    with embedded_for(index, options, options.data) as (now, model):
         index = _add_files(options, index, now.files, now.files.model, model)
         tell_broken(now.broken)
     return index
-
-
-def remembered_model(index: Any) -> str:
-    """Path of the model file that an index remembers.
-
-    Args:
-        index: `keras_ms.search.Index`, or None: there is none yet.
-
-    Raises:
-        ValueError: none is remembered.
-        FileNotFoundError: it is not there any more.
-    """
-    path = index.model.path if index is not None else ""
-    if index is None or not path:
-        raise ValueError(
-            "Give --model, what embeds the pictures"
-            + ("" if index is None else f": {index.place} does not know where it lies")
-        )
-    if not Path(path).exists():
-        raise FileNotFoundError(
-            f"The model {path} is not there any more. Give --model, where {index.model.name} lies"
-        )
-    return path
-
-
-def tell_broken(broken: Sequence[tuple[str, str]]) -> None:
-    """Prints how many pictures could not be embedded, and the first of them."""
-    if broken:
-        path, reason = broken[0]
-        count = number_of_pictures(len(broken))
-        print(f"{count} could not be embedded, the first is {path}: {reason}")
 
 
 def _add_files(options, index, files, model, model_path):
@@ -210,7 +183,11 @@ def _add_files(options, index, files, model, model_path):
         model=model,
         dimension=files.dimension,
         model_path=os.path.abspath(model_path) if model_path else None,
+        view=files.view,
     )
+    note = view_note(index, files, options.data)
+    if note:
+        print(note)
     tell = work_progress("indexing", shown_progress(), unit="pictures")
     new = replaced = done = held = 0
     paths, parts = [], []
@@ -223,7 +200,7 @@ def _add_files(options, index, files, model, model_path):
             new, replaced, held = new + added.new, replaced + added.replaced, 0
             paths, parts = [], []
             tell(done, files.count)
-    print(f"Added {number_of_pictures(new)}" + f", replaced {replaced:,}" * bool(replaced))
+    print(f"Added {counted(new, 'picture')}" + f", replaced {replaced:,}" * bool(replaced))
     return index
 
 
@@ -237,26 +214,3 @@ def _model_of(options, files):
             )
         return files.model
     return checked_model(options.model, files.model, options.data)
-
-
-def checked_model(path: str, expected: Any, of_what: str) -> Any:
-    """The `Embedder` of a model file.
-
-    Args:
-        path: of the file.
-        expected: what it should be, with a `name` and a `fingerprint`, or None: any.
-        of_what: what is of the expected model, for the error.
-
-    Raises:
-        ValueError: it is another one; the message has both.
-    """
-    from keras_ms.export.embedder import load_embedder
-
-    embedder = load_embedder(path)
-    if expected is not None and embedder.fingerprint != expected.fingerprint:
-        raise ValueError(
-            f"Expected {expected.name} (fingerprint {expected.fingerprint}), which {of_what} is "
-            f"of. Received {embedder.name} (fingerprint {embedder.fingerprint}): another model's "
-            "embeddings cannot be compared with them"
-        )
-    return embedder

@@ -8,8 +8,13 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
-from keras_ms.files import check_can_be_written
+from keras_ms.cli.parse import (
+    check_ending,
+    check_is_there,
+    check_output_folder,
+    option,
+    parsed,
+)
 
 _DESCRIPTION = (
     "Writes an exported embedder.onnx with float16 and with int8 numbers. A quarter of the classes "
@@ -52,7 +57,7 @@ def run(words: Sequence[str]) -> None:
     check_is_there(options.model, "an .onnx file")
     check_ending("the model", options.model, (".onnx",))
     check_is_there(options.images, "a folder of photos, one folder a class")
-    check_can_be_written(options.to or Path(options.model).parent)
+    check_output_folder("--to", options.to or Path(options.model).parent)
     import_keras()
     from keras_ms.data.image_list import ImageList
     from keras_ms.export.quantisation import (

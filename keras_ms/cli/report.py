@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_is_there, option, parsed
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
 
 _DESCRIPTION = (
     "Writes one HTML page of a run's test images that needs no network: "
@@ -78,17 +78,13 @@ def run(words: Sequence[str]) -> None:
     """
     options = parsed(_Options, "report", _DESCRIPTION, words)
     # what would fail after the embedding fails now
-    from keras_ms.files import check_writable
-
     if bool(options.run) == bool(options.embeddings):
         raise ValueError("Give either the folder of a run or --embeddings FILE")
     _check_run(options)
     path = Path(options.to or Path(options.run or "") / "report.html")
-    if path.is_dir():
-        raise IsADirectoryError(f"Expected a file name such as report.html. Received: {path}")
+    check_output_file("--to", path, (".html", ".htm"))
     if options.map_images is not None and options.map_images < 1:
         raise ValueError(f"Expected --map-images of at least 1. Received: {options.map_images}")
-    check_writable(path.parent)
     if options.embeddings:
         check_is_there(options.embeddings, "an .npz file of embeddings and labels")
     import_keras()

@@ -1,22 +1,25 @@
 """keras-ms search: the nearest pictures of an index, for pictures or embeddings."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
-from keras_ms.cli.index import (
+from keras_ms.cli.indexed_pictures import (
+    check_not_embedded,
     checked_model,
-    number_of_pictures,
-    remembered_model,
+    embedded_for,
     tell_broken,
+    view_note,
 )
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import PictureSize, check_ending, check_is_there, option, parsed
+from keras_ms.cli.parse import PictureSize, check_is_there, check_output_file, option, parsed
 from keras_ms.run.settings.declaration import flag
+from keras_ms.terminal.counted import counted
 
+_TOP = 10
 _OF_QUERY = ("model", "approximate", "image_size", "resize_to")
 _DESCRIPTION = (
     "Finds the pictures of an index that are nearest to each query, by the cosine of their "
@@ -40,7 +43,9 @@ class _Options:
         str,
         option("embeds the query, or has embedded it", "MODEL", default="that of the index"),
     ] = ""
-    top: Annotated[int, option("nearest pictures of each query", "N")] = 10
+    top: Annotated[int | None, option("nearest pictures of each query", "N", default=str(_TOP))] = (
+        None
+    )
     to: Annotated[
         str,
         option(
@@ -83,15 +88,18 @@ def run(words: Sequence[str]) -> None:
     from keras_ms.search import Index
 
     index = Index(options.index)
+    if options.approximate or options.evaluate:
+        # before the queries are embedded
+        index.check_approximate()
     if options.evaluate:
-        print(_evaluated(index, options.top))
+        print(_evaluated(index, options.top or _TOP))
         return
     if options.duplicates is not None:
         results, what = _duplicates(index, options.duplicates)
     else:
         results = _found(index, options)
-        queries = "1 query" if len(results) == 1 else f"{len(results):,} queries"
-        what = f"{queries} in {number_of_pictures(len(index))}"
+        queries = counted(len(results), "query", "queries")
+        what = f"{queries} in {counted(len(index), 'picture')}"
     if options.to:
         size = write_results(results, options.to, index, what, max_pictures=options.pictures)
         print(f"{what}\nWrote {options.to} ({size / 1e6:.1f} MB)")
@@ -101,8 +109,6 @@ def run(words: Sequence[str]) -> None:
 
 
 def _check(options):
-    from keras_ms.files import check_writable
-
     jobs = {
         "QUERY": options.query,
         "--duplicates": options.duplicates is not None,
@@ -125,11 +131,14 @@ def _check(options):
         raise ValueError(
             f"Expected --duplicates above 0 and up to 1. Received: {options.duplicates}"
         )
+    if options.duplicates is not None and options.top:
+        raise ValueError(
+            "--top is of queries: groups hold all pictures that are alike. Leave it out"
+        )
     if options.to:
         if options.evaluate:
             raise ValueError("--evaluate prints its figures: leave out --to")
-        check_ending("--to", options.to, (".html", ".csv", ".json"))
-        check_writable(Path(options.to).parent)
+        check_output_file("--to", options.to, (".html", ".csv", ".json"), (options.query,))
     if "://" not in options.index:
         check_is_there(options.index, "the folder of an index")
     if options.query and "://" not in options.query:
@@ -141,15 +150,10 @@ def _check(options):
 def _found(index, options):
     """[(query, [(path, similarity), …]), …]."""
     from keras_ms.search.embedding_files import holds_embeddings, read_embedding_files
-    from keras_ms.search.pictures_now import embedded_now, is_one_picture
+    from keras_ms.search.pictures_now import is_one_picture
 
-    given = {"image_size": options.image_size, "resize_to": options.resize_to}
     if holds_embeddings(options.query):
-        for name, value in given.items():
-            if value:
-                raise ValueError(
-                    f"{flag(name)} is of pictures: {options.query} is embedded already"
-                )
+        check_not_embedded(options, options.query)
         files = read_embedding_files(options.query)
         model = files.model
         if options.model:
@@ -159,10 +163,12 @@ def _found(index, options):
                 f"{options.query} does not say which model its embeddings are of: give --model, "
                 "the one that embedded them"
             )
+        note = view_note(index, files, options.query)
+        if note:
+            print(note, file=sys.stderr)  # beside the results, which others may read
         return _nearest(index, files, model, options)
-    model = options.model or remembered_model(index)
     is_one = is_one_picture(options.query)
-    with embedded_now(model, options.query, **given, verbose=not is_one) as now:
+    with embedded_for(index, options, options.query, verbose=not is_one) as (now, _):
         results = _nearest(index, now.files, now.files.model, options)
         tell_broken(now.broken)
         return results
@@ -173,7 +179,9 @@ def _nearest(index, files, model, options):
     for names, embeddings in files.batches():
         if not names:
             continue
-        found = index.search(embeddings, options.top, model=model, approximate=options.approximate)
+        found = index.search(
+            embeddings, options.top or _TOP, model=model, approximate=options.approximate
+        )
         results += [
             (name, list(zip(paths.tolist(), similarities.tolist())))
             for name, paths, similarities in zip(names, *found, strict=True)
@@ -193,7 +201,8 @@ def _duplicates(index, threshold):
     ]
     count = sum(len(group.paths) for group in groups)
     return results, (
-        f"{count:,} of {len(index):,} pictures in {len(groups):,} groups of similarity "
+        f"{count:,} of {counted(len(index), 'picture')} in {counted(len(groups), 'group')} of "
+        "similarity "
         f"{threshold:g} or more"
     )
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from keras_ms.cli.keras_import import import_keras
-from keras_ms.cli.parse import check_ending, check_is_there, option, parsed
-from keras_ms.files import check_can_be_written, whole_file
+from keras_ms.cli.parse import check_is_there, check_output_file, option, parsed
+from keras_ms.files import whole_file
 from keras_ms.run.losses import named_loss, pair_loss_names
 
 
@@ -46,10 +45,9 @@ def run(words: Sequence[str]) -> None:
             f"Unknown loss. Expected one of {', '.join(pair_loss_names())}. Received: "
             f"{', '.join(unknown)}"
         )
-    check_ending("--to", options.to, (".png", ".svg", ".pdf"))
-    check_can_be_written(Path(options.to).parent)
+    check_output_file("--to", options.to, (".png", ".svg", ".pdf"))
     if options.table:
-        check_can_be_written(Path(options.table).parent)
+        check_output_file("--table", options.table, (".md",))
     if options.embeddings:
         check_is_there(options.embeddings, "an .npz file of embeddings and labels")
     import_keras()

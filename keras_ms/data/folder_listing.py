@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from keras_ms.data.file_names import same_name, shown_name
+from keras_ms.terminal.counted import counted
 from keras_ms.terminal.progress import Progress
 
 # what programs and systems put beside images
@@ -48,6 +49,25 @@ HIDDEN_FOLDERS = "hidden folders"
 UNNAMED = "files without an ending"
 OTHER_ENDINGS = "files of other endings"
 SPECIAL = "pipes, sockets or devices"
+# of a single one
+_ONE = {
+    DANGLING: "link that leads nowhere",
+    REPEATED: "link to a folder that is listed already",
+    TOO_DEEP: "folder that is nested too deeply",
+    HIDDEN_IMAGES: "hidden image",
+    HIDDEN_IMAGE_FOLDERS: "hidden folder of images",
+    NAMELESS: "image without an ending",
+    LONGER: "file with more after an image's ending",
+    DEEPER: "image in subfolders of class folders",
+    BESIDE: "image beside the class folders",
+    UNREADABLE: "image that cannot be read",
+    TOO_FEW: "image of a class that is too small",
+    HIDDEN_FILES: "hidden file",
+    HIDDEN_FOLDERS: "hidden folder",
+    UNNAMED: "file without an ending",
+    OTHER_ENDINGS: "file of another ending",
+    SPECIAL: "pipe, socket or device",
+}
 _SAFE = {HIDDEN_FILES, HIDDEN_FOLDERS, UNNAMED, OTHER_ENDINGS, SPECIAL}
 _FOLDERS = {REPEATED, TOO_DEEP, HIDDEN_IMAGE_FOLDERS, HIDDEN_FOLDERS}
 
@@ -246,4 +266,5 @@ def tally_line(used: int, passed_over: dict[str, int]) -> str:
         return line
     # what may matter first
     ordered = sorted(passed_over.items(), key=lambda pair: (not may_be_images(pair[0]), -pair[1]))
-    return f"{line}; passed over: " + ", ".join(f"{n:,} {reason}" for reason, n in ordered)
+    words = (counted(n, _ONE.get(reason, reason), reason) for reason, n in ordered)
+    return f"{line}; passed over: " + ", ".join(words)

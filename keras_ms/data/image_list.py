@@ -13,6 +13,7 @@ from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.held_out_classes import classes_to_hold_out
 from keras_ms.data.image_folder import read_image_folder
+from keras_ms.terminal.counted import counted
 from keras_ms.terminal.progress import Progress
 
 _MASKS = ("is_query", "is_gallery")
@@ -154,9 +155,9 @@ class ImageList:
         return len(self.labels)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {len(self)} images"]
+        lines = [f"{self.name}: {counted(len(self), 'image')}"]
         lines += [
-            f"  {name}: {classes} classes, {images} images"
+            f"  {name}: {counted(classes, 'class', 'classes')}, {counted(images, 'image')}"
             for name, (classes, images) in self.counts().items()
         ]
         if not self.has_gallery():
@@ -170,7 +171,7 @@ class ImageList:
                 inside = self.split == name
                 if not (queries & gallery)[inside].all():
                     lines[number] += (
-                        f" ({np.count_nonzero(queries[inside])} queries, "
+                        f" ({counted(np.count_nonzero(queries[inside]), 'query', 'queries')}, "
                         f"{np.count_nonzero(gallery[inside])} in the gallery)"
                     )
         return "\n".join(lines)

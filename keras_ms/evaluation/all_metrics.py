@@ -12,6 +12,7 @@ from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, r
 from keras_ms.evaluation.inputs import checked_embeddings
 from keras_ms.evaluation.ranks import best_positive_ranks
 from keras_ms.evaluation.retrieval import checked_ks
+from keras_ms.terminal.counted import counted
 from keras_ms.terminal.keras_progress import work_progress
 from keras_ms.terminal.progress import print_line, shown_progress
 
@@ -57,13 +58,8 @@ class Evaluation:
     def table(self) -> str:
         """The values as a Markdown table, with a line about the counts above."""
         lines = [
-            f"{self.num_queries:,} queries in {self.num_items:,} items, {self.num_classes:,} "
-            "classes"
-            + (
-                ""
-                if self.num_skipped is None
-                else f"; {self.num_skipped:,} queries skipped (no other item of their class)"
-            ),
+            f"{counted(self.num_queries, 'query', 'queries')} in {counted(self.num_items, 'item')}"
+            f", {counted(self.num_classes, 'class', 'classes')}" + self._skipped(),
             "",
             "| metric | value | 95 % interval |",
             "|---|---|---|",
@@ -73,8 +69,17 @@ class Evaluation:
             interval = f"{low_high[0]:.4f} – {low_high[1]:.4f}" if low_high else "–"
             lines.append(f"| {name} | {value:.4f} | {interval} |")
         if self.intervals:
-            lines += ["", f"Intervals: bootstrap over classes, {self.num_resamples:,} resamples."]
+            lines += [
+                "",
+                f"Intervals: bootstrap over classes, {counted(self.num_resamples, 'resample')}.",
+            ]
         return "\n".join(lines)
+
+    def _skipped(self):
+        if self.num_skipped is None:
+            return ""
+        queries = counted(self.num_skipped, "query", "queries")
+        return f"; {queries} skipped (no other item of their class)"
 
 
 def evaluate_embeddings(

@@ -10,6 +10,7 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.data.images import evaluation_batches
 from keras_ms.export.int8_layers import runner_of
 from keras_ms.export.preprocessing import Preprocessing
+from keras_ms.terminal.counted import counted
 
 _CALIBRATION_IMAGES, _GATE_IMAGES = 128, 2000
 # that share the images at least, where there are as many: among images of one class every
@@ -115,8 +116,10 @@ def gate_images(images: ImageList, rule: Preprocessing) -> GateImages:
     calibration = np.sort(random.permutation(calibration)[:_CALIBRATION_IMAGES])
     measured = np.sort(np.concatenate(chosen))
     words = (
-        f"calibrated on {len(calibration)} images of {len(first)} classes, measured on "
-        f"{len(measured)} images of {len(chosen)} other classes"
+        f"calibrated on {counted(len(calibration), 'image')} of "
+        f"{counted(len(first), 'class', 'classes')}, measured on "
+        f"{counted(len(measured), 'image')} of "
+        f"{counted(len(chosen), 'other class', 'other classes')}"
     )
     return GateImages(
         _views(images, calibration, rule),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from keras_ms.report.markup import percent
+from keras_ms.terminal.counted import counted
 
 # what the figures are compared with, as the end of a sentence
 _START = {
@@ -82,7 +83,7 @@ def about_figures(figures: Sequence[CardFigure], num_resamples: int) -> str:
     ]
     if num_resamples:
         words.append(
-            f"Intervals: bootstrap over classes, {num_resamples:,} resamples; they say "
+            f"Intervals: bootstrap over classes, {counted(num_resamples, 'resample')}; they say "
             "how far other classes of the same kind would move a figure."
         )
     return " ".join(words)

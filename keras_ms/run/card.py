@@ -21,9 +21,16 @@ from keras_ms.report.card_figures import CardFigure
 from keras_ms.report.model_card import CardContents, CardFile, write_model_card
 from keras_ms.run.damaged_files import errors_name_file
 from keras_ms.run.exports import FRAMED
-from keras_ms.run.facts import run_baselines, run_choice, run_facts, run_test_recalls
+from keras_ms.run.facts import (
+    run_baselines,
+    run_choice,
+    run_facts,
+    run_test_recalls,
+    unchosen_weights,
+)
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.settings import Settings
+from keras_ms.run.start_folder import place_from_start
 from keras_ms.terminal.command_words import UnfinishedRun
 
 _START = {
@@ -61,7 +68,7 @@ def write_run_card(
     """
     summary = _summary(run)
     settings = run.settled_settings()
-    exports = _exports(summary, exported)
+    exports = _exports(run, summary, exported)
     embedder: Any = load_keras_file(run.model_file)
     fingerprint = model_fingerprint(embedder)
     facts = _exported_facts(exports)
@@ -79,7 +86,7 @@ def write_run_card(
         data_name=name,
         counts=counts,
         embedder=embedder,
-        weights=_weights(run, settings, summary),
+        weights=_weights(run, settings),
     )
     # it stands in the table of figures
     made.pop("Recall@1 for comparison", None)
@@ -124,9 +131,12 @@ def _summary(run) -> dict[str, Any]:
     return summary
 
 
-def _exports(summary, folder) -> dict[str, Path]:
+def _exports(run, summary, folder) -> dict[str, Path]:
     """The exported files by format: those of the folder, else those that the run wrote."""
-    written = {kind: Path(one["path"]) for kind, one in summary["exports"].items()}
+    written = {
+        kind: Path(place_from_start(one["path"], run.path))
+        for kind, one in summary["exports"].items()
+    }
     if folder is not None:
         written = {kind: Path(folder) / path.name for kind, path in written.items()}
     gone = [str(path) for path in written.values() if not path.exists()]
@@ -231,7 +241,7 @@ def _evaluation(file: str | Path, run: RunFolder, fingerprint: str) -> dict[str,
     return {"values": values, "intervals": intervals, "num_resamples": num_resamples}
 
 
-def _weights(run: RunFolder, settings: Settings, summary) -> str:
+def _weights(run: RunFolder, settings: Settings) -> str:
     """Which weights the model has, and what those began as, in words."""
     given = settings.model.weights
     began = "begun at random"
@@ -244,12 +254,7 @@ def _weights(run: RunFolder, settings: Settings, summary) -> str:
     choice = run_choice(run)
     if choice is not None:
         return f"chosen among {len(choice.candidates):,} by {choice.by}; {began}"
-    with run.errors_name_file(run.summary_file):
-        step = summary.get("best_step")
-        chosen = (
-            f"of step {step:,}, the best on the validation classes" if step else "the last ones"
-        )
-    return f"{chosen}; {began}"
+    return f"{unchosen_weights(run)}; {began}"
 
 
 def _num_bytes(path: Path) -> int:

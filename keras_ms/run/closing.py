@@ -3,10 +3,12 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_ms.data.image_list import ImageList
 from keras_ms.run.choice import WeightsChoice
+from keras_ms.run.head_start import stays_at_start
+from keras_ms.run.settings import Settings
 
 # by "validation" and "test", then by stage: Recall@K by K as text, None where embeddings hold NaN
 StageRecalls = dict[str, dict[str, dict[str, float] | None]]
@@ -15,6 +17,23 @@ _DIVERGED = (
     "Training diverged: its last weights hold NaN or infinity, earlier ones were kept. Lower the "
     "learning rate, or train in float32"
 )
+
+
+class KeptWeights(NamedTuple):
+    """Which weights a run has kept in the end.
+
+    Attributes:
+        is_start: whether they are those that training began with.
+        why: they are kept, in words; empty of others than the start.
+        head_initializer, learning_rate: of the training, as they were used.
+    """
+
+    is_start: bool
+    why: str
+    head_initializer: str | None
+    learning_rate: float | None
+
+
 # in the order of the table; what a run lacks is left out
 _NAMES = {
     "raw_pixels": "raw pixels",
@@ -46,15 +65,52 @@ def finite_recall(recalls: StageRecalls, last_weights: Path) -> dict[str, float]
     return recall
 
 
-def closing_words(recalls: StageRecalls, ks: Sequence[int]) -> list[str]:
+def closing_words(
+    recalls: StageRecalls, ks: Sequence[int], kept: KeptWeights | None = None
+) -> list[str]:
     """What a user is told of a training that has ended: the table, and what should be known first.
 
-    Args: as `closing_table`.
+    Args:
+        recalls, ks: as in `closing_table`.
+        kept: `KeptWeights`. Defaults to None: not the start.
     """
     words = [closing_table(recalls, ks)]
     if recalls["test"]["last"] is None:
         words.append(_DIVERGED)
-    return [*words, *filter(None, [shortfall(recalls)])]
+    elif kept and kept.is_start:
+        words.append(f"Training changed nothing: the weights of the start are kept, {kept.why}")
+    return [*words, *filter(None, [shortfall(recalls, kept)])]
+
+
+def kept_weights(
+    settings: Settings, choice: WeightsChoice | None, history: Sequence[Mapping[str, float]]
+) -> KeptWeights:
+    """Which weights a run has kept.
+
+    Args:
+        settings: its `Settings`, with what folds have chosen.
+        choice: what was chosen among what; None where there was nothing to choose.
+        history: a row of numbers for each epoch.
+    """
+    why = ""
+    if choice:
+        why = f"the best of {len(choice.candidates):,} by {choice.by}" * (choice.chosen.alpha == 0)
+    elif settings.training.tune == "folds" and stays_at_start(settings):
+        why = "as no classes could be held out to choose by"
+    elif _only_the_loss_moves(settings) and history and not any(map(_mined, history)):
+        why = "as no batch had anything left to learn from"
+    return KeptWeights(
+        bool(why), why, settings.model.head_initializer, settings.training.learning_rate
+    )
+
+
+def _only_the_loss_moves(settings):
+    # the statistics of batches move without any loss, and so do decayed weights
+    return settings.model.freeze_backbone and not settings.training.weight_decay
+
+
+def _mined(row):
+    return row.get("mined_anchors", 1) != 0
 
 
 def next_words(run_path: Path, data_dir: str, exports: Mapping[str, Any]) -> list[str]:
@@ -77,6 +133,7 @@ def run_summary(
     recalls: StageRecalls,
     *,
     choice: WeightsChoice | None,
+    kept: KeptWeights | None = None,
     exports: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
@@ -86,6 +143,7 @@ def run_summary(
         images: with all splits.
         recalls: of every stage.
         choice: what was chosen among what; None where there was nothing to choose.
+        kept: `KeptWeights`. Defaults to None: not known.
         exports: of `keras_ms.export.formats.export_formats`.
         seconds: that this session took.
     """
@@ -96,7 +154,8 @@ def run_summary(
         "validation_recall": recalls["validation"],
         "best_step": choice.chosen.step if choice else None,
         "choice": choice.to_json() if choice else None,
-        "below_pooled_features": shortfall(recalls) or None,
+        "kept": kept._asdict() if kept else None,
+        "below_pooled_features": shortfall(recalls, kept) or None,
         "exports": exports,
         "seconds_of_last_session": round(seconds, 1),
     }
@@ -125,23 +184,26 @@ def closing_table(recalls: StageRecalls, ks: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def shortfall(recalls: StageRecalls) -> str:
+def shortfall(recalls: StageRecalls, kept: KeptWeights | None = None) -> str:
     """A sentence for the user if the chosen embedder is below the features it began with, else "".
 
     Args:
         recalls: as in `closing_table`.
+        kept: `KeptWeights`. Defaults to None: not the start.
     """
     pairs = {}
     for classes in ("validation", "test"):
         stages = recalls[classes]
         chosen, pooled = stages.get("chosen") or stages.get("last"), stages.get("pooled_features")
         pairs[f"on the {classes} classes"] = (chosen or {}).get("1"), (pooled or {}).get("1")
-    return below_pooled_features(pairs)
+    return below_pooled_features(pairs, is_start=bool(kept and kept.is_start))
 
 
 def below_pooled_features(
     pairs: Mapping[str, tuple[float | None, float | None]],
     show: Callable[[float], str] = "{:.3f}".format,
+    *,
+    is_start: bool = False,
 ) -> str:
     """A sentence for the user about where training made the embedder worse, "" if nowhere.
 
@@ -149,6 +211,8 @@ def below_pooled_features(
         pairs: {where it was measured, in words: (Recall@1 of the embedder, that of the pooled
             features)}; None for what is not known.
         show: function from a recall to its text. Defaults to three digits.
+        is_start: whether the embedder has the weights that training began with, which no other
+            training would mend. Defaults to False.
     """
     worse = [
         f"{show(ours)} against {show(pooled)} {where}"
@@ -160,8 +224,9 @@ def below_pooled_features(
     return (
         "The chosen embedder finds less than the pooled features of its backbone, which need no "
         f"training: Recall@1 {', '.join(worse)}. More classes or more images of each would help, "
-        "or a larger --embedding-size, a smaller --learning-rate, a backbone trained on similar "
-        "pictures."
+        "or a larger --embedding-size, "
+        + ("" if is_start else "a smaller --learning-rate, ")
+        + "a backbone trained on similar pictures."
     )
 
 

@@ -177,6 +177,16 @@ def run_choice(run: RunFolder) -> Choice | None:
         )
 
 
+def unchosen_weights(run: RunFolder) -> str:
+    """Which weights a finished run has that had nothing to choose, in words."""
+    summary = run.read_json(run.summary_file) or {}
+    with run.errors_name_file(run.summary_file):
+        step, kept = summary.get("best_step"), summary.get("kept") or {}
+        if step:
+            return f"of step {step:,}, the best on the validation classes"
+        return f"those of the start, {kept['why']}" if kept.get("is_start") else "the last ones"
+
+
 def run_baseline_lines(run: RunFolder, history: History) -> dict[str, float]:
     """Recall@1 by name, lines to draw across the curves of Recall@K in the history.
 
@@ -208,7 +218,10 @@ def run_remarks(run: RunFolder, history: History) -> list[str]:
     chosen = test.get("chosen", test.get("last", {}))
     pooled = baselines["test"].get("pooled_features", {})
     pairs["on the test classes"] = chosen.get(1), pooled.get(1)
-    sentence = below_pooled_features(pairs, show=lambda recall: percent(recall, 1))
+    with run.errors_name_file(run.summary_file):
+        kept = (run.read_json(run.summary_file) or {}).get("kept") or {}
+        is_start = bool(kept.get("is_start"))
+    sentence = below_pooled_features(pairs, lambda recall: percent(recall, 1), is_start=is_start)
     return [sentence] if sentence else []
 
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_ms.callbacks import (
-    ExplainZeroLoss,
     InterpolateWeights,
     KeepBestWeights,
     RecallAtK,
@@ -24,6 +23,7 @@ from keras_ms.run.data import RunData
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.model import RunModels
 from keras_ms.run.settings import Settings
+from keras_ms.run.told_zero_loss import TellZeroLoss
 from keras_ms.run.tracking import tracking_callbacks
 from keras_ms.run.training_state import SaveRun
 from keras_ms.terminal.keras_progress import TrainingLines
@@ -129,7 +129,7 @@ def fit_model(
                     *trees,
                     *([WithAveragedWeights(measuring)] if settings.training.ema else measuring),
                     lines,
-                    ExplainZeroLoss(),
+                    TellZeroLoss(log),
                     *tracking_callbacks(settings, run.path),
                     *callbacks,
                     SaveRun(

@@ -26,6 +26,7 @@ from keras_ms.run.damaged_files import (
 )
 from keras_ms.run.origin import data_summary, environment
 from keras_ms.run.settings import Settings, read_values
+from keras_ms.run.start_folder import with_places_from_start
 from keras_ms.run.training_state import read_progress, restore_state, save_state
 from keras_ms.terminal.command_words import resume_command
 
@@ -227,6 +228,7 @@ class RunFolder:
             return False
 
     def read_settings(self) -> Settings:
+        """The settings; images and weights are found from any folder, as long as they stay."""
         try:
             settings = Settings.read(
                 self.settings_file, values_if_missing={"tune": "off", "interpolate": False}
@@ -243,19 +245,26 @@ class RunFolder:
             settings = settings.with_values(backbone_learning_rate=settings.training.learning_rate)
         if self.curriculum_file.is_file():
             settings = settings.with_values(curriculum=str(self.curriculum_file))
-        return settings
+        return with_places_from_start(settings, self.path)
 
     def settled_settings(self) -> Settings:
         """The settings, with what folds have chosen of what was left open."""
         settings, choice = self.read_settings(), self.read_json(self.choice_file)
-        if choice is None or settings.training.tune != "folds":
+        if settings.training.tune != "folds":
             return settings
-        with self.errors_name_file(self.choice_file):
-            chosen = choice["candidates"][choice["chosen"]]
-            return settings.with_values(
-                head_initializer=settings.model.head_initializer or chosen["start"],
-                learning_rate=settings.training.learning_rate or chosen["learning_rate"],
-            )
+        if choice is not None:
+            with self.errors_name_file(self.choice_file):
+                chosen = choice["candidates"][choice["chosen"]]
+                start, rate = chosen["start"], chosen["learning_rate"]
+        else:
+            # with too few classes for folds the usual ones were taken
+            with self.errors_name_file(self.summary_file):
+                kept = (self.read_json(self.summary_file) or {}).get("kept") or {}
+                start, rate = kept.get("head_initializer"), kept.get("learning_rate")
+        return settings.with_values(
+            head_initializer=settings.model.head_initializer or start,
+            learning_rate=settings.training.learning_rate or rate,
+        )
 
     def write_json(self, path: Path, content: Any) -> None:
         with whole_file(path) as temporary:

@@ -25,6 +25,25 @@ from keras_ms.run.settings import Settings
 from keras_ms.run.settings.defaults import validation_fraction
 
 
+def load_images_of_a_run(
+    settings: Settings,
+    log: Callable[[str], Any] = print,
+    needed: Collection[str] | None = None,
+) -> ImageList:
+    """As `load_run_images`, of a run that has begun: its images may have moved since.
+
+    Raises:
+        ValueError, FileNotFoundError: as there; the message names the options for the new place.
+    """
+    try:
+        return load_run_images(settings, log, needed)
+    except FileNotFoundError as error:
+        more = ", and --test-classes, their list" if settings.data.test_classes else ""
+        raise FileNotFoundError(
+            f"{error}. Give --data-dir, where the images lie now{more}"
+        ) from error
+
+
 def load_run_images(
     settings: Settings,
     log: Callable[[str], Any] = print,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -66,7 +67,7 @@ def _digest(names):
 
 
 def environment() -> dict[str, Any]:
-    """Versions of what computes, a dict that JSON can hold."""
+    """Versions of what computes, and in which folder, a dict that JSON can hold."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -78,4 +79,6 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "backend": keras.backend.backend(),
         "packages": versions,
+        # relative places of the settings begin there
+        "folder": os.getcwd(),
     }

@@ -26,10 +26,11 @@ from keras_ms.run.facts import (
     run_pictures,
     run_remarks,
     shown_settings,
+    unchosen_weights,
 )
 from keras_ms.run.features import described_plain_view
 from keras_ms.run.folder import RunFolder
-from keras_ms.run.images import load_run_images
+from keras_ms.run.images import load_images_of_a_run
 from keras_ms.run.kept_embeddings import FOLDER, kept_embeddings
 from keras_ms.run.model import build_models, run_loss
 from keras_ms.run.origin import are_same_images, data_summary
@@ -83,7 +84,7 @@ def run_report(
     )
     _check_weights(run)
     keep_tensorflow_off_gpus()
-    images = _images(settings, log)
+    images = load_images_of_a_run(settings, log)
     _check_same(images, run)
     choice = run_choice(run)
     embedder, weights = _embedder(run, settings, images, choice)
@@ -157,7 +158,7 @@ def embeddings_report(
     """
     saved: Any = read_embeddings(file)
     settings, split = _data_of(file, saved["data"], dataset, data_dir)
-    images = _images(settings, log, needed=(split,)).subset(split)
+    images = load_images_of_a_run(settings, log, needed=(split,)).subset(split)
     _check_rows(file, saved, images)
     embeddings = saved["embeddings"]
     report = collect_report(
@@ -215,16 +216,6 @@ def _check_rows(file, saved, images):
         )
 
 
-def _images(settings, log, needed=None):
-    try:
-        return load_run_images(settings, log, needed)
-    except FileNotFoundError as error:
-        more = ", and --test-classes, their list" if settings.data.test_classes else ""
-        raise FileNotFoundError(
-            f"{error}. Give --data-dir, where the images lie now{more}"
-        ) from error
-
-
 def _embeddings(embedder, settings, images, log, verbose):
     """Embeddings of the run's test images, of cached features where the backbone is frozen."""
     folder = Path(settings.training.runs_folder) / "features"
@@ -262,12 +253,7 @@ def _check_weights(run):
 def _embedder(run, settings, images, choice) -> tuple[keras.Model, str]:
     """(embedder, which weights it has in words)."""
     if run.model_file.is_file():
-        summary = run.read_json(run.summary_file) or {}
-        with run.errors_name_file(run.summary_file):
-            best = summary.get("best_step")
-            words = "the last ones"
-            if best:
-                words = f"of step {best:,}, the best on the validation classes"
+        words = unchosen_weights(run)
         if choice is not None:
             words = f"chosen among {len(choice.candidates):,}, see What was chosen"
         embedder: Any = load_keras_file(run.model_file)

@@ -11,7 +11,13 @@ from keras_ms.data.damaged_images import naming_damaged
 from keras_ms.files import remove_unfinished
 from keras_ms.run.backend import check_same_backend, prepared_backend
 from keras_ms.run.baselines import measured_baselines
-from keras_ms.run.closing import closing_words, finite_recall, next_words, run_summary
+from keras_ms.run.closing import (
+    closing_words,
+    finite_recall,
+    kept_weights,
+    next_words,
+    run_summary,
+)
 from keras_ms.run.data import run_data, with_image_defaults
 from keras_ms.run.embedder import check_backbone
 from keras_ms.run.exports import check_exports, export_folder, exported_recall, write_exports
@@ -134,7 +140,8 @@ def train(
             elif settings.training.tune == "folds" and stays_at_start(settings):
                 # nothing could be measured, and the start loses nothing
                 fitted.take(0.0)
-                test["chosen"], embeddings = test["step_0"], None
+                test["chosen"] = test["step_0"]
+                embeddings = split_embeddings(models.trained, data, "test", log=log)
             elif fitted.best_keeper and fitted.recall_callback.best_step is not None:
                 choice = choose_by_validation(
                     run, settings, models=models, data=data, fitted=fitted, baselines=validation,
@@ -164,10 +171,11 @@ def train(
             if exports:
                 test["exported"] = exported_recall(settings, exports, data=data, log=log)
 
-            for words in closing_words(recalls, ks):
+            kept = kept_weights(settings, choice, fitted.history)
+            for words in closing_words(recalls, ks, kept):
                 log(words)
             summary = run_summary(
-                images, recalls, choice=choice, exports=exports,
+                images, recalls, choice=choice, kept=kept, exports=exports,
                 seconds=time.perf_counter() - started,
             )  # fmt: skip
             run.write_json(run.summary_file, summary)

@@ -12,6 +12,7 @@ import numpy as np
 from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.search.index import IndexedModel
 from keras_ms.search.packages import import_search_package
+from keras_ms.search.picture_view import PictureView
 from keras_ms.search.places import OutputFolder, is_url
 
 ARRAY_SUFFIXES = (".npz", ".npy")
@@ -28,6 +29,7 @@ class EmbeddingFiles(NamedTuple):
         has_paths: whether they have the paths of pictures; else they are called row 0, row 1, ….
         batches: function that begins to read them: (paths, embeddings of float16 or float32).
         note: what a reader should know, or empty.
+        view: how the pictures were seen, as the files say, or None.
     """
 
     model: IndexedModel | None
@@ -36,6 +38,7 @@ class EmbeddingFiles(NamedTuple):
     has_paths: bool
     batches: Callable[[], Iterator[tuple[list[str], np.ndarray]]]
     note: str = ""
+    view: PictureView | None = None
 
 
 def holds_embeddings(place: str) -> bool:
@@ -70,7 +73,8 @@ def _from_npz(place):
     rows, paths = content["embeddings"], content["paths"]
     model = content["model"]
     named = None if model is None else IndexedModel(model["name"], model["fingerprint"])
-    return _arrays(rows, None if paths is None else paths.tolist(), named)
+    files = _arrays(rows, None if paths is None else paths.tolist(), named)
+    return files._replace(view=PictureView.of(content["data"] or {}))
 
 
 def _from_npy(place):
@@ -114,7 +118,9 @@ def _from_shards(place):
         for name in names:
             yield from _shard_batches(folder, name, dimension)
 
-    return EmbeddingFiles(model, dimension, count, True, batches, _missing(folder, names))
+    job = _job_facts(folder)
+    note = _missing(folder, names, job)
+    return EmbeddingFiles(model, dimension, count, True, batches, note, PictureView.of(job))
 
 
 def _shard_names(folder):
@@ -161,12 +167,20 @@ def _shard_batches(folder, name, dimension):
             yield batch.column("path").to_pylist(), values.reshape(-1, dimension)
 
 
-def _missing(folder, names):
-    """A line where `keras-ms embed` has not finished."""
+def _job_facts(folder) -> dict[str, Any]:
+    """What embeddings.json says of all shards; empty where it is damaged or was left behind."""
     try:
         facts = json.loads(folder.read("embeddings.json"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _missing(folder, names, facts):
+    """A line where `keras-ms embed` has not finished."""
+    try:
         expected = -(-int(facts["pictures"]) // int(facts["shard_size"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""
     if len(names) >= expected:
         return ""

@@ -90,6 +90,7 @@ def planned_job(
     shard_size: int,
     image_size: int | None = None,
     resize_to: int | None = None,
+    apply_exif_orientation: bool | None = None,
     batch_size: int | None = None,
 ) -> EmbeddingJob:
     """The job of an embedder and pictures, with what is not given filled in.
@@ -97,13 +98,20 @@ def planned_job(
     Args:
         embedder: `Embedder`, of the file `model`.
         pictures: `PictureList`.
-        model, to, dtype, shard_size, image_size, resize_to, batch_size: of
+        model, to, dtype, shard_size, image_size, resize_to, apply_exif_orientation, batch_size: of
             `keras_ms.search.embed_pictures`.
 
     Raises:
-        ValueError: sizes that the model does not take, or none for a model of any size.
+        ValueError: sizes or an orientation that the model does not take, or no size for a model of
+            any.
     """
     rule = embedder.preprocessing
+    recorded = None if rule is None else rule.exif_orientation
+    if recorded is not None and apply_exif_orientation not in (None, recorded):
+        raise ValueError(
+            f"{embedder.name} records exif_orientation={recorded}. Received: "
+            f"apply_exif_orientation={apply_exif_orientation}. Leave it out"
+        )
     if not (embedder.image_size or image_size or isinstance(rule and rule.image_size, int)):
         raise ValueError(
             f"{embedder.name} takes images of any size and its file records none: give "
@@ -138,6 +146,6 @@ def planned_job(
         shard_size=shard_size,
         image_size=size,
         resize_to=shorter,
-        apply_exif_orientation=not rule or rule.exif_orientation is not False,
+        apply_exif_orientation=False not in (recorded, apply_exif_orientation),
         batch_size=embedder.batch_size or batch_size or _BATCH_SIZE,
     )

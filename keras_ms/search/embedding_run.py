@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from keras_ms.arguments import whole_number
 from keras_ms.data.file_names import shown_name
-from keras_ms.export.embedder import load_embedder
+from keras_ms.export.embedder import Embedder, load_embedder
 from keras_ms.search.embedding_job import EmbeddingJob, planned_job
 from keras_ms.search.job_folder import BROKEN_FILE, shards_there, write_broken
 from keras_ms.search.packages import import_search_package
@@ -61,12 +61,14 @@ def embed_pictures(
     column: str | None = None,
     image_size: int | None = None,
     resize_to: int | None = None,
+    apply_exif_orientation: bool | None = None,
     batch_size: int | None = None,
     dtype: str = "float32",
     shard_size: int = SHARD_SIZE,
     replace: bool = False,
     engine: str = "local",
     workers: int | None = None,
+    embedder: Embedder | None = None,
     verbose: bool = True,
 ) -> EmbeddedPictures:
     """Embeds pictures into a folder of Parquet files; started again, it goes on where it ended.
@@ -84,6 +86,8 @@ def embed_pictures(
         column: of paths in a CSV or Parquet file. Defaults to None: "path".
         image_size, resize_to: what `keras_ms.export.embedder.view_sizes` takes. Defaults to None:
             what the model's file records.
+        apply_exif_orientation: whether photos are turned as their EXIF orientation says. Defaults
+            to None: what the model's file records, else True.
         batch_size: pictures embedded at a time. Defaults to None: 64, or what a model of a fixed
             batch takes.
         dtype: "float32", exact and the default: 2 KB for 512 numbers are little beside a picture;
@@ -94,6 +98,7 @@ def embed_pictures(
         engine: "local", this machine; or "ray", workers of Ray Data (extra `ray`) here or, where
             the variable RAY_ADDRESS names a cluster, on its machines. Defaults to "local".
         workers: of Ray. Defaults to None: one for each machine of the cluster.
+        embedder: the model, where it is loaded already. Defaults to None: it is loaded here.
         verbose: say what is found and show progress. Defaults to True.
 
     Returns:
@@ -120,7 +125,7 @@ def embed_pictures(
     if engine == "ray":
         import_ray()
     folder = OutputFolder(os.fspath(to))
-    embedder = load_embedder(os.fspath(model))
+    embedder = embedder or load_embedder(os.fspath(model))
     pictures = list_pictures(os.fspath(data), column=column)
     say(f"{shown_name(os.fspath(data))}: {pictures.summary}")
     job = planned_job(
@@ -130,6 +135,7 @@ def embed_pictures(
         to=os.fspath(to),
         image_size=image_size,
         resize_to=resize_to,
+        apply_exif_orientation=apply_exif_orientation,
         batch_size=batch_size,
         dtype=dtype,
         shard_size=shard_size,

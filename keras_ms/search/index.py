@@ -21,6 +21,7 @@ from keras_ms.search.exact_search import nearest_rows
 from keras_ms.search.index_table import BATCH, IndexTable
 from keras_ms.search.indexed_model import EmbeddingModel, IndexedModel
 from keras_ms.search.kept_rows import KeptRows
+from keras_ms.search.picture_view import PictureView
 
 _SAMPLED = 200
 _LEAST_FOR_PARTS = 256
@@ -81,6 +82,7 @@ class Index:
         model: EmbeddingModel,
         dimension: int,
         model_path: str | os.PathLike | None = None,
+        view: PictureView | None = None,
     ) -> "Index":
         """Makes an index, or opens the one that is there if it is of the same model.
 
@@ -89,13 +91,14 @@ class Index:
             model: what embeds: anything with a `name` and a `fingerprint`.
             dimension: numbers of an embedding.
             model_path: where the model's file lies, to find it again. Defaults to None: not kept.
+            view: `PictureView`, how its pictures are seen. Defaults to None: not known.
 
         Returns:
             The `Index`.
 
         Raises:
-            ValueError: an index of another model or dimension is there, or something else; a model
-                without a fingerprint.
+            ValueError: an index of another model, dimension or view is there, or something else; a
+                model without a fingerprint.
         """
         dimension = whole_number("dimension", dimension)
         if not model.fingerprint:
@@ -106,9 +109,12 @@ class Index:
             "dimension": dimension,
             "model_path": shown_name(model_path or ""),
         }
+        if view is not None:
+            facts |= view._asdict()
         IndexTable.create(os.fspath(place), facts)
         index = cls(place)
         index._check_model(model, dimension)
+        index.check_view(view, "these pictures")
         return index
 
     @property
@@ -128,6 +134,31 @@ class Index:
         return IndexedModel(
             facts.get("model", ""), facts["model_fingerprint"], facts.get("model_path", "")
         )
+
+    @property
+    def view(self) -> PictureView | None:
+        """How its pictures were seen; None where that is not known, as in earlier indices."""
+        return PictureView.of(self._table.facts)
+
+    def check_view(self, view: PictureView | None, what: str) -> None:
+        """Raises ValueError where both views are known and differ; the message has what differs.
+
+        Args:
+            view: of what is added or searched for, or None.
+            what: this is, for the message.
+        """
+        own = self.view
+        if own is not None and view is not None and own != view:
+            raise ValueError(
+                f"Expected {what} to be seen as those in {self.place}: "
+                f"{'; '.join(own.differences(view))}. Cut otherwise, a picture does not find "
+                "itself. Leave the sizes out, or embed these as those were, or make another index"
+            )
+
+    def remember_model(self, path: str | os.PathLike) -> None:
+        """Keeps where the model's file lies now."""
+        if shown_name(path) != self.model.path:
+            self._table.change_facts(model_path=shown_name(path))
 
     @property
     def is_approximate(self) -> bool:
@@ -225,7 +256,7 @@ class Index:
             if probes is not None:
                 raise ValueError(f"`probes` are of approximate search. Received: probes={probes}")
             return Neighbours(*nearest_rows(self._rows.parts(), queries, k))
-        self._check_approximate()
+        self.check_approximate()
         probes = PROBES if probes is None else whole_number("probes", probes)
         return approximate_neighbours(self._table, queries, k, probes)
 
@@ -242,6 +273,14 @@ class Index:
                 f"{self.place} has {count}: exact search is fast there"
             )
         self._table.make_approximate(round(count**0.5))
+
+    def check_approximate(self) -> None:
+        """Raises ValueError where `make_approximate` has not been called."""
+        if not self.is_approximate:
+            raise ValueError(
+                f"{self.place} has no approximate search yet: make it with `make_approximate()`, "
+                "or keras-ms index --approximate, or search exactly"
+            )
 
     def evaluate_approximate(
         self,
@@ -263,7 +302,7 @@ class Index:
             ValueError: no approximate search, see `make_approximate`.
         """
         k, num_queries = self._possible(k), whole_number("num_queries", num_queries)
-        self._check_approximate()
+        self.check_approximate()
         queries = self._drawn(num_queries, seed)
         probes = PROBES if probes is None else whole_number("probes", probes)
         return approximate_quality(
@@ -316,13 +355,6 @@ class Index:
             rows.append(part[inside])
             start += len(part)
         return np.concatenate(rows)
-
-    def _check_approximate(self):
-        if not self.is_approximate:
-            raise ValueError(
-                f"{self.place} has no approximate search yet: make it with `make_approximate()`, "
-                "or keras-ms index --approximate, or search exactly"
-            )
 
     def _check_model(self, model, dimension):
         own = self.model

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_ms.data.file_names import file_path
-from keras_ms.files import full_disk_error, is_full_disk
+from keras_ms.files import check_can_be_written, full_disk_error, is_full_disk
 from keras_ms.search.packages import import_search_package
 
 try:
@@ -56,7 +56,7 @@ class IndexTable:
         with _explained(place):
             self._table = _database(place).open_table(_NAME)
         try:
-            self.facts: dict[str, Any] = json.loads(self._table.schema.metadata[_FACTS])
+            self.facts = self._read_facts()
             self.dimension = int(self.facts["dimension"])
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{place} is a table of LanceDB, and no index of keras_ms") from error
@@ -70,20 +70,9 @@ class IndexTable:
         """
         pyarrow = import_search_package("pyarrow")
         import_search_package("lancedb")
+        check_place(place)
         if not is_url(place):
-            folder = Path(file_path(place))
-            if folder.is_file():
-                raise ValueError(f"Expected a folder for the index. Received a file: {place}")
-            others = [p.name for p in folder.glob("*")] if folder.is_dir() else []
-            # those of the system, such as .DS_Store, are in no one's way
-            others = sorted(name for name in others if name != f"{_NAME}.lance")
-            others = [name for name in others if not name.startswith(".")]
-            if others and not is_there(place):
-                raise ValueError(
-                    f"Expected a new or empty folder for the index. {place} holds {others[0]!r}"
-                    + (f" and {len(others) - 1} more" if others[1:] else "")
-                )
-            folder.mkdir(parents=True, exist_ok=True)
+            Path(file_path(place)).mkdir(parents=True, exist_ok=True)
         schema = pyarrow.schema(
             [
                 pyarrow.field("path", pyarrow.string(), nullable=False),
@@ -100,6 +89,20 @@ class IndexTable:
 
     def __len__(self) -> int:
         return self._table.count_rows()
+
+    def _read_facts(self) -> dict[str, Any]:
+        schema = self._table.schema
+        # the table's own are written once; what has changed since stands beside a column
+        changed = (schema.field("path").metadata or {}).get(_FACTS, b"{}")
+        return json.loads(schema.metadata[_FACTS]) | json.loads(changed)
+
+    def change_facts(self, **facts: Any) -> None:
+        """Writes facts anew, in one commit; the others stay."""
+        with _writing(self.place):
+            before = self._read_facts()
+            text = json.dumps(before | facts)
+            self._table.update_field_metadata({"path": "path", "metadata": {_FACTS.decode(): text}})
+        self.facts = before | facts
 
     @property
     def version(self) -> int:
@@ -200,6 +203,30 @@ class IndexTable:
         column = batch.column("embedding")
         column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
         return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dimension)
+
+
+def check_place(place: str) -> None:
+    """Refuses a place where no index is and none can be made, before there is anything to add.
+
+    Raises:
+        OSError: nothing can be written there.
+        ValueError: the place is a folder with other things in it, or a file.
+    """
+    if is_url(place):
+        return
+    folder = Path(file_path(place))
+    if folder.is_file():
+        raise ValueError(f"Expected a folder for the index. Received a file: {place}")
+    others = [p.name for p in folder.glob("*")] if folder.is_dir() else []
+    # those of the system, such as .DS_Store, are in no one's way
+    others = sorted(name for name in others if name != f"{_NAME}.lance")
+    others = [name for name in others if not name.startswith(".")]
+    if others and not is_there(place):
+        raise ValueError(
+            f"Expected a new or empty folder for the index. {place} holds {others[0]!r}"
+            + (f" and {len(others) - 1} more" if others[1:] else "")
+        )
+    check_can_be_written(folder)
 
 
 def is_there(place: str) -> bool:

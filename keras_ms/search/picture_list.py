@@ -112,6 +112,19 @@ def list_pictures(data: str, *, column: str | None = None) -> PictureList:
     return _listed_members(tars)
 
 
+def picture_name(path: str) -> str:
+    """What a picture is called: its path without the parts that say nothing.
+
+    Relative and absolute paths stay what they are, and so does "..", which may lead through a link.
+
+    Example:
+
+    >>> picture_name("./photos//a.jpg"), picture_name("s3://bucket/./a.jpg")
+    ('photos/a.jpg', 's3://bucket/./a.jpg')
+    """
+    return path if is_url(path) else str(Path(path))
+
+
 def was_missing(reason: str) -> bool:
     """Whether it was for want of the file that a picture was not read, and not for its content.
 
@@ -124,7 +137,7 @@ def was_missing(reason: str) -> bool:
 def _found_in_folder(data, system, place):
     """The pictures in a folder and below it, or None if there is none."""
     if not is_url(data):
-        folder = list_folder(file_path(data), SUFFIXES)
+        folder = list_folder(file_path(picture_name(data)), SUFFIXES)
         paths = [path for inner in folder.below() for path in inner.files()]
         others: dict[str, int] = {}
         for inner in folder.below():
@@ -167,8 +180,8 @@ def _listed_paths(data, suffix, column):
 
 def _beside(folder, value, in_url):
     if is_url(value) or os.path.isabs(value):
-        return value
-    return f"{folder}/{value}" if in_url else os.path.join(folder, value)
+        return picture_name(value)
+    return f"{folder}/{value}" if in_url else picture_name(os.path.join(folder, value))
 
 
 def _csv_column(data, column):
@@ -261,7 +274,8 @@ def _tars(data, is_folder, is_pattern):
         elif is_pattern:
             names = system.glob(place)
         names = [system.unstrip_protocol(name) for name in names]
-    return sorted(name for name in names if not is_folder or name.lower().endswith(_TAR))
+    names = [name for name in names if not is_folder or name.lower().endswith(_TAR)]
+    return sorted(map(picture_name, names))
 
 
 def _listed_members(tars):

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_ms.data.file_names import file_path, shown_name
+from keras_ms.export.embedder import Embedder
 from keras_ms.search.embedding_files import EmbeddingFiles, read_embedding_files
 from keras_ms.search.embedding_run import embed_pictures
+from keras_ms.search.picture_list import picture_name
 from keras_ms.search.places import is_url
 
 
@@ -33,6 +35,8 @@ def embedded_now(
     *,
     image_size: int | None = None,
     resize_to: int | None = None,
+    apply_exif_orientation: bool | None = None,
+    embedder: Embedder | None = None,
     verbose: bool = True,
 ) -> Iterator[PicturesNow]:
     """Embeds pictures into a folder that lasts as long as the block.
@@ -40,7 +44,7 @@ def embedded_now(
     Args:
         model: path of the model file.
         pictures: a picture, or what `keras_ms.search.embed_pictures` takes.
-        image_size, resize_to: as there.
+        image_size, resize_to, apply_exif_orientation, embedder: as there.
         verbose: say what is found and show progress.
 
     Raises: as `keras_ms.search.embed_pictures`.
@@ -67,6 +71,8 @@ def embedded_now(
                 to=to,
                 image_size=image_size,
                 resize_to=resize_to,
+                apply_exif_orientation=apply_exif_orientation,
+                embedder=embedder,
                 # of one picture there is nothing to say but where the list of it lies
                 verbose=verbose and data == pictures,
             )
@@ -78,9 +84,9 @@ def embedded_now(
             raise ValueError(f"{shown_name(pictures)} cannot be embedded: {reason}") from error
         files = read_embedding_files(to)
         if data != pictures:
-            # as it was typed
-            read = files
-            files = read._replace(batches=lambda: _renamed(read, shown_name(pictures)))
+            # as it would be called in a folder of the path that was typed
+            read, name = files, shown_name(picture_name(pictures))
+            files = read._replace(batches=lambda: _renamed(read, name))
         yield PicturesNow(files, done.broken)
 
 

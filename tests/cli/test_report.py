@@ -1,6 +1,7 @@
 """keras-ms report: the page of a run and of saved embeddings."""
 
 import json
+import os
 import re
 import shutil
 
@@ -13,6 +14,8 @@ from report_pages import checked_links
 
 from keras_ms.cli.main import main
 from keras_ms.evaluation import recall_at_k
+from keras_ms.run.settings import Settings
+from keras_ms.run.start_folder import with_places_from_start
 
 fast_map = report_pages.fast_map
 small_is_tiny = small_runs.small_is_tiny
@@ -230,9 +233,55 @@ def test_a_damaged_image_and_features_that_cannot_be_kept(tmp_path, capsys):
     assert re.search(r"cannot be read:\s+.*9\.jpg", _refusal(capsys, run))
 
 
+def test_a_run_is_found_from_another_folder(run, tmp_path, monkeypatch, capsys):
+    root = run.parents[1]
+    began = json.loads((run / "environment.json").read_text())
+    assert began["folder"] == os.getcwd()
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("report.html"))
+    text = (copy / "settings.json").read_text()
+    (copy / "settings.json").write_text(text.replace(f'"{root}/data"', '"data"'))
+    monkeypatch.chdir(tmp_path)
+    words = (
+        ["report", str(copy)],
+        ["evaluate", f"{copy}/embedder.keras", "--config", f"{copy}/settings.json", "--ks", "1",
+         "--bootstrap", "0"],
+    )  # fmt: skip
+    for folder, code in ((root, 0), (tmp_path / "gone", 1), (None, 1)):
+        told = began | {"folder": str(folder)} if folder else {}
+        (copy / "environment.json").write_text(json.dumps(told))
+        for one in words:
+            assert main(one) == code
+            error = capsys.readouterr().err
+            if code:
+                assert "Give --data-dir, where the images lie now" in error
+    # settings.json says what was typed
+    assert '"data_dir": "data"' in (copy / "settings.json").read_text()
+
+
+def test_only_places_that_lead_nowhere_here_are_looked_for_where_the_run_began(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "begun" / "photos").mkdir(parents=True)
+    (tmp_path / "begun" / "imagenet").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text(
+        json.dumps({"folder": str(tmp_path / "begun")})
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_values(
+        dataset="folder", data_dir="photos", backbone="mobilenet_v2", weights="imagenet"
+    )
+    found = with_places_from_start(settings, tmp_path / "run")
+    assert found.data.data_dir == str(tmp_path / "begun" / "photos")
+    assert found.model.weights == "imagenet" and found.model.backbone == "mobilenet_v2"
+    (tmp_path / "photos").mkdir()
+    assert with_places_from_start(settings, tmp_path / "run") == settings
+
+
 def test_clear_errors(run, tmp_path, capsys):
     assert "Expected the folder of a run" in _refusal(capsys, tmp_path / "none")
-    assert "file name such as report.html" in _refusal(capsys, run, "--to", tmp_path)
+    assert "to be a file that ends in .html" in _refusal(capsys, run, "--to", tmp_path)
     assert "--map-images of at least 1" in _refusal(capsys, run, "--map-images", 0)
     assert "gone" in _refusal(capsys, run, "--data-dir", tmp_path / "gone")
     other = tmp_path / "data"

@@ -12,6 +12,7 @@ from PIL import Image
 pytest.importorskip("lancedb", reason='needs pip install -e ".[search]"')
 
 from keras_ms.cli.main import main  # noqa: E402
+from keras_ms.export.embedder import load_embedder  # noqa: E402
 from keras_ms.search import Index, embed_pictures  # noqa: E402
 
 
@@ -97,6 +98,21 @@ def test_one_picture_is_added_by_its_own_name(filled, capsys):
     assert "1.0000  new.png" in capsys.readouterr().out
 
 
+def test_a_picture_is_called_the_same_in_every_way_it_is_given(there, capsys):
+    (there / "list.csv").write_text("path\n./photos/0.png\nphotos//1.png\n")
+    for data in ("photos", "./photos", "./photos//", "./list.csv", "./photos/0.png"):
+        assert main(["index", "an.index", data, "--model", "./birds.keras"]) == 0
+    paths = sorted(path for part, _ in Index("an.index").batches() for path in part)
+    assert paths == [f"photos/{number}.png" for number in range(8)]
+    # absolute paths are others
+    assert main(["index", "an.index", str(there / "photos" / "0.png")]) == 0
+    assert len(Index("an.index")) == 9
+    capsys.readouterr()
+    assert main(["index", "an.index", "--remove", "./photos/0.png", "photos/./1.png"]) == 0
+    assert "Removed 2 of 2 paths" in capsys.readouterr().out
+    assert len(Index("an.index")) == 7
+
+
 def test_results_are_written_as_a_page_a_table_or_json(filled, capsys):
     for name in ("found.html", "found.csv", "found.json"):
         assert main(["search", "an.index", "photos", "--top", "3", "--to", name]) == 0
@@ -147,6 +163,106 @@ def test_another_model_is_refused_by_both_names(filled, capsys):
         assert main(words) == 1
         printed = capsys.readouterr().err
         assert "birds.keras" in printed and "cars.keras" in printed
+
+
+def nearest(capsys):
+    """The first picture that the last search has printed."""
+    return capsys.readouterr().out.splitlines()[1].split()[1:]
+
+
+def test_an_index_keeps_how_its_pictures_were_seen(there, capsys):
+    assert main(["index", "an.index", "photos", "--model", "birds.keras", "--resize-to", "19"]) == 0
+    assert "seen at 8 x 8 pixels, shorter side 19; exact" in capsys.readouterr().out
+    assert main(["search", "an.index", "photos/3.png"]) == 0
+    assert nearest(capsys) == ["1.0000", "photos/3.png"]
+    # what is added later is seen so too
+    shutil.copy("photos/3.png", "new.png")
+    assert main(["index", "an.index", "new.png"]) == 0
+    assert main(["search", "an.index", "photos/3.png", "--top", "2"]) == 0
+    assert capsys.readouterr().out.count("   1.0000  ") == 2
+    for words in (["index", "an.index", "new.png"], ["search", "an.index", "photos/3.png"]):
+        assert main([*words, "--resize-to", "19"]) == 0
+        assert main([*words, "--resize-to", "12"]) == 1
+        assert "Expected --resize-to 19, as the pictures in an.index" in capsys.readouterr().err
+    # rows of the file's own rule are others
+    for words in (["index", "an.index", "rows"], ["search", "an.index", "rows"]):
+        assert main(words) == 1
+        assert "resize_to=19, and not 9" in capsys.readouterr().err
+    assert len(Index("an.index")) == 9
+
+
+def test_embeddings_say_how_their_pictures_were_seen(there, capsys):
+    embed_pictures("birds.keras", "photos", to="rows19", resize_to=19, verbose=False)
+    assert main(["index", "an.index", "rows19"]) == 0
+    assert main(["search", "an.index", "photos/3.png", "--model", "birds.keras"]) == 0
+    assert Index("an.index").view == (8, 19, True)
+    assert "    1   1.0000  photos/3.png" in capsys.readouterr().out
+    # those of an evaluation too
+    shutil.rmtree("an.index")
+    shutil.rmtree("rows19")
+    for number in range(4):
+        folder = there / "seen" / "ab"[number // 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(there / "photos" / f"{number}.png", folder)
+    words = ["evaluate", "birds.keras", "seen", "--test-fraction", "1", "--bootstrap", "0"]
+    words += ["--resize-to", "19", "--save-embeddings", "seen.npz", "--no-apply-exif-orientation"]
+    assert main([*words, "--metrics", "r_precision"]) == 0
+    assert main(["index", "an.index", "seen.npz"]) == 0
+    assert Index("an.index").view == (8, 19, False)
+
+
+def test_an_index_of_unknown_view_works_as_before(there, capsys):
+    model = load_embedder("birds.keras")
+    Index.create("an.index", model=model, dimension=4, model_path="birds.keras")
+    assert main(["index", "an.index", "photos", "--resize-to", "19"]) == 0
+    assert "seen at" not in capsys.readouterr().out and Index("an.index").view is None
+    assert main(["search", "an.index", "photos/3.png", "--resize-to", "19"]) == 0
+    assert nearest(capsys) == ["1.0000", "photos/3.png"]
+    assert main(["search", "an.index", "rows", "--top", "1"]) == 0
+
+
+def test_embeddings_that_do_not_say_their_view_are_told_of(filled, capsys):
+    _, rows = next(Index("an.index").batches())
+    np.save("rows.npy", rows[:2])
+    assert main(["search", "an.index", "rows.npy", "--model", "birds.keras"]) == 0
+    assert "rows.npy does not say at which size" in capsys.readouterr().err
+
+
+def test_what_is_known_at_the_start_is_told_before_pictures_are_embedded(
+    there, monkeypatch, capsys
+):
+    assert main(["index", "an.index", "rows", "--model", "birds.keras"]) == 0
+
+    def embedded(*args, **options):
+        raise AssertionError("pictures were embedded")
+
+    monkeypatch.setattr("keras_ms.search.pictures_now.embed_pictures", embedded)
+    (there / "full").mkdir(exist_ok=True)
+    (there / "full" / "notes.txt").write_text("")
+    for words, text in (
+        (["index", "full", "photos", "--model", "birds.keras"], "new or empty folder"),
+        (["index", "rows.npy", "photos", "--model", "birds.keras"], "Received a file: rows.npy"),
+        (["search", "an.index", "photos", "--model", "cars.keras"], "cannot be compared"),
+        (["search", "an.index", "photos", "--approximate"], "no approximate search yet"),
+    ):
+        np.save("rows.npy", np.ones((1, 4)))
+        assert main(words) == 1
+        assert text in capsys.readouterr().err
+
+
+def test_a_model_that_moved_is_remembered_where_it_lies_now(filled, capsys):
+    (filled / "birds.keras").rename("moved.keras")
+    try:
+        assert main(["index", "an.index", "photos/1.png", "--model", "moved.keras"]) == 0
+        assert main(["search", "an.index", "photos/1.png"]) == 0
+    finally:
+        (filled / "moved.keras").rename("birds.keras")
+    # without anything to add
+    assert main(["search", "an.index", "photos/1.png"]) == 1
+    assert "keras-ms index an.index --model FILE remembers it" in capsys.readouterr().err
+    assert main(["index", "an.index", "--model", "cars.keras"]) == 1
+    assert main(["index", "an.index", "--model", "birds.keras"]) == 0
+    assert main(["search", "an.index", "photos/1.png"]) == 0
 
 
 def test_a_model_that_moved_or_changed_is_told(filled, capsys):

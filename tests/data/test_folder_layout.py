@@ -70,7 +70,7 @@ def test_what_is_passed_over_is_counted_by_reason_and_told(tmp_path, caplog):
     assert f"{tmp_path}: 8 of 27 files used; passed over: 3 " in line.message
     assert "3 .jxl" in line.message and "2 links that lead nowhere" in line.message
     assert line.message.endswith("class_depth=1 takes the images in subfolders")
-    assert line.message.index("hidden images") < line.message.index(".txt")
+    assert line.message.index("1 hidden image,") < line.message.index(".txt")
     # every list made from it knows
     held = ImageList.from_folder(tmp_path, test_fraction=0).hold_out_validation(0.5)
     for subset in (images.subset("train"), held, held.subset("validation")):

@@ -36,7 +36,7 @@ def test_columns_become_plain_arrays():
     assert images.labels.dtype == np.int64
     assert len(images) == 4 and images.images is None
     assert images.counts() == {"train": (1, 2), "test": (1, 2)}
-    assert str(images).splitlines()[1].strip() == "train: 1 classes, 2 images"
+    assert str(images).splitlines()[1].strip() == "train: 1 class, 2 images"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_queries_and_gallery():
     test = images.subset("test")
     assert [mask.tolist() for mask in test.queries_and_gallery()] == [[True, False], [True, True]]
     lines = str(images).splitlines()
-    assert lines[1].endswith("2 images") and lines[2].endswith("(1 queries, 2 in the gallery)")
+    assert lines[1].endswith("2 images") and lines[2].endswith("(1 query, 2 in the gallery)")
     held = ImageList(
         range(10),
         np.repeat(range(5), 2),

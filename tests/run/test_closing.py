@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from keras_ms.run.closing import (
+    KeptWeights,
     closing_table,
     closing_words,
     finite_recall,
+    kept_weights,
     next_words,
     shortfall,
 )
+from keras_ms.run.settings import Settings
 
 RESULTS = {
     "validation": {
@@ -64,6 +67,34 @@ def test_a_shortfall_is_told_with_its_numbers():
     assert "validation" not in sentence
     both = below("test", 0.48) | {"validation": below("validation", 0.1)["validation"]}
     assert "validation classes, 0.480 against" in shortfall(both)
+
+
+START = KeptWeights(True, "as no classes could be held out to choose by", "whitened", 1e-3)
+
+
+def test_of_a_head_that_stayed_at_its_start_no_other_training_is_advised():
+    results = below("test", 0.48)
+    assert "a smaller --learning-rate" in shortfall(results, START._replace(is_start=False))
+    assert "learning-rate" not in shortfall(results, START)
+    results["test"]["last"] = {"1": 0.4}
+    table, said, advice = closing_words(results, (1,), START)
+    assert said.startswith("Training changed nothing: the weights of the start are kept, as no")
+    assert advice == shortfall(results, START)
+
+
+def test_what_was_kept_is_told_by_what_was_measured():
+    usual = Settings.from_values(
+        dataset="folder", data_dir="photos", backbone="mobilenet_v2", weights="imagenet",
+        freeze_backbone=True, tune="off",
+    )  # fmt: skip
+    moved, idle = [{"mined_anchors": 0.5}, {"mined_anchors": 0.0}], [{"mined_anchors": 0.0}] * 2
+    assert not kept_weights(usual, None, moved).is_start
+    assert not kept_weights(usual, None, []).is_start
+    assert not kept_weights(usual, None, [{"loss": 0.1}]).is_start
+    assert "anything left to learn" in kept_weights(usual, None, idle).why
+    # statistics of batches move without a loss
+    whole = usual.with_values(freeze_backbone=False)
+    assert not kept_weights(whole, None, idle).is_start
 
 
 @pytest.mark.parametrize("classes", ["validation", "test"])

@@ -18,9 +18,11 @@ from keras_ms.models.backbones import build_backbone
 from keras_ms.models.embedding import split_embedder
 from keras_ms.run.choice import WeightsChoice, best_of
 from keras_ms.run.embedder import embedder_of
+from keras_ms.run.facts import unchosen_weights
 from keras_ms.run.folder import RunFolder
 from keras_ms.run.head_folds import ALPHAS, RATES
 from keras_ms.run.settings import read_values
+from keras_ms.run.settings.defaults import UNTUNED_HEAD
 from keras_ms.run.training_state import SaveRun
 
 fast_map = report_pages.fast_map
@@ -181,7 +183,15 @@ def test_with_too_few_classes_for_folds_a_head_stays_at_a_start_that_loses_nothi
     if start == "whitened":
         assert "the head stays at its start" in said
         assert recall["chosen"] == recall["step_0"]
+        assert "Training changed nothing: the weights of the start are kept, as no classes" in said
+        assert unchosen_weights(finished.run).startswith("those of the start, as no classes")
+        # its page needs no embedding, and names the rate that was used
+        assert len(list((finished.run.path / "embeddings").glob("*.npy"))) == 1
+        assert finished.run.read_settings().training.learning_rate is None
+        used = finished.run.settled_settings().training.learning_rate
+        assert used == finished.summary["kept"]["learning_rate"] == UNTUNED_HEAD["learning_rate"]
     else:
+        assert unchosen_weights(finished.run) == "the last ones"
         assert "the last weights count" in said
         assert "chosen" not in recall
 
