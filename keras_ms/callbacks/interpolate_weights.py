@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
 from keras_ms.callbacks.kept_weights import weights_of_file
+from keras_ms.callbacks.one_model import check_same_model, embedder_of
 from keras_ms.callbacks.recall_at_k import RecallAtK
 from keras_ms.callbacks.training_steps import optimizer_steps
 from keras_ms.models.saved_files import write_weights
@@ -69,9 +70,10 @@ class InterpolateWeights(keras.callbacks.Callback):
 
     Raises:
         ValueError: an α outside 0..1, another `start_path`, a `best` of another `recall` or one
-            that restores weights itself; in `fit`, after the first epoch: batch normalisation whose
-            statistics move (they belong to the weights they were gathered with, and mean nothing in
-            between), or any other variable that changes without being trained.
+            that restores weights itself; in `fit`, another model than the one whose start it holds
+            and, after the first epoch: batch normalisation whose statistics move (they belong to
+            the weights they were gathered with, and mean nothing in between), or any
+            other variable that changes without being trained.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -124,6 +126,12 @@ class InterpolateWeights(keras.callbacks.Callback):
         self._start: list[np.ndarray] = []
         self._awaits_first_epoch = False
         self._checked = False
+
+    def set_model(self, model: keras.Model) -> None:
+        if self._start and self.model is not None:
+            before, now = embedder_of(self.recall, self.model), embedder_of(self.recall, model)
+            check_same_model(self, before, now, "the start of training")
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._awaits_first_epoch = True
@@ -223,7 +231,7 @@ class InterpolateWeights(keras.callbacks.Callback):
 
     @property
     def _embedder(self):
-        return self.recall.embedder or getattr(self.model, "embedder", self.model)
+        return embedder_of(self.recall, self.model)
 
     @property
     def _k(self):

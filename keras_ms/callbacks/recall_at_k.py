@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_ms.arguments import whole_number
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
+from keras_ms.callbacks.one_model import check_same_model, embedder_of
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
 from keras_ms.evaluation.embed import embed_batches
@@ -40,8 +41,9 @@ class RecallAtK(keras.callbacks.Callback):
     Steps are batches trained on, counted over all fits of the callback; a run that is continued
     goes on from the optimizer's count (docs/callbacks.md).
 
-    `best_value`, `best_step` and `history` are never reset: a second `fit` with the same callback
-    continues them, and an interrupted run may set them before its own `fit`.
+    `best_value`, `best_step` and `history` are never reset: a second `fit` of the same model with
+    the same callback continues them, and an interrupted run may set them before its own `fit`. They
+    belong to what was measured: for another model make a new callback.
 
     To keep the best weights put `keras_ms.KeepBestWeights(recall)` behind it. The arguments
     `keep_best_weights`, `weights_path` and `restore_best_weights`, the attribute `best_weights` and
@@ -87,7 +89,8 @@ class RecallAtK(keras.callbacks.Callback):
     Raises:
         ValueError: an infinite or single-use dataset, invalid options; before the first epoch,
             batches that are not (images, labels), or labels that are no class ids (one-hot, names,
-            those of several outputs); with the first measurement, images that are not those of
+            those of several outputs), or another model than the one whose measurements it holds;
+            with the first measurement, images that are not those of
             `images`, a model whose output is not (batch, dimension), or labels without any class
             of two images.
 
@@ -179,6 +182,13 @@ class RecallAtK(keras.callbacks.Callback):
         return self._labels
 
     def set_model(self, model: keras.Model) -> None:
+        if self.model is not None:
+            before, now = embedder_of(self, self.model), embedder_of(self, model)
+            if self.history or self.best_step is not None:
+                check_same_model(self, before, now, "measurements")
+            elif before is not now:
+                # of a fit that ended before the first measurement
+                self._steps = TrainingSteps()
         super().set_model(model)
         if self.keeper:
             self.keeper.set_model(model)

@@ -75,8 +75,8 @@ class RebuildClassTree(keras.callbacks.Callback):
     Raises:
         ValueError: another loss, endless images, labels that are not integer ids, a setting out of
             range, other levels than those of the tree that the loss has; in `fit`, another number
-            of embeddings than labels, embeddings with NaN, an order of other classes, or
-            `margins="first"` in a later epoch with a loss that has no tree.
+            of embeddings than labels, embeddings with NaN, an order of other classes; with
+            `margins="first"` a later epoch and a loss that has no tree, or a second model.
 
     Example:
 
@@ -143,9 +143,19 @@ class RebuildClassTree(keras.callbacks.Callback):
         self.verbose = verbose
         self.tree = None
         self._is_first = True
+        self._gave_first_tree = False
         if loss is not None and loss.tree is None:
             # Keras traces the loss before it calls any callback
             loss.expect_tree(len(np.unique(self.labels)), self.levels)
+
+    def set_model(self, model: keras.Model) -> None:
+        # with the latest margins nothing is left of a model: the first epoch builds a new tree
+        if self._gave_first_tree and self.embedder is None and model is not self.model:
+            raise ValueError(
+                "RebuildClassTree gave the loss the first class tree of another model, and "
+                "margins='first' keeps it. Make a new loss and new callbacks for each model"
+            )
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._is_first = True
@@ -180,6 +190,7 @@ class RebuildClassTree(keras.callbacks.Callback):
             )
         self.tree = ClassTree.build(embeddings, self.labels, self.levels, self.linkage)
         if self.loss is not None and (self.margins == "latest" or self.loss.tree is None):
+            self._gave_first_tree = self.margins == "first"
             self.loss.assign_tree(self.tree)
             if self.folder is not None and self.margins == "first":
                 self.tree.save(self.folder / "first_class_tree.npz")
