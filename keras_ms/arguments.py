@@ -63,6 +63,25 @@ def whole_number(
     return number
 
 
+def reads_once(dataset: Any) -> bool:
+    """Whether a dataset, as a generator, is gone after one pass."""
+    return hasattr(dataset, "__next__")
+
+
+def is_endless(dataset: Any) -> bool:
+    """Whether a dataset says that it has no end, as a `tf.data.Dataset` and a PyDataset can."""
+    if callable(getattr(dataset, "cardinality", None)):
+        return int(dataset.cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+    return getattr(dataset, "num_batches", 0) is None
+
+
+def knows_its_length(dataset: Any) -> bool:
+    """Whether it is known how many batches a dataset gives, before it has given them."""
+    if callable(getattr(dataset, "cardinality", None)):
+        return int(dataset.cardinality()) != -2  # tf.data.UNKNOWN_CARDINALITY
+    return hasattr(dataset, "__len__")
+
+
 def class_ids(
     labels: Any, name: str = "labels", *, rows: int | None = None, rows_of: str = "embeddings"
 ) -> np.ndarray:

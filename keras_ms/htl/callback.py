@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_ms.arguments import class_ids, whole_number
+from keras_ms.arguments import class_ids, is_endless, reads_once, type_in_words, whole_number
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.hierarchy import LEVELS, checked_levels
@@ -73,10 +73,11 @@ class RebuildClassTree(keras.callbacks.Callback):
         tree: the tree of now; None before the first epoch.
 
     Raises:
-        ValueError: another loss, endless images, labels that are not integer ids, a setting out of
-            range, other levels than those of the tree that the loss has; in `fit`, another number
-            of embeddings than labels, embeddings with NaN, an order of other classes; with
-            `margins="first"` a later epoch and a loss that has no tree, or a second model.
+        ValueError: another loss, images without an end or that can be read once, labels that are
+            not integer ids, a setting out of range, other levels than those of the tree that the
+            loss has; in `fit`, another number of embeddings than labels, embeddings with NaN, an
+            order of other classes; with `margins="first"` a later epoch and a loss that has no
+            tree, or a second model.
 
     Example:
 
@@ -122,8 +123,13 @@ class RebuildClassTree(keras.callbacks.Callback):
                 f"Invalid value for argument `margins`. Expected one of {MARGINS}. "
                 f"Received: margins={margins!r}"
             )
-        knows_its_length = callable(getattr(images, "cardinality", None))
-        if knows_its_length and int(images.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+        if reads_once(images):
+            raise ValueError(
+                "Expected `images` that can be read again, for the tree of each epoch. Received a "
+                f"{type_in_words(images)}, which can be read once: give an array or a "
+                "tf.data.Dataset, such as keras_ms.data.images.evaluation_batches"
+            )
+        if is_endless(images):
             raise ValueError(
                 "Expected `images` to end: a tree is built from each training image once. "
                 "Received a dataset that repeats forever, as batches for training do. "
