@@ -69,11 +69,12 @@ class InterpolateWeights(keras.callbacks.Callback):
         chosen: the `Candidate` that the model ended with.
 
     Raises:
-        ValueError: an α outside 0..1, another `start_path`, a `best` of another `recall` or one
-            that restores weights itself; in `fit`, another model than the one whose start it holds
-            and, after the first epoch: batch normalisation whose statistics move (they belong to
-            the weights they were gathered with, and mean nothing in between), or any
-            other variable that changes without being trained.
+        ValueError: a `recall` or `best` of another kind, an α outside 0..1, another ending of
+            `start_path`, a `best` of another `recall` or one that restores weights itself; in
+            `fit`, another model than the one whose start it holds and, after the first epoch: batch
+            normalisation whose statistics move (they belong to the weights they were gathered with,
+            and mean nothing in between), or any other variable that changes without being
+            trained.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -101,6 +102,16 @@ class InterpolateWeights(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
+        if not isinstance(recall, RecallAtK):
+            raise ValueError(
+                "Expected `recall` as the keras_ms.RecallAtK that measures in the same fit. "
+                f"Received: {recall!r}"
+            )
+        if best is not None and not isinstance(best, KeepBestWeights):
+            raise ValueError(
+                "Expected `best` as the keras_ms.KeepBestWeights of `recall`, or None. Received: "
+                f"{best!r}"
+            )
         self.recall = recall
         self.best = recall.keeper if best is None else best
         self.alphas = checked_alphas(alphas)

@@ -53,10 +53,10 @@ class KeepBestWeights(keras.callbacks.Callback):
             the first measurement.
 
     Raises:
-        ValueError: another ending of `path`; another model than the one whose weights it holds;
-            before the first step, a list of callbacks in which `recall` does not stand before this
-            one, and in a run that is continued a file whose weights were chosen by another K or
-            other images.
+        ValueError: a `recall` of another kind; another ending of `path`; another model than the one
+            whose weights it holds; before the first step, a list of callbacks in which `recall`
+            does not stand before this one, and in a run that is continued a file whose weights were
+            chosen by another K or other images.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -83,6 +83,15 @@ class KeepBestWeights(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
+        # not at the top: that module imports this one
+        from keras_ms.callbacks.recall_at_k import RecallAtK
+
+        if not isinstance(recall, RecallAtK):
+            raise ValueError(
+                "Expected `recall` as the keras_ms.RecallAtK that measures in the same fit: "
+                "recall = RecallAtK(dataset), then callbacks=[recall, KeepBestWeights(recall)]. "
+                f"Received: {recall!r}"
+            )
         if path is not None and not str(path).endswith(".weights.h5"):
             raise ValueError(f"Expected a `path` that ends in '.weights.h5'. Received: {path}")
         self.recall = recall

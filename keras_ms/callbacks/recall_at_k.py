@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import real_number, type_in_words, whole_number
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
 from keras_ms.callbacks.one_model import check_same_model, embedder_of
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
@@ -74,7 +74,7 @@ class RecallAtK(keras.callbacks.Callback):
         at_start: measure before the first step too, as step 0, so that weights which training does
             not improve are found to be the best. Left out where measurements exist already: in a
             second `fit`, or in a run that is continued. A mapping from each of `ks` to the recall
-            of the start is taken for it: nothing is embedded then. Defaults to True.
+            of the start, 0 to 1, is taken for it: nothing is embedded then. Defaults to True.
         images: the ImageList that `dataset` gives in its order, where that says which images are
             queries and which the gallery: queries are then searched among the gallery only.
             Defaults to None: all are searched in one another.
@@ -130,15 +130,21 @@ class RecallAtK(keras.callbacks.Callback):
             every_steps = whole_number("every_steps", every_steps)
         self.dataset = dataset
         self.ks = tuple(checked_ks(ks))
-        if isinstance(at_start, Mapping) and not set(self.ks) <= set(at_start):
+        at_start = _checked_start(at_start, self.ks)
+        if embedder is not None and not isinstance(embedder, keras.Model):
             raise ValueError(
-                f"Expected `at_start` with the recall of each of ks={self.ks}, or True. Received: "
-                f"{dict(at_start)}"
+                "Expected `embedder` as the keras.Model that embeds the images, or None for the "
+                f"one that is trained. Received: {embedder!r}"
+            )
+        if images is not None and not hasattr(images, "retrieval_arguments"):
+            raise ValueError(
+                "Expected `images` as the keras_ms.ImageList that `dataset` gives in its order, or "
+                f"None. Received: {type_in_words(images)}"
             )
         self.prefix = prefix
         self.every_steps = every_steps
-        self.batch_size = batch_size
-        self._validation = ValidationSet(dataset, batch_size)
+        self.batch_size = whole_number("batch_size", batch_size)
+        self._validation = ValidationSet(dataset, self.batch_size)
         self.embedder = embedder
         self.at_start = at_start
         self.images = images
@@ -265,7 +271,7 @@ class RecallAtK(keras.callbacks.Callback):
             return
         labels = self.labels if self.images is None else self.images.labels
         _, counts = np.unique(labels, return_counts=True)
-        known = {k: float(self.at_start[k]) for k in self.ks}
+        known = {k: self.at_start[k] for k in self.ks}
         self._record(Recalls(known, len(labels), int(np.count_nonzero(counts == 1))))
 
     def _record(self, recalls):
@@ -339,6 +345,21 @@ class RecallAtK(keras.callbacks.Callback):
                 f"labels ({len(labels)} of them; the list has {len(self.images)})"
             )
         return self.images.retrieval_arguments(embeddings)
+
+
+def _checked_start(at_start, ks):
+    if isinstance(at_start, (bool, np.bool_)):
+        return bool(at_start)
+    if not isinstance(at_start, Mapping) or not set(ks) <= set(at_start):
+        raise ValueError(
+            f"Expected `at_start` with the recall of each of ks={ks}, or True or False. Received: "
+            f"{dict(at_start) if isinstance(at_start, Mapping) else at_start!r}"
+        )
+    why = "a share, not a percentage"
+    return {
+        k: real_number(f"at_start[{k}]", value, least=0, most=1, reason=why)
+        for k, value in at_start.items()
+    }
 
 
 def _embed_batch(model, images):

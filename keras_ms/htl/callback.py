@@ -118,6 +118,10 @@ class RebuildClassTree(keras.callbacks.Callback):
                 "RebuildClassTree changes the margins of a step that is compiled already, which "
                 "Keras's JAX backend does not see. Use the TensorFlow or torch backend"
             )
+        if embedder is not None and not isinstance(embedder, keras.Model):
+            raise ValueError(
+                f"Expected `embedder` as a keras.Model, or None. Received: {embedder!r}"
+            )
         if margins not in MARGINS:
             raise ValueError(
                 f"Invalid value for argument `margins`. Expected one of {MARGINS}. "
@@ -144,7 +148,7 @@ class RebuildClassTree(keras.callbacks.Callback):
         self.linkage = linkage
         self.every = whole_number("every", every)
         self.folder = None if folder is None else Path(folder)
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size)
         self.embedder = embedder
         self.verbose = verbose
         self.tree = None

@@ -342,14 +342,14 @@ def test_wrong_inputs_are_explained(loss, labels, similarity, message):
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: Proxies(0), "num_classes=0"),
-        (lambda: Proxies(2.5), "num_classes=2.5"),
+        (lambda: Proxies(0), "`num_classes` from 1.*Received: 0"),
+        (lambda: Proxies(2.5), "`num_classes` from 1.*Received: 2.5"),
         (lambda: Proxies(2**24 + 1), "from 1 to 16777216"),
         (lambda: Proxies(3, dtype="mixed_float16"), "dtype='mixed_float16'"),
         (lambda: Proxies(3)(ops.zeros((2, 3, 4))), r"shape=\(2, 3, 4\)"),
-        (lambda: ProxyNCALoss(scale=0), "`scale` > 0. Received: scale=0"),
+        (lambda: ProxyNCALoss(scale=0), "`scale` > 0, a finite number. Received: scale=0"),
         (lambda: ProxyAnchorLoss(alpha=math.nan), "`alpha` > 0"),
-        (lambda: ProxyAnchorLoss(margin=math.inf), "finite `margin`"),
+        (lambda: ProxyAnchorLoss(margin=math.inf), "`margin` as a finite number"),
         (lambda: ProxyAnchorLoss(dtype="float16"), "dtype='float16'"),
     ],
 )
