@@ -1,5 +1,8 @@
 """What users give, and checks of it."""
 
+import math
+import numbers
+import sys
 from typing import Any
 
 import numpy as np
@@ -61,6 +64,88 @@ def whole_number(
             f"Expected `{name}` {bounds}, a whole number{because}. Received: {value!r}"
         )
     return number
+
+
+def real_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    reason: str = "",
+) -> float:
+    """A finite number as float; True, "0.5", None, NaN, infinity, tensors and variables are none.
+
+    A tensor or a `keras.Variable` would count with its value of now for ever, whatever is assigned
+    to it later.
+
+    Args:
+        name: of the argument, for the error.
+        value: what was given; a number of Python or NumPy, an array of shape () too.
+        least: the smallest that is allowed. Defaults to None: any.
+        above: what it has to be greater than. Defaults to None: nothing.
+        most: the largest that is allowed. Defaults to None: any.
+        below: what it has to be less than. Defaults to None: nothing.
+        reason: why, or what else is taken, for the error. Defaults to none.
+
+    Returns:
+        float.
+
+    Raises:
+        ValueError: no finite number, or one out of range.
+
+    Example:
+
+    >>> real_number("angle", np.float32(45), above=0, most=60)
+    45.0
+    """
+    is_array = isinstance(value, np.ndarray) and value.ndim == 0
+    given = value[()] if is_array else value
+    is_number = isinstance(given, numbers.Real) and not isinstance(given, (bool, np.bool_))
+    number = float(given) if is_number and abs(given) <= sys.float_info.max else math.nan
+    in_range = (
+        math.isfinite(number)
+        and (least is None or number >= least)
+        and (above is None or number > above)
+        and (most is None or number <= most)
+        and (below is None or number < below)
+    )
+    if not in_range:
+        bounds = _bounds_in_words(least, above, most, below)
+        because = f": {reason}" if reason else ""
+        raise ValueError(
+            f"Expected `{name}`{bounds} a finite number{because}. Received: {name}={value!r}"
+        )
+    return number
+
+
+def _bounds_in_words(least, above, most, below):
+    lower = [f">= {least:g}"] if least is not None else []
+    lower += [f"> {above:g}"] if above is not None else []
+    upper = [f"<= {most:g}"] if most is not None else []
+    upper += [f"< {below:g}"] if below is not None else []
+    return f" {' and '.join([*lower, *upper])}," if lower or upper else " as"
+
+
+def reads_once(dataset: Any) -> bool:
+    """Whether a dataset, as a generator, is gone after one pass."""
+    return hasattr(dataset, "__next__")
+
+
+def is_endless(dataset: Any) -> bool:
+    """Whether a dataset says that it has no end, as a `tf.data.Dataset` and a PyDataset can."""
+    if callable(getattr(dataset, "cardinality", None)):
+        return int(dataset.cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+    return getattr(dataset, "num_batches", 0) is None
+
+
+def knows_its_length(dataset: Any) -> bool:
+    """Whether it is known how many batches a dataset gives, before it has given them."""
+    if callable(getattr(dataset, "cardinality", None)):
+        return int(dataset.cardinality()) != -2  # tf.data.UNKNOWN_CARDINALITY
+    return hasattr(dataset, "__len__")
 
 
 def class_ids(

@@ -1,6 +1,5 @@
 """Adam with groups of parameters, its average of the weights, and schedules of its rate."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import Tensor, whole_number
+from keras_ms.arguments import Tensor, real_number, whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -26,8 +25,9 @@ class GroupedAdam(keras.optimizers.Adam):
 
     Args:
         learning_rate: float or schedule, as in `keras.optimizers.Adam`. Defaults to 1e-3.
-        learning_rate_factors: one factor per trainable variable, in the model's order, or None
-            for 1 everywhere. Defaults to None.
+        learning_rate_factors: one factor per trainable variable, in the model's order, finite and
+            at least 0, which leaves a variable as it is; or None for 1 everywhere. Defaults to
+            None.
         coupled_l2: adds `coupled_l2 * variable` to every gradient, biases and batch
             normalisation included. Defaults to 0.
         name: of the optimizer.
@@ -40,8 +40,8 @@ class GroupedAdam(keras.optimizers.Adam):
             gradient is clipped before L2 is added.
 
     Raises:
-        ValueError: both L2 and decoupled decay, or a negative one; when built, if there are not as
-            many factors or flags as variables.
+        ValueError: both L2 and decoupled decay; one of them, or a factor, that is negative or no
+            finite number; when built, if there are not as many factors or flags as variables.
 
     Example:
 
@@ -60,20 +60,25 @@ class GroupedAdam(keras.optimizers.Adam):
         decayed: Sequence[bool] | None = None,
         **kwargs: Any,
     ):
+        coupled_l2 = real_number("coupled_l2", coupled_l2, least=0)
+        if weight_decay is not None:
+            weight_decay = real_number("weight_decay", weight_decay, least=0)
         if coupled_l2 and weight_decay:
             raise ValueError(
                 "Expected coupled_l2, in the gradient, or weight_decay, beside it. Received both: "
                 f"coupled_l2={coupled_l2}, weight_decay={weight_decay}"
             )
-        for what, value in (("weight_decay", weight_decay), ("coupled_l2", coupled_l2)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"Expected {what} of at least 0. Received: {value}")
         super().__init__(
             learning_rate=learning_rate, name=name, weight_decay=weight_decay, **kwargs
         )
         # what can be saved with a model, as an array cannot
         factors, flags = learning_rate_factors, decayed
-        self.learning_rate_factors = None if factors is None else [float(f) for f in factors]
+        if factors is not None:
+            factors = [
+                real_number(f"learning_rate_factors[{place}]", factor, least=0)
+                for place, factor in enumerate(factors)
+            ]
+        self.learning_rate_factors = factors
         self.coupled_l2 = coupled_l2
         self.decayed = None if flags is None else [bool(flag) for flag in flags]
 
@@ -277,10 +282,9 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     ):
         super().__init__()
         is_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
-        if not is_schedule and not isinstance(schedule, (int, float)):
-            raise ValueError(
-                f"Expected a learning rate or a LearningRateSchedule. Received: {schedule!r}"
-            )
+        if not is_schedule:
+            why = "a learning rate, or a LearningRateSchedule"
+            schedule = real_number("schedule", schedule, least=0, reason=why)
         self.schedule = schedule
         self.steps = whole_number("steps", steps)
         self.name = name

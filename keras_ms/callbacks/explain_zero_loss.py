@@ -24,7 +24,7 @@ _VALIDATION_WAYS = (
 
 
 class ExplainZeroLoss(keras.callbacks.Callback):
-    """Warns once when an epoch trained or was measured on nothing, and says why that happens.
+    """Warns once, for each model, of an epoch trained or measured on nothing, and says why.
 
     A loss of 0 looks like success. With mined pairs it mostly means that no anchor had any pair to
     learn from, so that no weight moved; on validation data, that their batches hold no pairs, and
@@ -58,6 +58,11 @@ class ExplainZeroLoss(keras.callbacks.Callback):
         self.mined_name = mined_name
         self._explained: set[str] = set()
         self._fits = False
+
+    def set_model(self, model: keras.Model) -> None:
+        if model is not self.model:  # what was explained of one model is news of another
+            self._explained.clear()
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._fits = True

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
 from keras_ms.callbacks.kept_weights import weights_of_file
+from keras_ms.callbacks.one_model import check_same_model, embedder_of
 from keras_ms.callbacks.recall_at_k import RecallAtK
 from keras_ms.callbacks.training_steps import optimizer_steps
 from keras_ms.models.saved_files import write_weights
@@ -68,10 +69,12 @@ class InterpolateWeights(keras.callbacks.Callback):
         chosen: the `Candidate` that the model ended with.
 
     Raises:
-        ValueError: an α outside 0..1, another `start_path`, a `best` of another `recall` or one
-            that restores weights itself; in `fit`, after the first epoch: batch normalisation whose
-            statistics move (they belong to the weights they were gathered with, and mean nothing in
-            between), or any other variable that changes without being trained.
+        ValueError: a `recall` or `best` of another kind, an α outside 0..1, another ending of
+            `start_path`, a `best` of another `recall` or one that restores weights itself; in
+            `fit`, another model than the one whose start it holds and, after the first epoch: batch
+            normalisation whose statistics move (they belong to the weights they were gathered with,
+            and mean nothing in between), or any other variable that changes without being
+            trained.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -99,6 +102,16 @@ class InterpolateWeights(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
+        if not isinstance(recall, RecallAtK):
+            raise ValueError(
+                "Expected `recall` as the keras_ms.RecallAtK that measures in the same fit. "
+                f"Received: {recall!r}"
+            )
+        if best is not None and not isinstance(best, KeepBestWeights):
+            raise ValueError(
+                "Expected `best` as the keras_ms.KeepBestWeights of `recall`, or None. Received: "
+                f"{best!r}"
+            )
         self.recall = recall
         self.best = recall.keeper if best is None else best
         self.alphas = checked_alphas(alphas)
@@ -124,6 +137,12 @@ class InterpolateWeights(keras.callbacks.Callback):
         self._start: list[np.ndarray] = []
         self._awaits_first_epoch = False
         self._checked = False
+
+    def set_model(self, model: keras.Model) -> None:
+        if self._start and self.model is not None:
+            before, now = embedder_of(self.recall, self.model), embedder_of(self.recall, model)
+            check_same_model(self, before, now, "the start of training")
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._awaits_first_epoch = True
@@ -223,7 +242,7 @@ class InterpolateWeights(keras.callbacks.Callback):
 
     @property
     def _embedder(self):
-        return self.recall.embedder or getattr(self.model, "embedder", self.model)
+        return embedder_of(self.recall, self.model)
 
     @property
     def _k(self):

@@ -15,6 +15,7 @@ from keras_ms.callbacks.kept_weights import (
     save_kept,
     weights_of_file,
 )
+from keras_ms.callbacks.one_model import check_same_model
 from keras_ms.callbacks.training_steps import optimizer_steps
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class KeepBestWeights(keras.callbacks.Callback):
             the first measurement.
 
     Raises:
-        ValueError: another ending of `path`; before the first step, a list of callbacks in which
-            `recall` does not stand before this one, and in a run that is continued a file whose
-            weights were chosen by another K or other images.
+        ValueError: a `recall` of another kind; another ending of `path`; another model than the one
+            whose weights it holds; before the first step, a list of callbacks in which `recall`
+            does not stand before this one, and in a run that is continued a file whose weights were
+            chosen by another K or other images.
 
     Example:
         >>> images = np.random.rand(16, 8).astype("float32")
@@ -81,6 +83,15 @@ class KeepBestWeights(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
+        # not at the top: that module imports this one
+        from keras_ms.callbacks.recall_at_k import RecallAtK
+
+        if not isinstance(recall, RecallAtK):
+            raise ValueError(
+                "Expected `recall` as the keras_ms.RecallAtK that measures in the same fit: "
+                "recall = RecallAtK(dataset), then callbacks=[recall, KeepBestWeights(recall)]. "
+                f"Received: {recall!r}"
+            )
         if path is not None and not str(path).endswith(".weights.h5"):
             raise ValueError(f"Expected a `path` that ends in '.weights.h5'. Received: {path}")
         self.recall = recall
@@ -101,6 +112,11 @@ class KeepBestWeights(keras.callbacks.Callback):
         """Whether there are weights to load."""
         is_there = self.path is not None and Path(self.path).is_file()
         return self.recall.best_step is not None and (is_there or self.weights is not None)
+
+    def set_model(self, model: keras.Model) -> None:
+        if self.has_weights:
+            check_same_model(self, self.model, model, "the best weights")
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._awaits_first_epoch = True

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import real_number, type_in_words, whole_number
 from keras_ms.callbacks.keep_best_weights import KeepBestWeights
+from keras_ms.callbacks.one_model import check_same_model, embedder_of
 from keras_ms.callbacks.training_steps import TrainingSteps, optimizer_steps
 from keras_ms.callbacks.validation_set import ValidationSet
 from keras_ms.evaluation.embed import embed_batches
@@ -40,8 +41,9 @@ class RecallAtK(keras.callbacks.Callback):
     Steps are batches trained on, counted over all fits of the callback; a run that is continued
     goes on from the optimizer's count (docs/callbacks.md).
 
-    `best_value`, `best_step` and `history` are never reset: a second `fit` with the same callback
-    continues them, and an interrupted run may set them before its own `fit`.
+    `best_value`, `best_step` and `history` are never reset: a second `fit` of the same model with
+    the same callback continues them, and an interrupted run may set them before its own `fit`. They
+    belong to what was measured: for another model make a new callback.
 
     To keep the best weights put `keras_ms.KeepBestWeights(recall)` behind it. The arguments
     `keep_best_weights`, `weights_path` and `restore_best_weights`, the attribute `best_weights` and
@@ -72,7 +74,7 @@ class RecallAtK(keras.callbacks.Callback):
         at_start: measure before the first step too, as step 0, so that weights which training does
             not improve are found to be the best. Left out where measurements exist already: in a
             second `fit`, or in a run that is continued. A mapping from each of `ks` to the recall
-            of the start is taken for it: nothing is embedded then. Defaults to True.
+            of the start, 0 to 1, is taken for it: nothing is embedded then. Defaults to True.
         images: the ImageList that `dataset` gives in its order, where that says which images are
             queries and which the gallery: queries are then searched among the gallery only.
             Defaults to None: all are searched in one another.
@@ -87,7 +89,8 @@ class RecallAtK(keras.callbacks.Callback):
     Raises:
         ValueError: an infinite or single-use dataset, invalid options; before the first epoch,
             batches that are not (images, labels), or labels that are no class ids (one-hot, names,
-            those of several outputs); with the first measurement, images that are not those of
+            those of several outputs), or another model than the one whose measurements it holds;
+            with the first measurement, images that are not those of
             `images`, a model whose output is not (batch, dimension), or labels without any class
             of two images.
 
@@ -127,15 +130,21 @@ class RecallAtK(keras.callbacks.Callback):
             every_steps = whole_number("every_steps", every_steps)
         self.dataset = dataset
         self.ks = tuple(checked_ks(ks))
-        if isinstance(at_start, Mapping) and not set(self.ks) <= set(at_start):
+        at_start = _checked_start(at_start, self.ks)
+        if embedder is not None and not isinstance(embedder, keras.Model):
             raise ValueError(
-                f"Expected `at_start` with the recall of each of ks={self.ks}, or True. Received: "
-                f"{dict(at_start)}"
+                "Expected `embedder` as the keras.Model that embeds the images, or None for the "
+                f"one that is trained. Received: {embedder!r}"
+            )
+        if images is not None and not hasattr(images, "retrieval_arguments"):
+            raise ValueError(
+                "Expected `images` as the keras_ms.ImageList that `dataset` gives in its order, or "
+                f"None. Received: {type_in_words(images)}"
             )
         self.prefix = prefix
         self.every_steps = every_steps
-        self.batch_size = batch_size
-        self._validation = ValidationSet(dataset, batch_size)
+        self.batch_size = whole_number("batch_size", batch_size)
+        self._validation = ValidationSet(dataset, self.batch_size)
         self.embedder = embedder
         self.at_start = at_start
         self.images = images
@@ -179,6 +188,13 @@ class RecallAtK(keras.callbacks.Callback):
         return self._labels
 
     def set_model(self, model: keras.Model) -> None:
+        if self.model is not None:
+            before, now = embedder_of(self, self.model), embedder_of(self, model)
+            if self.history or self.best_step is not None:
+                check_same_model(self, before, now, "measurements")
+            elif before is not now:
+                # of a fit that ended before the first measurement
+                self._steps = TrainingSteps()
         super().set_model(model)
         if self.keeper:
             self.keeper.set_model(model)
@@ -255,7 +271,7 @@ class RecallAtK(keras.callbacks.Callback):
             return
         labels = self.labels if self.images is None else self.images.labels
         _, counts = np.unique(labels, return_counts=True)
-        known = {k: float(self.at_start[k]) for k in self.ks}
+        known = {k: self.at_start[k] for k in self.ks}
         self._record(Recalls(known, len(labels), int(np.count_nonzero(counts == 1))))
 
     def _record(self, recalls):
@@ -329,6 +345,21 @@ class RecallAtK(keras.callbacks.Callback):
                 f"labels ({len(labels)} of them; the list has {len(self.images)})"
             )
         return self.images.retrieval_arguments(embeddings)
+
+
+def _checked_start(at_start, ks):
+    if isinstance(at_start, (bool, np.bool_)):
+        return bool(at_start)
+    if not isinstance(at_start, Mapping) or not set(ks) <= set(at_start):
+        raise ValueError(
+            f"Expected `at_start` with the recall of each of ks={ks}, or True or False. Received: "
+            f"{dict(at_start) if isinstance(at_start, Mapping) else at_start!r}"
+        )
+    why = "a share, not a percentage"
+    return {
+        k: real_number(f"at_start[{k}]", value, least=0, most=1, reason=why)
+        for k, value in at_start.items()
+    }
 
 
 def _embed_batch(model, images):

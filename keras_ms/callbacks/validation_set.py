@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import class_ids, is_endless, knows_its_length, reads_once
 
 # Of a dataset that does not know its length: as many images say that it may have no end, and as
 # many that it has none. The largest test set of the field holds 60,502.
@@ -41,26 +41,20 @@ class ValidationSet:
         if isinstance(dataset, tuple):
             self._check_arrays()
             return
-        if hasattr(dataset, "__next__"):
+        if reads_once(dataset):
             raise ValueError(
                 f"The images are read again for each measurement. Received a "
                 f"{type(dataset).__name__}, which can be read once: give {_FORMS}"
             )
-        if isinstance(dataset, keras.utils.PyDataset):
-            endless = dataset.num_batches is None
-        elif callable(getattr(dataset, "cardinality", None)):
-            cardinality = int(dataset.cardinality())
-            endless = cardinality == -1  # tf.data.INFINITE_CARDINALITY
-            self.has_known_length = cardinality != -2
-        elif hasattr(dataset, "__iter__"):
-            endless, self.has_known_length = False, hasattr(dataset, "__len__")
-        else:
+        is_py_dataset = isinstance(dataset, keras.utils.PyDataset)
+        if not is_py_dataset and not hasattr(dataset, "__iter__"):
             raise ValueError(f"Expected {_FORMS}. Received: {type(dataset).__name__}")
-        if endless:
+        if is_endless(dataset):
             raise ValueError(
                 "Recall@K is measured on a finite dataset. Received one that repeats forever: "
                 "leave out .repeat(), or cut it with .take(number_of_batches)"
             )
+        self.has_known_length = is_py_dataset or knows_its_length(dataset)
 
     def check(self) -> None:
         """Raises ValueError if there is no first batch, or it is none of (images, class ids)."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_ms.arguments import whole_number
 from keras_ms.curriculum.subsets import STAGE_WEIGHTS, Stage, curriculum_stages
-from keras_ms.data.balanced_batches import endless, loaded_batches, source_labels
+from keras_ms.data.balanced_batches import checked_shard, endless, loaded_batches, source_labels
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, random_numbers
 from keras_ms.data.image_list import ImageList
 
@@ -175,7 +175,7 @@ def curriculum_batches(
     """
     _check_names("curriculum_batches", options)
     batch_size = whole_number("batch_size", batch_size)
-    _check_shard(options.get("shard", (0, 1)), batch_size)
+    checked_shard(options.get("shard", (0, 1)), batch_size, "batch_size")
     labels, seed = source_labels(source), _checked_seed(seed)
     steps_per_stage, start_step = _checked_steps(steps_per_stage, start_step)
     every, each = _checked_stages(labels, subset, stages, weights)
@@ -230,15 +230,6 @@ def _check_names(function, options):
         raise TypeError(
             f"{function}() has no argument {', '.join(unknown)}. Images are shown as told by: "
             f"{', '.join(_VIEW_OPTIONS)}"
-        )
-
-
-def _check_shard(shard, batch_size):
-    index, shards = shard
-    if not 0 <= index < shards or batch_size % shards:
-        raise ValueError(
-            "Expected `shard` as (index, number) with a number that divides "
-            f"batch_size={batch_size}. Received: {shard}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import real_number, whole_number
 
 DENSITIES = ("count", "gaussian")
 # Products of centred float64 rows are exact to some 1e-16 of the norms. What is closer than float32
@@ -108,10 +108,7 @@ def check_density_options(
     """Raises a ValueError that names an unknown density or a number out of its range."""
     if density not in DENSITIES:
         raise ValueError(f"Expected `density` as one of {DENSITIES}. Received: {density!r}")
-    if not 0 < distance_quantile < 1:
-        raise ValueError(
-            f"Expected `distance_quantile` between 0 and 1. Received: {distance_quantile}"
-        )
+    real_number("distance_quantile", distance_quantile, above=0, below=1)
     if max_dimension is not None:
         whole_number("max_dimension", max_dimension)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import class_ids, real_number
 from keras_ms.data.image_list import ImageList
 
 KINDS = ("symmetric", "pairs")
@@ -74,8 +74,7 @@ def corrupt_labels(
     labels = class_ids(labels)
     if kind not in KINDS:
         raise ValueError(f"Expected `kind` as one of {KINDS}. Received: {kind!r}")
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"Expected `fraction` from 0 to 1. Received: {fraction}")
+    fraction = real_number("fraction", fraction, least=0, most=1)
     classes, where = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"Expected labels of at least 2 classes. Received: {len(classes)}")
@@ -170,8 +169,7 @@ def outlier_rows(
     >>> [len(rows) for rows in outlier_rows(60, 100, 0.4)]
     [40, 40]
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"Expected `fraction` from 0 to below 1. Received: {fraction}")
+    fraction = real_number("fraction", fraction, least=0, below=1)
     number = round(num_images * fraction / (1 - fraction))
     if number > num_others:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import class_ids, real_number, whole_number
 from keras_ms.data.array_source import ArraySource
 from keras_ms.data.balanced_indices import balanced_indices, checked_labels, view_numbers
 from keras_ms.data.file_names import all_file_bytes
@@ -144,6 +144,20 @@ def balanced_batches(
     return endless(dataset)
 
 
+def checked_shard(shard: Any, whole: int, whole_name: str) -> tuple[int, int]:
+    """(index, number of shards) as whole numbers; a ValueError if they do not divide `whole`."""
+    advice = f"with a number that divides {whole_name}={whole}"
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2:
+        raise ValueError(
+            f"Expected `shard` as (index, number), such as (0, 2), {advice}. Received: {shard!r}"
+        )
+    shards = whole_number("shard[1]", shard[1], reason="the number of shards")
+    index = whole_number("shard[0]", shard[0], least=0, most=shards - 1, reason="this shard's")
+    if whole % shards:
+        raise ValueError(f"Expected `shard` as (index, number) {advice}. Received: {shard!r}")
+    return index, shards
+
+
 def endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The dataset, known to have no end: whoever needs one that ends can tell it at once."""
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
@@ -183,12 +197,7 @@ def loaded_batches(
     if is_images and len(source.counts()) > 1:
         logger.warning('%s\nAll splits are drawn from: pass subset("train")?', source)
     array, labels = _columns(source, views)
-    index, shards = shard
-    if not 0 <= index < shards or classes_per_batch % shards:
-        raise ValueError(
-            "Expected `shard` as (index, number) with a number that divides "
-            f"classes_per_batch={classes_per_batch}. Received: {shard}"
-        )
+    index, shards = checked_shard(shard, classes_per_batch, "classes_per_batch")
     if not is_images and (image_size is not None or distort is not None):
         raise ValueError("`image_size` and `distort` are for an ImageList; this source has none")
     batch = classes_per_batch * images_per_class // shards
@@ -280,16 +289,18 @@ def _views_of_files(dataset, images, cache, image_size, scale, ratio, flip):
 
 def _checked_view(image_size, crop_scale, crop_ratio, flip, image_list):
     if crop_scale is not None:
-        _check_range("crop_scale", crop_scale, most=1)
-    _check_range("crop_ratio", crop_ratio, most=None)
+        crop_scale = _checked_range("crop_scale", crop_scale, most=1)
+    crop_ratio = _checked_range("crop_ratio", crop_ratio, most=None)
     side = side_for(image_list, image_size)
     return {"image_size": side, "scale": crop_scale, "ratio": crop_ratio, "flip": flip}
 
 
-def _check_range(name, value, *, most):
+def _checked_range(name, value, *, most):
     words = "0 < least <= greatest" + (f" <= {most}" if most else "")
     # of one number, as settings have it, the other end would be a guess
     if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 2:
         raise ValueError(f"Expected `{name}` as (least, greatest). Received: {value!r}")
-    if not 0 < value[0] <= value[1] or (most and value[1] > most):
+    ends = [real_number(f"{name}[{place}]", value[place], above=0, most=most) for place in (0, 1)]
+    if ends[0] > ends[1]:
         raise ValueError(f"Expected {words} in `{name}`. Received: {value}")
+    return ends[0], ends[1]

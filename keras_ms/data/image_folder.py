@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.arguments import whole_number
+from keras_ms.arguments import real_number, whole_number
 from keras_ms.data.checked_images import faults_in_words, image_faults
 from keras_ms.data.file_names import file_path, same_name, shown_name, some_names
 from keras_ms.data.folder_layout import folder_layout
@@ -54,8 +54,7 @@ def read_image_folder(
             "Expected a folder with one subfolder of images per class. "
             f"{'It is a file' if folder.exists() else 'It does not exist'}: {place}"
         )
-    if not 0 <= test_fraction <= 1:
-        raise ValueError(f"Expected `test_fraction` from 0 to 1. Received: {test_fraction}")
+    test_fraction = real_number("test_fraction", test_fraction, least=0, most=1)
     if class_depth is not None:
         class_depth = whole_number("class_depth", class_depth)
     layout = folder_layout(list_folder(folder, SUFFIXES, progress), SUFFIXES, class_depth)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.arguments import class_ids
+from keras_ms.arguments import class_ids, real_number
 from keras_ms.data.file_names import file_path, shown_name, some_names
 from keras_ms.data.folder_layout import SPLITS
 from keras_ms.data.held_out_classes import classes_to_hold_out
@@ -269,8 +269,7 @@ class ImageList:
             ValueError: `fraction` out of range, fewer than 4 training classes, groups that cannot
                 be divided so, or a list that has validation classes already.
         """
-        if not 0 <= fraction < 1:
-            raise ValueError(f"Expected `fraction` in [0, 1). Received: {fraction}")
+        fraction = real_number("fraction", fraction, least=0, below=1)
         if fraction == 0:
             return self
         if (self.split == "validation").any():

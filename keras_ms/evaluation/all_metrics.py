@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from keras_ms.arguments import Tensor, class_ids
+from keras_ms.arguments import Tensor, class_ids, whole_number
 from keras_ms.evaluation.average_precision import precision_at_r
 from keras_ms.evaluation.class_bootstrap import NUM_RESAMPLES, class_bootstrap
 from keras_ms.evaluation.clustering import cluster_embeddings, cluster_scores, require_scikit_learn
@@ -135,6 +135,7 @@ def evaluate_embeddings(
         {'recall@1': 1.0, 'r_precision': 1.0, 'map_at_r': 1.0}
     """
     ks, metrics = checked_ks(ks), checked_metrics(metrics)
+    num_resamples = whole_number("num_resamples", num_resamples, least=0)
     embeddings = checked_embeddings(embeddings, "embeddings")
     labels = class_ids(labels, rows=len(embeddings))
     query_rows = _flagged_rows(is_query, len(embeddings), "is_query")

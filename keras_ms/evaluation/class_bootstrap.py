@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_ms.arguments import Tensor, whole_number
+from keras_ms.arguments import Tensor, real_number, whole_number
 from keras_ms.terminal.progress import Progress
 
 # The ends of a 95 % interval then rest on 25 resamples each, and move by about a tenth of the
@@ -51,8 +51,7 @@ def class_bootstrap(
             f"many `labels`. Received shapes: {scores.shape}, {labels.shape}"
         )
     num_resamples = whole_number("num_resamples", num_resamples)
-    if not 0 < confidence < 1:
-        raise ValueError(f"Expected `confidence` between 0 and 1. Received: {confidence}")
+    confidence = real_number("confidence", confidence, above=0, below=1)
     classes, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(classes) < 2:
         raise ValueError(

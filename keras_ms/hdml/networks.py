@@ -1,13 +1,12 @@
 """What HDML trains beside the embedder, what it remembers between steps, what it is told."""
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.arguments import Tensor, whole_number
+from keras_ms.arguments import Tensor, real_number, whole_number
 from keras_ms.pairs.class_ids import checked_class_ids
 
 MODES = ("paper", "official")
@@ -184,11 +183,9 @@ def check_settings(
         raise ValueError(
             f"Invalid value for argument `mode`. Expected one of {MODES}. Received: mode={mode!r}"
         )
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"Expected `{name}` >= 0. Received: {name}={value}")
-    if not 0 <= lambda_g <= 1:
-        raise ValueError(f"Expected `lambda_g` within [0, 1]. Received: lambda_g={lambda_g}")
+    real_number("alpha", alpha, least=0)
+    real_number("beta", beta, least=0)
+    real_number("lambda_g", lambda_g, least=0, most=1)
     whole_number("average_steps", average_steps)
 
 

@@ -10,13 +10,12 @@ Each class here offers the same five things to `keras_ms.hdml.model.HDML`:
   embeddings of the reconstructed batch and of the hardened negatives.
 """
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor, whole_number
+from keras_ms.arguments import Tensor, real_number, whole_number
 from keras_ms.hdml.formulas import (
     Triplets,
     masked_mean,
@@ -51,11 +50,7 @@ class NPairTuples:
     normalize = False
 
     def __init__(self, regularization: float = 0.002):
-        if not (math.isfinite(regularization) and regularization >= 0):
-            raise ValueError(
-                f"Expected `regularization` >= 0. Received: regularization={regularization}"
-            )
-        self.regularization = float(regularization)
+        self.regularization = real_number("regularization", regularization, least=0)
 
     def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         # anchor i, its positive i, and the positive j of another class; for j = i both distances
@@ -126,9 +121,7 @@ class TripletTuples:
     normalize = False
 
     def __init__(self, margin: float = 1.0):
-        if not (math.isfinite(margin) and margin >= 0):
-            raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")
-        self.margin = float(margin)
+        self.margin = real_number("margin", margin, least=0)
 
     def triplets(self, labels: Tensor, embeddings: Tensor) -> Triplets:
         positive, negative = pair_masks(label_keys(labels))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_ms.arguments import class_ids, whole_number
+from keras_ms.arguments import class_ids, is_endless, reads_once, type_in_words, whole_number
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.htl.hierarchy import LEVELS, checked_levels
@@ -73,10 +73,11 @@ class RebuildClassTree(keras.callbacks.Callback):
         tree: the tree of now; None before the first epoch.
 
     Raises:
-        ValueError: another loss, endless images, labels that are not integer ids, a setting out of
-            range, other levels than those of the tree that the loss has; in `fit`, another number
-            of embeddings than labels, embeddings with NaN, an order of other classes, or
-            `margins="first"` in a later epoch with a loss that has no tree.
+        ValueError: another loss, images without an end or that can be read once, labels that are
+            not integer ids, a setting out of range, other levels than those of the tree that the
+            loss has; in `fit`, another number of embeddings than labels, embeddings with NaN, an
+            order of other classes; with `margins="first"` a later epoch and a loss that has no
+            tree, or a second model.
 
     Example:
 
@@ -117,13 +118,22 @@ class RebuildClassTree(keras.callbacks.Callback):
                 "RebuildClassTree changes the margins of a step that is compiled already, which "
                 "Keras's JAX backend does not see. Use the TensorFlow or torch backend"
             )
+        if embedder is not None and not isinstance(embedder, keras.Model):
+            raise ValueError(
+                f"Expected `embedder` as a keras.Model, or None. Received: {embedder!r}"
+            )
         if margins not in MARGINS:
             raise ValueError(
                 f"Invalid value for argument `margins`. Expected one of {MARGINS}. "
                 f"Received: margins={margins!r}"
             )
-        knows_its_length = callable(getattr(images, "cardinality", None))
-        if knows_its_length and int(images.cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
+        if reads_once(images):
+            raise ValueError(
+                "Expected `images` that can be read again, for the tree of each epoch. Received a "
+                f"{type_in_words(images)}, which can be read once: give an array or a "
+                "tf.data.Dataset, such as keras_ms.data.images.evaluation_batches"
+            )
+        if is_endless(images):
             raise ValueError(
                 "Expected `images` to end: a tree is built from each training image once. "
                 "Received a dataset that repeats forever, as batches for training do. "
@@ -138,14 +148,24 @@ class RebuildClassTree(keras.callbacks.Callback):
         self.linkage = linkage
         self.every = whole_number("every", every)
         self.folder = None if folder is None else Path(folder)
-        self.batch_size = batch_size
+        self.batch_size = whole_number("batch_size", batch_size)
         self.embedder = embedder
         self.verbose = verbose
         self.tree = None
         self._is_first = True
+        self._gave_first_tree = False
         if loss is not None and loss.tree is None:
             # Keras traces the loss before it calls any callback
             loss.expect_tree(len(np.unique(self.labels)), self.levels)
+
+    def set_model(self, model: keras.Model) -> None:
+        # with the latest margins nothing is left of a model: the first epoch builds a new tree
+        if self._gave_first_tree and self.embedder is None and model is not self.model:
+            raise ValueError(
+                "RebuildClassTree gave the loss the first class tree of another model, and "
+                "margins='first' keeps it. Make a new loss and new callbacks for each model"
+            )
+        super().set_model(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._is_first = True
@@ -180,6 +200,7 @@ class RebuildClassTree(keras.callbacks.Callback):
             )
         self.tree = ClassTree.build(embeddings, self.labels, self.levels, self.linkage)
         if self.loss is not None and (self.margins == "latest" or self.loss.tree is None):
+            self._gave_first_tree = self.margins == "first"
             self.loss.assign_tree(self.tree)
             if self.folder is not None and self.margins == "first":
                 self.tree.save(self.folder / "first_class_tree.npz")

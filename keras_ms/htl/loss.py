@@ -1,6 +1,5 @@
 """The hierarchical triplet loss: all triplets, each with a margin read from the class tree."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -8,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.htl.class_tree import ClassTree
 from keras_ms.losses.pair_loss import PairLoss, checked_options, is_concrete
 from keras_ms.losses.triplet import triplet_all, triplet_all_weights
@@ -135,11 +134,7 @@ class HierarchicalTripletLoss(PairLoss):
         name: str = "hierarchical_triplet",
         **options: Any,
     ):
-        if not math.isfinite(beta):
-            raise ValueError(
-                f"Expected a finite `beta`, in units of squared distance. Received: beta={beta}"
-            )
-        self.beta = float(beta)
+        self.beta = real_number("beta", beta, reason="of squared distance")
         self.tree = None
         self._state = None
         super().__init__(

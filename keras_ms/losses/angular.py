@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
@@ -196,12 +196,8 @@ class AngularLoss(PairLoss):
     """
 
     def __init__(self, angle: float = 45.0, *, name: str = "angular", **options: Any):
-        if not 0 < angle <= 60:
-            raise ValueError(
-                "Expected `angle` in degrees, above 0 and at most 60, the largest that the "
-                f"smallest angle of a triangle can be. Received: angle={angle}"
-            )
-        self.angle = float(angle)
+        why = "degrees, at most what the smallest angle of a triangle can be"
+        self.angle = real_number("angle", angle, above=0, most=60, reason=why)
         squared_tangent = math.tan(math.radians(self.angle)) ** 2
         super().__init__(
             pair_loss=partial(angular, squared_tangent=squared_tangent),

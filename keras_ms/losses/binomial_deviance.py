@@ -1,13 +1,12 @@
 """The binomial deviance loss."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, signed
 from keras_ms.pairs.reductions import masked_sum, num_pairs, one_over
@@ -184,14 +183,9 @@ class BinomialDevianceLoss(PairLoss):
         name: str = "binomial_deviance",
         **options: Any,
     ):
-        for argument, value in (("alpha", alpha), ("beta", beta)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"Expected `{argument}` > 0. Received: {argument}={value}")
-        if not math.isfinite(threshold):
-            raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
-        self.alpha = float(alpha)
-        self.beta = float(beta)
-        self.threshold = float(threshold)
+        self.alpha = real_number("alpha", alpha, above=0)
+        self.beta = real_number("beta", beta, above=0)
+        self.threshold = real_number("threshold", threshold)
         scales = {"alpha": self.alpha, "beta": self.beta, "threshold": self.threshold}
         super().__init__(
             pair_loss=partial(binomial_deviance, **scales),

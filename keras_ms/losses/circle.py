@@ -1,13 +1,12 @@
 """The circle loss."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, log_sums_exp, signed
 from keras_ms.pairs.reductions import log_add
@@ -168,12 +167,8 @@ class CircleLoss(PairLoss):
     def __init__(
         self, margin: float = 0.25, gamma: float = 256.0, *, name: str = "circle", **options: Any
     ):
-        if not (math.isfinite(margin) and margin >= 0):
-            raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")
-        if not (math.isfinite(gamma) and gamma > 0):
-            raise ValueError(f"Expected `gamma` > 0. Received: gamma={gamma}")
-        self.margin = float(margin)
-        self.gamma = float(gamma)
+        self.margin = real_number("margin", margin, least=0)
+        self.gamma = real_number("gamma", gamma, above=0)
         settings = {"margin": self.margin, "gamma": self.gamma}
         super().__init__(
             pair_loss=partial(circle, **settings),

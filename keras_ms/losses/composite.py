@@ -1,13 +1,12 @@
 """Several losses on one output."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 
 
 @keras.saving.register_keras_serializable(package="keras_ms")
@@ -24,7 +23,8 @@ class CompositeLoss(keras.losses.Loss):
     Args:
         losses: `keras.losses.Loss` instances, pair-based or any others. Each gets the labels, the
             output and the sample weights as they are, and keeps its own reduction and dtype.
-        factors: one finite number a loss. Defaults to None: 1 for each, the plain sum.
+        factors: one finite number a loss. They stay what they are: a `keras.Variable`, whose value
+            may change, is refused. Defaults to None: 1 for each, the plain sum.
         name: name of the loss. Defaults to "composite".
 
     Raises:
@@ -48,7 +48,6 @@ class CompositeLoss(keras.losses.Loss):
         name: str = "composite",
     ):
         losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
-        factors = [1.0] * len(losses) if factors is None else list(factors)
         strangers = [loss for loss in losses if not isinstance(loss, keras.losses.Loss)]
         if strangers or not losses:
             raise ValueError(
@@ -62,14 +61,20 @@ class CompositeLoss(keras.losses.Loss):
                 "Expected losses that all give one number, or none of them. Received: "
                 f"reductions {reductions}"
             )
-        if len(factors) != len(losses) or not all(map(_is_finite_number, factors)):
+        try:
+            each = [1.0] * len(losses) if factors is None else list(factors)
+        except TypeError:  # one number
+            each = []
+        if len(each) != len(losses):
             raise ValueError(
-                f"Expected `factors` to be {len(losses)} finite numbers, one a loss. Received: "
-                f"factors={factors}"
+                f"Expected `factors` to be {len(losses)} finite numbers, one a loss, such as "
+                f"{[1.0] * len(losses)}. Received: factors={factors!r}"
             )
         super().__init__(name=name, reduction=reductions[0])
         self.losses = losses
-        self.factors = [float(factor) for factor in factors]
+        self.factors = [
+            real_number(f"factors[{place}]", factor) for place, factor in enumerate(each)
+        ]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         # not in `call`: Keras would have cast the labels to float32 by then
@@ -90,10 +95,3 @@ class CompositeLoss(keras.losses.Loss):
     def from_config(cls, config: dict[str, Any]) -> "CompositeLoss":
         losses = [keras.saving.deserialize_keras_object(loss) for loss in config["losses"]]
         return cls(**{**config, "losses": losses})
-
-
-def _is_finite_number(value):
-    try:
-        return math.isfinite(value)
-    except TypeError:
-        return False

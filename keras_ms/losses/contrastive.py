@@ -1,12 +1,12 @@
 """The contrastive loss on cosine similarities."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ms.arguments import real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import is_pair, signed
 from keras_ms.pairs.reductions import masked_sum
@@ -107,9 +107,7 @@ class ContrastiveLoss(PairLoss):
     """
 
     def __init__(self, threshold: float = 0.5, *, name: str = "contrastive", **options: Any):
-        if not math.isfinite(threshold):
-            raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
-        self.threshold = float(threshold)
+        self.threshold = real_number("threshold", threshold)
         super().__init__(
             pair_loss=partial(contrastive, threshold=self.threshold),
             weighting=partial(contrastive_weights, threshold=self.threshold),

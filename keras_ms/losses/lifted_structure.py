@@ -1,13 +1,12 @@
 """The lifted structure loss, one-sided (General Pair Weighting's form) and as first published."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, has_pair, log_sums_exp, signed
 from keras_ms.pairs.reductions import LOG_OF_ZERO, log_add
@@ -276,12 +275,8 @@ class LiftedStructureLoss(PairLoss):
                 f"With two_sided={two_sided} the loss reads `{given}` and not `{unread}`. "
                 f"Received: {unread}={values[unread]}"
             )
-        value = values[given]
-        value = 1.0 if value is None else value
-        if not math.isfinite(value):
-            raise ValueError(f"Expected a finite `{given}`. Received: {given}={value}")
+        value = 1.0 if values[given] is None else real_number(given, values[given])
         self.two_sided = bool(two_sided)
-        value = float(value)
         self.threshold = None if two_sided else value
         self.margin = value if two_sided else None
         if two_sided:

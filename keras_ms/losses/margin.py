@@ -1,13 +1,12 @@
 """The margin loss with distance-weighted sampling."""
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.reductions import (
@@ -259,17 +258,11 @@ class MarginLoss(PairLoss):
         name: str = "margin",
         **options: Any,
     ):
-        if not (math.isfinite(margin) and margin >= 0):
-            raise ValueError(f"Expected `margin` >= 0. Received: margin={margin}")
-        if not (math.isfinite(boundary) and boundary > 0):
-            raise ValueError(f"Expected `boundary` > 0. Received: boundary={boundary}")
-        if cutoff is not None and not (math.isfinite(cutoff) and cutoff > 0):
-            raise ValueError(
-                f"Expected `cutoff` > 0, or None to draw from all. Received: cutoff={cutoff}"
-            )
-        self.margin = float(margin)
-        self.boundary = float(boundary)
-        self.cutoff = None if cutoff is None else float(cutoff)
+        self.margin = real_number("margin", margin, least=0)
+        self.boundary = real_number("boundary", boundary, above=0)
+        if cutoff is not None:
+            cutoff = real_number("cutoff", cutoff, above=0, reason="or None to draw from all")
+        self.cutoff = cutoff
         settings = {"margin": self.margin, "boundary": self.boundary, "cutoff": self.cutoff}
         super().__init__(
             pair_loss=partial(margin_loss, **settings),

@@ -1,13 +1,12 @@
 """MinedAnchors: how many anchors still have something to learn from."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import check_embeddings
 from keras_ms.pairs import replicas
 from keras_ms.pairs.keras_mask import mask_of
@@ -69,10 +68,8 @@ class MinedAnchors(keras.metrics.Metric):
     def __init__(
         self, epsilon: float | None = 0.1, name: str = "mined_anchors", *, dtype: str = "float32"
     ):
-        if epsilon is not None and not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ValueError(
-                f"Expected `epsilon` >= 0, or None to count every pair. Received: {epsilon}"
-            )
+        if epsilon is not None:
+            epsilon = real_number("epsilon", epsilon, least=0, reason="or None to count every pair")
         super().__init__(name=name, dtype=dtype)
         self.epsilon = epsilon
         mine = mine_all if epsilon is None else partial(mine_multi_similarity, epsilon=epsilon)

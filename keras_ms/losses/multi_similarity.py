@@ -1,13 +1,12 @@
 """The Multi-Similarity loss."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.mining import mine_all, mine_multi_similarity
 from keras_ms.pairs.pairs import Pairs, signed
@@ -194,19 +193,12 @@ class MultiSimilarityLoss(PairLoss):
         name: str = "multi_similarity",
         **options: Any,
     ):
-        for argument, value in (("alpha", alpha), ("beta", beta)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"Expected `{argument}` > 0. Received: {argument}={value}")
-        if not math.isfinite(threshold):
-            raise ValueError(f"Expected a finite `threshold`. Received: threshold={threshold}")
-        if epsilon is not None and not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ValueError(
-                f"Expected `epsilon` >= 0, or None for no mining. Received: epsilon={epsilon}"
-            )
-        self.alpha = float(alpha)
-        self.beta = float(beta)
-        self.threshold = float(threshold)
-        self.epsilon = None if epsilon is None else float(epsilon)
+        self.alpha = real_number("alpha", alpha, above=0)
+        self.beta = real_number("beta", beta, above=0)
+        self.threshold = real_number("threshold", threshold)
+        if epsilon is not None:
+            epsilon = real_number("epsilon", epsilon, least=0, reason="or None for no mining")
+        self.epsilon = epsilon
         scales = {"alpha": self.alpha, "beta": self.beta, "threshold": self.threshold}
         super().__init__(
             pair_loss=partial(multi_similarity, **scales),

@@ -1,13 +1,12 @@
 """The N-pair loss."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.closed_form import in_closed_form
 from keras_ms.pairs.mining import mine_all, mine_one_pair_per_class
@@ -185,11 +184,7 @@ class NPairLoss(PairLoss):
                 "Expected `one_pair_per_class` to be True or False. Received: "
                 f"one_pair_per_class={one_pair_per_class!r}"
             )
-        if not (math.isfinite(regularization) and regularization >= 0):
-            raise ValueError(
-                f"Expected `regularization` >= 0. Received: regularization={regularization}"
-            )
-        self.regularization = float(regularization)
+        self.regularization = real_number("regularization", regularization, least=0)
         self.one_pair_per_class = bool(one_pair_per_class)
         settings = {
             "regularization": self.regularization,

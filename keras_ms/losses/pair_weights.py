@@ -7,11 +7,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, is_endless, knows_its_length, reads_once, type_in_words
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs.rounding import rounding_bound
 from keras_ms.pairs.unit_vectors import normalised_rows
+
+# Of a dataset that does not know its length: a few batches tell what there is to know, and so many
+# that it goes on for ever.
+_MOST_BATCHES = 1000
+_FORM = (
+    "Expected `batches` as a finite tf.data.Dataset of (images, labels), such as "
+    "keras_ms.balanced_batches(…).take(4), or a list of pairs of arrays [(images, labels), …]. "
+)
 
 
 class PairWeights(NamedTuple):
@@ -78,11 +86,7 @@ def pair_weights(
     """
     if isinstance(loss, CompositeLoss):
         return _sum_of_weights(loss, embeddings, labels, sample_weight)
-    if not isinstance(loss, PairLoss):
-        raise ValueError(
-            "Expected a pair-based loss of keras_ms, such as MultiSimilarityLoss(). Received: "
-            f"{loss!r}"
-        )
+    _check_pair_based(loss)
     embeddings = ops.convert_to_tensor(embeddings, dtype=loss.dtype)
     keys = loss.label_keys(labels, embeddings)
     if len(embeddings.shape) != 2 or embeddings.shape[0] != keys.shape[0]:
@@ -111,6 +115,17 @@ def pair_weights(
         positive.sum(axis=1),
         negative.sum(axis=1),
     )
+
+
+def _check_pair_based(loss):
+    for part in loss.losses if isinstance(loss, CompositeLoss) else [loss]:
+        if isinstance(part, CompositeLoss):
+            _check_pair_based(part)
+        elif not isinstance(part, PairLoss):
+            raise ValueError(
+                "Expected a pair-based loss of keras_ms, such as MultiSimilarityLoss(). Received: "
+                f"{part!r}"
+            )
 
 
 def _upstream(loss, size, sample_weight):
@@ -170,12 +185,14 @@ class PairStatistics(keras.callbacks.Callback):
     Args:
         loss: the pair-based loss that is trained with.
         batches: batches (images, labels) of training data: a finite `tf.data.Dataset`, such as
-            `keras_ms.balanced_batches(...).take(4)`, or a list of pairs of arrays. Four batches
-            of 80 hold 25,000 pairs; each costs one pass through the model.
+            `keras_ms.balanced_batches(...).take(4)`, or a list of pairs of arrays. They are read
+            again after every epoch. Four batches of 80 hold 25,000 pairs; each costs one pass
+            through the model.
         prefix: begins the names. Defaults to "".
 
     Raises:
-        ValueError: in `fit`, batches that are not (images, labels).
+        ValueError: another kind of loss, batches that are no pairs (images, labels), have no end or
+            can be read once only; in `fit`, where a dataset does not tell before.
 
     Example:
 
@@ -185,6 +202,8 @@ class PairStatistics(keras.callbacks.Callback):
 
     def __init__(self, loss: PairLoss | CompositeLoss, batches: Iterable[Any], *, prefix: str = ""):
         super().__init__()
+        _check_pair_based(loss)
+        _check_batches(batches)
         self.loss = loss
         self.batches = batches
         self.prefix = prefix
@@ -197,19 +216,47 @@ class PairStatistics(keras.callbacks.Callback):
         """The statistics of the batches with the current weights: a dict of floats."""
         per_batch = []
         for batch in self.batches:
-            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            _check_pair(batch)
+            if len(per_batch) == _MOST_BATCHES and not knows_its_length(self.batches):
                 raise ValueError(
-                    f"Expected `batches` to give (images, labels). Received: {type(batch).__name__}"
+                    f"{_FORM}Received a dataset that did not end within {_MOST_BATCHES:,} batches: "
+                    "cut it with .take(4)"
                 )
             embeddings = ops.convert_to_numpy(self.model(batch[0], training=False))
             labels = ops.convert_to_numpy(batch[1]).reshape(-1)
             per_batch.append(_statistics(self.loss, embeddings, labels))
         if not per_batch:
-            raise ValueError("The `batches` of PairStatistics are empty")
+            raise ValueError(f"{_FORM}Received none: they are empty")
         names = per_batch[0]
         return {
             name: float(np.mean([statistics[name] for statistics in per_batch])) for name in names
         }
+
+
+def _check_batches(batches):
+    if reads_once(batches):
+        raise ValueError(
+            f"{_FORM}They are read again after every epoch. Received a {type_in_words(batches)}, "
+            "which can be read once: give list(itertools.islice(batches, 4))"
+        )
+    if is_endless(batches):
+        raise ValueError(f"{_FORM}Received one that repeats forever: cut it with .take(4)")
+    spec = getattr(batches, "element_spec", None)  # what a tf.data.Dataset gives
+    if spec is not None:
+        _check_pair(spec)
+    elif isinstance(batches, (list, tuple)):
+        if not batches:
+            raise ValueError(f"{_FORM}Received none: they are empty")
+        for batch in batches:
+            _check_pair(batch)
+    elif hasattr(batches, "shape") or not hasattr(batches, "__iter__"):
+        raise ValueError(f"{_FORM}Received: {type_in_words(batches)}")
+
+
+def _check_pair(batch):
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        length = f" and length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise ValueError(f"{_FORM}Received a batch of type {type_in_words(batch)}{length}")
 
 
 def _statistics(loss, embeddings, labels):

@@ -1,6 +1,5 @@
 """Proxy losses: every class has a trained vector, and images are compared with those alone."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor, whole_number
+from keras_ms.arguments import Tensor, real_number, whole_number
 from keras_ms.pairs import replicas
 from keras_ms.pairs.class_ids import check_range, checked_class_ids
 from keras_ms.pairs.keras_mask import mask_of
@@ -263,8 +262,7 @@ class ProxyNCALoss(ProxyLoss):
     """
 
     def __init__(self, scale: float = 1.0, *, name: str = "proxy_nca", **options: Any):
-        _check_positive("scale", scale)
-        self.scale = float(scale)
+        self.scale = real_number("scale", scale, above=0)
         super().__init__(partial(proxy_nca, scale=self.scale), name=name, **options)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -330,11 +328,8 @@ class ProxyAnchorLoss(ProxyLoss):
         name: str = "proxy_anchor",
         **options: Any,
     ):
-        _check_positive("alpha", alpha)
-        if not math.isfinite(margin):
-            raise ValueError(f"Expected a finite `margin`. Received: margin={margin}")
-        self.alpha = float(alpha)
-        self.margin = float(margin)
+        self.alpha = real_number("alpha", alpha, above=0)
+        self.margin = real_number("margin", margin)
         super().__init__(
             partial(proxy_anchor, alpha=self.alpha, margin=self.margin),
             whole_batch=True,
@@ -344,11 +339,6 @@ class ProxyAnchorLoss(ProxyLoss):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "alpha": self.alpha, "margin": self.margin}
-
-
-def _check_positive(name, value):
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"Expected a finite `{name}` > 0. Received: {name}={value}")
 
 
 def _check_precision(policy):

@@ -1,13 +1,12 @@
 """The supervised contrastive loss, of which NT-Xent is a special case."""
 
-import math
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs, is_pair, log_sums_exp
 from keras_ms.pairs.reductions import LOG_OF_ZERO, log_add, masked_sum, num_pairs, one_over
@@ -178,9 +177,7 @@ class SupervisedContrastiveLoss(PairLoss):
     def __init__(
         self, temperature: float = 0.1, *, name: str = "supervised_contrastive", **options: Any
     ):
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"Expected `temperature` > 0. Received: temperature={temperature}")
-        self.temperature = float(temperature)
+        self.temperature = real_number("temperature", temperature, above=0)
         super().__init__(
             pair_loss=partial(supervised_contrastive, temperature=self.temperature),
             weighting=partial(supervised_contrastive_weights, temperature=self.temperature),

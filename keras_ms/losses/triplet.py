@@ -5,14 +5,13 @@ of an anchor count is its mining; a triplet that counts and is violated adds its
 weight of n and takes it from the weight of p. No matrix of triplets is made.
 """
 
-import math
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.losses.pair_loss import PairLoss, checked_options
 from keras_ms.pairs.pairs import Pairs
 from keras_ms.pairs.positives import visit_positives
@@ -352,16 +351,12 @@ class TripletLoss(PairLoss):
         name: str = "triplet",
         **options: Any,
     ):
-        if not (math.isfinite(margin) and margin >= 0):
-            raise ValueError(
-                f"Expected `margin` >= 0, in units of cosine similarity. Received: margin={margin}"
-            )
+        self.margin = real_number("margin", margin, least=0, reason="of cosine similarity")
         if mining not in MININGS:
             raise ValueError(
                 f"Invalid value for argument `mining`. Expected one of {sorted(MININGS)}. "
                 f"Received: mining={mining!r}"
             )
-        self.margin = float(margin)
         self.mining = mining
         pair_loss, weighting = MININGS[mining]
         super().__init__(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 from keras_ms.models.view_words import MOST
 
 
@@ -107,12 +107,11 @@ class Views(layers.Layer):
         self, rotation: float = 0.0, zoom: float = 0.0, mirror: bool = False, **kwargs: Any
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
-        for name, value in (("rotation", rotation), ("zoom", zoom)):
-            if not 0 <= value <= MOST[name]:
-                raise ValueError(f"Expected `{name}` from 0 to {MOST[name]:g}. Received: {value!r}")
+        rotation = real_number("rotation", rotation, least=0, most=MOST["rotation"])
+        zoom = real_number("zoom", zoom, least=0, most=MOST["zoom"])
         if not (rotation or zoom or mirror):
             raise ValueError("Expected a rotation, a zoom or mirror=True: nothing to average")
-        self.rotation, self.zoom, self.mirror = float(rotation), float(zoom), bool(mirror)
+        self.rotation, self.zoom, self.mirror = rotation, zoom, bool(mirror)
         self.number = (1 + 2 * bool(rotation) + 2 * bool(zoom)) * (1 + self.mirror)
         self._turns: list[tuple[np.ndarray, np.ndarray]] = []
         self._zooms: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = []

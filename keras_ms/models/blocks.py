@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_ms.arguments import real_number
+
 # a block holds at least an attention's or a branch's worth of layers with weights; a convolution
 # with its normalisation is none
 _LEAST_LAYERS = 3
@@ -99,8 +101,7 @@ def layer_decay_factors(backbone: keras.Model, decay: float) -> dict[int, float]
         >>> factors[id(backbone.trainable_variables[0])]
         0.0625
     """
-    if not 0 < decay <= 1:
-        raise ValueError(f"Expected a `decay` above 0 and at most 1, as 0.75. Received: {decay!r}")
+    decay = real_number("decay", decay, above=0, most=1, reason="as 0.75")
     if decay == 1:
         return {}
     blocks = backbone_blocks(backbone)

@@ -117,6 +117,8 @@ def build_embedder(
     size = None if image_size is None else _height_and_width(image_size)
     if embedding_size not in (None, "features"):
         embedding_size = whole_number("embedding_size", embedding_size)
+    if seed is not None:
+        seed = whole_number("seed", seed, least=0)
     with _seeded(seed):
         adapted = adapted_backbone(
             backbone,

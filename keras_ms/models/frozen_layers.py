@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, whole_number
 from keras_ms.models.blocks import backbone_blocks, walk_layers
 
 # as Keras, keras.applications and KerasHub call the share that is dropped
@@ -149,11 +149,8 @@ def freeze_blocks(backbone: keras.Model, count: int) -> None:
     """
     blocks = backbone_blocks(backbone)
     most = len(blocks) - 3
-    if not 1 <= count <= most:
-        raise ValueError(
-            f"Invalid value for freeze_blocks. Expected 1 to {most}: the backbone {backbone.name} "
-            f"has {most + 1} blocks, and to hold all of them is freeze_backbone. Received: {count}"
-        )
+    why = f"{backbone.name} has {most + 1} blocks, and to hold all of them is freeze_backbone"
+    count = whole_number("freeze_blocks", count, most=most, reason=why)
     for block in blocks[: count + 1]:
         for layer in block.layers:
             layer.trainable = False

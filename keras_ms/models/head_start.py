@@ -4,13 +4,13 @@ A random projection of pretrained features loses neighbours before the first ste
 from the training images lose little or nothing, and training then starts from what they know.
 """
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from keras_ms.arguments import real_number
 from keras_ms.evaluation.embed import embed_batches
 from keras_ms.models.embedding import split_embedder
 
@@ -72,11 +72,8 @@ def initialize_head(
         >>> features = np.random.default_rng(0).normal(size=(50, 128))
         >>> initialize_head(embedder, features)
     """
-    if squared_norm is not None and not 0 < squared_norm < math.inf:
-        raise ValueError(
-            "Expected a finite `squared_norm` above 0, or None. Received: squared_norm="
-            f"{squared_norm!r}"
-        )
+    if squared_norm is not None:
+        squared_norm = real_number("squared_norm", squared_norm, above=0, reason="or None")
     if not hasattr(images, "shape"):
         features_model, _ = split_embedder(embedder)
         of_batches = []

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_ms.arguments import Tensor
+from keras_ms.arguments import Tensor, real_number
 
 # by the rank of what the backbone gives: vectors, tokens, feature maps
 POOLINGS = {
@@ -44,9 +44,7 @@ class GeneralizedMean(layers.Layer):
 
     def __init__(self, p: float = 3.0, **kwargs: Any):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if not _LEAST_P <= p <= _MOST_P:
-            raise ValueError(f"Expected p from {_LEAST_P:g} to {_MOST_P:g}. Received: {p!r}")
-        self.initial_p = float(p)
+        self.initial_p = real_number("p", p, least=_LEAST_P, most=_MOST_P)
 
     def build(self, input_shape: Any) -> None:
         initializer = keras.initializers.Constant(self.initial_p)

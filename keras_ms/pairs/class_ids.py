@@ -141,7 +141,10 @@ def check_range(labels: Tensor, num_classes: int) -> Tensor:
         import tensorflow as tf
 
         least, most = tf.reduce_min(labels), tf.reduce_max(labels)
-        in_range = tf.logical_and(least >= 0, most < num_classes)
+        # a Python number is cast to the labels' dtype, in which 256 of uint8 is 0; of uint64 what
+        # is beyond int64 becomes negative
+        first, last = tf.cast(least, "int64"), tf.cast(most, "int64")
+        in_range = (first >= 0) & (last >= 0) & (last < num_classes)
         given = [f"{expected} {advice}. Received: ids", least, "to", most]
         with tf.control_dependencies([tf.debugging.Assert(in_range, given)]):
             return tf.identity(labels)

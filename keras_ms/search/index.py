@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_ms.arguments import Tensor, whole_number
+from keras_ms.arguments import Tensor, real_number, whole_number
 from keras_ms.data.file_names import shown_name
 from keras_ms.evaluation.inputs import checked_embeddings, unit_rows
 from keras_ms.search.approximate_search import (
@@ -330,9 +330,7 @@ class Index:
         Raises:
             ValueError: a threshold out of range.
         """
-        threshold = float(threshold)
-        if not 0 < threshold <= 1:
-            raise ValueError(f"Expected `threshold` above 0 and up to 1. Received: {threshold}")
+        threshold = real_number("threshold", threshold, above=0, most=1)
         with read_again(self._table.scan(), self.dimension, BATCH) as scan:
             return duplicate_groups(scan, threshold, progress)
 

@@ -195,3 +195,29 @@ def test_two_replicas_measure_what_one_does():
         text=True,
     )
     assert run.stdout.strip().endswith("same"), run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"at_start": {1: 31.0}}, r"`at_start\[1\]` >= 0 and <= 1.*a share, not a percentage.*31"),
+        ({"at_start": {1: float("nan")}}, "at_start.*nan"),
+        ({"at_start": {2: 0.5}}, "recall of each of ks"),
+        ({"at_start": 3}, "True or False. Received: 3"),
+        ({"batch_size": 0}, "`batch_size`.*whole number.*Received: 0"),
+        ({"embedder": 3}, "`embedder` as the keras.Model.*Received: 3"),
+        ({"images": 3}, "`images` as the keras_ms.ImageList.*Received: int"),
+    ],
+)
+def test_what_cannot_work_is_refused_when_it_is_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        RecallAtK((np.eye(4), [0, 0, 1, 1]), ks=(1,), **options)
+
+
+def test_keepers_are_given_a_recall():
+    recall = RecallAtK((np.eye(4), [0, 0, 1, 1]), ks=(1,))
+    for keeper in (KeepBestWeights, InterpolateWeights):
+        with pytest.raises(ValueError, match="keras_ms.RecallAtK.*Received: 'x'"):
+            keeper("x")
+    with pytest.raises(ValueError, match="keras_ms.KeepBestWeights.*Received: 'x'"):
+        InterpolateWeights(recall, best="x")

@@ -236,7 +236,7 @@ def test_wrong_labels_end_in_later_subsets():
         ({"subsets": 0}, "1 to 127"),
         ({"subsets": 2.5}, "1 to 127, a whole number"),
         ({"subsets": float("nan")}, "1 to 127"),
-        ({"distance_quantile": 60}, "between 0 and 1"),
+        ({"distance_quantile": 60}, "> 0 and < 1"),
         ({"max_dimension": 0}, "max_dimension"),
         ({"workers": 0}, "workers"),
     ],
@@ -251,7 +251,7 @@ def test_wrong_arguments_are_named(change, message):
     "options, message",
     [
         ({"density": "Count"}, "'count', 'gaussian'"),
-        ({"distance_quantile": 1.0}, "between 0 and 1"),
+        ({"distance_quantile": 1.0}, "> 0 and < 1"),
         ({"max_dimension": 0}, "max_dimension"),
     ],
 )

@@ -44,7 +44,7 @@ def test_pairs_go_to_the_most_similar_class():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((LABELS, 1.5), "0 to 1"),
+        ((LABELS, 1.5), ">= 0 and <= 1"),
         ((LABELS, 0.4, "uniform"), "'symmetric', 'pairs'"),
         ((LABELS * 1.0, 0.4), "integers"),
         ((LABELS[:3], 0.4), "2 classes"),

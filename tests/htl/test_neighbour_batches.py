@@ -371,6 +371,8 @@ def test_training_batches_are_no_images_to_build_a_tree_from():
             RebuildClassTree(None, endless, labels)
         with pytest.raises(ValueError, match="repeats forever"):
             RecallAtK(endless)
+    with pytest.raises(ValueError, match="generator, which can be read once"):
+        RebuildClassTree(None, (image for image in np.zeros((8, 3))), labels)
 
 
 def test_levels_and_labels_of_the_callback():

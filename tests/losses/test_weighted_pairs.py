@@ -1,11 +1,13 @@
 """WeightedPairLoss, pair_weights and the statistics of pairs in training."""
 
+import itertools
 from functools import partial
 
 import keras
 import numpy as np
 import oracles
 import pytest
+import tensorflow as tf
 from gradients import value_and_gradient
 
 import keras_ms
@@ -188,10 +190,82 @@ def test_statistics_are_logged_while_training():
     }
 
 
-def test_statistics_of_wrong_batches():
+def pairs(number=None):
+    """Batches (images, labels) of a dataset; without a number, endless ones of unknown length."""
+
+    def generate():
+        for _ in itertools.count() if number is None else range(number):
+            yield np.ones((4, 6), "float32"), np.array([0, 0, 1, 1])
+
+    kinds = (tf.TensorSpec((4, 6), tf.float32), tf.TensorSpec((4,), tf.int64))
+    return tf.data.Dataset.from_generator(generate, output_signature=kinds)
+
+
+class Readable:
+    """Batches that can be read again, and tell nothing of their number."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+ROWS = np.ones((4, 6), "float32")
+CLASSES = np.array([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "batches, message",
+    [
+        ([], "are empty"),
+        ([ROWS], r"\(images, labels\).*ndarray"),
+        ((ROWS, CLASSES), r"a list of pairs.*a batch of type numpy.ndarray"),
+        ([(ROWS,)], "a batch of type tuple and length 1"),
+        (ROWS, "Received: numpy.ndarray"),
+        (3, "Received: int"),
+        ((pair for pair in [(ROWS, CLASSES)]), "generator, which can be read once"),
+        (pairs(2).apply(tf.data.experimental.assert_cardinality(2)).repeat(), r"forever.*\.take"),
+        (tf.data.Dataset.from_tensors(ROWS), "a batch of type"),
+        (keras_ms.balanced_batches((ROWS, CLASSES), classes_per_batch=2, images_per_class=2),
+         "repeats forever"),
+    ],
+)  # fmt: skip
+def test_batches_that_cannot_be_measured_are_refused_before_training(batches, message):
+    with pytest.raises(ValueError, match=message):
+        keras_ms.PairStatistics(keras_ms.ContrastiveLoss(), batches)
+
+
+def test_what_only_reading_tells_is_refused_then(monkeypatch):
+    monkeypatch.setattr("keras_ms.losses.pair_weights._MOST_BATCHES", 5)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
-    for batches, message in (([], "are empty"), ([np.ones((4, 6))], r"\(images, labels\)")):
+    for batches, message in (
+        (pairs(), "did not end within 5 batches"),
+        (Readable(), "are empty"),
+        (Readable(ROWS), "a batch of type numpy.ndarray"),
+    ):
         callback = keras_ms.PairStatistics(keras_ms.ContrastiveLoss(), batches)
         callback.set_model(model)
         with pytest.raises(ValueError, match=message):
             callback.measure()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["contrastive", keras.losses.MeanSquaredError(), keras_ms.ProxyNCALoss(),
+     keras_ms.CompositeLoss([keras_ms.ContrastiveLoss(), keras.losses.MeanSquaredError()])],
+)  # fmt: skip
+def test_statistics_of_another_kind_of_loss_are_refused_before_training(loss):
+    with pytest.raises(ValueError, match="Expected a pair-based loss"):
+        keras_ms.PairStatistics(loss, [(ROWS, CLASSES)])
+
+
+def test_what_can_be_read_again_is():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    composite = keras_ms.CompositeLoss([keras_ms.ContrastiveLoss(), keras_ms.MultiSimilarityLoss()])
+    expected = None
+    for batches in ([(ROWS, CLASSES)] * 3, Readable(*[(ROWS, CLASSES)] * 3), pairs(3)):
+        callback = keras_ms.PairStatistics(composite, batches)
+        callback.set_model(model)
+        expected = expected or callback.measure()
+        assert callback.measure() == callback.measure() == pytest.approx(expected)

@@ -316,7 +316,7 @@ def test_config_round_trip(loss):
     ],
 )
 def test_settings_out_of_range(kind, argument, value):
-    with pytest.raises(ValueError, match=f"{argument}.*Received: .*{value}"):
+    with pytest.raises(ValueError, match=f"`{argument}`.*Received: .*{value}"):
         kind(**{argument: value})
 
 

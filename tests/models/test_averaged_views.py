@@ -160,8 +160,8 @@ def test_exports_give_its_answers(tmp_path, export, name):
     "given, message",
     [
         ({}, "nothing to average"),
-        ({"rotation": 200}, "`rotation` from 0 to 180.*200"),
-        ({"zoom": -0.1}, "`zoom` from 0 to 1.*-0.1"),
+        ({"rotation": 200}, "`rotation` >= 0 and <= 180.*200"),
+        ({"zoom": -0.1}, "`zoom` >= 0 and <= 1.*-0.1"),
     ],
 )
 def test_numbers_out_of_range_are_named(given, message):

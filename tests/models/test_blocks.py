@@ -180,5 +180,7 @@ def test_frozen_blocks_of_convolutions_keep_their_statistics():
 def test_as_many_blocks_as_there_are_cannot_be_held():
     backbone = transformer_embedder(depth=3).get_layer("backbone")
     for wrong in (0, 3):
-        with pytest.raises(ValueError, match="Expected 1 to 2.*has 3 blocks.*freeze_backbone"):
+        with pytest.raises(
+            ValueError, match="`freeze_blocks` from 1 to 2.*has 3 blocks.*freeze_backbone"
+        ):
             freeze_blocks(backbone, wrong)

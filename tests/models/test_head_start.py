@@ -225,7 +225,7 @@ def test_a_head_begins_with_the_norm_that_is_asked_for(embedder, images):
 
 @pytest.mark.parametrize("squared_norm", [0, -1.0, float("nan"), float("inf")])
 def test_a_norm_that_is_none_is_refused(embedder, squared_norm):
-    with pytest.raises(ValueError, match="squared_norm.*above 0"):
+    with pytest.raises(ValueError, match="`squared_norm` > 0"):
         initialize_head(embedder, np.zeros((5, 128)), squared_norm=squared_norm)
 
 

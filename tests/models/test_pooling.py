@@ -66,7 +66,7 @@ def test_p_is_kept_above_the_average():
     layer.build(MAPS.shape)
     layer.p.assign(-2.0)
     np.testing.assert_allclose(layer(MAPS), generalized_mean(MAPS, 1.0), rtol=2e-5)
-    with pytest.raises(ValueError, match="p from 1 to 100. Received: 0.5"):
+    with pytest.raises(ValueError, match="`p` >= 1 and <= 100.*Received: p=0.5"):
         GeneralizedMean(0.5)
 
 
