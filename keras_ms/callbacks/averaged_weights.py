@@ -8,8 +8,8 @@ import keras
 from keras_ms.callbacks.recall_at_k import RecallAtK
 from keras_ms.optimizers import exchange_averages
 
-# What Keras calls while it measures or within an epoch. There the model has the weights of the step,
-# since to exchange them at each would take as long as the step.
+# What Keras calls while it measures or within an epoch. There the model has the weights of the
+# step, since to exchange them at each would take as long as the step.
 _HOOKS_WITHIN = tuple(
     f"on_{what}_{when}"
     for what in ("train_batch", "test", "test_batch", "predict", "predict_batch")
