@@ -104,7 +104,8 @@ def balanced_batches(
 
     Raises:
         ValueError: as `balanced_indices`; also a source of another kind, a shard that does not
-            divide the classes, image options that make no sense or come without images.
+            divide the classes, image options that make no sense; with a source of other things than
+            images, `image_size` or `distort`. There the other options of images are not read.
         tf.errors.InvalidArgumentError: while iterating, a damaged file, which it names.
 
     Example:

@@ -259,18 +259,18 @@ class HDML(EmbedderTraining):
         step = step_losses(
             features,
             embeddings,
-            labels,
-            self.classes(labels),
-            Networks(
+            labels=labels,
+            own=self.classes(labels),
+            networks=Networks(
                 lambda rows: ops.cast(embed(rows), self._precise),
                 lambda rows, exists: self.generator(rows, training=True, mask=exists),
                 self.classifier,
             ),
-            self.metric_loss,
-            hardness_weight(self.alpha, self.averages.metric),
-            real_share(self.beta, self.averages.generator),
-            self.lambda_g,
-            self.mode == "official",
+            tuples=self.metric_loss,
+            weight=hardness_weight(self.alpha, self.averages.metric),
+            share=real_share(self.beta, self.averages.generator),
+            lambda_g=self.lambda_g,
+            official=self.mode == "official",
         )
         regularisation = [ops.cast(ops.sum(added), self._precise) for added in self.embedder.losses]
         return outputs[2], step._replace(metric=sum(regularisation, step.metric))

@@ -62,6 +62,7 @@ class StepLosses(NamedTuple):
 def step_losses(
     features: Tensor,
     embeddings: Tensor,
+    *,
     labels: Tensor,
     own: Tensor,
     networks: Networks,

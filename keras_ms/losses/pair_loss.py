@@ -16,7 +16,7 @@ from keras_ms.pairs.large_batches import BLOCK, goes_in_blocks, tiling
 from keras_ms.pairs.mining import mine_all
 from keras_ms.pairs.pairwise import Pairwise
 from keras_ms.pairs.reductions import reduced_of_none
-from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
+from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows, refuse_complex
 
 # jit_compile="auto" compiles from this batch size on; the class docstring has the measurements
 _COMPILE_FROM = 256
@@ -285,7 +285,18 @@ class PairLoss(keras.losses.Loss):
         return pairwise.losses_of_whole_batch(rows, keys)
 
     def pairwise(self, dimension: int | None, *, compiled: bool = False) -> Pairwise:
-        """The `keras_ms.pairs.pairwise.Pairwise` of this loss for embeddings of this size."""
+        """The `keras_ms.pairs.pairwise.Pairwise` of this loss for embeddings of this size.
+
+        Raises:
+            ValueError: an open size (None) that the loss needs.
+        """
+        if self._uses_dimension and dimension is None:
+            raise ValueError(
+                f"{type(self).__name__} depends on the size of the embeddings. Expected embeddings "
+                "(batch, dimension) of a known dimension. Received: shape=(batch, None). In a "
+                "tf.function say it by embeddings.set_shape((None, dimension)), in a tf.data "
+                "pipeline by tf.ensure_shape"
+            )
         pair_loss, weighting, miner = self._functions
         variant = (dimension if self._uses_dimension else None, compiled)
         if variant not in self._pairwise_by_variant:
@@ -370,7 +381,8 @@ def checked_options(
 
 
 def check_embeddings(embeddings: Tensor) -> None:
-    """Raises ValueError for a tensor that is not (batch, dimension)."""
+    """Raises ValueError for a tensor that is not (batch, dimension), or of complex numbers."""
+    refuse_complex(embeddings)
     shape = embeddings.shape
     # TensorFlow knows tensors of unknown rank, whose shape has no length
     if getattr(shape, "rank", 0) is None or len(shape) != 2:

@@ -11,7 +11,7 @@ from keras_ms.arguments import Tensor, is_endless, knows_its_length, reads_once,
 from keras_ms.losses.composite import CompositeLoss
 from keras_ms.losses.pair_loss import PairLoss
 from keras_ms.pairs.rounding import rounding_bound
-from keras_ms.pairs.unit_vectors import normalised_rows
+from keras_ms.pairs.unit_vectors import normalised_rows, refuse_complex
 
 # Of a dataset that does not know its length: a few batches tell what there is to know, and so many
 # that it goes on for ever.
@@ -87,6 +87,9 @@ def pair_weights(
     if isinstance(loss, CompositeLoss):
         return _sum_of_weights(loss, embeddings, labels, sample_weight)
     _check_pair_based(loss)
+    if not hasattr(embeddings, "dtype"):
+        embeddings = np.asarray(embeddings)
+    refuse_complex(embeddings)
     embeddings = ops.convert_to_tensor(embeddings, dtype=loss.dtype)
     keys = loss.label_keys(labels, embeddings)
     if len(embeddings.shape) != 2 or embeddings.shape[0] != keys.shape[0]:

@@ -12,7 +12,7 @@ from keras_ms.pairs import replicas
 from keras_ms.pairs.class_ids import check_range, checked_class_ids
 from keras_ms.pairs.keras_mask import mask_of
 from keras_ms.pairs.reductions import log_one_plus_sum_exp, reduced_of_none
-from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows
+from keras_ms.pairs.unit_vectors import cast_for_loss, normalised_rows, refuse_complex
 
 # Labels reach a loss as float32, whose integers are exact up to here.
 _MOST_CLASSES = 2**24
@@ -197,6 +197,7 @@ class ProxyLoss(keras.losses.Loss):
                 "Expected similarities of shape (batch, classes), the output of `Proxies`. "
                 f"Received: shape={tuple(y_pred.shape)}"
             )
+        refuse_complex(y_pred)
         labels = check_range(checked_class_ids(y_true, y_pred), y_pred.shape[1])
         value = reduced_of_none(super().__call__(labels, y_pred, sample_weight), self.reduction)
         mask = mask_of(y_pred)

@@ -1,5 +1,7 @@
 """Embeddings on their way to similarities: cast, normalised; and from similarities to distances."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +11,15 @@ from keras_ms.pairs.keras_mask import mask_of, with_mask
 
 # The largest number of float16, and the length below which a row is short, see `cast_for_loss`.
 _FLOAT16_MAX, _SHORT = 65504.0, 1 / 64
+
+
+def refuse_complex(embeddings: Any) -> None:
+    """Raises ValueError for complex numbers, whose cast would drop the imaginary part."""
+    if "complex" in str(embeddings.dtype):
+        raise ValueError(
+            f"Expected embeddings of real numbers. Received: {embeddings.dtype} of shape "
+            f"{embeddings.shape}. Give both parts, concatenate([real, imaginary], axis=-1), or one"
+        )
 
 
 def cast_for_loss(embeddings: Tensor, dtype: str) -> Tensor:
@@ -24,7 +35,11 @@ def cast_for_loss(embeddings: Tensor, dtype: str) -> Tensor:
 
     Returns:
         Same shape, with the Keras mask of the embeddings if they have one.
+
+    Raises:
+        ValueError: complex embeddings.
     """
+    refuse_complex(embeddings)
     mask = mask_of(embeddings)
     if keras.backend.standardize_dtype(embeddings.dtype) == "float16":
         rows = _float16_cast_for_loss(embeddings, dtype)

@@ -96,3 +96,80 @@ def test_what_has_no_average_is_refused():
         fitted(WithAveragedWeights([Remember()]))
     with pytest.raises(ValueError, match="leave every_steps out"):
         WithAveragedWeights([RecallAtK((IMAGES, LABELS), every_steps=2)])
+
+
+HOOKS = [
+    f"on_{what}_{when}"
+    for what in ("train", "epoch", "train_batch", "test", "test_batch", "predict", "predict_batch")
+    for when in ("begin", "end")
+]
+
+
+def test_every_hook_is_called_as_it_is_beside():
+    """In `fit` with validation data, and the number of the batch with it."""
+
+    def noting(calls):
+        def note(name):
+            return lambda self, *arguments, **logs: calls.append((name, *arguments[:-1]))
+
+        return type("Notes", (keras.callbacks.Callback,), {name: note(name) for name in HOOKS})()
+
+    within, beside = [], []
+    averaged = WithAveragedWeights([noting(within)])
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((10,)), layers.Dense(4)])
+    model.compile(GroupedAdam(0.05, use_ema=True), MultiSimilarityLoss(), run_eagerly=True)
+    calls = [averaged, noting(beside)]
+    model.fit(IMAGES, LABELS, batch_size=12, epochs=2, callbacks=calls, verbose=0,
+              validation_data=(IMAGES, LABELS))  # fmt: skip
+    model.predict(IMAGES, callbacks=calls, verbose=0)
+    assert within == beside and {name for name, *_ in within} == set(HOOKS)
+
+
+def test_callbacks_of_the_first_kind_and_of_functions_have_their_batches():
+    batches = []
+
+    class OfTheFirstKind(keras.callbacks.Callback):
+        def on_batch_end(self, batch, logs=None):
+            batches.append(batch)
+
+    of_functions = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batches.append(batch)
+    )
+    fitted(WithAveragedWeights([OfTheFirstKind(), of_functions]), epochs=1, use_ema=True)
+    assert batches == [0, 0, 1, 1]
+
+
+def test_keras_need_not_wait_for_each_batch_where_no_callback_does():
+    averaged = WithAveragedWeights([RecallAtK((IMAGES, LABELS)), Remember()])
+    assert not any(name in vars(averaged) for name in HOOKS)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: RecallAtK((IMAGES, LABELS)), r"a list.*\[recall, best\].*give a list"),
+        (lambda: [3], "keras.callbacks.Callback. It holds 3"),
+        (lambda: 3, "give a list"),
+        (lambda: [keras.callbacks.ModelCheckpoint("x.keras", save_freq=2)],
+         "a ModelCheckpoint with save_freq=2.*save_freq='epoch'"),
+        (lambda: [keras.callbacks.BackupAndRestore("backup")], "BackupAndRestore.*beside"),
+        (lambda: [keras.callbacks.BackupAndRestore("backup", save_freq=2)], "beside"),
+        (lambda: [keras.callbacks.SwapEMAWeights()], "SwapEMAWeights.*beside"),
+        (lambda: [WithAveragedWeights([])], "beside"),
+    ],
+)  # fmt: skip
+def test_what_would_do_something_else_within_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        WithAveragedWeights(make())
+
+
+def test_a_checkpoint_of_each_epoch_holds_the_average(tmp_path):
+    file = tmp_path / "{epoch}.weights.h5"
+    saved = keras.callbacks.ModelCheckpoint(file, save_weights_only=True)
+    remember = Remember()
+    model = fitted(WithAveragedWeights([saved, remember]), epochs=2, use_ema=True)
+    for epoch in (1, 2):
+        model.load_weights(tmp_path / f"{epoch}.weights.h5")
+        expected = remember.weights[epoch - 1]
+        assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), expected))

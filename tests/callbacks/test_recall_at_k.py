@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_fits import IMAGES, LABELS, NUM_CLASSES, embedder, fit, rows
 
-from keras_ms.callbacks import KeepBestWeights, RecallAtK
+from keras_ms.callbacks import InterpolateWeights, KeepBestWeights, RecallAtK
 from keras_ms.evaluation.retrieval import recall_at_k
 
 

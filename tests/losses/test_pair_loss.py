@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import oracles
 import pytest
+import tensorflow as tf
 
 import keras_ms  # noqa: F401  (registers the losses)
 from keras_ms.losses.multi_similarity import PRESETS, MultiSimilarityLoss
@@ -208,3 +209,45 @@ EMBEDDINGS = np.eye(4, dtype=np.float32)
 def test_wrong_inputs(labels, embeddings, message):
     with pytest.raises(ValueError, match=message):
         MultiSimilarityLoss()(labels, embeddings)
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_an_open_dimension_is_named_by_what_depends_on_it(mode):
+    embeddings = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    labels = np.array([0, 0, 1, 1, 2, 2])
+
+    def traced(loss, known=None):
+        kinds = [tf.TensorSpec((None, None), tf.float32), tf.TensorSpec((None,), tf.int64)]
+
+        @tf.function(input_signature=kinds, jit_compile=mode == "xla")
+        def step(rows, ids):
+            rows.set_shape((None, known))
+            return loss(ids, rows)
+
+        return float(step(embeddings, labels))
+
+    with pytest.raises(ValueError, match=r"MarginLoss depends.*known dimension.*set_shape"):
+        traced(keras_ms.MarginLoss())
+    size = embeddings.shape[1]
+    for loss, known in ((keras_ms.MarginLoss(), size), (keras_ms.ContrastiveLoss(), None)):
+        assert traced(loss, known) == pytest.approx(float(loss(labels, embeddings)), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["complex64", "complex128"])
+def test_complex_embeddings_are_refused(kind):
+    rows, labels = np.ones((4, 3), kind), np.array([0, 0, 1, 1])
+    losses = keras_ms.MultiSimilarityLoss(), keras_ms.NPairLoss(), keras_ms.ProxyNCALoss()
+    for take in (
+        *losses,
+        keras_ms.MinedAnchors(),
+        lambda y, x: keras_ms.Proxies(3)(x),
+        lambda y, x: keras_ms.pair_weights(keras_ms.ContrastiveLoss(), x, y),
+    ):
+        for given in (rows, tf.constant(rows)):
+            with pytest.raises(ValueError, match=f"embeddings of real numbers.*{kind}"):
+                take(labels, given)
+    for loss in losses:
+        with pytest.raises(ValueError, match=f"embeddings of real numbers.*{kind}"):
+            tf.function(loss)(labels, tf.constant(rows))
+    with pytest.raises((ValueError, TypeError)):
+        losses[0](labels, rows.tolist())
