@@ -1,6 +1,5 @@
 """The closing words of a run: what each stage reaches, and whether training was worth it."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from keras_ms.data.image_list import ImageList
 from keras_ms.run.choice import WeightsChoice
 from keras_ms.run.head_start import stays_at_start
 from keras_ms.run.settings import Settings
+from keras_ms.terminal.command_words import further_command
 
 # by "validation" and "test", then by stage: Recall@K by K as text, None where embeddings hold NaN
 StageRecalls = dict[str, dict[str, dict[str, float] | None]]
@@ -121,10 +121,11 @@ def next_words(run_path: Path, data_dir: str, exports: Mapping[str, Any]) -> lis
         data_dir: of its photos; "" of drawn images, which nobody searches.
         exports: of `keras_ms.export.formats.export_formats`.
     """
-    lines = [f"What it confuses, on a page: keras-ms report {shlex.quote(str(run_path))}"]
+    report = further_command(["report", str(run_path)])
+    lines = [f"What it confuses, on a page: {report}"]
     if data_dir and "onnx" in exports:
-        words = shlex.join(["embed", exports["onnx"]["path"], data_dir, "--to", "rows"])
-        lines.append(f"To search photos with it: keras-ms {words}")
+        embed = further_command(["embed", exports["onnx"]["path"], data_dir, "--to", "rows"])
+        lines.append(f"To search photos with it: {embed}")
     return lines
 
 

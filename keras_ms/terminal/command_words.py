@@ -82,7 +82,30 @@ def resume_command(path: str | os.PathLike, arguments: Sequence[str] | None = No
         words = program
     else:
         words = [_PROGRAM, "train"]
-    words = [*words, "--resume", str(path)]
+    return _in_shell([*words, "--resume", str(path)])
+
+
+def further_command(words: Sequence[str]) -> str:
+    """A command of keras-ms to go on with, to be pasted into the shell this program came from.
+
+    Args:
+        words: the command and its arguments, such as ["report", "runs/birds"].
+
+    Returns:
+        Text: `keras-ms report runs/birds`, with the program's folder where the shell would not
+        find it, as in an environment that is not activated.
+    """
+    beside = Path(sys.executable).with_name(_PROGRAM)
+    if Path(sys.argv[0]).stem == _PROGRAM:
+        program = _program_words() or [_PROGRAM]
+    elif shutil.which(_PROGRAM) or not beside.is_file():
+        program = [_PROGRAM]
+    else:
+        program = [str(beside)]
+    return _in_shell([*program, *words])
+
+
+def _in_shell(words):
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 

@@ -47,12 +47,22 @@ def test_what_a_run_lacks_is_left_out():
     assert [line.split() for line in lines[2:]] == [["raw", "pixels", "0.120"], ["last", "0.900"]]
 
 
-def test_the_next_commands_can_be_pasted():
+def test_the_next_commands_can_be_pasted(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("sys.argv", ["scripts/train.py"])
     run, exports = Path("my runs/a"), {"onnx": {"path": "saved_models/a/embedder.onnx"}}
     report, embed = next_words(run, "my photos", exports)
     assert report.endswith(": keras-ms report 'my runs/a'")
     assert embed.endswith(": keras-ms embed saved_models/a/embedder.onnx 'my photos' --to rows")
     assert next_words(run, "", exports) == next_words(run, "my photos", {}) == [report]
+    # of an environment that is not activated the shell finds no program
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    assert next_words(run, "", exports) == [report]  # nor is it beside Python
+    (tmp_path / "keras-ms").touch()
+    assert next_words(run, "", exports)[0].endswith(f": {tmp_path / 'keras-ms'} report 'my runs/a'")
+    monkeypatch.setattr("sys.argv", [".venv/bin/keras-ms", "train"])
+    assert next_words(run, "", exports)[0].endswith(": .venv/bin/keras-ms report 'my runs/a'")
 
 
 def below(classes, chosen, pooled=0.5):
