@@ -171,7 +171,7 @@ class ImageList:
                 inside = self.split == name
                 if not (queries & gallery)[inside].all():
                     lines[number] += (
-                        f" ({counted(np.count_nonzero(queries[inside]), 'query', 'queries')}, "
+                        f" ({counted(int(np.count_nonzero(queries[inside])), 'query', 'queries')}, "
                         f"{np.count_nonzero(gallery[inside])} in the gallery)"
                     )
         return "\n".join(lines)

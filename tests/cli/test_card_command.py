@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,38 @@ def test_training_that_did_not_pay_is_said_in_one_sentence(run):
     assert "Training did not pay" in text and "75.0\u00a0% against 90.0\u00a0%" in text
     assert below_start([CardFigure("recall@1", 0.5, start={"pooled features": 0.5})]) == ""
     assert below_start([CardFigure("recall@2", 0.1, start={"pooled features": 0.5})]) == ""
+
+
+def test_the_command_that_is_advised_repeats_what_was_given(run, tmp_path, capsys):
+    more = "--licence", "mit", "--hub-datasets", "user/birds"
+    card(run, "--to", tmp_path / "card.md", *more)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:2] == ["keras-ms", "card"] and command[2] == str(run)
+    words = ["--to", str(tmp_path / "card.md"), *more, "--figures", "figures.json"]
+    assert {*command[3:]} == {*words} and len(command) == 3 + len(words)
+
+
+def test_a_run_that_stayed_at_its_start_says_so_with_its_rate(run, monkeypatch, finished, tmp_path):
+    kept = {"is_start": True, "why": "as none", "head_initializer": "pca", "learning_rate": 0.25}
+    settings = json.loads((run / "settings.json").read_text())
+    settings["training"] |= {"learning_rate": None, "tune": "folds", "interpolate": True}
+    settings["model"] |= {
+        "freeze_backbone": True,
+        "backbone": "mobilenet_v2",
+        "weights": "imagenet",
+    }
+    (run / "settings.json").write_text(json.dumps(settings))
+    summary = json.loads((run / "summary.json").read_text())
+    # from another folder than the run's, whose exports are told from where it began
+    exports = {
+        kind: one | {"path": str(Path(one["path"]).relative_to(finished[1].parent))}
+        for kind, one in summary["exports"].items()
+    }
+    change(run / "summary.json", kept=kept, exports=exports)
+    change(run / "environment.json", folder=str(finished[1].parent))
+    monkeypatch.chdir(tmp_path)
+    text = card(run).text
+    assert "those of the start, as none; " in text and "learning rate 0.25" in text
 
 
 def test_a_run_that_exported_nothing_has_a_card_of_its_keras_file(run, tmp_path, capsys):
