@@ -16,7 +16,8 @@ def embedder_of(recall: Any, model: keras.Model) -> keras.Model:
     Returns:
         keras.Model.
     """
-    return recall.embedder or getattr(model, "embedder", model)
+    embedder: Any = recall.embedder or getattr(model, "embedder", model)
+    return embedder
 
 
 def check_same_model(callback: keras.callbacks.Callback, before: Any, now: Any, what: str) -> None:
