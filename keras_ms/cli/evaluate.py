@@ -230,7 +230,7 @@ def _embedded(options):
     )
     if len(images) < len(every):
         print(
-            f"Not measured: its {counted(len(every) - len(images), 'other image')} (choose with "
+            f"Not measured: its other {counted(len(every) - len(images), 'image')} (choose with "
             "--split; --test-fraction 1 takes all of a plain folder)"
         )
     if rule and rule.before_resizing:

@@ -172,7 +172,7 @@ class ImageList:
                 if not (queries & gallery)[inside].all():
                     lines[number] += (
                         f" ({counted(int(np.count_nonzero(queries[inside])), 'query', 'queries')}, "
-                        f"{np.count_nonzero(gallery[inside])} in the gallery)"
+                        f"{np.count_nonzero(gallery[inside]):,} in the gallery)"
                     )
         return "\n".join(lines)
 

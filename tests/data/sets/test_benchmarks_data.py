@@ -392,7 +392,7 @@ def test_in_shop_with_the_official_counts(tmp_path, no_walk):
     assert (test.is_query ^ test.is_gallery).all()
     assert (test.is_query.sum(), test.is_gallery.sum()) == (14218, 12612)
     assert not images.subset("train").has_gallery()
-    assert "(14218 queries, 12612 in the gallery)" in str(images)
+    assert "(14,218 queries, 12,612 in the gallery)" in str(images)
     in_shop_list(path, (3997, 25882), (3985, 26830), 14217)
     with pytest.raises(ValueError, match="queries, gallery: found 14,217, 12,613, expected 14,218"):
         load_in_shop(tmp_path)
