@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import sys
 from typing import Any
 
 import numpy as np
@@ -104,7 +103,10 @@ def real_number(
     is_array = isinstance(value, np.ndarray) and value.ndim == 0
     given = value[()] if is_array else value
     is_number = isinstance(given, numbers.Real) and not isinstance(given, (bool, np.bool_))
-    number = float(given) if is_number and abs(given) <= sys.float_info.max else math.nan
+    try:
+        number = float(given) if is_number else math.nan
+    except OverflowError:  # a Python integer beyond all floats
+        number = math.inf
     in_range = (
         math.isfinite(number)
         and (least is None or number >= least)

@@ -122,11 +122,13 @@ def _has_own(callback, name):
 
 
 def _checked(callbacks):
-    if isinstance(callbacks, keras.callbacks.Callback) or not isinstance(callbacks, Sequence):
+    try:
+        callbacks = list(callbacks)
+    except TypeError:
         raise ValueError(
             "Expected a list of callbacks, WithAveragedWeights([recall, best]). Received: "
             f"{callbacks!r}: give a list"
-        )
+        ) from None
     for callback in callbacks:
         kind = type(callback).__name__
         if not isinstance(callback, keras.callbacks.Callback):
@@ -143,10 +145,11 @@ def _checked(callbacks):
                 "within: callbacks=[WithAveragedWeights([recall]), BackupAndRestore(folder)]; "
                 "SwapEMAWeights goes without it"
             )
-        if getattr(callback, "save_freq", "epoch") != "epoch":
+        save_freq = getattr(callback, "save_freq", "epoch")
+        if save_freq != "epoch":
             raise ValueError(
                 "WithAveragedWeights has the average in the model at the end of an epoch. Received "
-                f"a {kind} with save_freq={callback.save_freq!r}, which would save the weights of "
+                f"a {kind} with save_freq={save_freq!r}, which would save the weights of "
                 "a step: save_freq='epoch' saves the average; put it beside to save the others"
             )
-    return list(callbacks)
+    return callbacks
