@@ -105,8 +105,8 @@ def real_number(
     is_number = isinstance(given, numbers.Real) and not isinstance(given, (bool, np.bool_))
     try:
         number = float(given) if is_number else math.nan
-    except OverflowError:  # an int beyond all floats
-        number = math.nan
+    except OverflowError:  # a Python integer beyond all floats
+        number = math.inf
     in_range = (
         math.isfinite(number)
         and (least is None or number >= least)

@@ -173,7 +173,7 @@ def test_the_rate_rises_over_the_first_steps_of_any_schedule(kind):
 def test_a_warm_up_needs_steps_and_a_rate():
     with pytest.raises(ValueError, match="steps"):
         WarmUp(0.1, 0)
-    with pytest.raises(ValueError, match="Received: 'fast'"):
+    with pytest.raises(ValueError, match="a LearningRateSchedule. Received: schedule='fast'"):
         WarmUp("fast", 2)
 
 

@@ -122,11 +122,13 @@ def _has_own(callback, name):
 
 
 def _checked(callbacks):
-    if isinstance(callbacks, keras.callbacks.Callback) or not isinstance(callbacks, Sequence):
+    try:
+        callbacks = list(callbacks)
+    except TypeError:
         raise ValueError(
             "Expected a list of callbacks, WithAveragedWeights([recall, best]). Received: "
             f"{callbacks!r}: give a list"
-        )
+        ) from None
     for callback in callbacks:
         kind = type(callback).__name__
         if not isinstance(callback, keras.callbacks.Callback):
@@ -150,4 +152,4 @@ def _checked(callbacks):
                 f"a {kind} with save_freq={save_freq!r}, which would save the weights of "
                 "a step: save_freq='epoch' saves the average; put it beside to save the others"
             )
-    return list(callbacks)
+    return callbacks

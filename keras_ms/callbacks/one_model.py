@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 
-def embedder_of(recall: Any, model: keras.Model) -> keras.Model:
+def embedder_of(recall: Any, model: keras.Model) -> Any:
     """What embeds while `model` trains, and is measured and interpolated.
 
     Args:

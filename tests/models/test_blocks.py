@@ -137,7 +137,7 @@ def test_the_rate_falls_from_the_end_to_the_stem():
     assert by_block == [{0.0625}, {0.125}, {0.25}, {0.5}, {1.0}]
     assert layer_decay_factors(backbone, 1.0) == {}
     for wrong in (0, 1.5):
-        with pytest.raises(ValueError, match="above 0 and at most 1"):
+        with pytest.raises(ValueError, match="`decay` > 0 and <= 1"):
             layer_decay_factors(backbone, wrong)
 
 
