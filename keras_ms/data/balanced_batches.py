@@ -153,7 +153,9 @@ def checked_shard(shard: Any, whole: int, whole_name: str) -> tuple[int, int]:
             f"Expected `shard` as (index, number), such as (0, 2), {advice}. Received: {shard!r}"
         )
     shards = whole_number("shard[1]", shard[1], reason="the number of shards")
-    index = whole_number("shard[0]", shard[0], least=0, most=shards - 1, reason="this shard's")
+    index = whole_number(
+        "shard[0]", shard[0], least=0, most=shards - 1, reason="the number of this shard"
+    )
     if whole % shards:
         raise ValueError(f"Expected `shard` as (index, number) {advice}. Received: {shard!r}")
     return index, shards

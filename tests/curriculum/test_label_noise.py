@@ -92,7 +92,7 @@ def test_outliers_that_do_not_fit_are_named():
     images, others = image_list("in", 40), image_list("out", 5)
     with pytest.raises(ValueError, match="takes 10 images. The other set has 5"):
         mix_in_outliers(images, others, 0.2)
-    with pytest.raises(ValueError, match="0 to below 1"):
+    with pytest.raises(ValueError, match="`fraction` >= 0 and < 1"):
         mix_in_outliers(images, others, 1.0)
     with pytest.raises(ValueError, match="both"):
         memory = image_list("out", 30, images=np.zeros((30, 3, 3, 1), np.uint8))

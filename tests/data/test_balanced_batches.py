@@ -136,7 +136,7 @@ def test_many_classes_start_at_once_and_steps_are_not_replayed(monkeypatch):
         ([0, 0, 1, 1], {"classes_per_batch": 2.5}, "`classes_per_batch`"),
         ([0, 0, 1, 1], {"seed": -1}, "`seed`"),
         ([0, 0, 1, 1], {"start_step": -1}, "`start_step`"),
-        ([0, 0, 1, 1], {"shard": (2, 2)}, "`shard`"),
+        ([0, 0, 1, 1], {"shard": (2, 2)}, "`shard"),
         ([0, 0, 1, 1], {"shard": (0, 3)}, "divides"),
         ([0, 0, 1, 1], {"image_size": 8}, "ImageList"),
         ((np.zeros((3, 2)), [0, 0, 1, 1]), {}, "shape \\(3, 2\\)"),
