@@ -163,7 +163,7 @@ def test_names_and_any_class_ids_of_a_file_are_kept(tmp_path):
         (["{f}", "--page", "{tmp}/page.pdf"], "--page to end in .html"),
         (["{f}", "--page-classes", "-1"], "--page-classes of at least 0"),
         (["{none}", "--subsets", "0"], "`subsets` from 1"),
-        (["{none}", "--distance-quantile", "60"], "between 0 and 1"),
+        (["{none}", "--distance-quantile", "60"], "`distance_quantile` > 0 and < 1"),
         (["{none}", "--workers", "0"], "`workers` of at least 1"),
         (["{f}", "--batch-size", "3"], "holds features already: leave out --batch-size"),
         (["{f}", "--image-size", "3", "--data-dir", "{photos}"], "leave out --image-size"),

@@ -141,7 +141,7 @@ def test_hold_out_validation_moves_whole_training_classes():
     assert images.hold_out_validation(0.99).counts()["train"] == (2, 6)
     with pytest.raises(ValueError, match="already"):
         held.hold_out_validation(0.5)
-    with pytest.raises(ValueError, match="in \\[0, 1\\)"):
+    with pytest.raises(ValueError, match="`fraction` >= 0 and < 1"):
         images.hold_out_validation(1.0)
     with pytest.raises(ValueError, match="at least 4 training classes"):
         small_list().hold_out_validation(0.5)
@@ -209,7 +209,7 @@ def test_folders_that_cannot_be_used(tmp_path):
         ImageList.from_folder(make_folder(tmp_path / "one", ["a"]))
     with pytest.raises(ValueError, match="at least 2 training classes.*leaves 1 of 2"):
         ImageList.from_folder(make_folder(tmp_path / "two", ["a", "b"]))
-    with pytest.raises(ValueError, match="from 0 to 1"):
+    with pytest.raises(ValueError, match="`test_fraction` >= 0 and <= 1"):
         ImageList.from_folder(tmp_path / "two", test_fraction=2)
 
 

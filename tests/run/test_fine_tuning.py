@@ -173,7 +173,7 @@ def test_lora_is_merged_interpolated_and_deployed_plain(folder, tmp_path, transf
     "more, expected",
     [
         (("--lora-rank", "4"), "no query or value projection"),
-        (("--freeze-blocks", "3"), "Expected 1 to 2"),
+        (("--freeze-blocks", "3"), "`freeze_blocks` from 1 to 2"),
         (("--gradient-checkpointing",), "would not act"),
     ],
 )

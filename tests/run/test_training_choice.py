@@ -123,7 +123,7 @@ def test_the_summary_has_every_stage(head):
 
 
 def test_the_head_is_that_share_between_its_start_and_the_last_weights(head):
-    _, model = split_embedder(embedder_of(head.settings))
+    _, model = split_embedder(embedder_of(head.settings, num_images=24))
     model.load_weights(head.run.start_weights_file)
     start = model.get_weights()
     model.load_weights(head.run.last_weights_file)
@@ -240,7 +240,7 @@ def test_a_finetuned_network_is_chosen_by_held_out_classes(finetuned):
     assert finetuned.settings.training.backbone_learning_rate == 0.003
     assert_chosen_among_steps_and_shares(finetuned, 6, (2, 4))
     assert_exported_as_chosen(finetuned)
-    model = embedder_of(finetuned.settings)
+    model = embedder_of(finetuned.settings, num_images=24)
     model.load_weights(finetuned.run.chosen_weights_file)
     for value, expected in zip(model.get_weights(), finetuned.embedder.get_weights()):
         np.testing.assert_array_equal(value, expected)
