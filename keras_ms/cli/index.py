@@ -144,7 +144,10 @@ def _removed(index, paths):
 
     # as typed too: Index.add takes any text, and a picture may then be there twice
     count = index.remove({*paths, *map(picture_name, paths)})
-    return f"Removed {min(count, len(paths)):,} of {len(paths):,} paths"
+    text = f"Removed {min(count, len(paths)):,} of {counted(len(paths), 'path')}"
+    if count < len(paths):
+        text += ". No other one is in it, which has pictures, not folders, as a search shows them"
+    return text
 
 
 def _opened(options):
