@@ -15,7 +15,7 @@ PICTURE = PROJECT / "docs" / "pictures" / "architecture.svg"
 
 # Ground first: imports go down only, and what stands on one floor is imported by none beside it.
 FLOORS = [
-    ["arguments", "cores", "compat"],
+    ["arguments", "compat"],
     ["optimizers", "files", "terminal"],
     ["pairs"],
     ["losses", "data", "evaluation", "mining"],

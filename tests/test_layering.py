@@ -14,7 +14,7 @@ _SPEC.loader.exec_module(architecture)
 FLOOR_OF = architecture.FLOOR_OF
 
 # What may lie beside the folders; all else lives in one.
-TOP = {"__init__", "arguments", "cores", "files", "mining", "optimizers", "weighting"}
+TOP = {"__init__", "arguments", "files", "mining", "optimizers", "weighting"}
 # of a file in losses, what it may import beside pair_loss: the weights of a sum are a sum
 OTHER_LOSSES = {"pair_weights": ("composite",)}
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_ms.arguments import class_ids, whole_number
-from keras_ms.cores import num_cores
 from keras_ms.curriculum.density import check_density_options, class_density, split_values
+from keras_ms.terminal.cores import num_cores
 from keras_ms.terminal.progress import Progress
 
 METHODS = ("k-means", "distance")

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from keras_ms.cores import num_cores
 from keras_ms.data.file_names import shown_name, some_names
 from keras_ms.data.image_file import image_fault
+from keras_ms.terminal.cores import num_cores
 from keras_ms.terminal.progress import Progress
 
 # files that are handed to the threads at a time: a task for each of 100,000 takes 100 MB

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.cores import num_cores
 from keras_ms.evaluation.exact_similarity import (
     NO_PAIR,
     Thresholds,
@@ -23,6 +22,7 @@ from keras_ms.evaluation.exact_similarity import (
     is_product_cheaper,
 )
 from keras_ms.evaluation.inputs import RetrievalSet
+from keras_ms.terminal.cores import num_cores
 
 # A tile has so many times more columns than rows. 1024 x 2048 similarities are 8 MB, which a
 # processor's last cache mostly holds until they are counted: on two idle cores 20,000 rows took

@@ -3,8 +3,8 @@
 import os
 from typing import Literal, NamedTuple
 
-from keras_ms.cores import num_cores
 from keras_ms.pairs.pairwise import Pairwise
+from keras_ms.terminal.cores import num_cores
 
 # A (batch, batch) float32 matrix of 8192 items takes 256 MiB, and a few of them exist at a time; a
 # block of 256 anchors keeps a matrix of 32,768 candidates at 32 MiB

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_ms.cores import num_cores
 from keras_ms.data.file_names import file_path, shown_name
 from keras_ms.data.image_file import read_pixels
 from keras_ms.data.image_list import ImageList
 from keras_ms.data.picture_views import centre_viewer, viewed_ahead
+from keras_ms.terminal.cores import num_cores
 from keras_ms.terminal.progress import Progress
 
 # multiples of 16, a JPEG's block of colour: neighbours on a sheet do not bleed into each other

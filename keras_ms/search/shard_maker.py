@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_ms.cores import num_cores
 from keras_ms.data.file_names import shown_name
 from keras_ms.data.image_file import pixels_of
 from keras_ms.data.picture_views import centre_views_ahead, viewed_ahead
@@ -14,6 +13,7 @@ from keras_ms.export.embedder import Embedder, embed_views, takes_pictures
 from keras_ms.search.embedding_job import EmbeddingJob
 from keras_ms.search.places import OutputFolder
 from keras_ms.search.shards import Shard, shard_bytes, shard_name
+from keras_ms.terminal.cores import num_cores
 from keras_ms.terminal.progress import Progress
 
 # of what waits for a network, as many at once

@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 
-from keras_ms.cores import num_cores
+from keras_ms.terminal.cores import num_cores
 
 # numbers of GNU's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
