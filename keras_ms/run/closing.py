@@ -225,7 +225,7 @@ def below_pooled_features(
     return (
         "The chosen embedder finds less than the pooled features of its backbone, which need no "
         f"training: Recall@1 {', '.join(worse)}. More classes or more images of each would help, "
-        "or a larger --embedding-size, "
+        "or a larger --embedding-size where it is below the number of features, "
         + ("" if is_start else "a smaller --learning-rate, ")
         + "a backbone trained on similar pictures."
     )
